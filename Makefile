@@ -1,0 +1,31 @@
+# Everything a new user needs: Python >= 3.11, pip and make. Both commands make .venv and install on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test check slow clean
+
+demo: $(INSTALLED)  ## train on the packaged digits, print log p(x) with its error bar, save pictures under runs/demo
+	$(BIN)/pyro-vae fit --config examples/digits.yaml --run runs/demo
+	$(BIN)/pyro-vae evaluate runs/demo
+
+test: $(INSTALLED)  ## the quick test suite
+	$(BIN)/python -m pytest
+
+slow: $(INSTALLED)  ## the heavier runs, on real data
+	$(BIN)/python -m pytest -m slow
+
+check: $(INSTALLED)  ## lint, format and types, as continuous integration runs them
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pyro_vae needs Python 3.11 or newer: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -e '.[test,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache

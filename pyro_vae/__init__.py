@@ -1,0 +1,66 @@
+"""Variational autoencoders as Pyro programs, with log p(x) and an honest error bar.
+
+The public names, imported when first asked for, so that `pyro-vae --help` need not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyro_vae import data, guides, importance, likelihoods, networks, objectives, priors, schedules
+    from pyro_vae.checkpoint import load
+    from pyro_vae.data import load_data
+    from pyro_vae.diagnostics import latent_statistics
+    from pyro_vae.evidence import log_marginal
+    from pyro_vae.seeding import seeded
+    from pyro_vae.tasks import reconstruct, sample
+    from pyro_vae.training import fit
+    from pyro_vae.vae import VAE
+
+_HOMES = {
+    "VAE": "vae",
+    "fit": "training",
+    "log_marginal": "evidence",
+    "load": "checkpoint",
+    "load_data": "data",
+    "latent_statistics": "diagnostics",
+    "sample": "tasks",
+    "reconstruct": "tasks",
+    "seeded": "seeding",
+}
+_MODULES = ("data", "guides", "importance", "likelihoods", "networks", "objectives", "priors", "schedules")
+
+__all__ = [
+    "VAE",
+    "data",
+    "fit",
+    "guides",
+    "importance",
+    "latent_statistics",
+    "likelihoods",
+    "load",
+    "load_data",
+    "log_marginal",
+    "networks",
+    "objectives",
+    "priors",
+    "reconstruct",
+    "sample",
+    "schedules",
+    "seeded",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(f"pyro_vae.{_HOMES[name]}"), name)
+    elif name in _MODULES:
+        value = import_module(f"pyro_vae.{name}")
+    else:
+        raise AttributeError(f"module 'pyro_vae' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,87 @@
+"""The command `pyro-vae`. This file only chooses: torch is imported when a command is known, so help is instant."""
+
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+
+COMMANDS = {
+    "fit": "train a VAE, save the run and its pictures; resumes a run that was stopped",
+    "evaluate": "estimate log p(x) of a split by importance sampling, with errors and health",
+    "sample": "draw from a trained VAE's prior and save a picture or arrays",
+    "reconstruct": "encode and decode data and save a picture or arrays",
+    "info": "tell what a run directory holds",
+}
+_MODULES = {"sample": "generate", "reconstruct": "generate"}
+
+_USAGE = """\
+usage: pyro-vae COMMAND [options]     (pyro-vae COMMAND --help lists a command's options)
+
+Variational autoencoders as Pyro programs, with log p(x) and an honest error bar.
+
+commands:
+{commands}
+
+examples:
+  pyro-vae fit --data digits --vae.latent_dim 8 --epochs 200 --run runs/digits
+  pyro-vae evaluate runs/digits
+
+exit codes: 0 done, 2 usage, 3 data, 4 run directory, 5 not finite, 130/143 stopped by a signal
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; a user's mistake is one line on standard error.
+
+    Args:
+        argv: the arguments; None for those of the process.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = arguments[0] if arguments else ""
+    if command in ("-h", "--help", "--version"):
+        print(_version() if command == "--version" else usage(), end="")
+        return 0
+    if command not in COMMANDS:
+        return _fail("pyro-vae", _unknown(command), 2)
+    from pyro_vae.errors import PyroVaeError
+
+    try:
+        return _load(command)(arguments[1:])
+    except PyroVaeError as error:
+        return _fail(f"pyro-vae {command}", str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail(f"pyro-vae {command}", "stopped", 130)
+    except OSError as error:
+        return _fail(f"pyro-vae {command}", f"{error.strerror or error}: {error.filename or ''}", 1)
+
+
+def usage() -> str:
+    """The text of `pyro-vae --help`."""
+    return _USAGE.format(commands="\n".join(f"  {name:<12} {text}" for name, text in COMMANDS.items()))
+
+
+def _load(command: str) -> Callable[[list[str]], int]:
+    module = import_module(f"pyro_vae.cli.{_MODULES.get(command, command)}")
+    return getattr(module, f"run_{command}" if command in _MODULES else "run")
+
+
+def _unknown(command: str) -> str:
+    known = ", ".join(COMMANDS)
+    if not command:
+        return f"expected a command: {known} (pyro-vae --help explains)"
+    close = get_close_matches(command, COMMANDS, n=1)
+    return f"unknown command {command!r}{f', did you mean {close[0]!r}' if close else ''}? Known commands: {known}"
+
+
+def _fail(program: str, message: str, code: int) -> int:
+    print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"pyro-vae {version('pyro-vae')}\n"
+    except PackageNotFoundError:
+        return "pyro-vae (not installed)\n"

@@ -1,0 +1,93 @@
+"""`pyro-vae evaluate`: log p(x) of a split, with its errors and its health."""
+
+import io
+import json
+import sys
+from typing import Any
+
+import numpy as np
+from jsonargparse import ArgumentParser, Namespace
+from tqdm import tqdm
+
+from pyro_vae.checkpoint import write_atomic
+from pyro_vae.cli.parsing import make_parser, parse
+from pyro_vae.cli.pictures import save_pareto_k
+from pyro_vae.cli.runs import SavedRun, add_run, add_split, load_split, open_saved
+from pyro_vae.cli.tables import finite, print_result
+from pyro_vae.data import Dataset
+from pyro_vae.diagnostics import latent_statistics
+from pyro_vae.errors import UsageError
+from pyro_vae.evidence import Evidence, log_marginal
+
+
+def run(argv: list[str]) -> int:
+    """Run the command with its arguments; returns the exit code."""
+    options = parse(_parser(), argv)
+    if options.num_data is not None and options.num_data < 1:
+        raise UsageError(f"--num_data must be at least 1, got {options.num_data}")
+    saved = open_saved(options)
+    data, x = load_split(saved, options)
+    x = x[: options.num_data]
+    with tqdm(total=len(x), unit="datum", desc=f"K = {options.num_particles}", disable=not sys.stderr.isatty()) as bar:
+        evidence = log_marginal(
+            saved.vae.model,
+            saved.vae.guide,
+            x,
+            num_particles=options.num_particles,
+            seed=options.seed,
+            max_rows=options.max_rows,
+            progress=bar.update,
+        )
+    result = _result(saved, data, options, evidence)
+    if len(x) > 1:
+        latent = latent_statistics(saved.vae, x)
+        result["active_units"] = f"{latent.num_active} of {saved.vae.shapes.latent}"
+    _save(saved, options.split, evidence, result)
+    print_result(result if options.json else _readable(result), as_json=options.json)
+    return 0
+
+
+def _parser() -> ArgumentParser:
+    parser = make_parser("evaluate", "Estimate log p(x) of a split by importance sampling from the guide.")
+    add_run(parser)
+    add_split(parser)
+    parser.add_argument("--num_particles", type=int, default=5000, help="K, draws for each datum")
+    parser.add_argument("--num_data", type=int | None, default=None, help="only the first so many data")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
+    parser.add_argument("--max_rows", type=int, default=4096, help="(datum, draw) pairs in one run of the decoder")
+    return parser
+
+
+def _result(saved: SavedRun, data: Dataset, options: Namespace, evidence: Evidence) -> dict[str, Any]:
+    result = {"run": str(saved.path), "data": data.protocol, "split": options.split, "weights": saved.weights}
+    result |= {"nll": -evidence.mean, **evidence.summary(), "device": str(saved.device)}
+    if data.exact is not None:
+        x = data.split(options.split)[: options.num_data]
+        result["exact_log_p_of_the_generating_process"] = data.exact.log_prob(x).mean().item()
+    return result
+
+
+def _readable(result: dict[str, Any]) -> dict[str, Any]:
+    """The same for people: units, and the errors beside what they belong to."""
+    r = dict(result)
+    error_data, error_mc = r.pop("standard_error_data"), r.pop("standard_error_monte_carlo")
+    share, threshold = r.pop("unreliable"), r.pop("pareto_k_threshold")
+    nll, log_p = r.pop("nll"), r.pop("log_p")
+    lines = {
+        "NLL": f"{nll:.3f} nats per datum (log p(x) = {log_p:.3f})",
+        "standard error, data": f"{error_data:.3f} nats (N = {r.pop('num_data')} data)",
+        "standard error, Monte Carlo": f"{error_mc:.4f} nats (K = {r.pop('num_particles')} draws, seed {r.pop('seed')})",
+        f"k-hat > {threshold:.2f}": f"{share:.1%} of the data{': their estimates are not to be trusted one by one' if share else ''}",
+        "ELBO": f"{r.pop('elbo'):.3f} nats per datum",
+    }
+    return {**{name: r.pop(name) for name in ("run", "data", "split", "weights")}, **lines, **r}
+
+
+def _save(saved: SavedRun, split: str, evidence: Evidence, result: dict[str, Any]) -> None:
+    """The summary as JSON, each datum's estimate as arrays, and the histogram of k-hat, in the run directory."""
+    arrays = {name: getattr(evidence, name).numpy() for name in ("log_p", "standard_error", "ess", "pareto_k", "elbo")}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_atomic(saved.path / f"evidence-{split}.npz", buffer.getvalue())
+    write_atomic(saved.path / f"evidence-{split}.json", json.dumps(finite(result), indent=1).encode())
+    save_pareto_k(evidence, saved.path, split)

@@ -1,0 +1,161 @@
+"""`pyro-vae fit`: train a VAE, save the run and its pictures."""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from pyro.distributions import constraints
+
+from pyro_vae.checkpoint import build_vae, resolve
+from pyro_vae.cli.parsing import add_common, make_parser, parse
+from pyro_vae.cli.pictures import save_pictures
+from pyro_vae.cli.tables import print_result
+from pyro_vae.data import Dataset, load_data
+from pyro_vae.objectives import Objective
+from pyro_vae.schedules import Schedule
+from pyro_vae.seeding import seeded
+from pyro_vae.training import History, Settings, fit, run_config
+from pyro_vae.vae import VAE
+
+_SETTINGS = (
+    "epochs",
+    "batch_size",
+    "clip_norm",
+    "weight_prior",
+    "patience",
+    "start_at_mean",
+    "seed",
+    "log_every",
+)
+
+
+def run(argv: list[str]) -> int:
+    """Run the command with its arguments; returns the exit code."""
+    if os.getcwd() not in sys.path:  # a user's own class lies in a file beside where the command is run
+        sys.path.append(os.getcwd())
+    options = parse(fit_parser(), argv)
+    data = load_from_options(options)
+    vae, objective, settings = _build(options, data)
+    directory = options.run or _default_run(run_config(vae, data, objective, settings))
+    print(f"data: {data.protocol}", file=sys.stderr)
+    print(f"run directory: {directory}", file=sys.stderr)
+    history = fit(
+        vae,
+        data,
+        objective,
+        **vars(settings),
+        device=options.device,
+        run=directory,
+        progress=not options.quiet,
+        save_every=options.save_every,
+    )
+    pictures = save_pictures(vae, data, Path(directory), history.rows, options.seed) if options.pictures else []
+    print_result(_summary(history, data, str(directory), pictures), as_json=options.json)
+    return 0
+
+
+def fit_parser() -> ArgumentParser:
+    """The parser of `pyro-vae fit`; its configuration is what a run directory's config.yaml holds."""
+    parser = make_parser("fit", "Train a VAE by stochastic variational inference and save the run.")
+    parser.add_argument("--config", action="config", help="YAML with any of these options, e.g. a run's config.yaml")
+    _add_data(parser)
+    parser.add_class_arguments(VAE, "vae", skip={"event_shape"})
+    parser.add_argument("--vae.event_shape", type=tuple[int, ...] | None, default=None, help="shape of one datum; from the data")
+    parser.add_subclass_arguments(Objective, "objective", default={"class_path": "pyro_vae.objectives.ELBO"}, instantiate=False)
+    _add_training(parser)
+    parser.add_argument("--run", type=str | None, default=None, help="run directory; default: runs/NAME-HASH of the settings")
+    parser.add_argument("--save_every", type=float, default=10.0, help="seconds between checkpoints")
+    parser.add_argument("--pictures", type=bool, default=True, help="save pictures at the end")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    add_common(parser)
+    return parser
+
+
+def _add_data(parser: ArgumentParser) -> None:
+    parser.add_argument("--data", type=str, default="digits", help="digits, linear_gaussian, mnist, ..., or a path")
+    kinds = Literal["auto", "none", "static", "dynamic", "threshold"]
+    parser.add_argument("--binarize", type=kinds, default="auto", help="auto: dynamic if the likelihood is for {0, 1}, else none")
+    parser.add_argument("--divide_by", type=float | None, default=None, help="divide all values by this")
+    parser.add_argument("--valid_size", type=int, default=0, help="hold out the last n of train for validation")
+    parser.add_argument("--data_root", type=str | None, default=None, help="where downloadable sets lie")
+    parser.add_argument("--data_seed", type=int, default=0, help="seed of the binarisation")
+    parser.add_argument("--download", type=bool, default=False, help="fetch a downloadable set that is not there")
+
+
+def _add_training(parser: ArgumentParser) -> None:
+    factory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
+    parser.add_argument("--epochs", type=int, default=100, help="passes over the training data")
+    parser.add_argument("--batch_size", type=int, default=100, help="data in a step")
+    parser.add_argument("--optimizer", type=factory, default=torch.optim.Adam, help="a torch.optim class")
+    parser.add_argument("--lr_schedule", type=Schedule, default={"class_path": "pyro_vae.schedules.Constant"}, help="factor on the learning rate, in epochs")
+    parser.add_argument("--clip_norm", type=float | None, default=None, help="largest gradient norm of the loss per datum")
+    parser.add_argument("--weight_prior", type=float | None, default=None, help="standard deviation of a normal prior on the decoder's weights")
+    parser.add_argument("--patience", type=int | None, default=None, help="epochs without a better validation bound")
+    parser.add_argument("--start_at_mean", type=bool, default=False, help="output bias of the decoder from the training means")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and noise")
+    parser.add_argument("--log_every", type=int, default=50, help="steps between measurements of the bound")
+
+
+def load_from_options(options: Namespace) -> Dataset:
+    """The data set that the options name, `--binarize auto` decided."""
+    load = {name: options[name] for name in ("divide_by", "valid_size", "download")}
+    load |= {"root": options.data_root, "seed": options.data_seed}
+    if options.binarize != "auto":
+        return load_data(options.data, binarize=options.binarize, **load)
+    data = load_data(options.data, **load)
+    if not _is_binary(options.vae.likelihood) or data.exact is not None or bool(((data.train == 0) | (data.train == 1)).all()):
+        return data
+    return load_data(options.data, binarize="dynamic", **load)
+
+
+def _is_binary(likelihood: Namespace) -> bool:
+    cls = resolve({"class_path": likelihood.class_path}, _named(likelihood))
+    return getattr(cls, "support", None) is constraints.boolean
+
+
+def _build(options: Namespace, data: Dataset) -> tuple[VAE, Objective, Settings]:
+    """The VAE with its first weights, the objective and the settings; every class was named by the user."""
+    description = options.vae.as_dict()
+    if description["event_shape"] is None:
+        description["event_shape"] = data.event_shape
+    with seeded(options.seed, "init"):
+        vae = build_vae(description, _named(options.vae))
+    values = {name: resolve(options[name].as_dict(), _named(options[name])) for name in ("objective", "lr_schedule", "optimizer")}
+    objective = values.pop("objective")
+    return vae, objective, Settings(**values, **{name: options[name] for name in _SETTINGS})
+
+
+def _named(options: Any) -> tuple[str, ...]:
+    """The modules of all classes named in the options."""
+    if isinstance(options, Namespace):
+        own = [options.class_path.rpartition(".")[0]] if "class_path" in options else []
+        return tuple(dict.fromkeys([*own, *(m for value in vars(options).values() for m in _named(value))]))
+    return ()
+
+
+def _default_run(config: dict[str, Any]) -> str:
+    """`runs/NAME-HASH`: the same settings resume, others get a directory of their own."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
+    return f"runs/{Path(config['data']).stem}-{digest}"
+
+
+def _summary(history: History, data: Dataset, run: str, pictures: list[Path]) -> dict[str, Any]:
+    last = history.rows[history.best_epoch - 1]
+    kept = {name: last[name] for name in last if name not in ("epoch", "step", "lr", "seconds")}
+    return {
+        "data": data.protocol,
+        "run": run,
+        "epochs": history.rows[-1]["epoch"],
+        "best_epoch": history.best_epoch,
+        "stopped_early": history.stopped_early,
+        "device": history.device,
+        "seconds": history.rows[-1]["seconds"],
+        **kept,
+        "pictures": [str(path) for path in pictures],
+    }

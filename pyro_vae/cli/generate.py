@@ -1,0 +1,76 @@
+"""`pyro-vae sample` and `pyro-vae reconstruct`: pictures, or arrays, out of a trained VAE."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jsonargparse import ArgumentParser
+from torch import Tensor
+
+from pyro_vae import plots
+from pyro_vae.checkpoint import write_atomic
+from pyro_vae.cli.parsing import make_parser, parse
+from pyro_vae.cli.pictures import save_picture
+from pyro_vae.cli.runs import SavedRun, add_run, add_split, load_split, open_saved
+from pyro_vae.cli.tables import print_result
+from pyro_vae.errors import UsageError
+from pyro_vae.tasks import reconstruct, sample
+
+
+def run_sample(argv: list[str]) -> int:
+    """Run `pyro-vae sample` with its arguments; returns the exit code."""
+    parser = make_parser("sample", "Draw codes from the prior and decode them.")
+    add_run(parser)
+    _add_output(parser)
+    options = parse(parser, argv)
+    saved = open_saved(options)
+    drawn = sample(saved.vae, options.num, seed=options.seed)
+    path = _output(saved, options.out, "samples")
+    _save(path, {"z": drawn.z, "mean": drawn.mean, "x": drawn.x}, lambda: plots.samples(drawn))
+    print_result({"weights": saved.weights, "num": options.num, "seed": options.seed, "saved": str(path)}, options.json)
+    return 0
+
+
+def run_reconstruct(argv: list[str]) -> int:
+    """Run `pyro-vae reconstruct` with its arguments; returns the exit code."""
+    parser = make_parser("reconstruct", "Encode data, draw a code of each, and decode it.")
+    add_run(parser)
+    add_split(parser)
+    _add_output(parser)
+    parser.add_argument("--num_particles", type=int, default=1, help="codes drawn for each datum; their decodings are averaged")
+    options = parse(parser, argv)
+    saved = open_saved(options)
+    data, x = load_split(saved, options)
+    x = x[: options.num]
+    mean = reconstruct(saved.vae, x, num_particles=options.num_particles, seed=options.seed)
+    path = _output(saved, options.out, "reconstructions")
+    _save(path, {"x": x, "mean": mean}, lambda: plots.reconstructions(x, mean))
+    error = (x - mean).square().mean().item()
+    result = {"data": data.protocol, "split": options.split, "weights": saved.weights, "num": len(x), "seed": options.seed}
+    print_result({**result, "mean_squared_error": error, "saved": str(path)}, options.json)
+    return 0
+
+
+def _add_output(parser: ArgumentParser) -> None:
+    parser.add_argument("--num", type=int, default=64, help="how many")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
+    parser.add_argument("--out", type=str | None, default=None, help="a .png or .npz file; default: a picture in the run")
+
+
+def _output(saved: SavedRun, out: str | None, name: str) -> Path:
+    path = saved.path / "pictures" / f"{name}.png" if out is None else Path(out)
+    if path.suffix not in (".png", ".npz"):
+        raise UsageError(f"--out must end in .png (a picture) or .npz (arrays), got {path.name!r}")
+    return path
+
+
+def _save(path: Path, arrays: dict[str, Tensor], draw: Any) -> None:
+    if path.suffix == ".png":
+        save_picture(draw(), path)
+        return
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{name: torch.as_tensor(value).cpu().numpy() for name, value in arrays.items()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, buffer.getvalue())

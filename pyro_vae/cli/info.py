@@ -1,0 +1,48 @@
+"""`pyro-vae info`: what a run directory holds."""
+
+from typing import Any
+
+from pyro_vae.checkpoint import read_manifest, read_metrics
+from pyro_vae.cli.parsing import make_parser, parse
+from pyro_vae.cli.runs import SavedRun, add_run, open_saved
+from pyro_vae.cli.tables import print_result
+
+
+def run(argv: list[str]) -> int:
+    """Run the command with its arguments; returns the exit code."""
+    parser = make_parser("info", "Tell what a run directory holds; reads and checks the weights.")
+    add_run(parser)
+    options = parse(parser, argv)
+    saved = open_saved(options)
+    result = _result(saved)
+    print_result({**result, "config": saved.config} if options.json else result, as_json=options.json)
+    return 0
+
+
+def _result(saved: SavedRun) -> dict[str, Any]:
+    config, vae = saved.config, saved.vae
+    rows = read_metrics(saved.path)
+    parts = {name: _part(config["vae"][name]) for name in ("prior", "likelihood", "guide", "encoder", "decoder")}
+    return {
+        "run": str(saved.path),
+        "written_by": f"pyro-vae {read_manifest(saved.path)['pyro_vae']}",
+        "data": config.get("data") or "an array",
+        "binarize": config.get("binarize", "none"),
+        "event_shape": "x".join(map(str, vae.shapes.event)),
+        "latent_dim": vae.shapes.latent,
+        **parts,
+        "objective": _part(config["objective"]),
+        "parameters": sum(p.numel() for p in vae.parameters()),
+        "epochs": f"{saved.progress['epoch']} of {config['epochs']}",
+        "weights": saved.weights,
+        **({k: v for k, v in rows[-1].items() if k.startswith(("train_", "valid_"))} if rows else {}),
+    }
+
+
+def _part(description: dict[str, Any]) -> str:
+    arguments = ", ".join(f"{k}={_value(v)}" for k, v in (description.get("init_args") or {}).items())
+    return f"{description['class_path'].rpartition('.')[2]}({arguments})"
+
+
+def _value(value: Any) -> str:
+    return _part(value) if isinstance(value, dict) and "class_path" in value else str(value)

@@ -1,0 +1,73 @@
+"""A saved run as the commands use it: its VAE, and the data it was trained on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+
+from pyro_vae.checkpoint import load, read_config, read_manifest
+from pyro_vae.cli.parsing import add_common
+from pyro_vae.data import Dataset, load_data
+from pyro_vae.errors import UsageError
+from pyro_vae.training import choose_device
+from pyro_vae.vae import VAE
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """What a run directory holds, ready to use."""
+
+    path: Path
+    config: dict[str, Any]
+    progress: dict[str, Any]
+    vae: VAE
+    device: torch.device
+
+    @property
+    def weights(self) -> str:
+        """Which weights the VAE has, in words."""
+        best = self.progress["best_epoch"]
+        return f"best on validation, epoch {best}" if best else f"last, epoch {self.progress['epoch']}"
+
+
+def add_run(parser: ArgumentParser) -> None:
+    """The options of every command that reads a run."""
+    parser.add_argument("run", type=str, help="the run directory")
+    parser.add_argument("--trust", type=list[str], default=[], nargs="*", help="modules whose classes may be built")
+    add_common(parser)
+
+
+def add_split(parser: ArgumentParser) -> None:
+    """The options of the commands that read data: by default those of the run."""
+    parser.add_argument("--split", type=str, default="test", choices=SPLITS, help="which data")
+    parser.add_argument("--data", type=str | None, default=None, help="another data set than the run's, binarised likewise")
+
+
+def open_saved(options: Namespace) -> SavedRun:
+    """Load the run that the options name."""
+    path, device = Path(options.run), choose_device(options.device)
+    vae = load(path, trust=options.trust, device=str(device))
+    return SavedRun(path, read_config(path), read_manifest(path)["progress"], vae, device)
+
+
+def load_split(saved: SavedRun, options: Namespace) -> tuple[Dataset, torch.Tensor]:
+    """The run's data set (or `--data`) and the split asked for, checked against the likelihood."""
+    config = saved.config
+    source = options.data or config.get("data")
+    if source is None:
+        raise UsageError(f"{saved.path} was trained on an array, which it does not hold: name the data by --data FILE.npz")
+    data = load_data(
+        source,
+        binarize=config.get("binarize", "none"),
+        divide_by=config.get("divide_by"),
+        valid_size=config.get("valid_size", 0),
+        root=config.get("data_root"),
+        seed=config.get("data_seed", 0),
+    )
+    x = data.split(options.split)
+    saved.vae.likelihood.check(x, f"{options.split} data")
+    return data, x.to(saved.device)

@@ -1,0 +1,33 @@
+"""Results on standard output: a table for people, JSON for programs."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def print_result(result: Mapping[str, Any], as_json: bool) -> None:
+    """Print a result, one name a line; as one JSON object where asked for."""
+    print(json.dumps(finite(dict(result)), indent=1) if as_json else table(result))
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Names and values in two columns."""
+    width = max(map(len, result), default=0)
+    return "\n".join(f"{name.replace('_', ' '):<{width}}  {_text(value)}" for name, value in result.items())
+
+
+def finite(value: Any) -> Any:
+    """A value as JSON can hold it: nan and infinity become null."""
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    if isinstance(value, float):
+        return f"{value:.4f}".rstrip("0").rstrip(".") if abs(value) < 1e6 else f"{value:.6g}"
+    return "\n  ".join(["", *map(str, value)]) if isinstance(value, list | tuple) else str(value)

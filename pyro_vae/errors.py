@@ -1,0 +1,49 @@
+"""The errors a user can meet, each with the exit code the command line ends with.
+
+A message says what was expected, what came and what to do. The command line prints it on one line, without a traceback.
+"""
+
+
+class PyroVaeError(Exception):
+    """Base of every error raised on purpose by `pyro_vae`."""
+
+    exit_code = 1
+
+
+class UsageError(PyroVaeError, ValueError):
+    """An argument or a combination of arguments that makes no sense."""
+
+    exit_code = 2
+
+
+class DataError(PyroVaeError, ValueError):
+    """Data that can't be read, or that the likelihood gives no probability to."""
+
+    exit_code = 3
+
+
+class CheckpointError(PyroVaeError, RuntimeError):
+    """A run directory that is missing, damaged, locked, of another run, or not to be trusted."""
+
+    exit_code = 4
+
+
+class NumericalError(PyroVaeError, ArithmeticError):
+    """A loss or an estimate that is not finite."""
+
+    exit_code = 5
+
+
+class Stopped(PyroVaeError):
+    """Training was asked to stop by a signal and has saved a checkpoint.
+
+    Args:
+        signal_number: 2 (SIGINT) ends the command with 130, 15 (SIGTERM) with 143.
+        where: the epoch and step it stopped at, for the message.
+    """
+
+    def __init__(self, signal_number: int, where: str) -> None:
+        super().__init__(
+            f"stopped by signal {signal_number} at {where}; a checkpoint is saved, run the same command to resume"
+        )
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,173 @@
+"""The heart: one vectorised run of any Pyro (model, guide) pair gives every log-density of every particle and datum.
+
+The ELBO, IWAE, log p(x), effective sample sizes, Pareto k, resampled posteriors and scores are reductions of it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from torch import Tensor, nn
+
+from pyro_vae.errors import UsageError
+
+Program = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class ImportanceSamples:
+    """Draws z_k ~ q(z|x) and their log-densities, in nats, `[particles, batch]`.
+
+    Args:
+        log_likelihood: log p(x|z): all observed sites.
+        log_prior: log p(z): all latent sites of the model.
+        log_guide: log q(z|x): all latent sites of the guide.
+        latents: the draws, `[particles, batch, *event]` by site name.
+    """
+
+    log_likelihood: Tensor
+    log_prior: Tensor
+    log_guide: Tensor
+    latents: Mapping[str, Tensor]
+
+    @property
+    def log_weights(self) -> Tensor:
+        """log p(x|z) + log p(z) - log q(z|x), `[particles, batch]`, nats. Their mean over particles estimates the ELBO."""
+        return self.log_likelihood + self.log_prior - self.log_guide
+
+    @property
+    def kl(self) -> Tensor:
+        """log q(z|x) - log p(z), `[particles, batch]`, nats. Its mean over particles estimates KL(q(z|x) || p(z))."""
+        return self.log_guide - self.log_prior
+
+
+def importance(
+    model: Program, guide: Program, *args: Any, num_particles: int, max_plate_nesting: int = 1, **kwargs: Any
+) -> ImportanceSamples:
+    r"""Draw `num_particles` codes for every datum and weigh them, in one run of each program.
+
+    .. math:: z_k \sim q(z|x), \qquad \log w_k = \log p(x, z_k) - \log q(z_k | x)
+
+    The guide's network runs once on the batch, not once a particle. Gradients flow where the caller lets them.
+    Scales on sites (`poutine.scale`, subsampling) are ignored: a density is not a training weight. Masks count.
+
+    Args:
+        model: Pyro program of p(x, z), with every sample site in one data plate at dimension -1.
+        guide: Pyro program of q(z|x), with the model's latent sites in the same plate.
+        *args: arguments of both programs; data with the batch in front.
+        num_particles: draws for each datum, at least 1.
+        max_plate_nesting: number of plate dimensions the programs use.
+        **kwargs: keyword arguments of both programs.
+
+    Returns:
+        Log-densities `[num_particles, batch]` in nats, per datum.
+
+    Raises:
+        UsageError: if a site is outside the data plate, or the sites of model and guide do not match.
+
+    Example:
+        >>> from pyro_vae.vae import VAE
+        >>> vae = VAE((4,), latent_dim=2)
+        >>> importance(vae.model, vae.guide, torch.ones(3, 4), num_particles=7).log_weights.shape
+        torch.Size([7, 3])
+    """
+    proposal = propose(guide, *args, num_particles=num_particles, max_plate_nesting=max_plate_nesting, **kwargs)
+    log_likelihood, log_prior = weigh(model, proposal.latents, *args, max_plate_nesting=max_plate_nesting, **kwargs)
+    log_likelihood, log_prior, log_guide = torch.broadcast_tensors(log_likelihood, log_prior, proposal.log_guide)
+    return ImportanceSamples(log_likelihood, log_prior, log_guide, proposal.latents)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Draws from the guide: `latents` by site name `[particles, batch, *event]`, `log_guide` `[particles, batch]`."""
+
+    latents: Mapping[str, Tensor]
+    log_guide: Tensor
+
+
+def propose(guide: Program, *args: Any, num_particles: int, max_plate_nesting: int = 1, **kwargs: Any) -> Proposal:
+    """The guide's half of `importance`: draws and their log q(z|x)."""
+    if num_particles < 1:
+        raise UsageError(f"num_particles must be at least 1, got {num_particles}")
+    trace = _run(guide, num_particles, max_plate_nesting, args, kwargs)
+    sites = _sample_sites(trace, "guide")
+    if not sites:
+        raise UsageError("the guide has no sample site: it must draw the model's latent sites")
+    log_guide = sum(_log_density(site, max_plate_nesting) for site in sites.values())
+    assert isinstance(log_guide, Tensor)
+    return Proposal({name: site["value"] for name, site in sites.items()}, log_guide)
+
+
+def weigh(
+    model: Program, latents: Mapping[str, Tensor], *args: Any, max_plate_nesting: int = 1, **kwargs: Any
+) -> tuple[Tensor, Tensor]:
+    """The model's half of `importance`: `(log p(x|z), log p(z))`, each `[particles, batch]`, at given latents.
+
+    Args:
+        model: Pyro program of p(x, z).
+        latents: values by site name, `[particles, batch, *event]`.
+        *args: arguments of the program.
+        max_plate_nesting: number of plate dimensions the program uses.
+        **kwargs: keyword arguments of the program.
+    """
+    num_particles = next(iter(latents.values())).shape[0]
+    trace = _run(poutine.condition(model, data=dict(latents)), num_particles, max_plate_nesting, args, kwargs)
+    sites = _sample_sites(trace, "model")
+    _check_match(set(latents), {name for name, site in sites.items() if not site["is_observed"]}, set(sites))
+    prior = [_log_density(site, max_plate_nesting) for name, site in sites.items() if name in latents]
+    likelihood = [_log_density(site, max_plate_nesting) for name, site in sites.items() if name not in latents]
+    zero = torch.zeros_like(prior[0])
+    return sum(likelihood, zero), sum(prior, zero)
+
+
+@contextmanager
+def evaluation_mode(*programs: Program) -> Iterator[None]:
+    """Put the modules behind `programs` in evaluation mode (dropout off, norms fixed) and restore them on exit."""
+    owners = [getattr(program, "__self__", program) for program in programs]
+    modules = [module for owner in owners if isinstance(owner, nn.Module) for module in owner.modules()]
+    training = [(module, module.training) for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for module, mode in training:
+            module.training = mode
+
+
+def _run(program: Program, num_particles: int, nesting: int, args: Any, kwargs: Any) -> poutine.Trace:
+    with pyro.plate("particles", num_particles, dim=-1 - nesting):
+        return poutine.trace(program).get_trace(*args, **kwargs)
+
+
+def _sample_sites(trace: poutine.Trace, program: str) -> dict[str, dict[str, Any]]:
+    """The sample sites of a trace, plates left out; each must lie in a data plate at dimension -1."""
+    sites = {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not poutine.util.site_is_subsample(s)}
+    for name, site in sites.items():
+        if all(frame.dim != -1 for frame in site["cond_indep_stack"]):
+            raise UsageError(
+                f"site {name!r} of the {program} is not in a data plate at dimension -1: log-weights are per datum, "
+                "so put it under `with pyro.plate('data', len(x), dim=-1)`"
+            )
+    return sites
+
+
+def _check_match(guide: set[str], unmatched: set[str], model: set[str]) -> None:
+    if unmatched:
+        raise UsageError(f"the model's latent sites {sorted(unmatched)} are neither observed nor drawn by the guide")
+    if not guide <= model:
+        raise UsageError(f"the guide draws {sorted(guide - model)}, which are not sites of the model")
+
+
+def _log_density(site: dict[str, Any], nesting: int) -> Tensor:
+    """log-density of a site, masked, never scaled, summed over inner plates: `[particles, batch]` (or broadcastable)."""
+    log_prob = scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
+    size = {frame.dim: frame.size for frame in site["cond_indep_stack"]}
+    shape = [size.get(dim, 1) for dim in range(-1 - nesting, 0)]
+    log_prob = log_prob.expand(shape)
+    return log_prob.sum(tuple(range(1, nesting))) if nesting > 1 else log_prob

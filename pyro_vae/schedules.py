@@ -1,0 +1,138 @@
+"""Values that change while training: the KL weight beta and the factor on the learning rate.
+
+Time is counted in epochs (a fraction inside an epoch), so that a schedule means the same at every batch size.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from math import cos, pi
+
+from pyro_vae.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Schedule(ABC):
+    """A value as a function of training time. To add one: a frozen dataclass that implements `__call__`."""
+
+    @abstractmethod
+    def __call__(self, epoch: float, total: float) -> float:
+        """The value at `epoch` (0 at the start, fractional inside an epoch) of a training of `total` epochs."""
+
+    def settled(self, epoch: float, total: float) -> bool:
+        """Whether the value no longer changes from `epoch` on; early stopping waits for it."""
+        return self(epoch, total) == self(total, total)
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The same value all the time.
+
+    Args:
+        value: the value.
+    """
+
+    value: float = 1.0
+
+    def __call__(self, epoch: float, total: float) -> float:
+        """`value`."""
+        return self.value
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    r"""A straight line from `start` to `end` over the first `epochs`, then `end`: the usual KL warm-up.
+
+    .. math:: v(t) = start + (end - start) \min(t / epochs, 1)
+
+    Args:
+        start: value at time 0.
+        end: value from `epochs` on.
+        epochs: length of the ramp, more than 0; None for the whole training.
+
+    References:
+        Sonderby et al. 2016, Ladder variational autoencoders (warm-up).
+
+    Example:
+        >>> [Linear(0.0, 1.0, epochs=10)(t, 100) for t in (0, 5, 10, 50)]
+        [0.0, 0.5, 1.0, 1.0]
+    """
+
+    start: float = 0.0
+    end: float = 1.0
+    epochs: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_length(self.epochs)
+
+    def __call__(self, epoch: float, total: float) -> float:
+        """The value on the ramp, or `end` after it."""
+        return self.start + (self.end - self.start) * _fraction(epoch, self.epochs, total)
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    r"""Half a cosine from `start` to `end` over `epochs`, then `end`: the usual learning-rate decay.
+
+    .. math:: v(t) = end + (start - end) (1 + \cos(\pi \min(t / epochs, 1))) / 2
+
+    Args:
+        start: value at time 0.
+        end: value from `epochs` on.
+        epochs: length of the decay, more than 0; None for the whole training.
+
+    References:
+        Loshchilov & Hutter 2017, SGDR (without the restarts).
+    """
+
+    start: float = 1.0
+    end: float = 0.0
+    epochs: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_length(self.epochs)
+
+    def __call__(self, epoch: float, total: float) -> float:
+        """The value on the half cosine, or `end` after it."""
+        return self.end + (self.start - self.end) * (1 + cos(pi * _fraction(epoch, self.epochs, total))) / 2
+
+
+@dataclass(frozen=True)
+class Cyclical(Schedule):
+    """A ramp from `start` to `end` again and again, each ramp followed by a plateau at `end`.
+
+    Args:
+        start: value at the beginning of a cycle.
+        end: value on the plateau.
+        period: length of a cycle in epochs, more than 0.
+        rise: share of a cycle spent rising, in (0, 1].
+
+    References:
+        Fu et al. 2019, Cyclical annealing schedule.
+    """
+
+    start: float = 0.0
+    end: float = 1.0
+    period: float = 10.0
+    rise: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_length(self.period)
+        if not 0 < self.rise <= 1:
+            raise UsageError(f"Cyclical needs rise in (0, 1], got {self.rise}")
+
+    def __call__(self, epoch: float, total: float) -> float:
+        """The value at this place of the cycle."""
+        return self.start + (self.end - self.start) * min(epoch % self.period / (self.rise * self.period), 1.0)
+
+    def settled(self, epoch: float, total: float) -> bool:
+        """Never: the cycle goes on."""
+        return False
+
+
+def _fraction(epoch: float, length: float | None, total: float) -> float:
+    return min(epoch / (total if length is None else length), 1.0)
+
+
+def _check_length(epochs: float | None) -> None:
+    if epochs is not None and epochs <= 0:
+        raise UsageError(f"a schedule's length must be more than 0 epochs, got {epochs}")

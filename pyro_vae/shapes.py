@@ -1,0 +1,22 @@
+"""The sizes every part is built from, written once on the VAE."""
+
+from dataclasses import dataclass
+from math import prod
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The sizes of one datum and of its code.
+
+    Args:
+        event: shape of one datum x, e.g. `(28, 28)`; every entry at least 1.
+        latent: number of latent dimensions of z, at least 1.
+    """
+
+    event: tuple[int, ...]
+    latent: int
+
+    @property
+    def event_size(self) -> int:
+        """Number of elements of one datum."""
+        return prod(self.event)
