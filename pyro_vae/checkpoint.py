@@ -319,11 +319,15 @@ def _read_tensors(path: Path, manifest: Mapping[str, Any], kind: str) -> dict[st
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that its place holds the old content or the new, never a part: temporary, fsync, rename, fsync."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)

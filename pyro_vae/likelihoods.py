@@ -62,7 +62,13 @@ class Likelihood(nn.Module, ABC):
 
     def forward(self, params: Tensor) -> dist.TorchDistribution:
         """Map the decoder's output `[*leading, *param_shape]` to elementwise p(x|z)."""
-        return self.distribution(*params.unbind(-1 - len(self.shapes.event)))
+        elements = self.distribution(*params.unbind(-1 - len(self.shapes.event)))
+        if elements.event_shape:
+            raise UsageError(
+                f"{type(self).__name__}.distribution must be elementwise, with event shape (), got "
+                f"{tuple(elements.event_shape)}: leave out to_event, the VAE applies it after the mask"
+            )
+        return elements
 
     def check(self, x: Tensor, name: str = "x") -> None:
         """Refuse data of another shape, or that this likelihood gives no probability to.

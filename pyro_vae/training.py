@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,6 +49,9 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name} must be positive, got {value}")
+        for name in ("epochs", "batch_size", "log_every", "patience", "seed"):
+            if not isinstance(getattr(self, name), int | None):
+                raise UsageError(f"{name} must be a whole number, got {getattr(self, name)!r}")
 
     def described(self) -> dict[str, Any]:
         """As plain data, for the run directory."""
@@ -62,7 +66,7 @@ class History:
         rows: one an epoch, the columns of metrics.csv: `epoch`, `step`, `loss` (the objective, mean over all steps),
             `train_elbo`, `train_reconstruction`, `train_kl` (beta = 1, on every `log_every`-th batch while it is trained
             on), `valid_*` (one draw for each validation datum, the same noise every epoch), `lr`,
-            `seconds` (training alone); nats per datum.
+            `seconds` (since the start, over all resumptions); nats per datum.
         best_epoch: the epoch whose weights the module now has; the last where there was no validation data.
         stopped_early: whether patience ran out.
         device: where it ran.
@@ -226,12 +230,13 @@ class _Trainer:
             "last_loss": None,
         }
         self.sums: dict[str, float] = {}
-        self.seconds, self.saved_at = 0.0, time.monotonic()
+        self.before, self.started, self.saved_at = 0.0, time.monotonic(), time.monotonic()
 
     def run(self, reporter: "_Reporter") -> History:
         """Train from the checkpoint, or from the start, to the end."""
         self._start()
-        with pyro.validation_enabled(False):
+        with pyro.validation_enabled(False), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Encountered NaN")  # Pyro's; ours is an error, with the site
             while not self._finished():
                 self._epoch(reporter)
         self._save()
@@ -240,13 +245,13 @@ class _Trainer:
         self.vae.eval()
         best_epoch = self.progress["best_epoch"] if self.best else self.progress["epoch"]
         device = str(next(self.vae.parameters()).device)
-        return History(self.rows, best_epoch, self.progress["epoch"] < self.settings.epochs, device)
+        return History(self.rows, best_epoch, self._out_of_patience(), device)
 
     # ---- the loop
 
     def _epoch(self, reporter: "_Reporter") -> None:
         self.vae.train()
-        epoch, clock = self.progress["epoch"], time.monotonic()
+        epoch = self.progress["epoch"]
         with seeded(self.settings.seed, "order", epoch):
             order = torch.randperm(len(self.data.train))
         for step in range(self.progress["step"], self.steps):
@@ -257,7 +262,7 @@ class _Trainer:
                 self._probe(x, epoch, step)
                 reporter.step(epoch, step, self.steps, self._train_means())
             self.progress["step"] = step + 1
-            clock = self._tick(clock)
+            self._tick()
         self._close_epoch(epoch)
         reporter.epoch(self.rows[-1])
 
@@ -318,7 +323,7 @@ class _Trainer:
         row = {"epoch": epoch + 1, "step": (epoch + 1) * self.steps, "loss": self.sums["loss"] / self.sums["seen"]}
         row |= {f"train_{name}": value for name, value in self._train_means().items()}
         row |= {f"valid_{name}": value for name, value in valid.items()}
-        row |= {"lr": self.optimizer.param_groups[0]["lr"], "seconds": round(self.seconds, 3)}
+        row |= {"lr": self.optimizer.param_groups[0]["lr"], "seconds": round(self._elapsed(), 3)}
         self.rows.append(row)
         self.progress |= {"epoch": epoch + 1, "step": 0}
         self.sums = {}
@@ -332,9 +337,14 @@ class _Trainer:
             self.progress["waited"] += 1
 
     def _finished(self) -> bool:
-        patience = self.settings.patience
-        waited_out = patience is not None and self.progress["waited"] >= patience
-        return self.progress["epoch"] >= self.settings.epochs or waited_out
+        return self.progress["epoch"] >= self.settings.epochs or self._out_of_patience()
+
+    def _out_of_patience(self) -> bool:
+        return self.settings.patience is not None and self.progress["waited"] >= self.settings.patience
+
+    def _elapsed(self) -> float:
+        """Seconds of this training, over all the processes it took."""
+        return self.before + time.monotonic() - self.started
 
     # ---- starting, saving, stopping
 
@@ -366,7 +376,7 @@ class _Trainer:
         self.vae.load_state_dict(state.weights)
         progress = dict(state.progress)
         restore_optimizer(self.optimizer, state.optimizer, progress.pop("optimizer"))
-        self.sums, self.seconds = progress.pop("sums"), progress.pop("seconds")
+        self.sums, self.before = progress.pop("sums"), progress.pop("seconds")
         self.progress, self.rows = progress, state.rows
         self.best = {name: value.to(device) for name, value in state.best.items()}
 
@@ -375,21 +385,18 @@ class _Trainer:
         if self.directory is None:
             return
         tensors, plain = optimizer_tensors(self.optimizer)
-        progress = {**self.progress, "optimizer": plain, "sums": self.sums, "seconds": self.seconds}
+        progress = {**self.progress, "optimizer": plain, "sums": self.sums, "seconds": self._elapsed()}
         self.directory.save(State(self.vae.state_dict(), tensors, self.best, progress, self.rows))
 
-    def _tick(self, clock: float) -> float:
-        """Account for time after a step; save if it is time to, stop if a signal came."""
-        now = time.monotonic()
-        self.seconds += now - clock
+    def _tick(self) -> None:
+        """After a step: save if it is time to, stop if a signal came."""
         if self.pending:
             self._save()
             raise Stopped(
                 self.pending[0], f"epoch {self.progress['epoch'] + 1}, step {self.progress['step']} of {self.steps}"
             )
-        if now - self.saved_at > self.save_every:
+        if time.monotonic() - self.saved_at > self.save_every:
             self._save()
-        return time.monotonic()
 
     def _refuse(self, what: str, x: Tensor, epoch: int, step: int) -> None:
         with seeded(self.settings.seed, "step", epoch, step):

@@ -1,0 +1,130 @@
+"""What a VAE does with its code: which latent dimensions carry information about the data, and how much."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_vae.errors import DataError, NumericalError, UsageError
+from pyro_vae.importance import evaluation_mode
+from pyro_vae.vae import VAE
+
+ACTIVE_VARIANCE = 0.01
+"""A latent dimension is active where the variance of its posterior mean over the data is above this."""
+
+
+@dataclass(frozen=True, eq=False)
+class LatentStatistics:
+    """What each latent dimension carries, over a set of data.
+
+    Args:
+        active_variance: Var_x(E_q[z_i|x]), with N - 1 below, `[L]`; 0 where the code ignores the data.
+        kl: mean over x of KL(q(z_i|x) || p(z_i)) of the marginals, `[L]`, nats per datum.
+    """
+
+    active_variance: Tensor
+    kl: Tensor
+
+    @property
+    def active(self) -> Tensor:
+        """Which dimensions are active, `[L]` bool: `active_variance` above 0.01."""
+        return self.active_variance > ACTIVE_VARIANCE
+
+    @property
+    def num_active(self) -> int:
+        """Number of active dimensions."""
+        return int(self.active.sum())
+
+
+def latent_statistics(vae: VAE, x: Tensor, batch: int = 1000) -> LatentStatistics:
+    r"""Measure, for each latent dimension, the spread of its posterior mean over the data and its KL from the prior.
+
+    .. math:: A_i = \mathrm{Var}_x(E_{q(z|x)}[z_i]), \qquad
+        KL_i = \frac1N \sum_x \log\frac{\tau_i}{\sigma_i(x)}
+        + \frac{\sigma_i(x)^2 + (\mu_i(x) - m_i)^2}{2 \tau_i^2} - \frac12
+
+    Here mu, sigma are the means and standard deviations of q(z|x), and m, tau those of p(z). The KL is exact where the
+    marginals are normal (`DiagonalNormal`, `FullNormal`, `StandardNormal`); for other families it is the KL of the
+    normals with the same moments. The sum of `kl` over the dimensions is the KL of the whole code only where both
+    q(z|x) and p(z) are normal with independent dimensions.
+
+    Evaluation mode, no gradient; the sums stream in double precision, so memory does not grow with the data.
+
+    Args:
+        vae: the VAE; left as it is.
+        x: data `[N, *event]`, N at least 2.
+        batch: data in one run of the encoder.
+
+    Returns:
+        A `LatentStatistics`; tensors `[L]` in double precision on the CPU.
+
+    Raises:
+        UsageError: for fewer than 2 data, `batch` below 1, or a guide or prior whose mean and variance are not known.
+        DataError: if the data have another shape than the VAE's.
+        NumericalError: if a moment is not finite.
+
+    References:
+        Burda et al. 2016, Importance weighted autoencoders, section 5.2 (active units).
+
+    Example:
+        >>> vae = VAE((8, 8), latent_dim=3)
+        >>> latent_statistics(vae, torch.rand(10, 8, 8).round()).kl.shape
+        torch.Size([3])
+    """
+    _check(vae, x, batch)
+    spread, kl = _Spread(vae.shapes.latent), torch.zeros(vae.shapes.latent, dtype=torch.float64)
+    with torch.no_grad(), evaluation_mode(vae), pyro.validation_enabled(False):
+        prior = _moments(vae.prior(vae.encode), "the prior p(z)")
+        for mean, stddev in _posterior_moments(vae, x, batch):
+            spread.add(mean)
+            kl += _normal_kl(mean, stddev, *prior).sum(0)
+    return LatentStatistics(spread.squares / (len(x) - 1), kl / len(x))
+
+
+def _check(vae: VAE, x: Tensor, batch: int) -> None:
+    if tuple(x.shape[1:]) != vae.shapes.event:
+        raise DataError(f"x: expected shape [N, {', '.join(map(str, vae.shapes.event))}], got {list(x.shape)}")
+    if len(x) < 2 or batch < 1:
+        raise UsageError(f"need at least 2 data (a variance over data) and batch >= 1, got {len(x)} and {batch}")
+
+
+def _posterior_moments(vae: VAE, x: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    device = next(vae.parameters()).device
+    for start in range(0, len(x), batch):
+        yield _moments(vae.encode(x[start : start + batch].to(device)), "the guide q(z|x)")
+
+
+def _moments(distribution: torch.distributions.Distribution, name: str) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each marginal, `[*batch, L]`, double precision on the CPU."""
+    try:
+        mean, stddev = distribution.mean, distribution.stddev
+    except (NotImplementedError, AttributeError) as error:
+        raise UsageError(
+            f"{name} is a {type(distribution).__name__}, whose mean and variance are not known in closed form: "
+            "latent statistics need a family that has both, such as DiagonalNormal"
+        ) from error
+    if not (mean.isfinite().all() and stddev.isfinite().all()):
+        raise NumericalError(f"{name} has a mean or standard deviation that is not finite")
+    return mean.double().cpu(), stddev.double().cpu()
+
+
+def _normal_kl(mean: Tensor, stddev: Tensor, prior_mean: Tensor, prior_stddev: Tensor) -> Tensor:
+    ratio = stddev / prior_stddev
+    return (ratio.square() + ((mean - prior_mean) / prior_stddev).square() - 1) / 2 - ratio.log()
+
+
+class _Spread:
+    """Sum of squared deviations from the mean, batch by batch (Chan et al. 1983): no cancellation far from zero."""
+
+    def __init__(self, size: int) -> None:
+        self.count = 0
+        self.mean, self.squares = torch.zeros(2, size, dtype=torch.float64).unbind(0)
+
+    def add(self, values: Tensor) -> None:
+        """Take in `[n, size]`."""
+        n, mean = len(values), values.mean(0)
+        shift, total = mean - self.mean, self.count + n
+        self.squares = self.squares + (values - mean).square().sum(0) + shift.square() * self.count * n / total
+        self.mean, self.count = self.mean + shift * n / total, total

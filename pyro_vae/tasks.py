@@ -1,0 +1,201 @@
+"""What a trained VAE is for: drawing data, reconstructing data, and looking over its latent space."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import reduce
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_vae.errors import DataError, NumericalError, UsageError
+from pyro_vae.importance import evaluation_mode
+from pyro_vae.seeding import seeded
+from pyro_vae.vae import VAE
+
+_TILE = 100
+"""Work is done and noise drawn in tiles of this many data: memory is bounded, and few draws are the first of many."""
+
+
+@dataclass(frozen=True, eq=False)
+class Generated:
+    """Draws from a VAE.
+
+    Args:
+        z: codes z ~ p(z), `[num, latent]`.
+        mean: E[x|z], `[num, *event]`.
+        x: data x ~ p(x|z), `[num, *event]`.
+    """
+
+    z: Tensor
+    mean: Tensor
+    x: Tensor
+
+
+def sample(vae: VAE, num: int, seed: int = 0) -> Generated:
+    r"""Draw data from the model.
+
+    .. math:: z \sim p(z), \qquad x \sim p(x|z)
+
+    The draws are a function of `seed`, and a few are the first of many. Evaluation mode; the caller's generators are
+    left alone.
+
+    Args:
+        vae: the VAE; left as it is.
+        num: number of draws, at least 1.
+        seed: seed of the draws.
+
+    Returns:
+        A `Generated`, on the CPU.
+
+    Raises:
+        UsageError: if `num` is below 1, or the likelihood's mean is not known.
+        NumericalError: if the decoder's output is not finite.
+
+    Example:
+        >>> sample(VAE((8, 8), latent_dim=2), 5).x.shape
+        torch.Size([5, 8, 8])
+    """
+    if num < 1:
+        raise UsageError(f"num must be at least 1, got {num}")
+    tiles = []
+    with _evaluating(vae):
+        prior = vae.prior(vae.encode)
+        for start in range(0, num, _TILE):
+            with seeded(seed, "sample", start):
+                z = prior.sample(torch.Size([_TILE]))
+                likelihood = vae.decode(z)
+                tiles.append((z.cpu(), _mean(likelihood).cpu(), likelihood.sample().cpu()))
+    return Generated(*(torch.cat(column)[:num] for column in zip(*tiles, strict=True)))
+
+
+def reconstruct(vae: VAE, x: Tensor, mask: Tensor | None = None, num_particles: int = 1, seed: int = 0) -> Tensor:
+    r"""Reconstruct data through their codes.
+
+    .. math:: \hat x = \frac1K \sum_{k=1}^K E[x|z_k], \qquad z_k \sim q(z|x)
+
+    With a mask the elements that are not observed are filled in from the others. The result is a function of
+    `(x, mask, num_particles, seed)`, and does not depend on the data that follow. Evaluation mode; the caller's
+    generators are left alone.
+
+    Args:
+        vae: the VAE; left as it is.
+        x: data `[N, *event]`; any value, also nan, where not observed.
+        mask: True where an element of `x` is observed, broadcastable to `x`; None where all are.
+        num_particles: K, draws of the code for each datum, at least 1.
+        seed: seed of the draws.
+
+    Returns:
+        The reconstructions, `[N, *event]`, on the CPU.
+
+    Raises:
+        UsageError: if `num_particles` is below 1, the mask does not fit, or the likelihood's mean is not known.
+        DataError: if the data have another shape than the VAE's, or there are none.
+        NumericalError: if the decoder's output is not finite.
+
+    Example:
+        >>> reconstruct(VAE((8, 8), latent_dim=2), torch.zeros(5, 8, 8), num_particles=3).shape
+        torch.Size([5, 8, 8])
+    """
+    _check(vae, x, num_particles)
+    observed = None if mask is None else _fitted(mask, x)
+    with _evaluating(vae):
+        starts = range(0, len(x), _TILE)
+        return torch.cat([_reconstruct_tile(vae, x, observed, start, num_particles, seed).cpu() for start in starts])
+
+
+def manifold(vae: VAE, side: int = 20, margin: float = 0.05) -> Tensor:
+    r"""Decode a grid over a two-dimensional latent space.
+
+    .. math:: x_{rc} = E[x | z_{rc}], \qquad z_{rc} = (\Phi^{-1}(u_c), \Phi^{-1}(u_{side-1-r}))
+
+    with u evenly spaced from `margin` to `1 - margin` and Phi the distribution function of the standard normal, so that
+    tiles are spread as the standard normal prior spreads its draws. Rows run from top to bottom, in descending second
+    coordinate; columns from left to right, in ascending first coordinate.
+
+    Args:
+        vae: a VAE with `latent_dim=2`; left as it is.
+        side: tiles along each side, at least 2.
+        margin: probability left out on each side, between 0 and 0.5.
+
+    Returns:
+        The decoder's means, `[side, side, *event]`, on the CPU.
+
+    Raises:
+        UsageError: if the latent space is not two-dimensional, or `side` or `margin` is out of range.
+        NumericalError: if the decoder's output is not finite.
+
+    References:
+        Kingma & Welling 2013, Auto-encoding variational Bayes, figure 4.
+
+    Example:
+        >>> manifold(VAE((8, 8), latent_dim=2), side=3).shape
+        torch.Size([3, 3, 8, 8])
+    """
+    if vae.shapes.latent != 2:
+        raise UsageError(f"a manifold needs a VAE with latent_dim=2, got {vae.shapes.latent}: train one, or use sample")
+    if side < 2 or not 0 < margin < 0.5:
+        raise UsageError(f"manifold needs side >= 2 and 0 < margin < 0.5, got {side} and {margin}")
+    quantiles = torch.special.ndtri(torch.linspace(margin, 1 - margin, side, dtype=torch.float64))
+    second, first = torch.meshgrid(quantiles.flip(0), quantiles, indexing="ij")
+    z = torch.stack([first, second], -1).reshape(-1, 2).to(next(vae.parameters()))
+    with _evaluating(vae):
+        means = torch.cat([_mean(vae.decode(tile)).cpu() for tile in z.split(_TILE)])
+    return means.reshape(side, side, *vae.shapes.event)
+
+
+@contextmanager
+def _evaluating(vae: VAE) -> Iterator[None]:
+    # Without validation a decoder that overflows reaches our own message, not torch's on an argument's constraint.
+    with torch.no_grad(), evaluation_mode(vae), pyro.validation_enabled(False):
+        yield
+
+
+def _check(vae: VAE, x: Tensor, num_particles: int) -> None:
+    if tuple(x.shape[1:]) != vae.shapes.event or len(x) == 0:
+        raise DataError(f"x: expected shape [N >= 1, {', '.join(map(str, vae.shapes.event))}], got {list(x.shape)}")
+    if num_particles < 1:
+        raise UsageError(f"num_particles must be at least 1, got {num_particles}")
+
+
+def _fitted(mask: Tensor, x: Tensor) -> Tensor:
+    """The mask, `[N, *event]`."""
+    try:
+        fitted = mask.expand(x.shape)
+    except RuntimeError as error:
+        raise UsageError(f"mask: expected a shape broadcastable to {list(x.shape)}, got {list(mask.shape)}") from error
+    if mask.dtype != torch.bool:
+        raise UsageError(f"mask: expected bool (True where observed), got {mask.dtype}: convert it with .bool()")
+    return fitted
+
+
+def _reconstruct_tile(vae: VAE, x: Tensor, mask: Tensor | None, start: int, num_particles: int, seed: int) -> Tensor:
+    device, size = next(vae.parameters()).device, min(_TILE, len(x) - start)
+    guide = vae.encode(_tile(x, start).to(device), None if mask is None else _tile(mask, start).to(device))
+
+    def particle(k: int) -> Tensor:
+        with seeded(seed, "reconstruct", start, k):
+            return _mean(vae.decode(guide.sample()[:size]))
+
+    return reduce(torch.add, map(particle, range(num_particles))) / num_particles
+
+
+def _tile(a: Tensor, start: int) -> Tensor:
+    """A tile, filled up with its last datum: the noise of a datum must not depend on how many follow it."""
+    tile = a[start : start + _TILE]
+    return torch.cat([tile, tile[-1:].expand(_TILE - len(tile), *tile.shape[1:])])
+
+
+def _mean(likelihood: torch.distributions.Distribution) -> Tensor:
+    """E[x|z], `[*leading, *event]`."""
+    try:
+        mean = likelihood.mean
+    except NotImplementedError as error:
+        base = getattr(likelihood, "base_dist", likelihood)
+        raise UsageError(
+            f"p(x|z) is a {type(base).__name__}, whose mean is not known in closed form: give the distribution a `mean`"
+        ) from error
+    if not mean.isfinite().all():
+        raise NumericalError("the decoder's mean E[x|z] is not finite: look at its weights and at its input")
+    return mean

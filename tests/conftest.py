@@ -1,0 +1,24 @@
+"""Fixtures shared by all tests; real data are read from `../shared/data` where it is there."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)  # small tensors: more threads only wait for one another
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Every test starts from the same global generator, which the package itself never relies on."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of real data, or a skip."""
+    if not SHARED.is_dir():
+        pytest.skip("the real data sets (../shared/data) are not on this machine")
+    return SHARED
