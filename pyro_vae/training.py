@@ -267,9 +267,8 @@ class _Trainer:
         reporter.epoch(self.rows[-1])
 
     def _step(self, x: Tensor, epoch: int, step: int) -> None:
-        moment = epoch + step / self.steps
         for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
-            group["lr"] = lr * self.settings.lr_schedule(moment, self.settings.epochs)
+            group["lr"] = lr * self._lr_factor(epoch, step)
         loss = self._loss(x, epoch, step)
         value = loss.item()
         if not isfinite(value):
@@ -283,6 +282,9 @@ class _Trainer:
         self.optimizer.step()
         self.progress["last_loss"] = value / len(x)
         self._add(loss=value, seen=len(x))
+
+    def _lr_factor(self, epoch: int, step: int) -> float:
+        return self.settings.lr_schedule(epoch + step / self.steps, self.settings.epochs)
 
     def _loss(self, x: Tensor, epoch: int, step: int) -> Tensor:
         objective = self.objective
@@ -323,7 +325,7 @@ class _Trainer:
         row = {"epoch": epoch + 1, "step": (epoch + 1) * self.steps, "loss": self.sums["loss"] / self.sums["seen"]}
         row |= {f"train_{name}": value for name, value in self._train_means().items()}
         row |= {f"valid_{name}": value for name, value in valid.items()}
-        row |= {"lr": self.optimizer.param_groups[0]["lr"], "seconds": round(self._elapsed(), 3)}
+        row |= {"lr": self.base_lr[0] * self._lr_factor(epoch, self.steps - 1), "seconds": round(self._elapsed(), 3)}
         self.rows.append(row)
         self.progress |= {"epoch": epoch + 1, "step": 0}
         self.sums = {}
