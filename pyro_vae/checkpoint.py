@@ -1,4 +1,4 @@
-"""A run directory: what a training is (config.yaml), what it has learned (safetensors) and proof that it is whole (manifest.json).
+"""A run directory: what a training is, what it has learned, and proof that it is whole.
 
     config.yaml                        everything needed to repeat the run; `pyro-vae fit --config` takes it
     manifest.json                      which files are current, their sha256, and how far the run is
@@ -22,6 +22,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 import yaml
@@ -112,7 +113,7 @@ def import_class(path: Any, trust: Sequence[str]) -> type:
 def _path_of(cls: type) -> str:
     if "<locals>" in cls.__qualname__ or cls.__module__ == "__main__":
         raise UsageError(
-            f"can't save {cls.__qualname__}: define it in a module that can be imported (a file beside the notebook will do)"
+            f"can't save {cls.__qualname__}: define it in a module that can be imported (a file beside the notebook)"
         )
     module = cls.__module__
     if cls.__module__.startswith("torch.optim."):
@@ -317,7 +318,7 @@ def _read_tensors(path: Path, manifest: Mapping[str, Any], kind: str) -> dict[st
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that its place holds the old content or the new, never a part: temporary, fsync, rename, fsync."""
+    """Write a file so that its place holds the old content or the new, never a part of it."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -333,6 +334,14 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write arrays as a compressed `.npz`, atomically."""
+    buffer = io.BytesIO()
+    named: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
+    np.savez_compressed(buffer, **named)
+    write_atomic(path, buffer.getvalue())
 
 
 def version() -> str:

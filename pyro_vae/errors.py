@@ -34,7 +34,7 @@ class NumericalError(PyroVaeError, ArithmeticError):
     exit_code = 5
 
 
-class Stopped(PyroVaeError):
+class Stopped(PyroVaeError):  # noqa: N818 - no error of anyone's
     """Training was asked to stop by a signal and has saved a checkpoint.
 
     Args:

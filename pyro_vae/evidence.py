@@ -25,10 +25,10 @@ class Evidence:
     r"""Estimates of log p(x), each with its standard error and its health.
 
     Args:
-        log_p: the estimate for each datum, `[N]`, nats; in expectation below log p(x), rising to it with K.
-        standard_error: its Monte Carlo standard error, `[N]`, nats (delta method); itself unreliable where `pareto_k` is high.
+        log_p: the estimate for each datum, `[N]`, nats; in expectation below log p(x), and rising to it with K.
+        standard_error: its Monte Carlo standard error, `[N]`, nats (delta method); unreliable where `pareto_k` is high.
         ess: effective sample size `(sum w)^2 / sum w^2`, `[N]`, between 1 and K.
-        pareto_k: shape of the tail of the weights, `[N]`; -inf where all weights are equal, nan where K is too small to tell.
+        pareto_k: shape of the tail of the weights, `[N]`; -inf where all weights are equal, nan where K is too small.
         elbo: the ELBO from the same draws, `[N]`, nats.
         num_particles: K, draws for each datum.
         seed: the seed of the draws.
@@ -59,7 +59,7 @@ class Evidence:
 
     @property
     def threshold(self) -> float:
-        """The Pareto k above which an estimate is not to be trusted: `min(1 - 1 / log10(K), 0.7)` (Vehtari et al. 2024)."""
+        """The Pareto k above which not to trust an estimate: `min(1 - 1 / log10(K), 0.7)` (Vehtari et al. 2024)."""
         return min(1 - 1 / log10(self.num_particles), 0.7) if self.num_particles > 10 else 0.0
 
     @property
@@ -95,8 +95,9 @@ class Evidence:
     def __repr__(self) -> str:
         return (
             f"Evidence(log p(x) = {self.mean:.3f} nats per datum, se(data) {self.standard_error_data:.3f}, "
-            f"se(Monte Carlo) {self.standard_error_monte_carlo:.4f}, k-hat > {self.threshold:.2f} for {self.unreliable:.1%}, "
-            f"ELBO {self.elbo_mean:.3f}, N = {len(self.log_p)}, K = {self.num_particles}, seed {self.seed})"
+            f"se(Monte Carlo) {self.standard_error_monte_carlo:.4f}, "
+            f"k-hat > {self.threshold:.2f} for {self.unreliable:.1%}, ELBO {self.elbo_mean:.3f}, "
+            f"N = {len(self.log_p)}, K = {self.num_particles}, seed {self.seed})"
         )
 
 
@@ -191,7 +192,7 @@ def bound(
     batch: int = 1000,
     **kwargs: Any,
 ) -> Bound:
-    r"""Estimate the ELBO of every datum, split into reconstruction and KL; evaluation mode, no gradient, any beta ignored.
+    r"""Estimate the ELBO of every datum, split into reconstruction and KL, in evaluation mode and without gradients.
 
     .. math:: \mathcal L(x) = E_{q(z|x)}[\log p(x|z)] - KL(q(z|x) \| p(z))
 
@@ -276,8 +277,8 @@ class _Block:
         if not first.isfinite().all():
             datum = start + int((~first.isfinite()).nonzero()[0])
             raise NumericalError(
-                f"log p(x) of datum {datum} is {first[datum - start].item()}: a log-weight is nan or infinite, or all are "
-                "-inf; look at the decoder's and the encoder's outputs for it"
+                f"log p(x) of datum {datum} is {first[datum - start].item()}: a log-weight is nan or infinite, or all "
+                "are -inf; look at the decoder's and the encoder's outputs for it"
             )
         k = self.num_particles
         ess = torch.exp(2 * first - second).clamp(1, k)

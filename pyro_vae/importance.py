@@ -37,12 +37,12 @@ class ImportanceSamples:
 
     @property
     def log_weights(self) -> Tensor:
-        """log p(x|z) + log p(z) - log q(z|x), `[particles, batch]`, nats. Their mean over particles estimates the ELBO."""
+        """The log-weights log p(x|z) + log p(z) - log q(z|x), `[particles, batch]`, nats; their mean is the ELBO's."""
         return self.log_likelihood + self.log_prior - self.log_guide
 
     @property
     def kl(self) -> Tensor:
-        """log q(z|x) - log p(z), `[particles, batch]`, nats. Its mean over particles estimates KL(q(z|x) || p(z))."""
+        """The difference log q(z|x) - log p(z), `[particles, batch]`, nats; its mean estimates KL(q(z|x) || p(z))."""
         return self.log_guide - self.log_prior
 
 
@@ -95,7 +95,7 @@ def propose(guide: Program, *args: Any, num_particles: int, max_plate_nesting: i
     if num_particles < 1:
         raise UsageError(f"num_particles must be at least 1, got {num_particles}")
     trace = _run(guide, num_particles, max_plate_nesting, args, kwargs)
-    sites = _sample_sites(trace, "guide")
+    sites = _sites_per_datum(trace, "guide")
     if not sites:
         raise UsageError("the guide has no sample site: it must draw the model's latent sites")
     log_guide = sum(_log_density(site, max_plate_nesting) for site in sites.values())
@@ -117,7 +117,7 @@ def weigh(
     """
     num_particles = next(iter(latents.values())).shape[0]
     trace = _run(poutine.condition(model, data=dict(latents)), num_particles, max_plate_nesting, args, kwargs)
-    sites = _sample_sites(trace, "model")
+    sites = _sites_per_datum(trace, "model")
     _check_match(set(latents), {name for name, site in sites.items() if not site["is_observed"]}, set(sites))
     prior = [_log_density(site, max_plate_nesting) for name, site in sites.items() if name in latents]
     likelihood = [_log_density(site, max_plate_nesting) for name, site in sites.items() if name not in latents]
@@ -145,9 +145,15 @@ def _run(program: Program, num_particles: int, nesting: int, args: Any, kwargs: 
         return poutine.trace(program).get_trace(*args, **kwargs)
 
 
-def _sample_sites(trace: poutine.Trace, program: str) -> dict[str, dict[str, Any]]:
-    """The sample sites of a trace, plates left out; each must lie in a data plate at dimension -1."""
-    sites = {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not poutine.util.site_is_subsample(s)}
+def sample_sites(trace: poutine.Trace) -> dict[str, Any]:
+    """The sample sites of a trace by name, plates left out."""
+    nodes: dict[str, Any] = dict(trace.nodes)
+    return {n: s for n, s in nodes.items() if s["type"] == "sample" and not poutine.util.site_is_subsample(s)}
+
+
+def _sites_per_datum(trace: poutine.Trace, program: str) -> dict[str, Any]:
+    """The sample sites of a trace; each must lie in a data plate at dimension -1."""
+    sites = sample_sites(trace)
     for name, site in sites.items():
         if all(frame.dim != -1 for frame in site["cond_indep_stack"]):
             raise UsageError(
@@ -165,7 +171,7 @@ def _check_match(guide: set[str], unmatched: set[str], model: set[str]) -> None:
 
 
 def _log_density(site: dict[str, Any], nesting: int) -> Tensor:
-    """log-density of a site, masked, never scaled, summed over inner plates: `[particles, batch]` (or broadcastable)."""
+    """The log-density of a site, masked, never scaled, summed over inner plates: `[particles, batch]`."""
     log_prob = scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
     size = {frame.dim: frame.size for frame in site["cond_indep_stack"]}
     shape = [size.get(dim, 1) for dim in range(-1 - nesting, 0)]

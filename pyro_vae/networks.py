@@ -1,6 +1,7 @@
-"""Encoder and decoder networks. To add one, subclass `Network`; any `*leading` dimensions must pass through unchanged."""
+"""Encoder and decoder networks. To add one, subclass `Network`; any leading dimensions pass through unchanged."""
 
 from abc import ABC, abstractmethod
+from itertools import pairwise
 from math import prod
 from typing import Literal
 
@@ -90,7 +91,7 @@ class MLP(Network):
             raise UsageError(f"hidden widths must be positive, got {tuple(hidden)}")
         widths = [prod(in_shape), *hidden]
         layers: list[nn.Module] = []
-        for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+        for fan_in, fan_out in pairwise(widths):
             layers += [_linear(fan_in, fan_out), _ACTIVATIONS[activation]()]
         self.hidden = nn.Sequential(*layers)
         self.output = _linear(widths[-1], prod(out_shape))

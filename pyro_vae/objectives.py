@@ -6,7 +6,6 @@ To add one, subclass `Objective` as a frozen dataclass and implement `__call__`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,14 +18,12 @@ from pyro_vae.errors import UsageError
 from pyro_vae.importance import Program
 from pyro_vae.schedules import Schedule
 
-Loss = Callable[..., Tensor]
-
 
 class Objective(ABC):
     """A loss of a Pyro pair, as a frozen value.
 
-    `model` and `guide` always mean p(x, z) and q(z|x): an objective weighs them, it never changes them, so evidence does
-    not depend on how a model was trained.
+    `model` and `guide` always mean p(x, z) and q(z|x): an objective weighs them and never changes them, so evidence
+    does not depend on how a model was trained.
     """
 
     @abstractmethod
@@ -48,9 +45,9 @@ class ELBO(Objective):
 
     .. math:: -\mathcal L_\beta(x) = E_{q(z|x)}[-\log p(x|z)] + \beta \, KL(q(z|x) \| p(z))
 
-    The default is Pyro's `Trace_ELBO` (AEVB's estimator A). `analytic_kl` is `TraceMeanField_ELBO` (estimator B): the KL
-    in closed form where torch knows one, and *silently by sampling where it does not*. `beta` scales the latent sites of
-    both programs, by a handler.
+    The default is Pyro's `Trace_ELBO` (AEVB's estimator A). `analytic_kl` is `TraceMeanField_ELBO` (estimator B): the
+    KL in closed form where torch knows one, and *silently by sampling where it does not*. `beta` scales the latent
+    sites of both programs, by a handler.
 
     Args:
         beta: weight of the KL, not negative; a number, or a schedule (warm-up).
@@ -113,7 +110,7 @@ class ScaleLatents(Messenger):
             msg["scale"] = msg["scale"] * self.scale
 
 
-def as_loss(objective: Any) -> Loss:
+def as_loss(objective: Any) -> Any:
     """An objective, or any Pyro ELBO, as a function `(model, guide, *args, **kwargs) -> loss`.
 
     Raises:
@@ -126,6 +123,6 @@ def as_loss(objective: Any) -> Loss:
     if callable(objective) and not hasattr(objective, "loss_and_grads"):
         return objective
     raise UsageError(
-        f"expected an objective, a Pyro ELBO with differentiable_loss, or a function of (model, guide, *args) that returns "
-        f"the loss, got {type(objective).__name__}"
+        "expected an objective, a Pyro ELBO with differentiable_loss, or a function of (model, guide, *args) that "
+        f"returns the loss, got {type(objective).__name__}"
     )

@@ -24,6 +24,7 @@ from pyro_vae.checkpoint import Run, State, describe, open_run, optimizer_tensor
 from pyro_vae.data import Dataset, as_dataset
 from pyro_vae.errors import NumericalError, PyroVaeError, Stopped, UsageError
 from pyro_vae.evidence import bound
+from pyro_vae.importance import sample_sites
 from pyro_vae.objectives import ELBO, Objective, as_loss
 from pyro_vae.schedules import Constant, Schedule
 from pyro_vae.seeding import derive_seed, seeded
@@ -64,8 +65,8 @@ class History:
 
     Args:
         rows: one an epoch, the columns of metrics.csv: `epoch`, `step`, `loss` (the objective, mean over all steps),
-            `train_elbo`, `train_reconstruction`, `train_kl` (beta = 1, on every `log_every`-th batch while it is trained
-            on), `valid_*` (one draw for each validation datum, the same noise every epoch), `lr`,
+            `train_elbo`, `train_reconstruction`, `train_kl` (beta = 1, on every `log_every`-th batch while it is
+            trained on), `valid_*` (one draw for each validation datum, the same noise every epoch), `lr`,
             `seconds` (since the start, over all resumptions); nats per datum.
         best_epoch: the epoch whose weights the module now has; the last where there was no validation data.
         stopped_early: whether patience ran out.
@@ -105,8 +106,8 @@ def fit(
     r"""Train a VAE by stochastic gradients of an objective, and leave it with its best weights.
 
     Each step draws its noise from `(seed, epoch, step)` alone, so `pyro.infer.SVI` under
-    `seeded(seed, "step", epoch, step)` on the same batches makes the same steps, and a run that was killed and is started
-    again ends with the same bits. A non-finite loss or gradient is never applied.
+    `seeded(seed, "step", epoch, step)` on the same batches makes the same steps, and a run that was killed and is
+    started again ends with the same bits. A non-finite loss or gradient is never applied.
 
     Args:
         vae: a module with Pyro programs `model(x)` and `guide(x)`, e.g. a `VAE`; trained in place.
@@ -119,8 +120,8 @@ def fit(
         clip_norm: largest global norm of the gradient of the mean loss per datum; None for no clipping.
         weight_prior: standard deviation s of a N(0, s^2) prior on the decoder's weights and biases: adds
             `|theta|^2 / (2 s^2) * B / N` to a batch's loss (AEVB: 1); None for maximum likelihood.
-        patience: stop after so many epochs without a better validation bound, counted once the objective's schedules have
-            settled; None to go on.
+        patience: stop after so many epochs without a better validation bound, counted once the objective's schedules
+            have settled; None to go on.
         start_at_mean: set the decoder's output bias from the training means first.
         seed: seed of the order of the data and of all noise.
         device: `"auto"` (CUDA where there is one), `"cpu"`, `"cuda"`, ...
@@ -406,8 +407,8 @@ class _Trainer:
         last = self.progress["last_loss"]
         self._save()
         raise NumericalError(
-            f"the {what} is not finite at epoch {epoch + 1}, step {step + 1} of {self.steps} ({site}); it was not applied. "
-            f"The last finite loss was {'none' if last is None else f'{last:.6g} nats per datum'}. "
+            f"the {what} is not finite at epoch {epoch + 1}, step {step + 1} of {self.steps} ({site}); it was not "
+            f"applied. The last finite loss was {'none' if last is None else f'{last:.6g} nats per datum'}. "
             "Lower the learning rate, set clip_norm, or bound the scales"
         )
 
@@ -418,9 +419,7 @@ def find_culprit(model: Any, guide: Any, x: Tensor) -> str:
         guide_trace = poutine.trace(guide).get_trace(x)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x)
     for program, trace in (("guide", guide_trace), ("model", model_trace)):
-        for name, site in trace.nodes.items():
-            if site["type"] != "sample" or poutine.util.site_is_subsample(site):
-                continue
+        for name, site in sample_sites(trace).items():
             if not site["value"].isfinite().all():
                 return f"site {name!r} of the {program} draws a value that is not finite"
             if not site["fn"].log_prob(site["value"]).isfinite().all():
@@ -442,7 +441,9 @@ def _make_optimizer(factory: Callable[..., Optimizer], parameters: list[nn.Param
     """The optimizer, fused where its class can: on a CPU that is four times the speed of a loop over tensors."""
     cls = getattr(factory, "func", factory)
     options = {"fused": True} if "fused" in inspect.signature(cls).parameters else {}
-    options |= {k: v for k, v in getattr(factory, "keywords", {}).items() if k in ("fused", "foreach") and v is not None}
+    options |= {
+        k: v for k, v in getattr(factory, "keywords", {}).items() if k in ("fused", "foreach") and v is not None
+    }
     if options.get("foreach"):
         options.pop("fused", None)
     try:

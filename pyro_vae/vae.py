@@ -28,8 +28,8 @@ class VAE(nn.Module):
 
     .. math:: z \sim p(z), \quad x \sim p(x | \mathrm{decoder}(z)); \qquad q(z | x) = q(z | \mathrm{encoder}(x))
 
-    Both have one plate `"data"` (dimension -1) and one latent site `"z"`; the model observes `"x"`. Each part is a class,
-    or a `functools.partial` of one, called with the sizes.
+    Both have one plate `"data"` (dimension -1) and one latent site `"z"`; the model observes `"x"`. Each part is
+    a class, or a `functools.partial` of one, called with the sizes.
 
     Args:
         event_shape: shape of one datum.

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pyro
 import pytest
 import torch
 
@@ -12,8 +13,9 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 @pytest.fixture(autouse=True)
 def _seeded():
-    """Every test starts from the same global generator, which the package itself never relies on."""
+    """Every test starts from the same global state of torch and Pyro, which the package itself never relies on."""
     torch.manual_seed(0)
+    pyro.clear_param_store()
 
 
 @pytest.fixture(scope="session")

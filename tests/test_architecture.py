@@ -61,7 +61,9 @@ def test_no_pickle_anywhere():
 
 def modules_after(code):
     script = f"import sys; {code}; print(*sys.modules)"
-    return set(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split())
+    return set(
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    )
 
 
 def test_import_is_light():

@@ -51,7 +51,9 @@ def steps_of_fit(x, epochs, batch, seed=0):
 class TestSVI:
     """Pyro's own SVI on the same programs."""
 
-    @pytest.mark.parametrize(("ours", "theirs"), [(ELBO(), Trace_ELBO()), (ELBO(analytic_kl=True), TraceMeanField_ELBO())])
+    @pytest.mark.parametrize(
+        ("ours", "theirs"), [(ELBO(), Trace_ELBO()), (ELBO(analytic_kl=True), TraceMeanField_ELBO())]
+    )
     def test_same_parameters_after_20_steps(self, ours, theirs):
         x, a, b = binary(), make(), make()
         fit(a, x, ours, epochs=10, batch_size=30, progress=False)
@@ -138,7 +140,14 @@ class TestFit:
         """With a learning rate that ruins the fit later, the weights of the best validation epoch come back."""
         data = load_data("digits", binarize="dynamic")
         vae = make()
-        history = fit(vae, data, epochs=12, optimizer=partial(torch.optim.Adam, lr=5e-3), lr_schedule=Linear(1, 40), progress=False)
+        history = fit(
+            vae,
+            data,
+            epochs=12,
+            optimizer=partial(torch.optim.Adam, lr=5e-3),
+            lr_schedule=Linear(1, 40),
+            progress=False,
+        )
         best = max(history.rows, key=lambda row: row["valid_elbo"])
         assert history.best_epoch == best["epoch"] < 12
         from pyro_vae.evidence import bound
@@ -163,7 +172,15 @@ class TestFit:
         """Plain SGD with rate 1 moves by exactly the clipped norm, B times the limit per datum."""
         vae = make()
         before = weights(vae).clone()
-        fit(vae, binary(30), epochs=1, batch_size=30, optimizer=partial(torch.optim.SGD, lr=1.0), clip_norm=1e-3, progress=False)
+        fit(
+            vae,
+            binary(30),
+            epochs=1,
+            batch_size=30,
+            optimizer=partial(torch.optim.SGD, lr=1.0),
+            clip_norm=1e-3,
+            progress=False,
+        )
         assert (weights(vae) - before).norm().item() == pytest.approx(0.03, rel=1e-4)
 
     def test_weight_prior_is_the_map_penalty(self):
@@ -220,12 +237,18 @@ class TestRefusals:
     """Bad input: one clear error."""
 
     def test_arguments(self):
-        for name, value in {"epochs": 0, "batch_size": -1, "clip_norm": 0.0, "patience": 0, "weight_prior": -1.0}.items():
+        for name, value in {
+            "epochs": 0,
+            "batch_size": -1,
+            "clip_norm": 0.0,
+            "patience": 0,
+            "weight_prior": -1.0,
+        }.items():
             with pytest.raises(UsageError, match=f"{name} must be positive"):
                 fit(make(), binary(), progress=False, **{name: value})
         with pytest.raises(UsageError, match=r"epochs must be a whole number, got 1\.5"):
             fit(make(), binary(), epochs=1.5, progress=False)
-        with pytest.raises(UsageError, match="closure|LBFGS"):
+        with pytest.raises(UsageError, match="LBFGS evaluates"):
             fit(make(), binary(), optimizer=torch.optim.LBFGS, progress=False)
         with pytest.raises(UsageError, match="can't make the optimizer SGD"):
             fit(make(), binary(), optimizer=partial(torch.optim.SGD, lr=-1), progress=False)
@@ -261,7 +284,7 @@ class TestRefusals:
     def test_non_finite_loss_is_not_applied(self):
         """An exploding scale: the error names step, site and last finite loss, and the weights stay finite."""
         vae = make(likelihood=partial(Normal, scale="per_element", min_scale=0.0))
-        message = r"not finite at epoch \d+, step \d+ of 1 \(.*\); it was not applied. The last finite loss was -?[\d.e+]+ nats"
+        message = r"not finite at epoch \d+, step \d+ of 1 \(.*\); it was not applied. The last finite loss was -?\d"
         with pytest.raises(NumericalError, match=message):
             fit(vae, torch.rand(10, 8, 8), epochs=500, optimizer=partial(torch.optim.SGD, lr=10.0), progress=False)
         assert weights(vae).isfinite().all()
@@ -271,7 +294,7 @@ class TestRefusals:
             def distribution(self, params):
                 return super().distribution(params * math.nan)
 
-        with pytest.raises((NumericalError, UsageError), match="'z' of the guide|first batch fails"):
+        with pytest.raises((NumericalError, UsageError), match=r"'z' of the guide|first batch fails"):
             fit(make(guide=Broken), binary(), epochs=1, progress=False)
 
 
@@ -279,7 +302,14 @@ class TestResume:
     """Runs that stop and go on."""
 
     def settings(self):
-        return {"epochs": 6, "batch_size": 200, "progress": False, "save_every": 0.0, "start_at_mean": True, "log_every": 2}
+        return {
+            "epochs": 6,
+            "batch_size": 200,
+            "progress": False,
+            "save_every": 0.0,
+            "start_at_mean": True,
+            "log_every": 2,
+        }
 
     def reference(self):
         vae, data = make(), load_data("digits", binarize="dynamic")
@@ -297,7 +327,12 @@ class TestResume:
                 timer.start()
             try:
                 history = fit(
-                    vae, data, ELBO(beta=Linear(0, 1, epochs=3)), lr_schedule=Cosine(), run=tmp_path / "run", **self.settings()
+                    vae,
+                    data,
+                    ELBO(beta=Linear(0, 1, epochs=3)),
+                    lr_schedule=Cosine(),
+                    run=tmp_path / "run",
+                    **self.settings(),
                 )
                 break
             except Stopped as stop:

@@ -1,15 +1,13 @@
 """`pyro-vae evaluate`: log p(x) of a split, with its errors and its health."""
 
-import io
 import json
 import sys
 from typing import Any
 
-import numpy as np
 from jsonargparse import ArgumentParser, Namespace
 from tqdm import tqdm
 
-from pyro_vae.checkpoint import write_atomic
+from pyro_vae.checkpoint import write_arrays, write_atomic
 from pyro_vae.cli.parsing import make_parser, parse
 from pyro_vae.cli.pictures import save_pareto_k
 from pyro_vae.cli.runs import SavedRun, add_run, add_split, load_split, open_saved
@@ -72,12 +70,13 @@ def _readable(result: dict[str, Any]) -> dict[str, Any]:
     r = dict(result)
     error_data, error_mc = r.pop("standard_error_data"), r.pop("standard_error_monte_carlo")
     share, threshold = r.pop("unreliable"), r.pop("pareto_k_threshold")
-    nll, log_p = r.pop("nll"), r.pop("log_p")
+    warning = ": their estimates are not to be trusted one by one" if share else ""
+    nll, log_p, num_particles = r.pop("nll"), r.pop("log_p"), r.pop("num_particles")
     lines = {
         "NLL": f"{nll:.3f} nats per datum (log p(x) = {log_p:.3f})",
         "standard error, data": f"{error_data:.3f} nats (N = {r.pop('num_data')} data)",
-        "standard error, Monte Carlo": f"{error_mc:.4f} nats (K = {r.pop('num_particles')} draws, seed {r.pop('seed')})",
-        f"k-hat > {threshold:.2f}": f"{share:.1%} of the data{': their estimates are not to be trusted one by one' if share else ''}",
+        "standard error, Monte Carlo": f"{error_mc:.4f} nats (K = {num_particles} draws, seed {r.pop('seed')})",
+        f"k-hat > {threshold:.2f}": f"{share:.1%} of the data{warning}",
         "ELBO": f"{r.pop('elbo'):.3f} nats per datum",
     }
     return {**{name: r.pop(name) for name in ("run", "data", "split", "weights")}, **lines, **r}
@@ -85,9 +84,7 @@ def _readable(result: dict[str, Any]) -> dict[str, Any]:
 
 def _save(saved: SavedRun, split: str, evidence: Evidence, result: dict[str, Any]) -> None:
     """The summary as JSON, each datum's estimate as arrays, and the histogram of k-hat, in the run directory."""
-    arrays = {name: getattr(evidence, name).numpy() for name in ("log_p", "standard_error", "ess", "pareto_k", "elbo")}
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    write_atomic(saved.path / f"evidence-{split}.npz", buffer.getvalue())
+    arrays = {name: getattr(evidence, name) for name in ("log_p", "standard_error", "ess", "pareto_k", "elbo")}
+    write_arrays(saved.path / f"evidence-{split}.npz", arrays)
     write_atomic(saved.path / f"evidence-{split}.json", json.dumps(finite(result), indent=1).encode())
     save_pareto_k(evidence, saved.path, split)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from pyro.distributions import constraints
 
 from pyro_vae.checkpoint import build_vae, resolve
-from pyro_vae.cli.parsing import add_common, make_parser, parse
+from pyro_vae.cli.parsing import add_common, allow_own_modules, make_parser, parse
 from pyro_vae.cli.pictures import save_pictures
 from pyro_vae.cli.tables import print_result
 from pyro_vae.data import Dataset, load_data
@@ -37,8 +36,7 @@ _SETTINGS = (
 
 def run(argv: list[str]) -> int:
     """Run the command with its arguments; returns the exit code."""
-    if os.getcwd() not in sys.path:  # a user's own class lies in a file beside where the command is run
-        sys.path.append(os.getcwd())
+    allow_own_modules()
     options = parse(fit_parser(), argv)
     data = load_from_options(options)
     vae, objective, settings = _build(options, data)
@@ -66,10 +64,16 @@ def fit_parser() -> ArgumentParser:
     parser.add_argument("--config", action="config", help="YAML with any of these options, e.g. a run's config.yaml")
     _add_data(parser)
     parser.add_class_arguments(VAE, "vae", skip={"event_shape"})
-    parser.add_argument("--vae.event_shape", type=tuple[int, ...] | None, default=None, help="shape of one datum; from the data")
-    parser.add_subclass_arguments(Objective, "objective", default={"class_path": "pyro_vae.objectives.ELBO"}, instantiate=False)
+    parser.add_argument(
+        "--vae.event_shape", type=tuple[int, ...] | None, default=None, help="shape of one datum; from the data"
+    )
+    parser.add_subclass_arguments(
+        Objective, "objective", default={"class_path": "pyro_vae.objectives.ELBO"}, instantiate=False
+    )
     _add_training(parser)
-    parser.add_argument("--run", type=str | None, default=None, help="run directory; default: runs/NAME-HASH of the settings")
+    parser.add_argument(
+        "--run", type=str | None, default=None, help="run directory; default: runs/NAME-HASH of the settings"
+    )
     parser.add_argument("--save_every", type=float, default=10.0, help="seconds between checkpoints")
     parser.add_argument("--pictures", type=bool, default=True, help="save pictures at the end")
     parser.add_argument("--quiet", action="store_true", help="no progress")
@@ -80,7 +84,9 @@ def fit_parser() -> ArgumentParser:
 def _add_data(parser: ArgumentParser) -> None:
     parser.add_argument("--data", type=str, default="digits", help="digits, linear_gaussian, mnist, ..., or a path")
     kinds = Literal["auto", "none", "static", "dynamic", "threshold"]
-    parser.add_argument("--binarize", type=kinds, default="auto", help="auto: dynamic if the likelihood is for {0, 1}, else none")
+    parser.add_argument(
+        "--binarize", type=kinds, default="auto", help="auto: dynamic if the likelihood is for {0, 1}, else none"
+    )
     parser.add_argument("--divide_by", type=float | None, default=None, help="divide all values by this")
     parser.add_argument("--valid_size", type=int, default=0, help="hold out the last n of train for validation")
     parser.add_argument("--data_root", type=str | None, default=None, help="where downloadable sets lie")
@@ -93,11 +99,25 @@ def _add_training(parser: ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, default=100, help="passes over the training data")
     parser.add_argument("--batch_size", type=int, default=100, help="data in a step")
     parser.add_argument("--optimizer", type=factory, default=torch.optim.Adam, help="a torch.optim class")
-    parser.add_argument("--lr_schedule", type=Schedule, default={"class_path": "pyro_vae.schedules.Constant"}, help="factor on the learning rate, in epochs")
-    parser.add_argument("--clip_norm", type=float | None, default=None, help="largest gradient norm of the loss per datum")
-    parser.add_argument("--weight_prior", type=float | None, default=None, help="standard deviation of a normal prior on the decoder's weights")
+    parser.add_argument(
+        "--lr_schedule",
+        type=Schedule,
+        default={"class_path": "pyro_vae.schedules.Constant"},
+        help="factor on the learning rate, in epochs",
+    )
+    parser.add_argument(
+        "--clip_norm", type=float | None, default=None, help="largest gradient norm of the loss per datum"
+    )
+    parser.add_argument(
+        "--weight_prior",
+        type=float | None,
+        default=None,
+        help="standard deviation of a normal prior on the decoder's weights",
+    )
     parser.add_argument("--patience", type=int | None, default=None, help="epochs without a better validation bound")
-    parser.add_argument("--start_at_mean", type=bool, default=False, help="output bias of the decoder from the training means")
+    parser.add_argument(
+        "--start_at_mean", type=bool, default=False, help="output bias of the decoder from the training means"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and noise")
     parser.add_argument("--log_every", type=int, default=50, help="steps between measurements of the bound")
 
@@ -109,7 +129,11 @@ def load_from_options(options: Namespace) -> Dataset:
     if options.binarize != "auto":
         return load_data(options.data, binarize=options.binarize, **load)
     data = load_data(options.data, **load)
-    if not _is_binary(options.vae.likelihood) or data.exact is not None or bool(((data.train == 0) | (data.train == 1)).all()):
+    if (
+        not _is_binary(options.vae.likelihood)
+        or data.exact is not None
+        or bool(((data.train == 0) | (data.train == 1)).all())
+    ):
         return data
     return load_data(options.data, binarize="dynamic", **load)
 
@@ -126,7 +150,10 @@ def _build(options: Namespace, data: Dataset) -> tuple[VAE, Objective, Settings]
         description["event_shape"] = data.event_shape
     with seeded(options.seed, "init"):
         vae = build_vae(description, _named(options.vae))
-    values = {name: resolve(options[name].as_dict(), _named(options[name])) for name in ("objective", "lr_schedule", "optimizer")}
+    values = {
+        name: resolve(options[name].as_dict(), _named(options[name]))
+        for name in ("objective", "lr_schedule", "optimizer")
+    }
     objective = values.pop("objective")
     return vae, objective, Settings(**values, **{name: options[name] for name in _SETTINGS})
 

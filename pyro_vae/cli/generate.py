@@ -1,16 +1,13 @@
 """`pyro-vae sample` and `pyro-vae reconstruct`: pictures, or arrays, out of a trained VAE."""
 
-import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from pyro_vae import plots
-from pyro_vae.checkpoint import write_atomic
+from pyro_vae.checkpoint import write_arrays
 from pyro_vae.cli.parsing import make_parser, parse
 from pyro_vae.cli.pictures import save_picture
 from pyro_vae.cli.runs import SavedRun, add_run, add_split, load_split, open_saved
@@ -39,7 +36,9 @@ def run_reconstruct(argv: list[str]) -> int:
     add_run(parser)
     add_split(parser)
     _add_output(parser)
-    parser.add_argument("--num_particles", type=int, default=1, help="codes drawn for each datum; their decodings are averaged")
+    parser.add_argument(
+        "--num_particles", type=int, default=1, help="codes drawn for each datum; their decodings are averaged"
+    )
     options = parse(parser, argv)
     saved = open_saved(options)
     data, x = load_split(saved, options)
@@ -48,7 +47,13 @@ def run_reconstruct(argv: list[str]) -> int:
     path = _output(saved, options.out, "reconstructions")
     _save(path, {"x": x, "mean": mean}, lambda: plots.reconstructions(x, mean))
     error = (x - mean).square().mean().item()
-    result = {"data": data.protocol, "split": options.split, "weights": saved.weights, "num": len(x), "seed": options.seed}
+    result = {
+        "data": data.protocol,
+        "split": options.split,
+        "weights": saved.weights,
+        "num": len(x),
+        "seed": options.seed,
+    }
     print_result({**result, "mean_squared_error": error, "saved": str(path)}, options.json)
     return 0
 
@@ -56,7 +61,9 @@ def run_reconstruct(argv: list[str]) -> int:
 def _add_output(parser: ArgumentParser) -> None:
     parser.add_argument("--num", type=int, default=64, help="how many")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
-    parser.add_argument("--out", type=str | None, default=None, help="a .png or .npz file; default: a picture in the run")
+    parser.add_argument(
+        "--out", type=str | None, default=None, help="a .png or .npz file; default: a picture in the run"
+    )
 
 
 def _output(saved: SavedRun, out: str | None, name: str) -> Path:
@@ -70,7 +77,5 @@ def _save(path: Path, arrays: dict[str, Tensor], draw: Any) -> None:
     if path.suffix == ".png":
         save_picture(draw(), path)
         return
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{name: torch.as_tensor(value).cpu().numpy() for name, value in arrays.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, buffer.getvalue())
+    write_arrays(path, {name: value.cpu() for name, value in arrays.items()})

@@ -2,9 +2,11 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 from inspect import isabstract, signature
+from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -42,6 +44,13 @@ def add_common(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
+def allow_own_modules() -> None:
+    """Let a user's own class lie in a file beside where the command is run."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+
+
 def parse(parser: ArgumentParser, argv: list[str]) -> Namespace:
     """Parse, or raise a `UsageError` of one line that names what is known.
 
@@ -55,7 +64,7 @@ def parse(parser: ArgumentParser, argv: list[str]) -> Namespace:
 
 
 def explain(message: str, parser: ArgumentParser) -> str:
-    """jsonargparse's message, with the nearest and all known names where one was mistyped."""
+    """The message of jsonargparse, with the nearest and all known names where one was mistyped."""
     options = [option for action in parser._actions for option in action.option_strings]
     if match := re.search(r"unrecognized arguments: (--[\w.]+)", message):
         shown = [option for option in options if not option.endswith(".help") and option != "--print_config"]
@@ -67,7 +76,8 @@ def explain(message: str, parser: ArgumentParser) -> str:
     if base and (match := re.search(r"Option '(\w+)' is not accepted", message)):
         return _unknown_option(keys[0], base, match[1], message)
     if base and (match := re.search(r"Expected a dot import path string: (\S+)", message)):
-        return f"{'.'.join(keys)}: unknown class {match[1]!r}{_suggest(match[1], [c.__name__ for c in known_classes(base)])}"
+        names = [cls.__name__ for cls in known_classes(base)]
+        return f"{'.'.join(keys)}: unknown class {match[1]!r}{_suggest(match[1], names)}"
     return _plain(message)
 
 
@@ -81,7 +91,9 @@ def _unknown_option(key: str, base: type, option: str, message: str) -> str:
     path = re.search(r"class_path='([\w.]+)'|class_path '([\w.]+)'", message)
     name = (path[1] or path[2]).rpartition(".")[2] if path else ""
     cls = next((c for c in known_classes(base) if c.__name__ == name), None)
-    accepted = [p for p in signature(cls).parameters if p not in ("shapes", "in_shape", "out_shape", "params")] if cls else []
+    accepted = (
+        [p for p in signature(cls).parameters if p not in ("shapes", "in_shape", "out_shape", "params")] if cls else []
+    )
     return f"{key}: {name or 'the class'} has no option {option!r}{_suggest(option, accepted)}"
 
 
@@ -97,4 +109,3 @@ def _plain(message: str) -> str:
     message = re.sub(r"\.? Got value: Namespace\(.*\)$", "", message)
     message = re.sub(r'Parser key "([\w.]+)":', r"\1:", message)
     return re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", message).replace("<class 'int'>", "whole number")
-

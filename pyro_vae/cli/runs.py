@@ -8,7 +8,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from pyro_vae.checkpoint import load, read_config, read_manifest
-from pyro_vae.cli.parsing import add_common
+from pyro_vae.cli.parsing import add_common, allow_own_modules
 from pyro_vae.data import Dataset, load_data
 from pyro_vae.errors import UsageError
 from pyro_vae.training import choose_device
@@ -44,11 +44,14 @@ def add_run(parser: ArgumentParser) -> None:
 def add_split(parser: ArgumentParser) -> None:
     """The options of the commands that read data: by default those of the run."""
     parser.add_argument("--split", type=str, default="test", choices=SPLITS, help="which data")
-    parser.add_argument("--data", type=str | None, default=None, help="another data set than the run's, binarised likewise")
+    parser.add_argument(
+        "--data", type=str | None, default=None, help="another data set than the run's, binarised likewise"
+    )
 
 
 def open_saved(options: Namespace) -> SavedRun:
     """Load the run that the options name."""
+    allow_own_modules()
     path, device = Path(options.run), choose_device(options.device)
     vae = load(path, trust=options.trust, device=str(device))
     return SavedRun(path, read_config(path), read_manifest(path)["progress"], vae, device)
@@ -59,7 +62,9 @@ def load_split(saved: SavedRun, options: Namespace) -> tuple[Dataset, torch.Tens
     config = saved.config
     source = options.data or config.get("data")
     if source is None:
-        raise UsageError(f"{saved.path} was trained on an array, which it does not hold: name the data by --data FILE.npz")
+        raise UsageError(
+            f"{saved.path} was trained on an array, which it does not hold: name the data by --data FILE.npz"
+        )
     data = load_data(
         source,
         binarize=config.get("binarize", "none"),

@@ -20,13 +20,22 @@ LEADING = [(), (4,), (3, 4), (2, 3, 4)]
 
 def concrete(module, base):
     """The concrete subclasses of `base` that `module` defines."""
-    found = [c for c in vars(module).values() if inspect.isclass(c) and issubclass(c, base) and c.__module__ == module.__name__]
+    found = [
+        c
+        for c in vars(module).values()
+        if inspect.isclass(c) and issubclass(c, base) and c.__module__ == module.__name__
+    ]
     return [c for c in found if not inspect.isabstract(c) and not c.__name__.startswith("_")]
 
 
 # Further settings of a class, beside its defaults.
 VARIANTS = {
-    "Normal": [{"scale": 0.5}, {"scale": "learned"}, {"scale": "per_element"}, {"bounded": True, "scale": "per_element"}],
+    "Normal": [
+        {"scale": 0.5},
+        {"scale": "learned"},
+        {"scale": "per_element"},
+        {"bounded": True, "scale": "per_element"},
+    ],
     "MLP": [{"hidden": ()}, {"hidden": (5, 4), "activation": "softplus"}],
     "Linear": [{"start": 1.0, "end": 0.2, "epochs": 5.0}],
 }
@@ -135,9 +144,13 @@ class TestLikelihoods:
         params = torch.randn(*likelihood.param_shape, dtype=torch.float64)
         distribution = likelihood(params)
         if likelihood.support is constraints.boolean:
-            total = sum(distribution.log_prob(torch.full((1,), v, dtype=torch.float64)).exp().item() for v in (0.0, 1.0))
+            total = sum(
+                distribution.log_prob(torch.full((1,), v, dtype=torch.float64)).exp().item() for v in (0.0, 1.0)
+            )
         else:
-            total = trapezoid_normalises(lambda x: distribution.log_prob(x.unsqueeze(-1)).squeeze(-1), -200, 200, 2_000_001)
+            total = trapezoid_normalises(
+                lambda x: distribution.log_prob(x.unsqueeze(-1)).squeeze(-1), -200, 200, 2_000_001
+            )
         assert total == pytest.approx(1, abs=1e-6)
 
     @pytest.mark.parametrize("make", LIKELIHOODS)
@@ -209,7 +222,9 @@ class TestGuides:
     def test_normalises(self, make):
         guide = make(Shapes((2, 3), 1)).double()
         distribution = guide.distribution(torch.randn(*guide.param_shape, dtype=torch.float64))
-        assert trapezoid_normalises(lambda z: distribution.log_prob(z.unsqueeze(-1)), -60, 60) == pytest.approx(1, abs=1e-6)
+        assert trapezoid_normalises(lambda z: distribution.log_prob(z.unsqueeze(-1)), -60, 60) == pytest.approx(
+            1, abs=1e-6
+        )
 
     @pytest.mark.parametrize("make", GUIDES)
     def test_draws_have_the_stated_moments(self, make):
@@ -238,7 +253,7 @@ class TestSchedulesAndObjectives:
         values = [schedule(t / 10, 30) for t in range(301)]
         assert all(math.isfinite(v) for v in values)
         if schedule.settled(20, 30):
-            assert {v for v in values[200:]} == {values[300]}
+            assert set(values[200:]) == {values[300]}
 
     @pytest.mark.parametrize("make", OBJECTIVES)
     def test_objective_is_a_finite_differentiable_scalar(self, make):

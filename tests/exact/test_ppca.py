@@ -95,7 +95,9 @@ class TestAnyGuide:
         means = torch.stack([d.elbo.mean() for d in draws])
         expected = self.exact_elbo(vae, process, x).mean()
         assert (means.mean() - expected).abs() < 5 * means.std() / 20**0.5
-        kl = kl_divergence(vae.encode(x).base_dist, Normal(torch.tensor(0.0).double(), torch.tensor(1.0).double())).sum(-1)
+        kl = kl_divergence(vae.encode(x).base_dist, Normal(torch.tensor(0.0).double(), torch.tensor(1.0).double())).sum(
+            -1
+        )
         got = torch.stack([d.kl.mean() for d in draws])
         assert (got.mean() - kl.mean()).abs() < 5 * got.std() / 20**0.5
         torch.testing.assert_close(draws[0].elbo, draws[0].reconstruction - draws[0].kl)
@@ -116,8 +118,8 @@ class TestAnyGuide:
     def test_standard_errors_cover(self, process):
         """z = (estimate - truth) / se over 1,000 data with healthy weights is standard normal.
 
-        The variance of 1,000 z-scores lies in 1 +- 0.25 and 95 % intervals cover 0.95 +- 0.035: five standard deviations
-        each (sqrt(2/1000) = 0.045, sqrt(.95 * .05 / 1000) = 0.0069), so a false alarm is below 1e-5 for a correct error.
+        The variance of 1,000 z-scores lies in 1 +- 0.25 and 95 % intervals cover 0.95 +- 0.035: five standard
+        deviations each (sqrt(2/1000) = 0.045, sqrt(.95 * .05 / 1000) = 0.0069): false alarm below 1e-5.
         """
         vae = make_exact(vae_of(process), process)
         with torch.no_grad():  # a guide a little too wide: finite variance, known to be well behaved

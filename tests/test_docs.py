@@ -1,0 +1,96 @@
+"""What the documentation shows, runs: the README's Python, the docstrings' examples, the example configurations."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import pyro_vae
+from pyro_vae.cli import main
+from pyro_vae.cli.fit import fit_parser
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(
+    m.name for m in pkgutil.walk_packages(pyro_vae.__path__, "pyro_vae.") if not m.name.endswith("__main__")
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name):
+    module = importlib.import_module(name)
+    result = doctest.testmod(module, extraglobs={"torch": torch}, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.failed == 0
+
+
+def test_the_doctests_are_there():
+    attempted = {
+        name: doctest.testmod(importlib.import_module(name), extraglobs={"torch": torch}).attempted for name in MODULES
+    }
+    assert sum(attempted.values()) > 25
+
+
+def test_readme_python(tmp_path, monkeypatch, capsys):
+    """All Python blocks in order, in one namespace; a block with `file=` is written to that file first."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    namespace = {}
+    blocks = re.findall(r"```python(?: file=(\S+))?\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) >= 4
+    for file, code in blocks:
+        if file:
+            (tmp_path / file).write_text(code)
+        else:
+            exec(compile(code, "README.md", "exec"), namespace)
+    sys.modules.pop("mine", None)
+    assert "k-hat" in capsys.readouterr().out
+    assert namespace["digits"].shape == (16, 8, 8)
+    assert namespace["evidence"].mean > -28  # a trained model: the first epoch is below -30
+
+
+def test_readme_names_every_part():
+    from .contract.test_parts import concrete
+
+    text = (ROOT / "README.md").read_text()
+    from pyro_vae import guides, likelihoods, networks, objectives, priors, schedules
+
+    axes = [
+        (priors, priors.Prior),
+        (likelihoods, likelihoods.Likelihood),
+        (guides, guides.Guide),
+        (networks, networks.Network),
+        (objectives, objectives.Objective),
+        (schedules, schedules.Schedule),
+    ]
+    missing = [c.__name__ for module, base in axes for c in concrete(module, base) if f"`{c.__name__}`" not in text]
+    assert not missing
+
+
+def test_readme_links_exist():
+    for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda p: p.stem)
+def test_example_configurations_parse(path):
+    assert fit_parser().parse_args(["--config", str(path)]).epochs > 0
+
+
+def test_demo_configuration_on_a_small_setting(tmp_path, capsys):
+    code = main(
+        [
+            "fit",
+            "--config",
+            str(ROOT / "examples/digits.yaml"),
+            "--epochs",
+            "2",
+            "--run",
+            str(tmp_path / "run"),
+            "--quiet",
+        ]
+    )
+    assert code == 0 and (tmp_path / "run/pictures/samples.png").exists()
