@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -28,12 +29,19 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from pyro_vae.errors import CheckpointError, UsageError
+from pyro_vae.errors import CheckpointError, PyroVaeError, UsageError
 from pyro_vae.vae import VAE
 
 FORMAT = 1
+_KINDS = ("weights", "optimizer", "best")
+_MANIFEST = {"pyro_vae": str, "files": dict, "rows": int, "progress": dict}
+_TENSORS = rf"({'|'.join(_KINDS)})-\d{{6,}}-\d{{6,}}\.safetensors"
+_SWEPT = re.compile(rf"{_TENSORS}|\.({_TENSORS}|config\.yaml|metrics\.csv|manifest\.json)\.tmp")
+"""What may be deleted: files that only a save writes. All others in the directory are the user's."""
 _IGNORED = ("device", "run")
 """Settings that may differ when a run is resumed: where, not what."""
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What parsing a file that someone has changed is known to raise, beside the parser's own errors."""
 
 
 # ---- descriptions: a class and its keywords as plain data, and back -------------------------------------------------
@@ -87,9 +95,14 @@ def resolve(description: Any, trust: Sequence[str]) -> Any:
     if "class_path" not in description:
         return {key: resolve(value, trust) for key, value in description.items()}
     cls = import_class(description["class_path"], trust)
-    init_args = {k: resolve(v, trust) for k, v in (description.get("init_args") or {}).items()}
+    init_args = resolve(description.get("init_args") or {}, trust)
+    if not isinstance(init_args, dict):
+        raise CheckpointError(f"init_args of {description['class_path']} must be a mapping, got {init_args!r}")
     if is_dataclass(cls):
-        return cls(**init_args)
+        try:
+            return cls(**init_args)
+        except TypeError as error:
+            raise CheckpointError(f"can't build {description['class_path']} from its description: {error}") from error
     return partial(cls, **init_args) if init_args else cls
 
 
@@ -111,9 +124,10 @@ def import_class(path: Any, trust: Sequence[str]) -> type:
 
 
 def _path_of(cls: type) -> str:
-    if "<locals>" in cls.__qualname__ or cls.__module__ == "__main__":
+    if "." in cls.__qualname__ or cls.__module__ == "__main__":
         raise UsageError(
-            f"can't save {cls.__qualname__}: define it in a module that can be imported (a file beside the notebook)"
+            f"can't save {cls.__qualname__}: define it in a module that can be imported (a file beside the notebook), "
+            "outside of functions and classes"
         )
     module = cls.__module__
     if cls.__module__.startswith("torch.optim."):
@@ -183,18 +197,20 @@ class Run:
         if not (self.path / "manifest.json").exists():
             return None
         manifest = read_manifest(self.path)
-        tensors = {kind: _read_tensors(self.path, manifest, kind) for kind in ("weights", "optimizer", "best")}
+        tensors = {kind: _read_tensors(self.path, manifest, kind) for kind in _KINDS}
         rows = _read_rows(self.path / "metrics.csv")
+        if len(rows) < manifest["rows"]:
+            raise CheckpointError(
+                f"{self.path}/metrics.csv is damaged: it has {len(rows)} rows, manifest.json says {manifest['rows']}"
+            )
         return State(**tensors, progress=manifest["progress"], rows=rows[: manifest["rows"]])
 
     def save(self, state: State) -> None:
         """Write a state; the one before stays valid until the new one is complete."""
         stamp = f"{state.progress['epoch']:06d}-{state.progress['step']:06d}"
         files = {}
-        for kind in ("weights", "optimizer", "best"):
-            data = safetensors.torch.save(
-                {name: t.detach().cpu().contiguous() for name, t in getattr(state, kind).items()}
-            )
+        for kind in _KINDS:
+            data = _tensor_bytes(getattr(state, kind))
             name = f"{kind}-{stamp}.safetensors"
             write_atomic(self.path / name, data)
             files[kind] = {"name": name, "sha256": hashlib.sha256(data).hexdigest()}
@@ -214,10 +230,9 @@ class Run:
         self._lock.close()
 
     def _sweep(self, current: set[str]) -> None:
-        ours = (path for kind in ("weights", "optimizer", "best") for path in self.path.glob(f"{kind}-*.safetensors"))
-        for stale in [*ours, *self.path.glob(".*.tmp")]:
-            if stale.name not in current:
-                stale.unlink(missing_ok=True)
+        for path in list(self.path.iterdir()):
+            if _SWEPT.fullmatch(path.name) and path.name not in current:
+                path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -248,9 +263,15 @@ def load(path: str | Path, *, trust: Sequence[str] = (), device: str = "cpu", wh
 
     Raises:
         CheckpointError: if the directory is missing, damaged, or names a class outside the trusted modules.
+        UsageError: if `which` is neither.
     """
+    if which not in ("best", "last"):
+        raise UsageError(f"expected which to be 'best' or 'last', got {which!r}")
     config, manifest = read_config(Path(path)), read_manifest(Path(path))
-    vae = build_vae(config.get("vae", {}), trust)
+    try:
+        vae = build_vae(config.get("vae", {}), trust)
+    except UsageError as error:
+        raise CheckpointError(f"{path}/config.yaml describes no VAE: {error}") from error
     weights = (_read_tensors(Path(path), manifest, "best") if which == "best" else {}) or _read_tensors(
         Path(path), manifest, "weights"
     )
@@ -263,6 +284,8 @@ def load(path: str | Path, *, trust: Sequence[str] = (), device: str = "cpu", wh
 
 def build_vae(description: Mapping[str, Any], trust: Sequence[str] = ()) -> VAE:
     """A VAE with fresh weights from its description: sizes, and a class path with keywords for each part."""
+    if not isinstance(description, Mapping):
+        raise CheckpointError(f"can't build the VAE from its description: expected a mapping, got {description!r}")
     arguments = resolve(dict(description), ("pyro_vae", *trust))
     for part in ("prior", "likelihood", "guide", "encoder", "decoder"):
         factory = getattr(arguments.get(part), "func", arguments.get(part))
@@ -270,7 +293,9 @@ def build_vae(description: Mapping[str, Any], trust: Sequence[str] = ()) -> VAE:
             raise CheckpointError(f"vae.{part} must be a module class, got {factory!r}")
     try:
         return VAE(**arguments)
-    except TypeError as error:
+    except PyroVaeError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"can't build the VAE from its description: {error}") from error
 
 
@@ -280,7 +305,7 @@ def read_config(path: Path) -> dict[str, Any]:
         config = yaml.safe_load((path / "config.yaml").read_text())
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is not a run directory: it has no config.yaml") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, yaml.YAMLError, *_MALFORMED) as error:
         raise CheckpointError(f"{path}/config.yaml can't be read: {error}") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{path}/config.yaml is damaged: expected a mapping, got {type(config).__name__}")
@@ -294,24 +319,34 @@ def read_manifest(path: Path) -> dict[str, Any]:
         known = manifest["format"]
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} holds no saved weights: it has no manifest.json") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, *_MALFORMED) as error:
         raise CheckpointError(f"{path}/manifest.json is damaged: {error}") from error
     if known != FORMAT:
         raise CheckpointError(f"{path} has format {known}, this version reads {FORMAT}: use the version that wrote it")
+    if wrong := [name for name, kind in _MANIFEST.items() if not isinstance(manifest.get(name), kind)]:
+        raise CheckpointError(f"{path}/manifest.json is damaged: no {', '.join(wrong)} in it")
     return manifest
 
 
 def _read_tensors(path: Path, manifest: Mapping[str, Any], kind: str) -> dict[str, Tensor]:
     try:
         entry = manifest["files"][kind]
-        data = (path / Path(entry["name"]).name).read_bytes()
-    except (OSError, KeyError, TypeError) as error:
+        data, expected = (path / Path(entry["name"]).name).read_bytes(), entry["sha256"]
+    except (OSError, *_MALFORMED) as error:
         raise CheckpointError(f"{path}: the {kind} named by manifest.json can't be read: {error}") from error
-    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+    if hashlib.sha256(data).hexdigest() != expected:
         raise CheckpointError(
             f"{path}/{entry['name']} is damaged: its sha256 is not the one in manifest.json; restore a copy"
         )
-    return safetensors.torch.load(data)
+    try:
+        return safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path}/{entry['name']} is damaged: {error}") from error
+
+
+def _tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """As safetensors, which takes no two names for one tensor: tied weights are written twice."""
+    return safetensors.torch.save({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()})
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------
@@ -356,7 +391,10 @@ def _lock(path: Path) -> io.BufferedWriter:
     """Hold an advisory lock; the system drops it with the process, however it ends."""
     import fcntl
 
-    file = path.open("wb")
+    try:
+        file = path.open("wb")
+    except OSError as error:
+        raise CheckpointError(f"can't open the lock {path}: {error.strerror or error}") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -392,7 +430,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     try:
         with path.open(newline="") as file:
             return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
-    except (OSError, ValueError) as error:
+    except (OSError, csv.Error, *_MALFORMED) as error:
         raise CheckpointError(f"{path} can't be read: {error}") from error
 
 

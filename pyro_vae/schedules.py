@@ -47,7 +47,8 @@ class Linear(Schedule):
     Args:
         start: value at time 0.
         end: value from `epochs` on.
-        epochs: length of the ramp, more than 0; None for the whole training.
+        epochs: length of the ramp, more than 0; None for `share` of the training.
+        share: length of the ramp as a share of the training, in (0, 1]; only where `epochs` is None.
 
     References:
         Sonderby et al. 2016, Ladder variational autoencoders (warm-up).
@@ -60,13 +61,16 @@ class Linear(Schedule):
     start: float = 0.0
     end: float = 1.0
     epochs: float | None = None
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         _check_length(self.epochs)
+        if not 0 < self.share <= 1:
+            raise UsageError(f"Linear needs share in (0, 1], got {self.share}")
 
     def __call__(self, epoch: float, total: float) -> float:
         """The value on the ramp, or `end` after it."""
-        return self.start + (self.end - self.start) * _fraction(epoch, self.epochs, total)
+        return self.start + (self.end - self.start) * _fraction(epoch, self.epochs, self.share * total)
 
 
 @dataclass(frozen=True)
