@@ -129,7 +129,7 @@ def log_marginal(
         seed: seed of the draws; the caller's generators are left alone.
         max_rows: the most (datum, particle) pairs in one run of the model; bounds memory.
         max_plate_nesting: number of plate dimensions the programs use.
-        progress: called with the number of data done, after each block.
+        progress: called with the number of data done so far, after each block of 50.
 
     Returns:
         An `Evidence`; tensors in double precision on the CPU.
@@ -160,7 +160,7 @@ def log_marginal(
                 block.add(log_weights)
             blocks.append(block.result(start))
             if progress is not None:
-                progress(len(data[0]))
+                progress(start + len(data[0]))
     columns = [torch.cat(column) for column in zip(*blocks, strict=True)]
     return Evidence(*columns, num_particles=num_particles, seed=seed)
 

@@ -1,8 +1,8 @@
 """`fit`: stochastic variational inference on a Pyro pair, by one torch optimizer, resumable to the bit."""
 
+import hashlib
 import inspect
 import signal
-import sys
 import threading
 import time
 import warnings
@@ -18,14 +18,14 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from tqdm import tqdm
 
 from pyro_vae.checkpoint import Run, State, describe, open_run, optimizer_tensors, restore_optimizer
 from pyro_vae.data import Dataset, as_dataset
-from pyro_vae.errors import NumericalError, PyroVaeError, Stopped, UsageError
+from pyro_vae.errors import CheckpointError, NumericalError, PyroVaeError, Stopped, UsageError
 from pyro_vae.evidence import bound
 from pyro_vae.importance import sample_sites
 from pyro_vae.objectives import ELBO, Objective, as_loss
+from pyro_vae.progress import Progress
 from pyro_vae.schedules import Constant, Schedule
 from pyro_vae.seeding import derive_seed, seeded
 
@@ -168,8 +168,8 @@ def fit(
     config = {} if run is None else run_config(vae, dataset, objective, settings)
     with open_run(run, config) as directory, _signals(directory is not None) as pending:
         trainer = _Trainer(vae.to(place), dataset.to(place), objective, settings, directory, save_every, pending)
-        with _Reporter(progress, settings.epochs) as reporter:
-            return trainer.run(reporter)
+        with Progress(settings.epochs, "epoch", enabled=progress) as bar:
+            return trainer.run(bar)
 
 
 def run_config(vae: Any, dataset: Dataset, objective: Any, settings: Settings) -> dict[str, Any]:
@@ -229,17 +229,18 @@ class _Trainer:
             "best_epoch": 0,
             "waited": 0,
             "last_loss": None,
+            "data": self._fingerprint() if run is not None else None,
         }
         self.sums: dict[str, float] = {}
         self.before, self.started, self.saved_at = 0.0, time.monotonic(), time.monotonic()
 
-    def run(self, reporter: "_Reporter") -> History:
+    def run(self, bar: Progress) -> History:
         """Train from the checkpoint, or from the start, to the end."""
         self._start()
         with pyro.validation_enabled(False), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Encountered NaN")  # Pyro's; ours is an error, with the site
             while not self._finished():
-                self._epoch(reporter)
+                self._epoch(bar)
         self._save()
         if self.best:
             self.vae.load_state_dict(self.best)
@@ -250,7 +251,7 @@ class _Trainer:
 
     # ---- the loop
 
-    def _epoch(self, reporter: "_Reporter") -> None:
+    def _epoch(self, bar: Progress) -> None:
         self.vae.train()
         epoch = self.progress["epoch"]
         with seeded(self.settings.seed, "order", epoch):
@@ -261,11 +262,11 @@ class _Trainer:
             self._step(x, epoch, step)
             if step % self.settings.log_every == 0:
                 self._probe(x, epoch, step)
-                reporter.step(epoch, step, self.steps, self._train_means())
+                bar.show(round(epoch + (step + 1) / self.steps, 2), _means_text(self._train_means()))
             self.progress["step"] = step + 1
             self._tick()
         self._close_epoch(epoch)
-        reporter.epoch(self.rows[-1])
+        bar.show(epoch + 1, _row_text(self.rows[-1]), now=epoch == 0 or self._finished())
 
     def _step(self, x: Tensor, epoch: int, step: int) -> None:
         for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
@@ -363,6 +364,10 @@ class _Trainer:
         self._preflight()
         self._save()
 
+    def _fingerprint(self) -> str:
+        """Of the training data, so that a run is not resumed on others."""
+        return hashlib.sha256(self.data.train.cpu().contiguous().numpy().tobytes()).hexdigest()
+
     def _preflight(self) -> None:
         """One loss under Pyro's full validation, so that a wrong shape or plate is told before training without it."""
         x = self.data.visit(torch.arange(min(len(self.data.train), self.settings.batch_size)), self.settings.seed, 0, 0)
@@ -376,8 +381,10 @@ class _Trainer:
 
     def _restore(self, state: State) -> None:
         device = next(self.vae.parameters()).device
-        self.vae.load_state_dict(state.weights)
         progress = dict(state.progress)
+        if progress["data"] != self.progress["data"]:
+            raise CheckpointError("the run was trained on other data: give it the same, or use another run directory")
+        self.vae.load_state_dict(state.weights)
         restore_optimizer(self.optimizer, state.optimizer, progress.pop("optimizer"))
         self.sums, self.before = progress.pop("sums"), progress.pop("seconds")
         self.progress, self.rows = progress, state.rows
@@ -473,42 +480,11 @@ def _signals(active: bool) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-class _Reporter:
-    """Progress on standard error: a bar on a terminal, otherwise a line at most every ten seconds."""
-
-    def __init__(self, enabled: bool, epochs: int) -> None:
-        self.enabled, self.epochs, self.last = enabled, epochs, time.monotonic()
-        self.terminal = enabled and sys.stderr.isatty()
-        self.bar = tqdm(total=epochs, unit="epoch", disable=not self.terminal, dynamic_ncols=True)
-
-    def __enter__(self) -> "_Reporter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def step(self, epoch: int, step: int, steps: int, means: Mapping[str, float]) -> None:
-        """A measurement inside an epoch."""
-        if self.terminal:
-            self.bar.set_postfix_str(_means_text(means))
-            self.bar.n = round(epoch + (step + 1) / steps, 2)
-        elif self.enabled and time.monotonic() - self.last > 10:
-            self._line(f"epoch {epoch + 1}/{self.epochs} step {step + 1}/{steps}  {_means_text(means)}")
-
-    def epoch(self, row: Mapping[str, Any]) -> None:
-        """The end of an epoch."""
-        if self.terminal:
-            self.bar.n = row["epoch"]
-            self.bar.refresh()
-        elif self.enabled and (time.monotonic() - self.last > 10 or row["epoch"] in (1, self.epochs)):
-            means = {name: row[f"train_{name}"] for name in ("elbo", "reconstruction", "kl")}
-            valid = f"  valid elbo {row['valid_elbo']:.2f}" if "valid_elbo" in row else ""
-            self._line(f"epoch {row['epoch']}/{self.epochs}  {_means_text(means)}{valid}  {row['seconds']:.0f} s")
-
-    def _line(self, text: str) -> None:
-        self.last = time.monotonic()
-        print(text, file=sys.stderr, flush=True)
-
-
 def _means_text(means: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.2f}" for name, value in means.items())
+
+
+def _row_text(row: Mapping[str, Any]) -> str:
+    means = {name: row[f"train_{name}"] for name in ("elbo", "reconstruction", "kl")}
+    valid = f"  valid elbo {row['valid_elbo']:.2f}" if "valid_elbo" in row else ""
+    return f"{_means_text(means)}{valid}  {row['seconds']:.0f} s"

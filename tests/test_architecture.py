@@ -12,7 +12,7 @@ import pyro_vae
 
 PACKAGE = Path(pyro_vae.__file__).parent
 ROWS = [
-    ["errors", "seeding", "shapes"],
+    ["errors", "seeding", "shapes", "progress"],
     ["networks", "schedules", "data"],
     ["priors", "likelihoods", "guides", "importance"],
     ["vae", "objectives"],

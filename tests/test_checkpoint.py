@@ -38,7 +38,6 @@ from pyro_vae.evidence import log_marginal
 from pyro_vae.likelihoods import Bernoulli, Normal
 from pyro_vae.networks import MLP
 from pyro_vae.objectives import ELBO
-from pyro_vae.priors import StandardNormal
 from pyro_vae.schedules import Cosine, Cyclical, Linear
 from pyro_vae.seeding import seeded
 from pyro_vae.training import fit
@@ -169,7 +168,13 @@ class TestDescriptions:
         for part in (Local, partial(Local, hidden=(3,)), main, Outer.Inner):
             with pytest.raises(UsageError, match=r"can't save .*: define it in a module that can be imported"):
                 describe(part)
-        for value in (lambda shapes: Bernoulli(shapes), partial(MLP, (8, 8)), partial(make, 3), torch.ones(2), object()):
+        for value in (
+            lambda shapes: Bernoulli(shapes),
+            partial(MLP, (8, 8)),
+            partial(make, 3),
+            torch.ones(2),
+            object(),
+        ):
             with pytest.raises(UsageError, match=r"can't save .*: a run directory holds class paths and keywords"):
                 describe(value)
 
@@ -207,7 +212,9 @@ class TestTrust:
         """A run that names a class of a module whose import leaves a trace."""
         folder = tmp_path / "path"
         folder.mkdir()
-        source = "from pathlib import Path\nfrom pyro_vae.networks import MLP\nPath(__file__).with_name('trace').touch()\n"
+        source = (
+            "from pathlib import Path\nfrom pyro_vae.networks import MLP\nPath(__file__).with_name('trace').touch()\n"
+        )
         (folder / "foreign.py").write_text(source + "class Net(MLP): pass\n")
         monkeypatch.syspath_prepend(folder)
         text = (run / "config.yaml").read_text()
@@ -217,7 +224,9 @@ class TestTrust:
     def test_refused_before_import(self, foreign):
         run, trace = foreign
         for trust in ([], ["foreig"], ["foreign.Net"], ["foreigner"]):
-            with pytest.raises(CheckpointError, match=r"refused to import 'foreign\.Net'.*trust=\['foreign'\].*--trust foreign"):
+            with pytest.raises(
+                CheckpointError, match=r"refused to import 'foreign\.Net'.*trust=\['foreign'\].*--trust foreign"
+            ):
                 load(run, trust=trust)
         assert not trace.exists() and "foreign" not in sys.modules
 
@@ -226,12 +235,16 @@ class TestTrust:
         vae = load(run, trust=["foreign"])
         assert trace.exists() and type(vae.encoder).__name__ == "Net"
 
-    @pytest.mark.parametrize("path", ["os.system", "pyro_vae_.Net", "pyro_vae", "Net", "", ".pyro_vae.Net", None, 3, ["x"]])
+    @pytest.mark.parametrize(
+        "path", ["os.system", "pyro_vae_.Net", "pyro_vae", "Net", "", ".pyro_vae.Net", None, 3, ["x"]]
+    )
     def test_names_that_are_not_ours(self, path):
         with pytest.raises(CheckpointError, match="refused to import"):
             resolve({"class_path": path}, ["pyro_vae"])
 
-    @pytest.mark.parametrize("path", ["pyro_vae.nowhere.Net", "pyro_vae.networks.Nwt", "pyro_vae..Net", "pyro_vae.networks."])
+    @pytest.mark.parametrize(
+        "path", ["pyro_vae.nowhere.Net", "pyro_vae.networks.Nwt", "pyro_vae..Net", "pyro_vae.networks."]
+    )
     def test_not_found(self, path):
         with pytest.raises(CheckpointError, match="can't find"):
             resolve({"class_path": path}, ["pyro_vae"])
@@ -240,7 +253,9 @@ class TestTrust:
         with pytest.raises(CheckpointError, match=r"'pyro_vae\.seeding\.derive_seed' is not a class"):
             resolve({"class_path": "pyro_vae.seeding.derive_seed"}, ["pyro_vae"])
 
-    @pytest.mark.parametrize("prior", [{"class_path": "pyro_vae.errors.UsageError"}, {"class_path": "pyro_vae.schedules.Cosine"}, 3])
+    @pytest.mark.parametrize(
+        "prior", [{"class_path": "pyro_vae.errors.UsageError"}, {"class_path": "pyro_vae.schedules.Cosine"}, 3]
+    )
     def test_not_a_module(self, prior):
         with pytest.raises(CheckpointError, match=r"vae\.prior must be a module class"):
             build_vae({"event_shape": [4], "prior": prior})
@@ -294,7 +309,7 @@ WEIGHTS = {
     "truncated": (lambda run: os.truncate(weights_file(run), 100), "is damaged: its sha256"),
     "empty": (lambda run: os.truncate(weights_file(run), 0), "is damaged: its sha256"),
     "missing": (lambda run: weights_file(run).unlink(), "the weights named by manifest.json can't be read"),
-    "not safetensors": (forged, "damaged"),
+    "not safetensors": (forged, "is damaged"),
     "outside": (outside, "can't be read"),
 }
 MANIFEST = {
@@ -306,15 +321,20 @@ MANIFEST = {
     "too deep": (overwrite("manifest.json", b"[" * 100_000), "manifest.json is damaged"),
     "another format": (edit("manifest.json", lambda m: m.update(format=99)), "has format 99, this version reads 1"),
     "no format": (edit("manifest.json", lambda m: m.pop("format")), "manifest.json is damaged"),
-    "no files": (edit("manifest.json", lambda m: m.pop("files")), "damaged"),
-    "files a list": (edit("manifest.json", lambda m: m.update(files=[])), "damaged"),
-    "no weights": (edit("manifest.json", lambda m: m["files"].pop("weights")), "damaged"),
-    "no hash": (edit("manifest.json", lambda m: m["files"]["weights"].pop("sha256")), "damaged"),
-    "no rows": (edit("manifest.json", lambda m: m.pop("rows")), "damaged"),
-    "rows a word": (edit("manifest.json", lambda m: m.update(rows="x")), "damaged"),
-    "no progress": (edit("manifest.json", lambda m: m.pop("progress")), "damaged"),
-    "half a progress": (edit("manifest.json", lambda m: m["progress"].pop("waited")), "damaged"),
-    "name a number": (entry(name=3), "damaged"),
+    "no files": (edit("manifest.json", lambda m: m.pop("files")), "manifest.json is damaged"),
+    "files a list": (edit("manifest.json", lambda m: m.update(files=[])), "manifest.json is damaged"),
+    "no weights": (
+        edit("manifest.json", lambda m: m["files"].pop("weights")),
+        "the weights named by manifest.json can't be read",
+    ),
+    "no hash": (
+        edit("manifest.json", lambda m: m["files"]["weights"].pop("sha256")),
+        "the weights named by manifest.json can't be read",
+    ),
+    "no rows": (edit("manifest.json", lambda m: m.pop("rows")), "manifest.json is damaged"),
+    "rows a word": (edit("manifest.json", lambda m: m.update(rows="x")), "manifest.json is damaged"),
+    "no progress": (edit("manifest.json", lambda m: m.pop("progress")), "manifest.json is damaged"),
+    "name a number": (entry(name=3), "the weights named by manifest.json can't be read"),
     "name with NUL": (entry(name="a\0b"), "can't be read"),
     "name a folder": (entry(name=".."), "can't be read"),
     "name empty": (entry(name=""), "can't be read"),
@@ -329,7 +349,7 @@ CONFIG = {
     "no date": (overwrite("config.yaml", b"data: 2001-99-99"), "config.yaml can't be read"),
     "no number": (overwrite("config.yaml", b"data: !!int x"), "config.yaml can't be read"),
     "no truth": (overwrite("config.yaml", b"data: !!bool x"), "config.yaml can't be read"),
-    "too deep": (overwrite("config.yaml", b"[" * 20_000), "config.yaml can't be read"),
+    "too deep": (overwrite("config.yaml", b"[" * 5000), "config.yaml can't be read"),
 }
 VAE_OF_CONFIG = {
     "missing": (lambda config: config.pop("vae"), "can't build the VAE"),
@@ -349,7 +369,9 @@ VAE_OF_CONFIG = {
         "Linear",
     ),
     "a value that refuses": (
-        lambda config: config["vae"].update(prior={"class_path": "pyro_vae.schedules.Linear", "init_args": {"epochs": -1}}),
+        lambda config: config["vae"].update(
+            prior={"class_path": "pyro_vae.schedules.Linear", "init_args": {"epochs": -1}}
+        ),
         "length",
     ),
 }
@@ -436,7 +458,9 @@ class TestLoad:
         with pytest.raises(CheckpointError, match=message):
             load(run)
 
-    @pytest.mark.parametrize("content", [None, b"epoch,step\n1\n", b"epoch\n1,2\n", b"epoch\nx\n", b"epoch\n1\0\n", b"\xff", b""])
+    @pytest.mark.parametrize(
+        "content", [None, b"epoch,step\n1\n", b"epoch\n1,2\n", b"epoch\nx\n", b"epoch\n1\0\n", b"\xff", b""]
+    )
     def test_damaged_metrics(self, run, content):
         (run / "metrics.csv").unlink() if content is None else (run / "metrics.csv").write_bytes(content)
         with pytest.raises(CheckpointError, match=r"metrics\.csv"):
@@ -446,15 +470,15 @@ class TestLoad:
 def state(step, **tensors):
     """A small state, another for each step."""
     values = {kind: {"a": torch.full((3,), float(step)), **tensors} for kind in KINDS}
-    progress = {
-        **{"epoch": step, "step": 0, "best_elbo": -1.5 * step, "best_epoch": 1, "waited": 0, "last_loss": None},
-        **{"optimizer": {}, "sums": {}, "seconds": 0.1},
-    }
+    progress = {"epoch": step, "step": 0, "best_elbo": -1.5 * step, "best_epoch": 1, "optimizer": {}}
     return State(**values, progress=progress, rows=[{"epoch": i, "loss": 0.1 * i} for i in range(1, step + 1)])
 
 
 def equal(a, b):
-    return all(same(getattr(a, kind), getattr(b, kind)) for kind in KINDS) and (a.progress, a.rows) == (b.progress, b.rows)
+    return all(same(getattr(a, kind), getattr(b, kind)) for kind in KINDS) and (a.progress, a.rows) == (
+        b.progress,
+        b.rows,
+    )
 
 
 def restored(path):
@@ -492,9 +516,16 @@ class TestSave:
     def test_round_trip(self, tmp_path):
         with open_run(tmp_path / "run", {"epochs": 9}) as run:
             assert run.restore() is None
-        odd = {"scalar": torch.tensor(2.5), "long": torch.arange(3), "none": torch.zeros(0, 4), "half": torch.ones(2).half()}
+        odd = {
+            "scalar": torch.tensor(2.5),
+            "long": torch.arange(3),
+            "none": torch.zeros(0, 4),
+            "half": torch.ones(2).half(),
+        }
         save(tmp_path / "run", state(1, **odd, strided=torch.arange(6.0).reshape(2, 3).T))
-        assert equal(restore(tmp_path / "run"), state(1, **odd, strided=torch.tensor([[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]])))
+        assert equal(
+            restore(tmp_path / "run"), state(1, **odd, strided=torch.tensor([[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]))
+        )
 
     def test_only_the_latest_is_kept(self, tmp_path):
         save(tmp_path, *map(state, range(1, 4)))
@@ -548,7 +579,13 @@ class TestSave:
     def test_what_others_put_there_stays(self, run):
         names = [
             *("notes.txt", "evidence-test.npz", "foo.safetensors", "weights.safetensors", "weights-backup.safetensors"),
-            *("best-of-all.safetensors", "optimizer-1.safetensors", ".hidden.tmp", ".evidence-test.npz.tmp", "pictures/a.png"),
+            *(
+                "best-of-all.safetensors",
+                "optimizer-1.safetensors",
+                ".hidden.tmp",
+                ".evidence-test.npz.tmp",
+                "pictures/a.png",
+            ),
         ]
         (run / "pictures").mkdir()
         for name in names:
@@ -650,14 +687,14 @@ class TestOptimizers:
 
 # ---- processes that die ----------------------------------------------------------------------------------------------
 
-EPOCHS, STEPS, KILLS = 80, 14, 10
+EPOCHS, STEPS, KILLS = 60, 14, 10
 
 
 @pytest.fixture(scope="module")
 def spawn():
-    """Start a process that has torch imported already, which makes ten restarts cheap."""
+    """Start a process that has all of torch imported already, which makes ten restarts cheap."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pyro_vae.training"])
+    context.set_forkserver_preload(["pyro_vae.training", "torch._dynamo"])  # the latter is what an optimizer imports
     children = []
 
     def start(target, *args):
@@ -712,7 +749,9 @@ class TestDeath:
         path = tmp_path / "run"
         holder = spawn(hold, path)
         wait_for((path / "held").exists, holder)
-        with pytest.raises(CheckpointError, match="is in use by another process: wait for it, or use another directory"):
+        with pytest.raises(
+            CheckpointError, match="is in use by another process: wait for it, or use another directory"
+        ):
             Run(path, {"epochs": 9})
         holder.kill()
         holder.join()

@@ -12,7 +12,7 @@ import torch
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 
 from pyro_vae.data import Dataset, load_data
-from pyro_vae.errors import DataError, NumericalError, Stopped, UsageError
+from pyro_vae.errors import CheckpointError, DataError, NumericalError, Stopped, UsageError
 from pyro_vae.guides import DiagonalNormal
 from pyro_vae.likelihoods import Normal
 from pyro_vae.networks import MLP
@@ -344,6 +344,11 @@ class TestResume:
         assert torch.equal(weights(vae), expected)
         without_time = [{k: v for k, v in row.items() if k != "seconds"} for row in history.rows]
         assert without_time == [{k: v for k, v in row.items() if k != "seconds"} for row in reference.rows]
+
+    def test_other_data_are_refused(self, tmp_path):
+        fit(make(), binary(40), epochs=1, run=tmp_path / "run", progress=False)
+        with pytest.raises(CheckpointError, match="trained on other data"):
+            fit(make(), binary(41), epochs=1, run=tmp_path / "run", progress=False)
 
     def test_a_finished_run_is_not_trained_again(self, tmp_path):
         vae, data = make(), load_data("digits", binarize="dynamic")

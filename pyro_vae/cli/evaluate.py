@@ -1,11 +1,10 @@
 """`pyro-vae evaluate`: log p(x) of a split, with its errors and its health."""
 
 import json
-import sys
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from tqdm import tqdm
+from torch import Tensor
 
 from pyro_vae.checkpoint import write_arrays, write_atomic
 from pyro_vae.cli.parsing import make_parser, parse
@@ -16,6 +15,7 @@ from pyro_vae.data import Dataset
 from pyro_vae.diagnostics import latent_statistics
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import Evidence, log_marginal
+from pyro_vae.progress import Progress
 
 
 def run(argv: list[str]) -> int:
@@ -26,16 +26,7 @@ def run(argv: list[str]) -> int:
     saved = open_saved(options)
     data, x = load_split(saved, options)
     x = x[: options.num_data]
-    with tqdm(total=len(x), unit="datum", desc=f"K = {options.num_particles}", disable=not sys.stderr.isatty()) as bar:
-        evidence = log_marginal(
-            saved.vae.model,
-            saved.vae.guide,
-            x,
-            num_particles=options.num_particles,
-            seed=options.seed,
-            max_rows=options.max_rows,
-            progress=bar.update,
-        )
+    evidence = _estimate(saved, x, options)
     result = _result(saved, data, options, evidence)
     if len(x) > 1:
         latent = latent_statistics(saved.vae, x)
@@ -43,6 +34,20 @@ def run(argv: list[str]) -> int:
     _save(saved, options.split, evidence, result)
     print_result(result if options.json else _readable(result), as_json=options.json)
     return 0
+
+
+def _estimate(saved: SavedRun, x: Tensor, options: Namespace) -> Evidence:
+    """Estimate log p(x) of all of `x`, with progress."""
+    with Progress(len(x), "datum", enabled=not options.quiet) as bar:
+        return log_marginal(
+            saved.vae.model,
+            saved.vae.guide,
+            x,
+            num_particles=options.num_particles,
+            seed=options.seed,
+            max_rows=options.max_rows,
+            progress=lambda done: bar.show(done, f"K = {options.num_particles}"),
+        )
 
 
 def _parser() -> ArgumentParser:
@@ -53,6 +58,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--num_data", type=int | None, default=None, help="only the first so many data")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     parser.add_argument("--max_rows", type=int, default=4096, help="(datum, draw) pairs in one run of the decoder")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
     return parser
 
 

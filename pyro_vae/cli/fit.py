@@ -16,6 +16,8 @@ from pyro_vae.cli.parsing import add_common, allow_own_modules, make_parser, par
 from pyro_vae.cli.pictures import save_pictures
 from pyro_vae.cli.tables import print_result
 from pyro_vae.data import Dataset, load_data
+from pyro_vae.likelihoods import Likelihood
+from pyro_vae.networks import Network
 from pyro_vae.objectives import Objective
 from pyro_vae.schedules import Schedule
 from pyro_vae.seeding import seeded
@@ -120,7 +122,10 @@ def _add_training(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--patience", type=int | None, default=None, help="epochs without a better validation bound")
     parser.add_argument(
-        "--start_at_mean", type=bool, default=True, help="output bias of the decoder from the training means"
+        "--start_at_mean",
+        type=bool | Literal["auto"],
+        default="auto",
+        help="output bias of the decoder from the training means; auto: if its class and the likelihood's know how",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and noise")
     parser.add_argument("--log_every", type=int, default=50, help="steps between measurements of the bound")
@@ -159,7 +164,18 @@ def _build(options: Namespace, data: Dataset) -> tuple[VAE, Objective, Settings]
         for name in ("objective", "lr_schedule", "optimizer")
     }
     objective = values.pop("objective")
-    return vae, objective, Settings(**values, **{name: options[name] for name in _SETTINGS})
+    values |= {name: options[name] for name in _SETTINGS}
+    if options.start_at_mean == "auto":
+        values["start_at_mean"] = _can_start_at_mean(vae)
+    return vae, objective, Settings(**values)
+
+
+def _can_start_at_mean(vae: VAE) -> bool:
+    likelihood, decoder = type(vae.likelihood), type(vae.decoder)
+    return (
+        likelihood.initial_params is not Likelihood.initial_params
+        and decoder.set_output_bias is not Network.set_output_bias
+    )
 
 
 def _named(options: Any) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ class SavedRun:
 def add_run(parser: ArgumentParser) -> None:
     """The options of every command that reads a run."""
     parser.add_argument("run", type=str, help="the run directory")
-    parser.add_argument("--trust", type=list[str], default=[], nargs="*", help="modules whose classes may be built")
+    parser.add_argument("--trust", type=str, default=[], action="append", help="a module whose classes may be built")
     add_common(parser)
 
 
