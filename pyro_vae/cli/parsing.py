@@ -31,6 +31,7 @@ _BASES: dict[str, type] = {
     "optimizer": torch.optim.Optimizer,
 }
 """The base class behind each option that takes a class."""
+_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "tuple": "a list"}
 
 
 def make_parser(command: str, description: str) -> ArgumentParser:
@@ -74,10 +75,12 @@ def explain(message: str, parser: ArgumentParser) -> str:
     keys = re.findall(r'[Pp]arser key "([\w.]+)"', message)
     base = _BASES.get(keys[-1]) if keys else None
     if base and (match := re.search(r"Option '(\w+)' is not accepted", message)):
-        return _unknown_option(keys[0], base, match[1], message)
+        return _unknown_option(".".join(keys), base, match[1], message)
     if base and (match := re.search(r"Expected a dot import path string: (\S+)", message)):
         names = [cls.__name__ for cls in known_classes(base)]
         return f"{'.'.join(keys)}: unknown class {match[1]!r}{_suggest(match[1], names)}"
+    if keys and (match := re.search(r"typing\.Literal\[(.*?)\]", message)):
+        return _unknown_value(".".join(keys), re.findall(r"'(\w+)'", match[1]), message)
     return _plain(message)
 
 
@@ -88,13 +91,20 @@ def known_classes(base: type) -> list[type]:
 
 
 def _unknown_option(key: str, base: type, option: str, message: str) -> str:
-    path = re.search(r"class_path='([\w.]+)'|class_path '([\w.]+)'", message)
-    name = (path[1] or path[2]).rpartition(".")[2] if path else ""
+    paths = re.findall(r"class_path[= ]'([\w.]+)'", message)
+    name = paths[-1].rpartition(".")[2] if paths else ""
     cls = next((c for c in known_classes(base) if c.__name__ == name), None)
     accepted = (
         [p for p in signature(cls).parameters if p not in ("shapes", "in_shape", "out_shape", "params")] if cls else []
     )
     return f"{key}: {name or 'the class'} has no option {option!r}{_suggest(option, accepted)}"
+
+
+def _unknown_value(key: str, values: list[str], message: str) -> str:
+    value = re.search(r"(?:Got|Given) value: (.*?)(?:\. Got value|$)", message, re.MULTILINE)
+    came = value[1] if value else ""
+    others = [_WORDS[name] for name in re.findall(r"- Expected a <class '(\w+)'>", message) if name in _WORDS]
+    return f"{key}: unknown value {came!r}{_suggest(came, [*values, *others])}"
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:
@@ -108,4 +118,4 @@ def _plain(message: str) -> str:
     message = re.sub(r"Type collections\.abc\.Callable\[.*?\] expects a function or a callable class: ", "", message)
     message = re.sub(r"\.? Got value: Namespace\(.*\)$", "", message)
     message = re.sub(r'Parser key "([\w.]+)":', r"\1:", message)
-    return re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", message).replace("<class 'int'>", "whole number")
+    return re.sub(r"a <class '(\w+)'>", lambda match: _WORDS.get(match[1], match[0]), message)
