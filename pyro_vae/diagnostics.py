@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import pyro
 import torch
 from torch import Tensor
 
@@ -75,7 +74,7 @@ def latent_statistics(vae: VAE, x: Tensor, batch: int = 1000) -> LatentStatistic
     """
     _check(vae, x, batch)
     spread, kl = _Spread(vae.shapes.latent), torch.zeros(vae.shapes.latent, dtype=torch.float64)
-    with torch.no_grad(), evaluation_mode(vae), pyro.validation_enabled(False):
+    with evaluation_mode(vae):
         prior = _moments(vae.prior(vae.encode), "the prior p(z)")
         for mean, stddev in _posterior_moments(vae, x, batch):
             spread.add(mean)

@@ -7,7 +7,6 @@ from math import ceil, log, log10
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
 from torch import Tensor
 
@@ -152,7 +151,7 @@ def log_marginal(
             f"need num_particles >= 1, max_rows >= 1 and data, got {num_particles}, {max_rows} and {len(x)} data"
         )
     blocks = []
-    with torch.no_grad(), evaluation_mode(model, guide), pyro.validation_enabled(False):
+    with evaluation_mode(model, guide):
         for start in range(0, len(x), _TILE_DATA):
             data = tuple(a[start : start + _TILE_DATA] for a in (x, *args))
             block = _Block(num_particles)
@@ -210,7 +209,7 @@ def bound(
         A `Bound`, in double precision on the CPU.
     """
     terms = []
-    with torch.no_grad(), evaluation_mode(model, guide), pyro.validation_enabled(False):
+    with evaluation_mode(model, guide):
         for start in range(0, len(x), batch):
             data = tuple(a[start : start + batch] for a in (x, *args))
             with seeded(seed, "bound", start):

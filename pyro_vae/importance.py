@@ -127,14 +127,22 @@ def weigh(
 
 @contextmanager
 def evaluation_mode(*programs: Program) -> Iterator[None]:
-    """Put the modules behind `programs` in evaluation mode (dropout off, norms fixed) and restore them on exit."""
+    """Evaluate `programs`: no gradients, Pyro's validation off, the modules behind them in evaluation mode.
+
+    Dropout is off and norms are fixed inside; every switch and every module's mode is restored on exit. Validation is
+    off so that an overflow reaches our own message, not torch's on an argument's constraint.
+
+    Args:
+        *programs: modules, or their bound methods; other callables are left as they are.
+    """
     owners = [getattr(program, "__self__", program) for program in programs]
     modules = [module for owner in owners if isinstance(owner, nn.Module) for module in owner.modules()]
     training = [(module, module.training) for module in modules]
     try:
         for module in modules:
             module.training = False
-        yield
+        with torch.no_grad(), pyro.validation_enabled(False):
+            yield
     finally:
         for module, mode in training:
             module.training = mode

@@ -1,11 +1,8 @@
 """What a trained VAE is for: drawing data, reconstructing data, and looking over its latent space."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 
-import pyro
 import torch
 from torch import Tensor
 
@@ -60,7 +57,7 @@ def sample(vae: VAE, num: int, seed: int = 0) -> Generated:
     if num < 1:
         raise UsageError(f"num must be at least 1, got {num}")
     tiles = []
-    with _evaluating(vae):
+    with evaluation_mode(vae):
         prior = vae.prior(vae.encode)
         for start in range(0, num, _TILE):
             with seeded(seed, "sample", start):
@@ -100,7 +97,7 @@ def reconstruct(vae: VAE, x: Tensor, mask: Tensor | None = None, num_particles: 
     """
     _check(vae, x, num_particles)
     observed = None if mask is None else _fitted(mask, x)
-    with _evaluating(vae):
+    with evaluation_mode(vae):
         starts = range(0, len(x), _TILE)
         return torch.cat([_reconstruct_tile(vae, x, observed, start, num_particles, seed).cpu() for start in starts])
 
@@ -140,16 +137,9 @@ def manifold(vae: VAE, side: int = 20, margin: float = 0.05) -> Tensor:
     quantiles = torch.special.ndtri(torch.linspace(margin, 1 - margin, side, dtype=torch.float64))
     second, first = torch.meshgrid(quantiles.flip(0), quantiles, indexing="ij")
     z = torch.stack([first, second], -1).reshape(-1, 2).to(next(vae.parameters()))
-    with _evaluating(vae):
+    with evaluation_mode(vae):
         means = torch.cat([_mean(vae.decode(tile)).cpu() for tile in z.split(_TILE)])
     return means.reshape(side, side, *vae.shapes.event)
-
-
-@contextmanager
-def _evaluating(vae: VAE) -> Iterator[None]:
-    # Without validation a decoder that overflows reaches our own message, not torch's on an argument's constraint.
-    with torch.no_grad(), evaluation_mode(vae), pyro.validation_enabled(False):
-        yield
 
 
 def _check(vae: VAE, x: Tensor, num_particles: int) -> None:

@@ -178,6 +178,11 @@ def run_config(vae: Any, dataset: Dataset, objective: Any, settings: Settings) -
         raise UsageError(
             f"can't save a {type(vae).__name__} to a run directory: only a VAE knows how to describe itself"
         )
+    if not isinstance(objective, Objective):
+        raise UsageError(
+            f"can't save a {type(objective).__name__} to a run directory: pass an objective of pyro_vae.objectives "
+            "(ELBO() is Trace_ELBO(), ELBO(analytic_kl=True) is TraceMeanField_ELBO()), or train without a run directory"
+        )
     return {
         **dataset.origin,
         "vae": {name: describe(value) for name, value in vae.arguments.items()},

@@ -6,16 +6,17 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from torch import nn
 from torch.distributions import kl_divergence
 
 from pyro_vae.diagnostics import LatentStatistics, latent_statistics
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.guides import DiagonalNormal, FullNormal, Guide
 from pyro_vae.likelihoods import Normal
-from pyro_vae.networks import MLP, Network
+from pyro_vae.networks import MLP
 from pyro_vae.priors import Prior
 from pyro_vae.vae import VAE
+
+from .networks import Dropping
 
 
 class ShiftedNormal(Prior):
@@ -36,15 +37,6 @@ class WithoutMoments(Guide):
     def distribution(self, params):
         normal = dist.Normal(params, torch.ones_like(params)).to_event(1)
         return dist.TransformedDistribution(normal, [dist.transforms.TanhTransform()])
-
-
-class Dropping(Network):
-    def __init__(self, in_shape, out_shape):
-        super().__init__(in_shape, out_shape)
-        self.inner, self.dropout = MLP(in_shape, out_shape, hidden=(8,)), nn.Dropout(0.5)
-
-    def forward(self, x):
-        return self.dropout(self.inner(x))
 
 
 def make(guide=DiagonalNormal, seed=0, **parts) -> VAE:

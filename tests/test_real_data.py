@@ -1,4 +1,4 @@
-"""The main job on real data: quick checks against known figures, and the published protocol behind the `slow` marker."""
+"""The main job on real data: quick checks against known figures, and published protocols behind the `slow` marker."""
 
 import json
 from functools import partial

@@ -7,28 +7,20 @@ import pyro.distributions as dist
 import pytest
 import torch
 from scipy import stats
-from torch import nn
 
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.likelihoods import Bernoulli, Likelihood, Normal
-from pyro_vae.networks import MLP, Network
+from pyro_vae.networks import MLP
 from pyro_vae.tasks import manifold, reconstruct, sample
 from pyro_vae.vae import VAE
+
+from .networks import Dropping
 
 
 class WithoutMean(Likelihood):
     def distribution(self, *params):
         normal = dist.Normal(params[0], torch.ones_like(params[0]))
         return dist.TransformedDistribution(normal, [dist.transforms.TanhTransform()])
-
-
-class Dropping(Network):
-    def __init__(self, in_shape, out_shape):
-        super().__init__(in_shape, out_shape)
-        self.inner, self.dropout = MLP(in_shape, out_shape, hidden=(8,)), nn.Dropout(0.5)
-
-    def forward(self, x):
-        return self.dropout(self.inner(x))
 
 
 @pytest.fixture

@@ -203,6 +203,7 @@ def _summary(history: History, data: Dataset, run: str, pictures: list[Path]) ->
         "stopped_early": history.stopped_early,
         "device": history.device,
         "seconds": history.rows[-1]["seconds"],
+        "units": "nats per datum; train: batches under way, now and then; valid: one draw for each datum",
         **kept,
         "pictures": [str(path) for path in pictures],
     }
