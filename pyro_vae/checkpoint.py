@@ -30,6 +30,7 @@ import yaml
 from torch import Tensor, nn
 
 from pyro_vae.errors import CheckpointError, PyroVaeError, UsageError
+from pyro_vae.seeding import seeded
 from pyro_vae.vae import VAE
 
 FORMAT = 1
@@ -118,6 +119,8 @@ def import_class(path: Any, trust: Sequence[str]) -> type:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise CheckpointError(f"can't find {path!r}: {error}; is its folder on the Python path?") from error
+    except Exception as error:  # a user's module can fail in any way
+        raise CheckpointError(f"can't import {path!r}: {type(error).__name__}: {error}") from error
     if not isinstance(found, type):
         raise CheckpointError(f"{path!r} is not a class")
     return found
@@ -267,19 +270,29 @@ def load(path: str | Path, *, trust: Sequence[str] = (), device: str = "cpu", wh
     """
     if which not in ("best", "last"):
         raise UsageError(f"expected which to be 'best' or 'last', got {which!r}")
-    config, manifest = read_config(Path(path)), read_manifest(Path(path))
+    config = read_config(Path(path))
     try:
-        vae = build_vae(config.get("vae", {}), trust)
+        with seeded(0, "load"):  # weights that are thrown away must not move the caller's generator
+            vae = build_vae(config.get("vae", {}), trust)
     except UsageError as error:
         raise CheckpointError(f"{path}/config.yaml describes no VAE: {error}") from error
-    weights = (_read_tensors(Path(path), manifest, "best") if which == "best" else {}) or _read_tensors(
-        Path(path), manifest, "weights"
-    )
     try:
-        vae.load_state_dict(weights)
+        vae.load_state_dict(_read_weights(Path(path), which))
     except RuntimeError as error:
         raise CheckpointError(f"{path}: the weights do not fit the VAE of config.yaml: {error}") from error
     return vae.to(device).eval()
+
+
+def _read_weights(path: Path, which: str) -> dict[str, Tensor]:
+    """The weights that the manifest names; read again if a training has just replaced them."""
+    manifest = read_manifest(path)
+    try:
+        best = _read_tensors(path, manifest, "best") if which == "best" else {}
+        return best or _read_tensors(path, manifest, "weights")
+    except CheckpointError:
+        if read_manifest(path) == manifest:
+            raise
+        return _read_weights(path, which)
 
 
 def build_vae(description: Mapping[str, Any], trust: Sequence[str] = ()) -> VAE:

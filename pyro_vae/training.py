@@ -180,7 +180,7 @@ def run_config(vae: Any, dataset: Dataset, objective: Any, settings: Settings) -
         )
     if not isinstance(objective, Objective):
         raise UsageError(
-            f"can't save a {type(objective).__name__} to a run directory: pass an objective of pyro_vae.objectives "
+            f"can't save a {type(objective).__name__} to a run directory: pass one of pyro_vae.objectives "
             "(ELBO() is Trace_ELBO(), ELBO(analytic_kl=True) is TraceMeanField_ELBO()), or train without a run directory"
         )
     return {
@@ -385,15 +385,24 @@ class _Trainer:
             raise UsageError(f"the first batch fails in the model, the guide or the objective: {error}") from error
 
     def _restore(self, state: State) -> None:
-        device = next(self.vae.parameters()).device
-        progress = dict(state.progress)
-        if progress["data"] != self.progress["data"]:
-            raise CheckpointError("the run was trained on other data: give it the same, or use another run directory")
-        self.vae.load_state_dict(state.weights)
-        restore_optimizer(self.optimizer, state.optimizer, progress.pop("optimizer"))
-        self.sums, self.before = progress.pop("sums"), progress.pop("seconds")
-        self.progress, self.rows = progress, state.rows
+        progress, device = dict(state.progress), next(self.vae.parameters()).device
+        if progress.get("data") != self.progress["data"]:
+            raise CheckpointError(
+                f"{self._path()} was trained on other data: give it the same, or use another directory"
+            )
+        try:
+            self.vae.load_state_dict(state.weights)
+            restore_optimizer(self.optimizer, state.optimizer, progress.pop("optimizer"))
+            self.sums, self.before = progress.pop("sums"), progress.pop("seconds")
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"{self._path()} is damaged: its state does not fit this training: {error}"
+            ) from error
+        self.progress, self.rows = {**self.progress, **progress}, state.rows
         self.best = {name: value.to(device) for name, value in state.best.items()}
+
+    def _path(self) -> Path | None:
+        return None if self.directory is None else self.directory.path
 
     def _save(self) -> None:
         self.saved_at = time.monotonic()

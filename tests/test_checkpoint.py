@@ -627,6 +627,13 @@ class TestSettings:
         assert (path / "config.yaml").read_bytes() == before
         fit(make(), digits(), **settings)  # and the lock is free
 
+    def test_other_data_are_refused(self, tmp_path):
+        """An array has no name to tell it by."""
+        x = digits().test
+        fit(make(), x, epochs=1, run=tmp_path, progress=False)
+        with pytest.raises(CheckpointError, match="trained on other data"):
+            fit(make(), x.flip(0), epochs=1, run=tmp_path, progress=False)
+
     def test_what_may_differ(self, tmp_path):
         """Where it runs and how often it saves are not what it is."""
         settings = {"epochs": 1, "progress": False, "run": tmp_path / "a"}
@@ -717,12 +724,12 @@ def hold(path):
     run.close()
 
 
-def train(path):
+def train(path, save_every):
     """The training that is killed: what changes over time does, and every part of the state matters."""
     torch.set_num_threads(1)
     objective = ELBO(beta=Linear(0, 1, epochs=EPOCHS / 2))
     settings = {"epochs": EPOCHS, "lr_schedule": Cosine(), "log_every": 3, "seed": 3, "start_at_mean": True}
-    fit(make(1), digits(), objective, **settings, run=path, progress=False, save_every=0.02)
+    fit(make(1), digits(), objective, **settings, run=path, progress=False, save_every=save_every)
 
 
 def wait_for(condition, child):
@@ -763,7 +770,7 @@ class TestDeath:
         whole, broken = tmp_path / "whole", tmp_path / "broken"
         rng, stopped_at = random.Random(0), []
         for _ in range(KILLS):
-            child = spawn(train, broken)
+            child = spawn(train, broken, 0.02)
             goal = steps_done(broken) + rng.randint(1, 20)
             wait_for(lambda goal=goal: steps_done(broken) >= goal, child)
             time.sleep(rng.uniform(0, 0.02))
@@ -774,7 +781,7 @@ class TestDeath:
             assert stopped_at[-1] < EPOCHS * STEPS
         assert stopped_at == sorted(set(stopped_at)) and any(step % STEPS for step in stopped_at)
         for path in (broken, whole):
-            child = spawn(train, path)
+            child = spawn(train, path, 10.0)
             child.join()
             assert child.exitcode == 0
         self.compare(whole, broken)

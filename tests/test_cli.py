@@ -168,9 +168,10 @@ class TestFit:
         assert config["optimizer"]["class_path"] == "torch.optim.SGD" and config["optimizer"]["init_args"]["lr"] == 1e-4
 
     def test_options_of_the_parts(self):
-        words = "--vae.guide FullNormal --vae.likelihood Normal --vae.likelihood.scale learned --vae.likelihood.min_scale 0.01"
+        likelihood = "--vae.likelihood Normal --vae.likelihood.scale learned --vae.likelihood.min_scale 0.01"
         schedules = "--objective.beta Linear --objective.beta.epochs 3 --lr_schedule Cosine --lr_schedule.end 0.1"
-        done("fit", FAST, words, schedules, "--optimizer.betas [0.8,0.9] --epochs 1 --run r")
+        others = "--vae.guide FullNormal --optimizer.betas [0.8,0.9] --epochs 1 --run r"
+        done("fit", FAST, likelihood, schedules, others)
         config, vae = read_config(Path("r")), load("r")
         assert vae.likelihood.scale == "learned" and vae.likelihood.min_scale == 0.01
         assert type(vae.posterior).__name__ == "FullNormal" and vae.decoder.hidden[0].out_features == 8

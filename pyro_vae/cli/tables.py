@@ -11,7 +11,8 @@ def print_result(result: Mapping[str, Any], as_json: bool) -> None:
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """Names and values in two columns."""
+    """Names and values in two columns; empty lists left out."""
+    result = {name: value for name, value in result.items() if value != []}
     width = max(map(len, result), default=0)
     return "\n".join(f"{name.replace('_', ' '):<{width}}  {_text(value)}" for name, value in result.items())
 
