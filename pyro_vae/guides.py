@@ -1,6 +1,7 @@
 """Guides q(z|x), the variational families. To add one, subclass `Guide`: `param_shape` and `distribution`."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -54,6 +55,29 @@ class DiagonalNormal(Guide):
         return dist.Normal(loc, log_scale.exp()).to_event(1)
 
 
+class _DenseNormal(dist.MultivariateNormal):
+    """A normal that knows the noise of its last draw.
+
+    log q(z) at a draw z = mu + L eps is a sum over eps. Solving L eps = z - mu for it instead multiplies the rounding
+    of z by the condition of L, which an encoder makes as large as it likes: in single precision the ELBO then has no
+    bound, and training finds that out.
+    """
+
+    _drawn: tuple[Tensor, Tensor] | None = None
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        noise = torch.randn(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
+        value = self.loc + (self.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
+        self._drawn = value, noise
+        return value
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._drawn is None or value is not self._drawn[0]:
+            return super().log_prob(value)
+        log_scale = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return torch.distributions.Normal(0.0, 1.0).log_prob(self._drawn[1]).sum(-1) - log_scale
+
+
 class FullNormal(Guide):
     r"""The normal family with full covariance, by its Cholesky factor.
 
@@ -81,4 +105,4 @@ class FullNormal(Guide):
         scale = torch.diag_embed(log_diagonal.exp())
         diagonal = torch.diag_embed(log_diagonal.exp()).flatten(-2)
         scale = diagonal.scatter(-1, self.below_diagonal.expand(below.shape), below).unflatten(-1, (size, size))
-        return dist.MultivariateNormal(loc, scale_tril=scale)
+        return _DenseNormal(loc, scale_tril=scale)

@@ -181,7 +181,7 @@ def run_config(vae: Any, dataset: Dataset, objective: Any, settings: Settings) -
     if not isinstance(objective, Objective):
         raise UsageError(
             f"can't save a {type(objective).__name__} to a run directory: pass one of pyro_vae.objectives "
-            "(ELBO() is Trace_ELBO(), ELBO(analytic_kl=True) is TraceMeanField_ELBO()), or train without a run directory"
+            "(ELBO() is Trace_ELBO(), ELBO(analytic_kl=True) is TraceMeanField_ELBO()), or train without one"
         )
     return {
         **dataset.origin,
