@@ -241,11 +241,12 @@ class _Trainer:
 
     def run(self, bar: Progress) -> History:
         """Train from the checkpoint, or from the start, to the end."""
-        self._start()
-        with pyro.validation_enabled(False), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Encountered NaN")  # Pyro's; ours is an error, with the site
-            while not self._finished():
-                self._epoch(bar)
+            self._start()
+            with pyro.validation_enabled(False):
+                while not self._finished():
+                    self._epoch(bar)
         self._save()
         if self.best:
             self.vae.load_state_dict(self.best)

@@ -4,6 +4,7 @@ import doctest
 import importlib
 import pkgutil
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -94,3 +95,11 @@ def test_demo_configuration_on_a_small_setting(tmp_path, capsys):
         ]
     )
     assert code == 0 and (tmp_path / "run/pictures/samples.png").exists()
+
+
+def test_own_programs_example(capsys):
+    """The script runs, and its estimate is within 0.01 nats of the exact log p(x) it prints beside it."""
+    namespace = runpy.run_path(str(ROOT / "examples/own_programs.py"))
+    namespace["main"](epochs=5)
+    off = float(re.search(r"off by ([-+.\d]+)", capsys.readouterr().out)[1])
+    assert abs(off) < 0.01

@@ -251,7 +251,7 @@ class TestGuides:
         assert got.std() == pytest.approx(10**0.5, rel=0.2)
 
     def test_full_normal_at_a_draw_and_at_its_copy(self):
-        """The density at a draw is that at any equal tensor, and so is its gradient (well conditioned, double precision)."""
+        """The density at a draw is that at any equal tensor, and so is its gradient (well conditioned, float64)."""
         params = 0.3 * torch.randn(5, 9, dtype=torch.float64)
         gradients = []
         for copied in (False, True):
