@@ -283,10 +283,11 @@ class _Trainer:
             self._refuse("loss", x, epoch, step)
         self.optimizer.zero_grad(set_to_none=True)
         (loss + self._weight_penalty(len(x))).backward()
-        limit = float("inf") if self.settings.clip_norm is None else self.settings.clip_norm * len(x)
-        norm = nn.utils.clip_grad_norm_(self.vae.parameters(), limit)
-        if not torch.isfinite(norm):
+        norm = nn.utils.get_total_norm([p.grad for p in self.vae.parameters() if p.grad is not None])
+        if not isfinite(norm.item()):
             self._refuse("gradient", x, epoch, step)
+        if self.settings.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.vae.parameters(), self.settings.clip_norm * len(x), norm)
         self.optimizer.step()
         self.progress["last_loss"] = value / len(x)
         self._add(loss=value, seen=len(x))
