@@ -1,7 +1,7 @@
 """Training speed: `fit` beside hand-written PyTorch loops, in turn, in one process.
 
-Prints the images per second of each and the median over rounds of the ratio of `fit` to it *in the same round*: absolute
-speeds move with the load of the machine, ratios much less. The network is 784-200-200-50, Bernoulli, one draw of z,
+Prints the images per second of each and the median over rounds of the ratio of `fit` to it *in the same round*:
+absolute speeds move with the load of the machine. The network is 784-200-200-50, Bernoulli, one draw of z,
 Adam, float32, on synthetic binary images.
 
     python benchmarks/training.py --batch 100 --rounds 5 --threads 2

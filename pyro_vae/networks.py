@@ -1,6 +1,8 @@
 """Encoder and decoder networks. To add one, subclass `Network`; any leading dimensions pass through unchanged."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from math import prod
 from typing import Literal
@@ -35,9 +37,19 @@ class Network(nn.Module, ABC):
         out_shape: shape of one output.
     """
 
+    compute_dtype: torch.dtype | None = None
+    """Type that products are computed in; None for that of the weights. `computing_in` sets it for a time."""
+
     def __init__(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`forward`, in `compute_dtype`; the result has the type of `x`."""
+        if self.compute_dtype is None:
+            return super().__call__(x)
+        with torch.autocast(x.device.type, self.compute_dtype):
+            return super().__call__(x).to(x.dtype)
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -106,6 +118,25 @@ class MLP(Network):
     def set_output_bias(self, bias: Tensor) -> None:
         """Set the last layer's bias to `bias` of shape `[*out_shape]`."""
         self.output.bias.copy_(bias.reshape(-1))
+
+
+@contextmanager
+def computing_in(module: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
+    """Compute the products of all networks in a module in `dtype`, for the time of the block; weights keep theirs.
+
+    Args:
+        module: e.g. a `VAE`; only its `Network`s are affected, so densities stay in full precision.
+        dtype: e.g. `torch.bfloat16`; None to change nothing.
+    """
+    networks = [m for m in module.modules() if isinstance(m, Network)]
+    before = [network.compute_dtype for network in networks]
+    try:
+        for network in networks:
+            network.compute_dtype = dtype
+        yield
+    finally:
+        for network, previous in zip(networks, before, strict=True):
+            network.compute_dtype = previous
 
 
 def _linear(fan_in: int, fan_out: int) -> nn.Linear:

@@ -37,9 +37,18 @@ def seeded(seed: int, *keys: object) -> Iterator[None]:
         >>> bool((a == b).all())
         True
     """
-    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if cuda else []):
-        torch.default_generator.manual_seed(derive_seed(seed, *keys))
-        if cuda:  # the current device alone: `torch.manual_seed` would reseed all, and only one is restored
-            torch.cuda.manual_seed(derive_seed(seed, *keys))
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if _on_cuda() else []):
+        reseed(seed, *keys)
         yield
+
+
+def reseed(seed: int, *keys: object) -> None:
+    """Seed the generators by `(seed, *keys)` for good: `seeded` without the restoring, for a loop inside a `seeded`."""
+    derived = derive_seed(seed, *keys)
+    torch.default_generator.manual_seed(derived)
+    if _on_cuda():  # the current device alone: `torch.manual_seed` would reseed all, and only one is restored
+        torch.cuda.manual_seed(derived)
+
+
+def _on_cuda() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_initialized()

@@ -1,17 +1,16 @@
 """`fit`: stochastic variational inference on a Pyro pair, by one torch optimizer, resumable to the bit."""
 
 import hashlib
-import inspect
 import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyro
 import torch
@@ -20,14 +19,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_vae.checkpoint import Run, State, describe, open_run, optimizer_tensors, restore_optimizer
+from pyro_vae.cpu import fast_cpu
 from pyro_vae.data import Dataset, as_dataset
 from pyro_vae.errors import CheckpointError, NumericalError, PyroVaeError, Stopped, UsageError
 from pyro_vae.evidence import bound
 from pyro_vae.importance import sample_sites
-from pyro_vae.objectives import ELBO, Objective, as_loss
+from pyro_vae.networks import computing_in
+from pyro_vae.objectives import ELBO, NotTensorial, Objective, as_loss
+from pyro_vae.optimizers import Updates, make_optimizer
 from pyro_vae.progress import Progress
 from pyro_vae.schedules import Constant, Schedule
-from pyro_vae.seeding import derive_seed, seeded
+from pyro_vae.seeding import derive_seed, reseed, seeded
+from pyro_vae.steps import Compile, EagerStep, Loss, Step, choose_step, worth_compiling
+
+Precision = Literal["float32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class Settings:
     start_at_mean: bool
     seed: int
     log_every: int
+    compile: Compile = "auto"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "log_every", "patience", "clip_norm", "weight_prior"):
@@ -53,6 +60,10 @@ class Settings:
         for name in ("epochs", "batch_size", "log_every", "patience", "seed"):
             if not isinstance(getattr(self, name), int | None):
                 raise UsageError(f"{name} must be a whole number, got {getattr(self, name)!r}")
+        if self.compile not in (True, False, "auto"):
+            raise UsageError(f"compile must be true, false or 'auto', got {self.compile!r}")
+        if self.precision not in ("float32", "bf16"):
+            raise UsageError(f"precision must be 'float32' or 'bf16', got {self.precision!r}")
 
     def described(self) -> dict[str, Any]:
         """As plain data, for the run directory."""
@@ -71,12 +82,14 @@ class History:
         best_epoch: the epoch whose weights the module now has; the last where there was no validation data.
         stopped_early: whether patience ran out.
         device: where it ran.
+        mode: how: `"eager"`, or `"compiled (...)"` with what compiled it.
     """
 
     rows: list[dict[str, Any]]
     best_epoch: int
     stopped_early: bool
     device: str
+    mode: str
 
     def column(self, name: str) -> list[float]:
         """One column of `rows`."""
@@ -97,6 +110,8 @@ def fit(
     patience: int | None = None,
     start_at_mean: bool = False,
     seed: int = 0,
+    compile: Compile = "auto",
+    precision: Precision = "float32",
     device: str = "auto",
     run: str | Path | None = None,
     progress: bool = True,
@@ -108,6 +123,10 @@ def fit(
     Each step draws its noise from `(seed, epoch, step)` alone, so `pyro.infer.SVI` under
     `seeded(seed, "step", epoch, step)` on the same batches makes the same steps, and a run that was killed and is
     started again ends with the same bits. A non-finite loss or gradient is never applied.
+
+    Compiled, the Pyro programs run once, and the tensor operations they made run from then on, without Pyro and without
+    autograd: the same draws and the same gradients, to rounding. What can't be recorded (a site that is not
+    reparameterised, a branch on a tensor's value, batch normalisation) trains eagerly, and the reason is logged.
 
     Args:
         vae: a module with Pyro programs `model(x)` and `guide(x)`, e.g. a `VAE`; trained in place.
@@ -124,6 +143,9 @@ def fit(
             have settled; None to go on.
         start_at_mean: set the decoder's output bias from the training means first.
         seed: seed of the order of the data and of all noise.
+        compile: whether to compile the step; `"auto"` if the training is long enough for the seconds it takes to pay.
+        precision: `"bf16"` computes the products of all `Network`s in bfloat16; weights, densities and sums stay as
+            they are.
         device: `"auto"` (CUDA where there is one), `"cpu"`, `"cuda"`, ...
         run: a run directory to save to, and to resume from; None to save nothing.
         progress: whether to show progress on standard error (a bar on a terminal, else a line now and then).
@@ -161,6 +183,8 @@ def fit(
         start_at_mean,
         seed,
         log_every,
+        compile,
+        precision,
     )
     dataset = as_dataset(data)
     _check_data(vae, dataset)
@@ -207,6 +231,11 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+_DTYPES = {"float32": None, "bf16": torch.bfloat16}
+_TOLERANCES = {"float32": 1e-3, "bf16": 0.1}
+"""Largest relative difference between a compiled step and an eager one: each rounds bfloat16 in places of its own."""
+
+
 class _Trainer:
     """One training: the module, the data and the state that a checkpoint holds."""
 
@@ -222,9 +251,13 @@ class _Trainer:
     ) -> None:
         self.vae, self.data, self.objective, self.settings = vae, data, objective, settings
         self.directory, self.save_every, self.pending = run, save_every, pending
-        self.optimizer = _make_optimizer(settings.optimizer, list(vae.parameters()))
+        self.optimizer = make_optimizer(settings.optimizer, list(vae.parameters()))
+        self.updates = Updates(self.optimizer)
         self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
-        self.steps = ceil(len(data.train) / settings.batch_size)
+        self.num_data = len(data.train)
+        self.steps = ceil(self.num_data / settings.batch_size)
+        self.loss = Loss(vae, objective, lambda x: x, self._weight_penalty)
+        self.step: Step = EagerStep(self.loss)
         self.rows: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}
         self.progress: dict[str, Any] = {
@@ -234,6 +267,8 @@ class _Trainer:
             "best_epoch": 0,
             "waited": 0,
             "last_loss": None,
+            "onednn": None,
+            "compile": self._compile(),
             "data": self._fingerprint() if run is not None else None,
         }
         self.sums: dict[str, float] = {}
@@ -241,19 +276,30 @@ class _Trainer:
 
     def run(self, bar: Progress) -> History:
         """Train from the checkpoint, or from the start, to the end."""
-        with warnings.catch_warnings():
+        self._check()
+        state = self.directory.restore() if self.directory is not None else None
+        if state is not None:
+            self._restore(state)
+        with fast_cpu(self.progress["onednn"]) as onednn, warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Encountered NaN")  # Pyro's; ours is an error, with the site
-            self._start()
-            with pyro.validation_enabled(False):
-                while not self._finished():
-                    self._epoch(bar)
+            self.progress["onednn"] = onednn
+            with computing_in(self.vae, _DTYPES[self.settings.precision]):
+                self._train(bar, fresh=state is None)
         self._save()
         if self.best:
             self.vae.load_state_dict(self.best)
         self.vae.eval()
         best_epoch = self.progress["best_epoch"] if self.best else self.progress["epoch"]
         device = str(next(self.vae.parameters()).device)
-        return History(self.rows, best_epoch, self._out_of_patience(), device)
+        return History(self.rows, best_epoch, self._out_of_patience(), device, self.step.mode)
+
+    def _train(self, bar: Progress, fresh: bool) -> None:
+        if fresh:
+            self._start()
+        with pyro.validation_enabled(False), seeded(self.settings.seed, "training"):
+            self._choose_step()
+            while not self._finished():
+                self._epoch(bar)
 
     # ---- the loop
 
@@ -261,7 +307,7 @@ class _Trainer:
         self.vae.train()
         epoch = self.progress["epoch"]
         with seeded(self.settings.seed, "order", epoch):
-            order = torch.randperm(len(self.data.train))
+            order = torch.randperm(self.num_data)
         for step in range(self.progress["step"], self.steps):
             index = order[step * self.settings.batch_size : (step + 1) * self.settings.batch_size]
             x = self.data.visit(index, self.settings.seed, epoch, step)
@@ -275,39 +321,37 @@ class _Trainer:
         bar.show(epoch + 1, _row_text(self.rows[-1]), now=epoch == 0 or self._finished())
 
     def _step(self, x: Tensor, epoch: int, step: int) -> None:
-        for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
-            group["lr"] = lr * self._lr_factor(epoch, step)
-        loss = self._loss(x, epoch, step)
+        reseed(self.settings.seed, "step", epoch, step)
+        loss, parameters, gradients = self.step(x, epoch + step / self.steps, self.settings.epochs)
         value = loss.item()
         if not isfinite(value):
             self._refuse("loss", x, epoch, step)
-        self.optimizer.zero_grad(set_to_none=True)
-        (loss + self._weight_penalty(len(x))).backward()
-        norm = nn.utils.get_total_norm([p.grad for p in self.vae.parameters() if p.grad is not None])
-        if not isfinite(norm.item()):
+        if not self._clip(gradients, len(x)):
             self._refuse("gradient", x, epoch, step)
-        if self.settings.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(self.vae.parameters(), self.settings.clip_norm * len(x), norm)
-        self.optimizer.step()
+        for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
+            group["lr"] = lr * self._lr_factor(epoch, step)
+        self.updates.apply(parameters, gradients)
         self.progress["last_loss"] = value / len(x)
         self._add(loss=value, seen=len(x))
 
+    def _clip(self, gradients: Sequence[Tensor], batch: int) -> bool:
+        """Scale the gradients to `clip_norm` where they are longer; False, and nothing done, if they are not finite."""
+        if self.settings.clip_norm is None:
+            return isfinite(torch.stack([g.sum() for g in gradients]).sum().item())
+        norm = nn.utils.get_total_norm(gradients).item()
+        if norm > self.settings.clip_norm * batch and isfinite(norm):
+            torch._foreach_mul_(list(gradients), self.settings.clip_norm * batch / norm)
+        return isfinite(norm)
+
     def _lr_factor(self, epoch: int, step: int) -> float:
         return self.settings.lr_schedule(epoch + step / self.steps, self.settings.epochs)
-
-    def _loss(self, x: Tensor, epoch: int, step: int) -> Tensor:
-        objective = self.objective
-        if isinstance(objective, Objective):
-            objective = objective.at(epoch + step / self.steps, self.settings.epochs)
-        with seeded(self.settings.seed, "step", epoch, step):
-            return as_loss(objective)(self.vae.model, self.vae.guide, x)
 
     def _weight_penalty(self, batch: int) -> Tensor | float:
         scale = self.settings.weight_prior
         if scale is None:
             return 0.0
         squares = sum(p.square().sum() for p in self.vae.decoder.parameters())
-        return squares / (2 * scale**2) * batch / len(self.data.train)
+        return squares / (2 * scale**2) * batch / self.num_data
 
     def _probe(self, x: Tensor, epoch: int, step: int) -> None:
         """Measure the bound, its reconstruction and its KL on the batch at hand, whatever the objective is."""
@@ -359,17 +403,41 @@ class _Trainer:
 
     # ---- starting, saving, stopping
 
-    def _start(self) -> None:
-        state = self.directory.restore() if self.directory is not None else None
-        if state is not None:
-            self._restore(state)
-            return
+    def _check(self) -> None:
         if self.settings.weight_prior is not None and not hasattr(self.vae, "decoder"):
             raise UsageError("weight_prior needs a module with a `decoder`")
+
+    def _start(self) -> None:
         if self.settings.start_at_mean:
             self.vae.start_at(self.data.mean(), self.data.std())
         self._preflight()
         self._save()
+
+    def _compile(self) -> bool:
+        """Whether to compile, once decided: a resumed training does as it did before."""
+        if self.settings.compile == "auto":
+            return worth_compiling(self.vae, self.num_data, self.settings.batch_size, self.settings.epochs)
+        return self.settings.compile
+
+    def _choose_step(self) -> None:
+        self.vae.train()
+        x = self._first_batch()
+        self.loss = self._tensorial(x)
+        tolerance = _TOLERANCES[self.settings.precision]
+        self.step = choose_step(self.loss, x, self.progress["compile"], self.settings.epochs, tolerance)
+
+    def _tensorial(self, x: Tensor) -> Loss:
+        """The loss by operations on tensors alone, where the objective has such a form for this pair."""
+        try:
+            with seeded(self.settings.seed, "step", 0, 0), torch.no_grad():
+                if type(self.objective).__dict__.get("tensor_loss"):
+                    self.loss(x, self.loss.at(0.0, self.settings.epochs))
+        except NotTensorial:
+            return replace(self.loss, tensorial=False)
+        return self.loss
+
+    def _first_batch(self) -> Tensor:
+        return self.data.visit(torch.arange(min(self.num_data, self.settings.batch_size)), self.settings.seed, 0, 0)
 
     def _fingerprint(self) -> str:
         """Of the training data, so that a run is not resumed on others."""
@@ -377,10 +445,10 @@ class _Trainer:
 
     def _preflight(self) -> None:
         """One loss under Pyro's full validation, so that a wrong shape or plate is told before training without it."""
-        x = self.data.visit(torch.arange(min(len(self.data.train), self.settings.batch_size)), self.settings.seed, 0, 0)
+        x = self._first_batch()
         try:
-            with pyro.validation_enabled(True), torch.no_grad():
-                self._loss(x, 0, 0)
+            with pyro.validation_enabled(True), torch.no_grad(), seeded(self.settings.seed, "step", 0, 0):
+                as_loss(self.loss.at(0.0, self.settings.epochs))(self.vae.model, self.vae.guide, x)
         except PyroVaeError:
             raise
         except (ValueError, RuntimeError, AssertionError, NotImplementedError) as error:
@@ -458,26 +526,6 @@ def _check_data(vae: Any, data: Dataset) -> None:
     for name in ("train", "valid", "test"):
         if getattr(data, name) is not None:
             likelihood.check(data.split(name), f"{name} data")
-
-
-def _make_optimizer(factory: Callable[..., Optimizer], parameters: list[nn.Parameter]) -> Optimizer:
-    """The optimizer, fused where its class can: on a CPU that is four times the speed of a loop over tensors."""
-    cls = getattr(factory, "func", factory)
-    options = {"fused": True} if "fused" in inspect.signature(cls).parameters else {}
-    options |= {
-        k: v for k, v in getattr(factory, "keywords", {}).items() if k in ("fused", "foreach") and v is not None
-    }
-    if options.get("foreach"):
-        options.pop("fused", None)
-    try:
-        optimizer = factory(parameters, **options)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"can't make the optimizer {getattr(cls, '__name__', cls)}: {error}") from error
-    if "closure" in inspect.signature(type(optimizer).step).parameters and isinstance(optimizer, torch.optim.LBFGS):
-        raise UsageError(
-            "LBFGS evaluates the loss several times a step, which stochastic gradients do not allow: use Adam"
-        )
-    return optimizer
 
 
 @contextmanager

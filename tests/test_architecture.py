@@ -12,11 +12,11 @@ import pyro_vae
 
 PACKAGE = Path(pyro_vae.__file__).parent
 ROWS = [
-    ["errors", "seeding", "shapes", "progress"],
-    ["networks", "schedules", "data"],
+    ["errors", "seeding", "shapes", "progress", "cpu"],
+    ["networks", "schedules", "data", "compiling", "optimizers"],
     ["priors", "likelihoods", "guides", "importance"],
     ["vae", "objectives"],
-    ["evidence", "checkpoint"],
+    ["evidence", "checkpoint", "steps"],
     ["diagnostics", "tasks", "training"],
     ["plots"],
     ["cli"],

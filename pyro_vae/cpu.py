@@ -1,0 +1,125 @@
+"""Settings of the CPU that make training and evidence faster, for the time of a `with` block.
+
+Two things that torch leaves to the user. Its float32 products use MKL, which runs at half speed on some CPUs, where
+oneDNN's kernels are as exact; and glibc returns every large block to the kernel, so that each step faults its gradients
+in again. Both are process-wide switches: they are set by a block and restored at its end.
+"""
+
+import ctypes
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+from torch import Tensor
+
+_EXACT = 1e-5
+"""Largest relative error of a product that still counts as float32: its own rounding gives 1e-6, bfloat16's 1e-2."""
+_FASTER = 1.05
+"""How much faster oneDNN must be measured, so that noise alone does not choose it."""
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
+_KEEP = {_MMAP_THRESHOLD: 1 << 26, _TRIM_THRESHOLD: 1 << 28}
+_RELEASE = {_MMAP_THRESHOLD: 1 << 17, _TRIM_THRESHOLD: 1 << 17}
+
+_depth = 0
+
+
+@contextmanager
+def fast_cpu(onednn: bool | None = None, threads: int | None = None) -> Iterator[bool]:
+    """Run a block with the faster settings; the process has its own again afterwards.
+
+    On exit glibc's thresholds are its documented defaults, 128 KiB; it no longer adapts them by itself.
+
+    Args:
+        onednn: whether float32 products go to oneDNN; None to measure it (once a process).
+        threads: number of threads; None to leave it.
+
+    Yields:
+        Whether float32 products go to oneDNN: what to pass to get the same bits again.
+    """
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        use = onednn_is_better() if onednn is None else onednn
+        with _blocks_kept(), _onednn(use):
+            yield use
+    finally:
+        if threads is not None:
+            torch.set_num_threads(before)
+
+
+@cache
+def onednn_is_better() -> bool:
+    """Whether oneDNN multiplies float32 matrices as exactly as MKL here, and faster.
+
+    On a CPU with AMX the same switch rounds the factors to bfloat16: its error gives it away.
+    """
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(size, generator=generator) for size in ((256, 784), (784, 500)))
+    exact = a.double() @ b.double()
+    ours, plain = _seconds(a, b), 0.0
+    with _onednn(True):
+        error = ((a @ b).double() - exact).norm() / exact.norm()
+        plain, ours = ours, _seconds(a, b)
+    return bool(error < _EXACT) and plain > _FASTER * ours
+
+
+def _seconds(a: Tensor, b: Tensor) -> float:
+    """The best of a few times of `a @ b`."""
+    times = []
+    for _ in range(12):
+        start = time.perf_counter()
+        torch.mm(a, b)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+@contextmanager
+def _onednn(use: bool) -> Iterator[None]:
+    """Send float32 products to oneDNN, or leave them where they go."""
+    switch = getattr(torch.backends.mkldnn, "matmul", None)
+    if not use or switch is None or not torch.backends.mkldnn.is_available():
+        yield
+        return
+    before = switch.fp32_precision
+    switch.fp32_precision = "bf16"  # what the switch is called; without AMX the kernels are float32's
+    try:
+        yield
+    finally:
+        switch.fp32_precision = before
+
+
+@contextmanager
+def _blocks_kept() -> Iterator[None]:
+    """Let glibc keep large blocks, where there is glibc; the outermost block of several restores."""
+    global _depth
+    _depth += 1
+    if _depth == 1:
+        _set_thresholds(_KEEP)
+    try:
+        yield
+    finally:
+        _depth -= 1
+        if _depth == 0:
+            _set_thresholds(_RELEASE)
+
+
+def _set_thresholds(values: dict[int, int]) -> None:
+    libc = _glibc()
+    if libc is None:
+        return
+    for name, value in values.items():
+        libc.mallopt(name, value)
+    if values is _RELEASE:
+        libc.malloc_trim(0)
+
+
+@cache
+def _glibc() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "mallopt") and hasattr(libc, "gnu_get_libc_version") else None

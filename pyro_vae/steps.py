@@ -1,0 +1,181 @@
+"""One step of training: the loss of a batch and its gradients, by a recorded graph or by running the Pyro programs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.compiling import Graph, Unrecordable, log_once, record_gradients
+from pyro_vae.objectives import NotTensorial, Objective, as_loss
+from pyro_vae.seeding import seeded
+
+Compile = Literal["auto"] | bool
+Gradients = tuple[Tensor, Sequence[nn.Parameter], Sequence[Tensor]]
+
+_MANY_STEPS = 20_000
+_MUCH_WORK = 2e13
+"""From here on `auto` compiles: steps, or floating point operations. Compiling takes as long as some thousand steps."""
+_TOLERANCE = 1e-3
+"""Largest relative difference between a graph and an eager run on the same noise; rounding gives 1e-6 or so."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a step minimises, as a function of a batch.
+
+    Args:
+        vae: the module with `model` and `guide`.
+        objective: an objective, or a Pyro ELBO.
+        widen: floats from a batch as the data set stores it.
+        penalty: what is added for a batch of a size, e.g. a prior on weights; not part of the value reported.
+        tensorial: whether to take the objective's `tensor_loss`.
+    """
+
+    vae: Any
+    objective: Any
+    widen: Callable[[Tensor], Tensor]
+    penalty: Callable[[int], Tensor | float]
+    tensorial: bool = True
+
+    def __call__(self, batch: Tensor, objective: Any) -> tuple[Tensor, Tensor]:
+        """`(value, minimised)`, summed over the batch, nats."""
+        function = objective.tensor_loss if self._has_tensor_loss() else as_loss(objective)
+        value = function(self.vae.model, self.vae.guide, self.widen(batch))
+        return value, value + self.penalty(len(batch))
+
+    def _has_tensor_loss(self) -> bool:
+        return self.tensorial and isinstance(self.objective, Objective)
+
+    def at(self, epoch: float, total: float) -> Any:
+        """The objective at a moment, with numbers in place of schedules."""
+        return self.objective.at(epoch, total) if isinstance(self.objective, Objective) else self.objective
+
+    def values(self, epoch: float, total: float) -> list[Tensor]:
+        """The scheduled values of a moment, as tensors."""
+        like = next(self.vae.parameters())
+        return [torch.as_tensor(s(epoch, total), dtype=like.dtype, device=like.device) for s in self._schedules()]
+
+    def holding(self, values: Sequence[Tensor]) -> Any:
+        """The objective with these in place of its schedules."""
+        names = self.objective.schedules if isinstance(self.objective, Objective) else {}
+        return self.objective.holding(dict(zip(names, values, strict=True))) if names else self.objective
+
+    def _schedules(self) -> Sequence[Any]:
+        return list(self.objective.schedules.values()) if isinstance(self.objective, Objective) else []
+
+
+class Step(Protocol):
+    """How the gradients of a step are found."""
+
+    mode: str
+
+    def __call__(self, batch: Tensor, epoch: float, total: float) -> Gradients:
+        """The loss summed over the batch, the parameters that it depends on, and its gradients for them."""
+        ...
+
+
+class EagerStep:
+    """By running the programs and autograd."""
+
+    mode = "eager"
+
+    def __init__(self, loss: Loss) -> None:
+        self.loss = loss
+        self._parameters = [p for p in loss.vae.parameters() if p.requires_grad]
+
+    def __call__(self, batch: Tensor, epoch: float, total: float) -> Gradients:
+        """See `Step`."""
+        value, minimised = self.loss(batch, self.loss.at(epoch, total))
+        gradients = torch.autograd.grad(minimised, self._parameters, allow_unused=True)
+        used = [(p, g) for p, g in zip(self._parameters, gradients, strict=True) if g is not None]
+        return value.detach(), [p for p, _ in used], [g for _, g in used]
+
+
+class GraphStep:
+    """By graphs recorded from the programs, one for each shape of a batch.
+
+    Batches of the full size run compiled. The last of an epoch, if smaller, runs its graph as it is: it is one step of
+    many, and compiling takes seconds.
+
+    Args:
+        loss: what is minimised.
+        full: data in a full batch.
+        tolerance: largest relative difference from an eager run.
+    """
+
+    def __init__(self, loss: Loss, full: int, tolerance: float = _TOLERANCE) -> None:
+        self.loss, self.full, self.tolerance = loss, full, tolerance
+        self.mode = "graph"
+        self._graphs: dict[torch.Size, tuple[Graph, list[nn.Parameter]]] = {}
+
+    def __call__(self, batch: Tensor, epoch: float, total: float) -> Gradients:
+        """See `Step`."""
+        values = self.loss.values(epoch, total)
+        if batch.shape not in self._graphs:
+            self._graphs[batch.shape] = self._record(batch, values)
+        graph, parameters = self._graphs[batch.shape]
+        value, *gradients = graph(batch, *values)
+        return value, parameters, gradients
+
+    def prepare(self, batch: Tensor, epoch: float, total: float) -> None:
+        """Record the graph of a full batch and compare it with an eager run on the same noise.
+
+        Raises:
+            Unrecordable: if there is no such graph, or it differs.
+        """
+        self._graphs[batch.shape] = self._record(batch, self.loss.values(epoch, total))
+        self.mode = f"compiled ({self._graphs[batch.shape][0].backend})"
+        expected, got = (self._on_same_noise(step, batch, epoch, total) for step in (EagerStep(self.loss), self))
+        for a, b in zip(expected, got, strict=True):
+            if not (a - b).norm() <= self.tolerance * a.norm() + 1e-6:
+                raise Unrecordable(
+                    "the graph differs from the run it was recorded from: do the programs change from call to call?"
+                )
+
+    def _on_same_noise(self, step: Step, batch: Tensor, epoch: float, total: float) -> list[Tensor]:
+        with seeded(0, "compare"):
+            value, _, gradients = step(batch, epoch, total)
+        return [value, *gradients]
+
+    def _record(self, batch: Tensor, values: Sequence[Tensor]) -> tuple[Graph, list[nn.Parameter]]:
+        def function(batch: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
+            return self.loss(batch, self.loss.holding(values))
+
+        buffers = {b: b.clone() for b in self.loss.vae.buffers()}
+        versions = [b._version for b in buffers]
+        with pyro.validation_enabled(False):  # it reads values
+            recorded = record_gradients(self.loss.vae, function, [batch, *values], compile=len(batch) == self.full)
+        if [b._version for b in buffers] != versions:
+            for buffer, before in buffers.items():
+                buffer.copy_(before)
+            raise Unrecordable("the module changes its buffers (batch normalisation?), which a graph would lose")
+        return recorded
+
+
+def worth_compiling(vae: nn.Module, num_data: int, batch_size: int, epochs: int) -> bool:
+    """Whether a training is long enough for compiling to pay, from its settings alone, so that a resumed run agrees."""
+    flops = 6 * sum(p.numel() for p in vae.parameters()) * num_data * epochs
+    return epochs * -(-num_data // batch_size) >= _MANY_STEPS or flops >= _MUCH_WORK
+
+
+def choose_step(loss: Loss, batch: Tensor, compile: bool, total: float, tolerance: float = _TOLERANCE) -> Step:
+    """The step to train with: recorded and compiled where asked for and possible, else eager; the reason is logged.
+
+    Args:
+        loss: what is minimised.
+        batch: a full batch, to record the graph on.
+        compile: whether to try.
+        total: epochs of the training.
+        tolerance: as for `GraphStep`.
+    """
+    if compile:
+        step = GraphStep(loss, len(batch), tolerance)
+        try:
+            step.prepare(batch, 0.0, total)
+            return step
+        except (Unrecordable, NotTensorial) as error:
+            log_once(f"training runs eagerly, not compiled: {error}")
+    return EagerStep(loss)
