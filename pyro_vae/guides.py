@@ -67,7 +67,7 @@ class _DenseNormal(dist.MultivariateNormal):
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         noise = torch.randn(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
-        value = self.loc + (self.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
+        value = self.loc + _product(self._unbroadcasted_scale_tril, noise)
         self._drawn = value, noise
         return value
 
@@ -76,6 +76,15 @@ class _DenseNormal(dist.MultivariateNormal):
             return super().log_prob(value)
         log_scale = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return torch.distributions.Normal(0.0, 1.0).log_prob(self._drawn[1]).sum(-1) - log_scale
+
+
+def _product(scale: Tensor, noise: Tensor) -> Tensor:
+    """`scale @ noise` for `[*batch, L, L]` and `[*particles, *batch, L]`, without a copy of `scale` for each particle."""
+    leading = noise.dim() - scale.dim() + 1
+    if leading == 0:
+        return (scale @ noise.unsqueeze(-1)).squeeze(-1)
+    particles = noise.shape[:leading]
+    return (scale @ noise.flatten(0, leading - 1).movedim(0, -1)).movedim(-1, 0).unflatten(0, particles)
 
 
 class FullNormal(Guide):

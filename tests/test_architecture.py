@@ -12,7 +12,7 @@ import pyro_vae
 
 PACKAGE = Path(pyro_vae.__file__).parent
 ROWS = [
-    ["errors", "seeding", "shapes", "progress", "cpu"],
+    ["errors", "seeding", "shapes", "progress", "backends"],
     ["networks", "schedules", "data", "compiling", "optimizers"],
     ["priors", "likelihoods", "guides", "importance"],
     ["vae", "objectives"],

@@ -12,7 +12,7 @@ import torch
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
-from pyro_vae import compiling, cpu
+from pyro_vae import backends, compiling
 from pyro_vae.compiling import Unrecordable, log_once, record, record_gradients
 from pyro_vae.data import load_data
 from pyro_vae.guides import DiagonalNormal, FullNormal
@@ -376,17 +376,17 @@ class TestCPU:
 
     def test_restores(self):
         before = torch.get_num_threads(), torch.backends.mkldnn.matmul.fp32_precision
-        with cpu.fast_cpu(onednn=True, threads=2) as used, cpu.fast_cpu():
+        with backends.fast_cpu(onednn=True, threads=2) as used, backends.fast_cpu():
             assert used and torch.get_num_threads() == 2
             assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
         assert (torch.get_num_threads(), torch.backends.mkldnn.matmul.fp32_precision) == before
 
     def test_restores_after_an_error(self):
         before = torch.get_num_threads(), torch.backends.mkldnn.matmul.fp32_precision
-        with pytest.raises(KeyError), cpu.fast_cpu(onednn=True, threads=2):
+        with pytest.raises(KeyError), backends.fast_cpu(onednn=True, threads=2):
             raise KeyError
         assert (torch.get_num_threads(), torch.backends.mkldnn.matmul.fp32_precision) == before
-        assert cpu._depth == 0
+        assert backends._depth == 0
 
     def test_the_probe_refuses_products_that_are_not_float32(self, monkeypatch):
         """Where oneDNN rounds to bfloat16 (AMX), its error gives it away, however fast it is."""
@@ -398,20 +398,20 @@ class TestCPU:
                 patch.setattr(torch.Tensor, "__matmul__", lambda a, b: real(a.bfloat16().to(a.dtype), b))
                 yield
 
-        monkeypatch.setattr(cpu, "_seconds", lambda a, b: next(seconds))
-        monkeypatch.setattr(cpu, "_onednn", rounding)
-        assert not cpu.onednn_is_better.__wrapped__()
+        monkeypatch.setattr(backends, "_seconds", lambda a, b: next(seconds))
+        monkeypatch.setattr(backends, "_onednn", rounding)
+        assert not backends.onednn_is_better.__wrapped__()
 
     def test_the_probe_wants_speed(self, monkeypatch):
         for times, expected in (([1.0, 0.99], False), ([1.0, 0.5], True)):
             seconds = iter(times)
-            monkeypatch.setattr(cpu, "_seconds", lambda a, b, seconds=seconds: next(seconds))
-            assert cpu.onednn_is_better.__wrapped__() is expected
+            monkeypatch.setattr(backends, "_seconds", lambda a, b, seconds=seconds: next(seconds))
+            assert backends.onednn_is_better.__wrapped__() is expected
 
     def test_fit_gives_the_settings_back(self):
         before = torch.get_num_threads(), torch.backends.mkldnn.matmul.fp32_precision
         fit(make(guide=DiagonalNormal, likelihood=Bernoulli), binary(), epochs=1, progress=False)
-        assert (torch.get_num_threads(), torch.backends.mkldnn.matmul.fp32_precision) == before and cpu._depth == 0
+        assert (torch.get_num_threads(), torch.backends.mkldnn.matmul.fp32_precision) == before and backends._depth == 0
 
 
 def test_choose_step_without_compiling_is_eager():

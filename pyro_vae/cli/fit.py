@@ -21,7 +21,7 @@ from pyro_vae.networks import Network
 from pyro_vae.objectives import Objective
 from pyro_vae.schedules import Schedule
 from pyro_vae.seeding import seeded
-from pyro_vae.training import History, Settings, fit, run_config
+from pyro_vae.training import History, Precision, Settings, fit, run_config
 from pyro_vae.vae import VAE
 
 _SETTINGS = (
@@ -33,6 +33,8 @@ _SETTINGS = (
     "start_at_mean",
     "seed",
     "log_every",
+    "compile",
+    "precision",
 )
 
 # The command's defaults are a recipe that works; `fit` in Python starts from none of it.
@@ -129,6 +131,15 @@ def _add_training(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and noise")
     parser.add_argument("--log_every", type=int, default=50, help="steps between measurements of the bound")
+    parser.add_argument(
+        "--compile",
+        type=bool | Literal["auto"],
+        default="auto",
+        help="compile the step; auto: if the training is long enough for it to pay",
+    )
+    parser.add_argument(
+        "--precision", type=Precision, default="float32", help="of the networks' products; weights stay float32"
+    )
 
 
 def load_from_options(options: Namespace) -> Dataset:
@@ -202,6 +213,7 @@ def _summary(history: History, data: Dataset, run: str, pictures: list[Path]) ->
         "best_epoch": history.best_epoch,
         "stopped_early": history.stopped_early,
         "device": history.device,
+        "mode": history.mode,
         "seconds": history.rows[-1]["seconds"],
         "units": "nats per datum; train: batches under way, now and then; valid: one draw for each datum",
         **kept,

@@ -1,8 +1,8 @@
-"""Settings of the CPU that make training and evidence faster, for the time of a `with` block.
+"""Settings of torch's backends and of the C library, for the time of a `with` block; both are process-wide switches.
 
-Two things that torch leaves to the user. Its float32 products use MKL, which runs at half speed on some CPUs, where
+`fast_cpu` does two things that torch leaves to the user. Its float32 products use MKL, which is slow on some CPUs, where
 oneDNN's kernels are as exact; and glibc returns every large block to the kernel, so that each step faults its gradients
-in again. Both are process-wide switches: they are set by a block and restored at its end.
+in again. `exact_products` keeps a GPU from rounding the factors of float32 products, which is not for reported numbers.
 """
 
 import ctypes
@@ -49,6 +49,18 @@ def fast_cpu(onednn: bool | None = None, threads: int | None = None) -> Iterator
     finally:
         if threads is not None:
             torch.set_num_threads(before)
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Run a block with float32 products on CUDA in float32, never in TF32."""
+    switch = torch.backends.cuda.matmul
+    before = switch.fp32_precision
+    switch.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        switch.fp32_precision = before
 
 
 @cache
