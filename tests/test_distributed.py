@@ -367,6 +367,10 @@ class TestShardedNoise:
         with pytest.raises(UsageError, match="before site 'z'"), ShardedNoise(World(0, 2), 8):
             importance(vae.model, vae.guide, data(4).round(), num_particles=1)
 
+    def test_unwatched(self):
+        with ShardedNoise(World(0, 2), 8, watch=False):
+            torch.rand(3)
+
     def test_a_hidden_site_is_refused(self):
         hidden = pyro.poutine.block(program_of(CASES["DiagonalNormal"]))
         with pytest.raises(UsageError, match="hidden site"), ShardedNoise(World(0, 2), 8):
