@@ -1,8 +1,8 @@
 """Settings of torch's backends and of the C library, for the time of a `with` block; both are process-wide switches.
 
-`fast_cpu` does two things that torch leaves to the user. Its float32 products use MKL, which is slow on some CPUs, where
-oneDNN's kernels are as exact; and glibc returns every large block to the kernel, so that each step faults its gradients
-in again. `exact_products` keeps a GPU from rounding the factors of float32 products, which is not for reported numbers.
+`fast_cpu` does two things that torch leaves to the user. Its float32 products use MKL, slow on some CPUs where oneDNN's
+kernels are as exact; and glibc returns every large block to the kernel, so that each step faults its gradients in
+again. `exact_products` keeps a GPU from rounding the factors of float32 products, which is not for reported numbers.
 """
 
 import ctypes

@@ -47,3 +47,20 @@ class Stopped(PyroVaeError):  # noqa: N818 - no error of anyone's
             f"stopped by signal {signal_number} at {where}; a checkpoint is saved, run the same command to resume"
         )
         self.exit_code = 128 + signal_number
+
+
+class PeerLost(PyroVaeError):  # noqa: N818 - what happened, to another
+    """Another process of the same training is gone, or does not answer.
+
+    Args:
+        rank: which process we are, from 0.
+        size: how many there were.
+        reason: what the connection said.
+    """
+
+    exit_code = 6
+
+    def __init__(self, rank: int, size: int, reason: str) -> None:
+        super().__init__(
+            f"process {rank} of {size} (counted from 0) has lost another one ({reason}); run the same command to resume"
+        )

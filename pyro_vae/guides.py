@@ -79,7 +79,7 @@ class _DenseNormal(dist.MultivariateNormal):
 
 
 def _product(scale: Tensor, noise: Tensor) -> Tensor:
-    """`scale @ noise` for `[*batch, L, L]` and `[*particles, *batch, L]`, without a copy of `scale` for each particle."""
+    """`scale @ noise` for `[*batch, L, L]` and `[*particles, *batch, L]`; `scale` is not copied for each particle."""
     leading = noise.dim() - scale.dim() + 1
     if leading == 0:
         return (scale @ noise.unsqueeze(-1)).squeeze(-1)

@@ -18,8 +18,8 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pyro_vae.checkpoint import Run, State, describe, open_run, optimizer_tensors, restore_optimizer
 from pyro_vae.backends import fast_cpu
+from pyro_vae.checkpoint import Run, State, describe, open_run, optimizer_tensors, restore_optimizer
 from pyro_vae.data import Dataset, as_dataset
 from pyro_vae.errors import CheckpointError, NumericalError, PyroVaeError, Stopped, UsageError
 from pyro_vae.evidence import bound

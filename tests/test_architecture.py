@@ -13,7 +13,7 @@ import pyro_vae
 PACKAGE = Path(pyro_vae.__file__).parent
 ROWS = [
     ["errors", "seeding", "shapes", "progress", "backends"],
-    ["networks", "schedules", "data", "compiling", "optimizers"],
+    ["networks", "schedules", "data", "compiling", "optimizers", "distributed"],
     ["priors", "likelihoods", "guides", "importance"],
     ["vae", "objectives"],
     ["evidence", "checkpoint", "steps"],
