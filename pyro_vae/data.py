@@ -10,124 +10,26 @@ References:
 """
 
 import copy
-import difflib
-import gzip
 import math
-import os
-import re
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import LowRankMultivariateNormal
 
 from pyro_vae.errors import DataError, UsageError
-from pyro_vae.seeding import derive_seed
+from pyro_vae.linear_gaussian import LinearGaussian
+from pyro_vae.seeding import derive_seed, generator
+from pyro_vae.sources import NAMES, read
 
 __all__ = ["Binarization", "Dataset", "LinearGaussian", "as_dataset", "load_data"]
 
 Binarization = Literal["none", "static", "dynamic", "threshold"]
 
 _SPLITS = ("train", "valid", "test")
-_DIGITS = Path(__file__).parent / "_data" / "digits.npz"
-# The name of each downloadable set: torchvision's class (its folder too) and the prefix of its files.
-_TORCHVISION = {
-    "mnist": ("MNIST", ""),
-    "fashion_mnist": ("FashionMNIST", ""),
-    "kmnist": ("KMNIST", ""),
-    "emnist": ("EMNIST", "emnist-balanced-"),
-}
-_NAMES = ("digits", "linear_gaussian", *_TORCHVISION)
-# The arrays of an `.npz`: ours, Keras's, and the bare ones.
-_IMAGE_KEYS = {"train": ("train", "x_train", "x"), "valid": ("valid", "x_valid"), "test": ("test", "x_test")}
-_LABEL_KEYS = {
-    "train": ("train_labels", "y_train", "y"),
-    "valid": ("valid_labels", "y_valid"),
-    "test": ("test_labels", "y_test"),
-}
-_IMAGES = re.compile(r".*train-images-idx3-ubyte(\.gz)?")
-# What reading a damaged file, or fetching one, is known to raise.
-_DAMAGED = (OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
-
-
-@dataclass(frozen=True, eq=False)
-class LinearGaussian:
-    r"""A linear Gaussian process, whose evidence and posterior are known in closed form (probabilistic PCA).
-
-    z ~ N(0, I), x | z ~ N(W z + b, sigma^2 I), so that x ~ N(b, W W^T + sigma^2 I).
-
-    Args:
-        weight: W, `[D, L]`.
-        bias: b, `[D]`.
-        scale: sigma, above 0.
-
-    References:
-        M. Tipping, C. Bishop, "Probabilistic Principal Component Analysis", JRSS B 61(3), 1999.
-
-    Example:
-        >>> process = LinearGaussian.random(dim=16, latent=2)
-        >>> process.log_prob(process.sample(5, seed=0)).shape
-        torch.Size([5])
-    """
-
-    weight: Tensor
-    bias: Tensor
-    scale: float
-
-    def __post_init__(self) -> None:
-        if self.weight.dim() != 2 or self.bias.shape != self.weight.shape[:1]:
-            shapes = f"weight {tuple(self.weight.shape)} and bias {tuple(self.bias.shape)}"
-            raise UsageError(f"expected a weight [D, L] and a bias [D], got {shapes}")
-        if not (math.isfinite(self.scale) and self.scale > 0):
-            raise UsageError(f"expected a finite scale above 0, got {self.scale}")
-
-    @classmethod
-    def random(cls, dim: int = 16, latent: int = 2, scale: float = 0.5, seed: int = 0) -> Self:
-        """A process with standard normal weight and bias, drawn by `seed`."""
-        generator = _generator(seed, "linear_gaussian")
-        weight, bias = _normal(dim, latent, generator=generator), _normal(dim, generator=generator)
-        return cls(weight.to(torch.get_default_dtype()), bias.to(torch.get_default_dtype()), scale)
-
-    def sample(self, n: int, seed: int) -> Tensor:
-        """Draw n data, `[n, D]`, as a function of `seed`."""
-        dim, latent = self.weight.shape
-        generator = _generator(seed, "linear_gaussian sample")
-        z, noise = _normal(n, latent, generator=generator), _normal(n, dim, generator=generator)
-        return z.to(self.weight) @ self.weight.T + self.bias + self.scale * noise.to(self.weight)
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """The exact log p(x) in nats, per datum.
-
-        Args:
-            x: data, `[..., D]`.
-
-        Returns:
-            log N(x; b, W W^T + sigma^2 I), `[...]`, float64.
-        """
-        weight, bias = self.weight.to(x.device, torch.float64), self.bias.to(x.device, torch.float64)
-        variance = torch.full_like(bias, self.scale**2)
-        return LowRankMultivariateNormal(bias, weight, variance).log_prob(x.double())
-
-    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The exact p(z | x), a normal distribution whose covariance is the same for every x.
-
-        Args:
-            x: data, `[..., D]`.
-
-        Returns:
-            The mean `[..., L]` and the covariance `[L, L]`, float64.
-        """
-        weight, bias = self.weight.to(x.device, torch.float64), self.bias.to(x.device, torch.float64)
-        identity = torch.eye(weight.shape[1], dtype=torch.float64, device=x.device)
-        covariance = self.scale**2 * torch.linalg.inv(weight.T @ weight + self.scale**2 * identity)
-        return (x.double() - bias) @ weight @ covariance / self.scale**2, covariance
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,17 +168,8 @@ class Dataset:
 
 def _bernoulli(p: Tensor, seed: int, *keys: object) -> Tensor:
     # One type and one device for every uniform, so that a draw is the same wherever the data are.
-    uniform = torch.rand(p.shape, generator=_generator(seed, *keys), dtype=torch.float32, device="cpu")
+    uniform = torch.rand(p.shape, generator=generator(seed, *keys), dtype=torch.float32, device="cpu")
     return (uniform.to(p.device) < p).to(p.dtype)
-
-
-def _normal(*shape: int, generator: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
-
-
-def _generator(seed: int, *keys: object) -> torch.Generator:
-    # What `seeded` draws on the CPU, without saving and restoring a GPU's generator at each visit.
-    return torch.Generator().manual_seed(derive_seed(seed, *keys))
 
 
 def _first(where: Tensor) -> tuple[int, ...]:
@@ -384,7 +277,7 @@ def load_data(
     origin = {"data": _lasting(source), **options, "data_root": None if root is None else str(root)}
     if source == "linear_gaussian":
         return _linear_gaussian(binarize, divide_by, valid_size, seed, origin)
-    raw = _read(source, root, download)
+    raw = read(source, root, download)
     splits, scaling = _scaled(raw.arrays, 16 if source == "digits" and divide_by is None else divide_by)
     labels = {split: _integers(split, y) for split, y in raw.labels.items()}
     notes = [note for note in (raw.note, scaling, _hold_out(splits, labels, valid_size)) if note]
@@ -395,7 +288,7 @@ def load_data(
 
 def _lasting(source: str | Path) -> str:
     """A path as one that holds in every working directory; a name as it is."""
-    return str(source) if source in _NAMES else str(Path(source).expanduser().resolve())
+    return str(source) if source in NAMES else str(Path(source).expanduser().resolve())
 
 
 def _linear_gaussian(
@@ -460,132 +353,3 @@ def _integers(split: str, labels: np.ndarray) -> Tensor:
     if labels.dtype.kind not in "iub":
         raise DataError(f"the labels of {split} are {labels.dtype}, expected integers")
     return torch.from_numpy(labels.reshape(-1).astype(np.int64))
-
-
-class _Raw(NamedTuple):
-    name: str
-    arrays: dict[str, np.ndarray]
-    labels: dict[str, np.ndarray]
-    note: str = ""
-
-
-def _read(source: str | Path, root: str | Path | None, download: bool) -> _Raw:
-    if source == "digits":
-        return _read_numpy(_DIGITS)
-    if isinstance(source, str) and source in _TORCHVISION:
-        default = os.environ.get("PYRO_VAE_DATA") or "~/.cache/pyro_vae"
-        return _read_torchvision(source, Path(root or default).expanduser(), download)
-    path = Path(source).expanduser()
-    if path.is_dir() or (path.is_file() and _IMAGES.fullmatch(path.name)):
-        return _read_idx(path)
-    if path.is_file():
-        return _read_numpy(path)
-    raise DataError(_unknown(str(source)))
-
-
-def _unknown(source: str) -> str:
-    close = difflib.get_close_matches(source.lower().replace("-", "_"), _NAMES, n=1)
-    guess = f" (did you mean {close[0]!r}?)" if close else ""
-    known = f"expected one of {', '.join(_NAMES)}, or the path of an .npz, an .npy or IDX files"
-    return f"no data at {source!r}{guess}: {known}"
-
-
-def _read_numpy(path: Path) -> _Raw:
-    try:
-        with path.open("rb") as file:  # opened here, since numpy leaves a damaged .npz open
-            loaded = np.load(file, allow_pickle=False)
-            content = {"x": loaded} if isinstance(loaded, np.ndarray) else loaded
-            arrays, labels = _pick(content, _IMAGE_KEYS), _pick(content, _LABEL_KEYS)
-    except (*_DAMAGED, TypeError, tokenize.TokenError) as error:  # the last two from a damaged header
-        raise DataError(f"can't read {path}: {_one_line(error)} (expected .npy or .npz without pickles)") from error
-    if "train" not in arrays:
-        found = ", ".join(map(repr, content)) or "nothing"
-        raise DataError(f"{path} has no array 'train', 'x_train' or 'x', only {found}: rename one")
-    return _Raw(path.stem, arrays, labels)
-
-
-def _pick(content: Mapping[str, np.ndarray], keys: Mapping[str, tuple[str, ...]]) -> dict[str, np.ndarray]:
-    found = {split: next((name for name in names if name in content), None) for split, names in keys.items()}
-    return {split: np.asarray(content[name]) for split, name in found.items() if name is not None}
-
-
-def _read_idx(path: Path) -> _Raw:
-    images = path.absolute() if path.is_file() else _training_images(path.absolute())
-    prefix = images.name[: images.name.index("train-images")]
-    folder = images.parent.parent if images.parent.name == "raw" else images.parent
-    return _read_idx_splits(prefix.rstrip("-_") or folder.name, images.parent, prefix)
-
-
-def _training_images(folder: Path) -> Path:
-    for places in ([folder], [folder / "raw"], sorted(folder.glob("*/raw"))):
-        files = [file for place in places if place.is_dir() for file in place.iterdir() if _IMAGES.fullmatch(file.name)]
-        found = {file.with_name(file.name.removesuffix(".gz")): file for file in sorted(files)}
-        if len(found) > 1:
-            names = ", ".join(str(file.relative_to(folder)) for file in found.values())
-            raise DataError(f"{folder} holds several training sets: give the path of one of {names}")
-        if found:
-            return next(iter(found.values()))
-    raise DataError(f"{folder} holds no IDX files: expected train-images-idx3-ubyte or train-images-idx3-ubyte.gz")
-
-
-def _read_idx_splits(name: str, folder: Path, prefix: str) -> _Raw:
-    images = {split: _read_idx_file(file, 3) for split, file in _idx_files(folder, prefix, "images-idx3").items()}
-    labels = {split: _read_idx_file(file, 1) for split, file in _idx_files(folder, prefix, "labels-idx1").items()}
-    if not prefix.startswith("emnist"):
-        return _Raw(name, images, labels)
-    return _Raw(name, {split: x.swapaxes(1, 2) for split, x in images.items()}, labels, "transposed upright")
-
-
-def _idx_files(folder: Path, prefix: str, kind: str) -> dict[str, Path]:
-    stems = {"train": ("train",), "test": ("t10k", "test")}
-    candidates = [
-        (split, folder / f"{prefix}{stem}-{kind}-ubyte{packed}")
-        for split, names in stems.items()
-        for stem in names
-        for packed in (".gz", "")  # where both are there, the unpacked one is read
-    ]
-    return {split: file for split, file in candidates if file.is_file()}
-
-
-def _read_idx_file(path: Path, dims: int) -> np.ndarray:
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except _DAMAGED as error:
-        raise DataError(f"can't read {path}: {_one_line(error)}") from error
-    if content[:4] != bytes([0, 0, 8, dims]):
-        raise DataError(f"{path} is not an IDX file of unsigned bytes in {dims} dimensions: it begins {content[:4]!r}")
-    start = 4 + 4 * dims
-    shape = tuple(int.from_bytes(content[i : i + 4], "big") for i in range(4, start, 4))
-    expected = start + math.prod(shape)
-    if len(content) != expected:
-        raise DataError(f"{path} is damaged: {len(content)} bytes, expected {expected} for shape {shape}")
-    return np.frombuffer(content, np.uint8, offset=start, count=math.prod(shape)).reshape(shape)
-
-
-def _read_torchvision(name: str, root: Path, download: bool) -> _Raw:
-    set_name, prefix = _TORCHVISION[name]
-    folder = root / set_name / "raw"
-    if download and len(_idx_files(folder, prefix, "images-idx3")) < 2:
-        _download(set_name, root)
-    if len(_idx_files(folder, prefix, "images-idx3")) < 2:
-        remedy = "pass download=True (--download true), or the path of a folder with its IDX files"
-        raise DataError(f"{name} is not in {root}: {remedy}")
-    return _read_idx_splits(name, folder, prefix)
-
-
-def _download(set_name: str, root: Path) -> None:
-    try:
-        from torchvision import datasets
-    except Exception as error:  # one that was built for another torch fails with more than ImportError
-        remedy = "install the torchvision that belongs to this torch, or pass the path of a folder with the IDX files"
-        raise DataError(f"torchvision, which downloads, can't be imported ({_one_line(error)}): {remedy}") from error
-    options = {"split": "balanced"} if set_name == "EMNIST" else {}
-    try:
-        getattr(datasets, set_name)(str(root), download=True, **options)
-    except _DAMAGED as error:
-        remedy = "try again, or pass the path of a folder with the IDX files"
-        raise DataError(f"can't download {set_name} to {root} ({_one_line(error)}): {remedy}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -13,6 +13,7 @@ import pyro_vae
 PACKAGE = Path(pyro_vae.__file__).parent
 ROWS = [
     ["errors", "seeding", "shapes", "progress"],
+    ["sources", "linear_gaussian"],
     ["networks", "schedules", "data"],
     ["priors", "likelihoods", "guides", "importance"],
     ["vae", "objectives"],
