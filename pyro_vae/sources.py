@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,7 @@ _LABEL_KEYS = {
     "valid": ("valid_labels", "y_valid"),
     "test": ("test_labels", "y_test"),
 }
+_NPY = b"\x93NUMPY"  # how an `.npy` file begins
 _IMAGES = re.compile(r".*train-images-idx3-ubyte(\.gz)?")
 # What reading a damaged file, or fetching one, is known to raise.
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
@@ -75,8 +76,7 @@ def _unknown(source: str) -> str:
 def _read_numpy(path: Path) -> Raw:
     try:
         with path.open("rb") as file:  # opened here, since numpy leaves a damaged .npz open
-            loaded = np.load(file, allow_pickle=False)
-            content = {"x": loaded} if isinstance(loaded, np.ndarray) else loaded
+            content = {"x": _map(path)} if file.read(6) == _NPY else _load(file)
             arrays, labels = _pick(content, _IMAGE_KEYS), _pick(content, _LABEL_KEYS)
     except (*_DAMAGED, TypeError, tokenize.TokenError) as error:  # the last two from a damaged header
         raise DataError(f"can't read {path}: {_one_line(error)} (expected .npy or .npz without pickles)") from error
@@ -86,9 +86,18 @@ def _read_numpy(path: Path) -> Raw:
     return Raw(path.stem, arrays, labels)
 
 
+def _map(path: Path) -> np.memmap:
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _load(file: BinaryIO) -> Mapping[str, np.ndarray]:
+    file.seek(0)
+    return np.load(file, allow_pickle=False)
+
+
 def _pick(content: Mapping[str, np.ndarray], keys: Mapping[str, tuple[str, ...]]) -> dict[str, np.ndarray]:
     found = {split: next((name for name in names if name in content), None) for split, names in keys.items()}
-    return {split: np.asarray(content[name]) for split, name in found.items() if name is not None}
+    return {split: np.asanyarray(content[name]) for split, name in found.items() if name is not None}
 
 
 def _read_idx(path: Path) -> Raw:

@@ -1,6 +1,5 @@
 """`fit`: stochastic variational inference on a Pyro pair, by one torch optimizer, resumable to the bit."""
 
-import hashlib
 import inspect
 import signal
 import threading
@@ -234,7 +233,7 @@ class _Trainer:
             "best_epoch": 0,
             "waited": 0,
             "last_loss": None,
-            "data": self._fingerprint() if run is not None else None,
+            "data": self.data.fingerprint() if run is not None else None,
         }
         self.sums: dict[str, float] = {}
         self.before, self.started, self.saved_at = 0.0, time.monotonic(), time.monotonic()
@@ -264,7 +263,7 @@ class _Trainer:
             order = torch.randperm(len(self.data.train))
         for step in range(self.progress["step"], self.steps):
             index = order[step * self.settings.batch_size : (step + 1) * self.settings.batch_size]
-            x = self.data.visit(index, self.settings.seed, epoch, step)
+            x = self._to_device(self.data.visit(index, self.settings.seed, epoch, step))
             self._step(x, epoch, step)
             if step % self.settings.log_every == 0:
                 self._probe(x, epoch, step)
@@ -291,6 +290,10 @@ class _Trainer:
         self.optimizer.step()
         self.progress["last_loss"] = value / len(x)
         self._add(loss=value, seen=len(x))
+
+    def _to_device(self, x: Tensor) -> Tensor:
+        """`x` beside the weights: batches of a mapped file come on the CPU."""
+        return x.to(next(self.vae.parameters()).device)
 
     def _lr_factor(self, epoch: int, step: int) -> float:
         return self.settings.lr_schedule(epoch + step / self.steps, self.settings.epochs)
@@ -327,7 +330,9 @@ class _Trainer:
         valid = (
             {}
             if self.data.valid is None
-            else bound(self.vae.model, self.vae.guide, self.data.valid, seed=self.settings.seed).means()
+            else bound(
+                self.vae.model, self.vae.guide, self._to_device(self.data.split("valid")), seed=self.settings.seed
+            ).means()
         )
         if valid:
             self._keep_best(valid["elbo"], epoch)
@@ -371,13 +376,10 @@ class _Trainer:
         self._preflight()
         self._save()
 
-    def _fingerprint(self) -> str:
-        """Of the training data, so that a run is not resumed on others."""
-        return hashlib.sha256(self.data.train.cpu().contiguous().numpy().tobytes()).hexdigest()
-
     def _preflight(self) -> None:
         """One loss under Pyro's full validation, so that a wrong shape or plate is told before training without it."""
-        x = self.data.visit(torch.arange(min(len(self.data.train), self.settings.batch_size)), self.settings.seed, 0, 0)
+        first = torch.arange(min(len(self.data.train), self.settings.batch_size))
+        x = self._to_device(self.data.visit(first, self.settings.seed, 0, 0))
         try:
             with pyro.validation_enabled(True), torch.no_grad():
                 self._loss(x, 0, 0)
@@ -457,7 +459,10 @@ def _check_data(vae: Any, data: Dataset) -> None:
         return
     for name in ("train", "valid", "test"):
         if getattr(data, name) is not None:
-            likelihood.check(data.split(name), f"{name} data")
+            start = 0
+            for x in data.chunks(name):
+                likelihood.check(x, f"{name} data[{start}:]" if start else f"{name} data")
+                start += len(x)
 
 
 def _make_optimizer(factory: Callable[..., Optimizer], parameters: list[nn.Parameter]) -> Optimizer:

@@ -14,6 +14,7 @@ PACKAGE = Path(pyro_vae.__file__).parent
 ROWS = [
     ["errors", "seeding", "shapes", "progress"],
     ["sources", "linear_gaussian"],
+    ["dataset"],
     ["networks", "schedules", "data"],
     ["priors", "likelihoods", "guides", "importance"],
     ["vae", "objectives"],

@@ -74,9 +74,10 @@ def test_digits_are_embedded():
     assert data.name == "digits"
     assert data.event_shape == (8, 8)
     assert [len(data.split(split)) for split in ("train", "valid", "test")] == [1397, 200, 200]
-    assert data.train.dtype == torch.float32
-    assert data.train.max() == 1 and data.train.min() == 0
-    assert torch.equal(data.train * 16, (data.train * 16).round())
+    train = data.split("train")
+    assert data.train.dtype == torch.uint8 and train.dtype == torch.float32
+    assert train.max() == 1 and train.min() == 0
+    assert torch.equal(train * 16, data.train.float())
     assert data.protocol == "digits: divided by 16; not binarised; train 1397, valid 200, test 200; shape 8x8"
 
 
@@ -129,7 +130,7 @@ def test_npz_with_our_keys(tmp_path):
     for split, x in (("train", train), ("valid", valid), ("test", test)):
         torch.testing.assert_close(data.split(split), torch.tensor(x) / 255, rtol=0, atol=0)
     assert set(data.labels) == {"test"} and data.labels["test"].tolist() == [0, 1, 2, 3, 4]
-    assert torch.equal(load_data(str(path)).train, data.train)
+    assert torch.equal(load_data(str(path)).split("train"), data.split("train"))
 
 
 @pytest.mark.parametrize("keys", [("x_train", "y_train"), ("x", "y")])
@@ -137,7 +138,7 @@ def test_npz_with_other_keys(tmp_path, keys):
     x, y = images(6, 2, 3), images(6, 1, high=10)
     np.savez(tmp_path / "set.npz", **{keys[0]: x, keys[1]: y})
     data = load_data(tmp_path / "set.npz")
-    assert torch.equal(data.train, torch.tensor(x) / 255)
+    assert torch.equal(data.split("train"), torch.tensor(x) / 255)
     assert data.labels["train"].tolist() == y.ravel().tolist()
 
 
@@ -145,7 +146,7 @@ def test_npy_is_train_only(tmp_path):
     x = np.random.default_rng(0).normal(size=(6, 3))
     np.save(tmp_path / "floats.npy", x)
     data = load_data(tmp_path / "floats.npy")
-    assert torch.equal(data.train, torch.tensor(x, dtype=torch.float32))
+    assert torch.equal(data.split("train"), torch.tensor(x, dtype=torch.float32))
     assert data.valid is None and data.test is None and data.labels == {}
     assert data.protocol == "floats: values as given; not binarised; train 6; shape 3"
 
@@ -153,7 +154,7 @@ def test_npy_is_train_only(tmp_path):
 def test_big_endian_and_fortran_order_are_read(tmp_path):
     x = np.asfortranarray(np.random.default_rng(0).normal(size=(6, 3)).astype(">f4"))
     np.save(tmp_path / "x.npy", x)
-    assert load_data(tmp_path / "x.npy").train.tolist() == x.tolist()
+    assert load_data(tmp_path / "x.npy").split("train").tolist() == x.tolist()
 
 
 @pytest.mark.parametrize("packed", ["", ".gz"])
@@ -168,7 +169,7 @@ def test_idx_folder(tmp_path, packed, prefix, test, below):
 def test_idx_reads_the_unpacked_file_where_both_are_there(tmp_path):
     write_mnist(tmp_path, packed=".gz")
     plain = write_idx(tmp_path / "train-images-idx3-ubyte", images(7, 5, 4, seed=9))
-    assert torch.equal(load_data(tmp_path).train, torch.tensor(plain) / 255)
+    assert torch.equal(load_data(tmp_path).split("train"), torch.tensor(plain) / 255)
 
 
 def test_idx_names_its_set(tmp_path):
@@ -227,7 +228,7 @@ def test_torchvision_reads_the_same(tmp_path):
     write_mnist(tmp_path / "MNIST" / "raw")
     write_mnist(tmp_path / "EMNIST" / "raw", "emnist-balanced-", "test")
     theirs = datasets.MNIST(str(tmp_path), train=True), datasets.EMNIST(str(tmp_path), "balanced", train=False)
-    assert torch.equal(load_data("mnist", root=tmp_path).train, theirs[0].data / 255)
+    assert torch.equal(load_data("mnist", root=tmp_path).split("train"), theirs[0].data / 255)
     assert torch.equal(load_data("emnist", root=tmp_path).split("test"), theirs[1].data.mT / 255)
     assert torch.equal(load_data("mnist", root=tmp_path).labels["train"], theirs[0].targets)
 
@@ -380,7 +381,8 @@ def test_idx_of_wrong_dimensions_or_no_rows(tmp_path):
 def test_scaling_rule(tmp_path, array, expected, note):
     np.save(tmp_path / "x.npy", array)
     for data in (load_data(tmp_path / "x.npy"), as_dataset(array)):
-        torch.testing.assert_close(data.train, torch.tensor(expected, dtype=torch.float32), rtol=1e-7, atol=0)
+        expected = torch.as_tensor(expected, dtype=torch.float32)
+        torch.testing.assert_close(data.split("train"), expected, rtol=1e-7, atol=0)
         assert f": {note};" in data.protocol
 
 
@@ -389,14 +391,14 @@ def test_divide_by_applies_to_any_array(tmp_path, dtype):
     x = np.array([[0, 1], [1, 0]], dtype)
     np.save(tmp_path / "x.npy", x)
     data = load_data(tmp_path / "x.npy", divide_by=4)
-    assert data.train.tolist() == [[0, 0.25], [0.25, 0]]
+    assert data.split("train").tolist() == [[0, 0.25], [0.25, 0]]
     assert "divided by 4;" in data.protocol
 
 
 def test_splits_are_scaled_alike(tmp_path):
     np.savez(tmp_path / "x.npz", train=np.ones((2, 2), np.uint8), test=np.full((2, 2), 255, np.uint8))
     data = load_data(tmp_path / "x.npz")
-    torch.testing.assert_close(data.train, torch.full((2, 2), 1 / 255))
+    torch.testing.assert_close(data.split("train"), torch.full((2, 2), 1 / 255))
     np.savez(tmp_path / "y.npz", train=np.ones((2, 2), np.uint8), test=np.ones((2, 2), np.float32))
     with refused(DataError, "some splits are integers and some floats", "divide_by"):
         load_data(tmp_path / "y.npz")
@@ -431,7 +433,8 @@ def test_default_dtype_is_followed(tmp_path):
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        assert load_data(tmp_path / "x.npy").train.dtype == load_data("linear_gaussian").train.dtype == torch.float64
+        for data in (load_data(tmp_path / "x.npy"), load_data("linear_gaussian"), load_data("digits")):
+            assert data.split("train").dtype == data.mean().dtype == data.visit(torch.arange(2)).dtype == torch.float64
     finally:
         torch.set_default_dtype(before)
 
@@ -444,7 +447,7 @@ def test_valid_size_takes_the_last_of_train(tmp_path):
     np.savez(tmp_path / "x.npz", train=x, train_labels=np.arange(10), test=x)
     data = load_data(tmp_path / "x.npz", valid_size=3)
     whole = torch.tensor(x) / 255
-    assert torch.equal(data.train, whole[:7]) and torch.equal(data.split("valid"), whole[7:])
+    assert torch.equal(data.split("train"), whole[:7]) and torch.equal(data.split("valid"), whole[7:])
     assert data.labels["train"].tolist() == list(range(7)) and data.labels["valid"].tolist() == [7, 8, 9]
     expected = "x: divided by 255, last 3 of train held out as valid; not binarised; train 7, valid 3, test 10; shape 2"
     assert data.protocol == expected
@@ -468,7 +471,7 @@ def test_as_dataset():
     assert torch.equal(data.train, x) and not data.train.requires_grad
     assert as_dataset(data) is data
     assert as_dataset(torch.rand(2, 2, dtype=torch.float64)).train.dtype == torch.float64
-    assert as_dataset(torch.tensor([[0, 255]], dtype=torch.uint8)).train.tolist() == [[0, 1]]
+    assert as_dataset(torch.tensor([[0, 255]], dtype=torch.uint8)).split("train").tolist() == [[0, 1]]
     with refused(UsageError, "expected a Dataset, a Tensor or an ndarray", "got list"):
         as_dataset([[1.0]])
 
@@ -554,7 +557,7 @@ def test_splits_that_are_absent():
 
 def test_mean_and_std():
     data = load_data("digits", binarize="dynamic")
-    grey = load_data("digits").train.double()
+    grey = load_data("digits").split("train").double()
     torch.testing.assert_close(data.mean().double(), grey.mean(0))
     torch.testing.assert_close(data.std().double(), ((grey - grey.mean(0)) ** 2).mean(0).sqrt())
     assert as_dataset(torch.ones(1, 3)).std().tolist() == [0, 0, 0]
@@ -598,7 +601,7 @@ def is_binary(x: torch.Tensor) -> bool:
 def test_none_leaves_grey():
     data = load_data("digits")
     index = torch.tensor([3, 1, 3])
-    assert torch.equal(data.visit(index, "epoch", 0), data.train[index])
+    assert torch.equal(data.visit(index, "epoch", 0), data.split("train")[index])
     assert not is_binary(data.split("train"))
 
 
@@ -766,11 +769,12 @@ def test_real_mnist_under_the_protocol_of_iwae():
     assert is_binary(test) and is_binary(valid)
     x = data.visit(torch.arange(1000), 0)
     # The share of ones in 784,000 independent draws against its expectation; variance at most 1/4 each: 5 sigma, 6e-7.
-    assert abs(float(x.mean() - data.train[:1000].mean())) < 5 * 0.5 / 784_000**0.5
+    grey = data.train[:1000] / 255
+    assert abs(float(x.mean() - grey.mean())) < 5 * 0.5 / 784_000**0.5
 
 
 def test_real_frey_faces_are_divided_as_asked():
     data = load_data(real("frey_faces.npz"), divide_by=256)
     assert "divided by 256" in data.protocol
     assert data.event_shape == (28, 20)
-    assert float(data.train.max()) == 236 / 256
+    assert float(data.split("train").max()) == 236 / 256
