@@ -11,7 +11,6 @@ References:
     last 10,000 of MNIST's training images as the validation set.
 """
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.dataset import SPLITS, Binarization, Dataset, Stored, check_real, to_floats
+from pyro_vae.dataset import SPLITS, Binarization, Dataset, Stored, check_divisor, check_real, to_floats
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.linear_gaussian import LinearGaussian
 from pyro_vae.seeding import derive_seed
@@ -105,8 +104,8 @@ def load_data(
         >>> load_data("digits").protocol
         'digits: divided by 16; not binarised; train 1397, valid 200, test 200; shape 8x8'
     """
-    if divide_by is not None and not (math.isfinite(divide_by) and divide_by > 0):
-        raise UsageError(f"expected a finite divide_by above 0, got {divide_by}")
+    if divide_by is not None:
+        check_divisor("divide_by", divide_by)
     options = {"binarize": binarize, "divide_by": divide_by, "valid_size": valid_size, "data_seed": seed}
     origin = {"data": _lasting(source), **options, "data_root": None if root is None else str(root)}
     if source == "linear_gaussian":

@@ -303,8 +303,7 @@ class Dataset:
             )
 
     def _check_divisor(self) -> None:
-        if not (math.isfinite(self.divisor) and self.divisor > 0):
-            raise UsageError(f"expected a finite divisor above 0, got {self.divisor}")
+        check_divisor("divisor", self.divisor)
         for split, x in self._splits().items():
             if self.divisor != 1 and _floating(x):
                 raise UsageError(
@@ -396,6 +395,13 @@ def _check_layout(split: str, x: Stored, train: Stored) -> None:
     elif not (x.is_floating_point() or x.dtype in (torch.uint8, torch.bool)):
         remedy = "convert it, or use as_dataset, which scales integers"
         raise DataError(f"{split} is {x.dtype}, expected floating point, or uint8 with a divisor: {remedy}")
+
+
+def check_divisor(name: str, value: float) -> None:
+    """Refuse what no single-precision value can be divided by."""
+    limits = torch.finfo(torch.float32)
+    if not limits.tiny <= value <= limits.max:
+        raise UsageError(f"expected a {name} above 0 (from {limits.tiny:.3g} to {limits.max:.3g}), got {value}")
 
 
 def check_real(split: str, array: np.ndarray) -> None:

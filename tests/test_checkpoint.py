@@ -407,7 +407,10 @@ class TestLoad:
         )
         data = load_data("digits")
         fit(vae, data, epochs=1, run=tmp_path / "run", progress=False)
-        a, b = (log_marginal(v.model, v.guide, data.split("test")[:20], num_particles=10) for v in (vae, load(tmp_path / "run")))
+        a, b = (
+            log_marginal(v.model, v.guide, data.split("test")[:20], num_particles=10)
+            for v in (vae, load(tmp_path / "run"))
+        )
         assert torch.equal(a.log_p, b.log_p)
 
     def test_tied_weights(self, tmp_path):
