@@ -36,6 +36,7 @@ _NPY = b"\x93NUMPY"  # how an `.npy` file begins
 _IMAGES = re.compile(r".*train-images-idx3-ubyte(\.gz)?")
 # What reading a damaged file, or fetching one, is known to raise.
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+_DAMAGED_HEADER = (TypeError, SyntaxError, ArithmeticError, tokenize.TokenError)
 
 
 class Raw(NamedTuple):
@@ -78,7 +79,7 @@ def _read_numpy(path: Path) -> Raw:
         with path.open("rb") as file:  # opened here, since numpy leaves a damaged .npz open
             content = {"x": _map(path)} if file.read(6) == _NPY else _load(file)
             arrays, labels = _pick(content, _IMAGE_KEYS), _pick(content, _LABEL_KEYS)
-    except (*_DAMAGED, TypeError, tokenize.TokenError) as error:  # the last two from a damaged header
+    except (*_DAMAGED, *_DAMAGED_HEADER) as error:
         raise DataError(f"can't read {path}: {_one_line(error)} (expected .npy or .npz without pickles)") from error
     if "train" not in arrays:
         found = ", ".join(map(repr, content)) or "nothing"
@@ -87,7 +88,8 @@ def _read_numpy(path: Path) -> Raw:
 
 
 def _map(path: Path) -> np.memmap:
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    with np.errstate(over="raise"):  # a size too large for this machine
+        return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def _load(file: BinaryIO) -> Mapping[str, np.ndarray]:

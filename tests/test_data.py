@@ -333,6 +333,14 @@ def test_changed_bytes_give_data_or_a_refusal(tmp_path, name):
             assert "\n" not in str(error)
 
 
+@pytest.mark.parametrize("shape", [(10**20, 8), (2**63 - 1, 8, 8), (2**32, 2**32, 8), (-20, 8), (20, -8, -8), (20, 9)])
+def test_shapes_that_a_file_cannot_have_are_refused(tmp_path, shape):
+    header = str({"descr": "|u1", "fortran_order": False, "shape": shape}).ljust(117) + "\n"
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00" + header.encode() + bytes(160))
+    with refused(DataError, "can't read", "x.npy"):
+        load_data(tmp_path / "x.npy")
+
+
 def test_text_is_refused(tmp_path):
     (tmp_path / "x.csv").write_text("1,2,3\n")
     with refused(DataError, "can't read", "x.csv"):
