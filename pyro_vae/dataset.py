@@ -162,7 +162,7 @@ class Dataset:
         """The training batch `train[index]` as seen at this visit: `widen(batch(index, *key))`.
 
         Args:
-            index: rows of train, `[B]`.
+            index: rows of train, `[B]`, integers from 0.
             *key: which visit this is, e.g. `epoch, step`.
 
         Returns:
@@ -175,7 +175,7 @@ class Dataset:
         """The batch of `visit` in its compact form, e.g. to move it to another device before it becomes floats.
 
         Args:
-            index: rows of train, `[B]`.
+            index: rows of train, `[B]`, integers from 0.
             *key: which visit this is, e.g. `epoch, step`.
 
         Returns:
@@ -183,7 +183,7 @@ class Dataset:
             the rows as they are stored (of a mapped file: uint8, or torch's default type), not yet divided.
         """
         if isinstance(self.train, Tensor):
-            rows = self.train[index.to(self.train.device)]
+            rows = self.train.index_select(0, index.to(self.train.device))  # bytes: 5 times as fast as []
         else:
             rows = _read_in(self.train[index.cpu().numpy()])
         if self.binarization != "dynamic":

@@ -211,6 +211,22 @@ class TestFit:
         monkeypatch.chdir("below")
         assert done("evaluate ../r --split valid --num_particles 5")["num_data"] == 10
 
+    def test_a_mapped_file(self):
+        """An `.npy` gives what the same array in an `.npz` gives, and only the rows asked for are read."""
+        x = np.random.default_rng(0).integers(0, 256, (40, 6), dtype=np.uint8)
+        np.save("x.npy", x)
+        np.savez("x.npz", train=x)
+        for source in ("x.npy", "x.npz"):
+            words = f"--valid_size 10 --epochs 2 --data_seed 3 --data {source} --run r-{source}"
+            assert "dynamic binarisation with seed 3" in done("fit", FAST, words)["data"]
+        assert tensors("r-x.npy") == tensors("r-x.npz") != {}
+        assert done("evaluate r-x.npy --split valid --num_particles 5")["num_data"] == 10
+        expected = load_data("x.npz", binarize="dynamic", valid_size=10, seed=3).split("train")[:5]
+        with np.load(done("reconstruct r-x.npy --split train --num 5 --out r.npz")["saved"]) as arrays:
+            np.testing.assert_array_equal(arrays["x"], expected)
+        refused = call("reconstruct r-x.npy --split train --num 0")
+        assert refused.code == 2 and "expected at least 1 datum of train, got 0" in refused.error
+
 
 class TestEvaluate:
     """log p(x) and its errors."""
