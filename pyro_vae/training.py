@@ -1,6 +1,5 @@
 """`fit`: stochastic variational inference on a Pyro pair, by one torch optimizer, resumable to the bit."""
 
-import hashlib
 import signal
 import threading
 import time
@@ -256,7 +255,7 @@ class _Trainer:
         self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
         self.num_data = len(data.train)
         self.steps = ceil(self.num_data / settings.batch_size)
-        self.loss = Loss(vae, objective, lambda x: x, self._weight_penalty)
+        self.loss = Loss(vae, objective, lambda batch: data.widen(batch), self._weight_penalty)
         self.step: Step = EagerStep(self.loss)
         self.rows: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}
@@ -269,7 +268,7 @@ class _Trainer:
             "last_loss": None,
             "onednn": None,
             "compile": self._compile(),
-            "data": self._fingerprint() if run is not None else None,
+            "data": self.data.fingerprint() if run is not None else None,
         }
         self.sums: dict[str, float] = {}
         self.before, self.started, self.saved_at = 0.0, time.monotonic(), time.monotonic()
@@ -310,29 +309,33 @@ class _Trainer:
             order = torch.randperm(self.num_data)
         for step in range(self.progress["step"], self.steps):
             index = order[step * self.settings.batch_size : (step + 1) * self.settings.batch_size]
-            x = self.data.visit(index, self.settings.seed, epoch, step)
-            self._step(x, epoch, step)
+            batch = self._batch(index, epoch, step)
+            self._step(batch, epoch, step)
             if step % self.settings.log_every == 0:
-                self._probe(x, epoch, step)
+                self._probe(self.data.widen(batch), epoch, step)
                 bar.show(round(epoch + (step + 1) / self.steps, 2), _means_text(self._train_means()))
             self.progress["step"] = step + 1
             self._tick()
         self._close_epoch(epoch)
         bar.show(epoch + 1, _row_text(self.rows[-1]), now=epoch == 0 or self._finished())
 
-    def _step(self, x: Tensor, epoch: int, step: int) -> None:
+    def _batch(self, index: Tensor, epoch: int, step: int) -> Tensor:
+        """Training data as they are stored, beside the weights: a mapped file gives batches on the CPU."""
+        return self._to_device(self.data.batch(index, self.settings.seed, epoch, step))
+
+    def _step(self, batch: Tensor, epoch: int, step: int) -> None:
         reseed(self.settings.seed, "step", epoch, step)
-        loss, parameters, gradients = self.step(x, epoch + step / self.steps, self.settings.epochs)
+        loss, parameters, gradients = self.step(batch, epoch + step / self.steps, self.settings.epochs)
         value = loss.item()
         if not isfinite(value):
-            self._refuse("loss", x, epoch, step)
-        if not self._clip(gradients, len(x)):
-            self._refuse("gradient", x, epoch, step)
+            self._refuse("loss", batch, epoch, step)
+        if not self._clip(gradients, len(batch)):
+            self._refuse("gradient", batch, epoch, step)
         for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
             group["lr"] = lr * self._lr_factor(epoch, step)
         self.updates.apply(parameters, gradients)
-        self.progress["last_loss"] = value / len(x)
-        self._add(loss=value, seen=len(x))
+        self.progress["last_loss"] = value / len(batch)
+        self._add(loss=value, seen=len(batch))
 
     def _clip(self, gradients: Sequence[Tensor], batch: int) -> bool:
         """Scale the gradients to `clip_norm` where they are longer; False, and nothing done, if they are not finite."""
@@ -342,6 +345,9 @@ class _Trainer:
         if norm > self.settings.clip_norm * batch and isfinite(norm):
             torch._foreach_mul_(list(gradients), self.settings.clip_norm * batch / norm)
         return isfinite(norm)
+
+    def _to_device(self, x: Tensor) -> Tensor:
+        return x.to(next(self.vae.parameters()).device)
 
     def _lr_factor(self, epoch: int, step: int) -> float:
         return self.settings.lr_schedule(epoch + step / self.steps, self.settings.epochs)
@@ -371,7 +377,9 @@ class _Trainer:
         valid = (
             {}
             if self.data.valid is None
-            else bound(self.vae.model, self.vae.guide, self.data.valid, seed=self.settings.seed).means()
+            else bound(
+                self.vae.model, self.vae.guide, self._to_device(self.data.split("valid")), seed=self.settings.seed
+            ).means()
         )
         if valid:
             self._keep_best(valid["elbo"], epoch)
@@ -421,31 +429,27 @@ class _Trainer:
 
     def _choose_step(self) -> None:
         self.vae.train()
-        x = self._first_batch()
-        self.loss = self._tensorial(x)
+        batch = self._first_batch()
+        self.loss = self._tensorial(batch)
         tolerance = _TOLERANCES[self.settings.precision]
-        self.step = choose_step(self.loss, x, self.progress["compile"], self.settings.epochs, tolerance)
+        self.step = choose_step(self.loss, batch, self.progress["compile"], self.settings.epochs, tolerance)
 
-    def _tensorial(self, x: Tensor) -> Loss:
+    def _tensorial(self, batch: Tensor) -> Loss:
         """The loss by operations on tensors alone, where the objective has such a form for this pair."""
         try:
             with seeded(self.settings.seed, "step", 0, 0), torch.no_grad():
                 if type(self.objective).__dict__.get("tensor_loss"):
-                    self.loss(x, self.loss.at(0.0, self.settings.epochs))
+                    self.loss(batch, self.loss.at(0.0, self.settings.epochs))
         except NotTensorial:
             return replace(self.loss, tensorial=False)
         return self.loss
 
     def _first_batch(self) -> Tensor:
-        return self.data.visit(torch.arange(min(self.num_data, self.settings.batch_size)), self.settings.seed, 0, 0)
-
-    def _fingerprint(self) -> str:
-        """Of the training data, so that a run is not resumed on others."""
-        return hashlib.sha256(self.data.train.cpu().contiguous().numpy().tobytes()).hexdigest()
+        return self._batch(torch.arange(min(self.num_data, self.settings.batch_size)), 0, 0)
 
     def _preflight(self) -> None:
         """One loss under Pyro's full validation, so that a wrong shape or plate is told before training without it."""
-        x = self._first_batch()
+        x = self.data.widen(self._first_batch())
         try:
             with pyro.validation_enabled(True), torch.no_grad(), seeded(self.settings.seed, "step", 0, 0):
                 as_loss(self.loss.at(0.0, self.settings.epochs))(self.vae.model, self.vae.guide, x)
@@ -492,9 +496,9 @@ class _Trainer:
         if time.monotonic() - self.saved_at > self.save_every:
             self._save()
 
-    def _refuse(self, what: str, x: Tensor, epoch: int, step: int) -> None:
+    def _refuse(self, what: str, batch: Tensor, epoch: int, step: int) -> None:
         with seeded(self.settings.seed, "step", epoch, step):
-            site = find_culprit(self.vae.model, self.vae.guide, x)
+            site = find_culprit(self.vae.model, self.vae.guide, self.data.widen(batch))
         last = self.progress["last_loss"]
         self._save()
         raise NumericalError(
@@ -525,7 +529,10 @@ def _check_data(vae: Any, data: Dataset) -> None:
         return
     for name in ("train", "valid", "test"):
         if getattr(data, name) is not None:
-            likelihood.check(data.split(name), f"{name} data")
+            start = 0
+            for x in data.chunks(name):
+                likelihood.check(x, f"{name} data[{start}:]" if start else f"{name} data")
+                start += len(x)
 
 
 @contextmanager

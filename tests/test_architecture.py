@@ -13,6 +13,8 @@ import pyro_vae
 PACKAGE = Path(pyro_vae.__file__).parent
 ROWS = [
     ["errors", "seeding", "shapes", "progress", "backends", "pareto"],
+    ["sources", "linear_gaussian"],
+    ["dataset"],
     ["networks", "schedules", "data", "compiling", "optimizers", "distributed"],
     ["priors", "likelihoods", "guides", "importance"],
     ["vae", "objectives", "tiles"],
