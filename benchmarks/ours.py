@@ -4,10 +4,15 @@ Also the driver of `our_parts.py`. Under `torchrun` every process takes part and
 """
 
 import os
+import shutil
+import sys
 import tempfile
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +47,8 @@ def time_fit(system: str, args: Namespace, objective: Any = None, **parts: Any) 
         objective: the objective; None for `fit`'s own.
         **parts: parts of the VAE other than its networks.
     """
+    if _processes() > 1 and "pyro_vae.distributed" not in sys.modules:
+        raise SystemExit("this version of fit trains in one process only")
     onednn = set_up(args)
     x = training_images(args).unflatten(-1, EVENT)
     train = partial(fit, objective=objective, batch_size=args.batch, seed=args.seed, **MODES[args.mode])
@@ -49,7 +56,7 @@ def time_fit(system: str, args: Namespace, objective: Any = None, **parts: Any) 
     train(make(args, **parts), x[: args.batch], epochs=1, progress=False)
     clock.step()
     rates, loss = _epochs(train, make(args, **parts), x, args.epochs) if args.epochs else ([], None)
-    if int(os.environ.get("RANK", "0")) == 0:
+    if _first():
         print_training(system, args, rates, loss, clock.first_step_s, onednn=onednn, processes=_processes())
 
 
@@ -62,13 +69,30 @@ def make(args: Namespace, **parts: Any) -> VAE:
 def _epochs(train: Any, vae: VAE, x: torch.Tensor, epochs: int) -> tuple[list[float], float]:
     """Images per second of each epoch after the first, and the last loss, from the table that `fit` returns."""
     optimizer = partial(torch.optim.Adam, lr=1e-3)
-    with tempfile.TemporaryDirectory() as folder:
-        rows = train(vae, x, epochs=epochs + 1, optimizer=optimizer, run=f"{folder}/run", progress=True).rows
+    with _folder() as folder:
+        run = folder / "run"
+        rows = train(vae, x, epochs=epochs + 1, optimizer=optimizer, run=run, progress=True).rows
     return [len(x) / (after["seconds"] - before["seconds"]) for before, after in pairwise(rows)], rows[-1]["loss"]
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder that all processes of one `torchrun`, whose children they are, agree on; removed by the first."""
+    folder = Path(tempfile.gettempdir()) / f"pyro-vae-benchmark-{os.getppid() if _processes() > 1 else os.getpid()}"
+    folder.mkdir(exist_ok=True)
+    try:
+        yield folder
+    finally:
+        if _first():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 if __name__ == "__main__":
