@@ -1,6 +1,6 @@
 """The generated part of `docs/performance.md`, and its pictures, from the raw results."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from results import Run, Spread, Store, column, disagreements, paired, select, values
@@ -46,7 +46,7 @@ def training_table(suite: Suite, runs: list[Run]) -> str:
     ours = [name for name in suite.systems if name.startswith("ours")]
     rows = []
     for name in _present(suite, runs):
-        ratios = [_ratio(paired(runs, suite.kind, mine, name)) for mine in ours]
+        ratios = ["" if mine == name else _ratio(paired(runs, suite.kind, mine, name)) for mine in ours]
         loss = column(runs, name, "loss")
         rows.append([name, _speed(values(runs, suite.kind, name)), *ratios, f"{loss.median:.1f}" if loss else ""])
     return _markdown(["system", "images/s", *(f"{mine} / it" for mine in ours), "loss, nats"], rows)
@@ -57,11 +57,11 @@ def evidence_table(suite: Suite, runs: list[Run]) -> str:
     ours = [name for name in suite.systems if name.startswith("ours")]
     rows = []
     for name in _present(suite, runs):
-        ratios = [_ratio(paired(runs, suite.kind, mine, name)) for mine in ours]
+        ratios = ["" if mine == name else _ratio(paired(runs, suite.kind, mine, name)) for mine in ours]
         value = column(runs, name, "log_p")
         number = select(runs, name)[0]["result"]["settings"]["images"]
         memory = [column(runs, name, key) for key in ("extra_rss_with_warm_up_mb", "extra_rss_mb")]
-        megabytes = [f"{spread.median:.0f}" if spread else "" for spread in memory]
+        megabytes = [f"{max(0, spread.median):.0f}" if spread else "" for spread in memory]
         log_p = f"{value.median:.3f} ({number})" if value and value.median else ""
         rows.append([name, _speed(values(runs, suite.kind, name)), *ratios, log_p, *megabytes])
     heads = ["system", "images/s", *(f"{mine} / it" for mine in ours), "log p(x), nats (images)"]
@@ -73,7 +73,7 @@ def first_step_table(suite: Suite, runs: list[Run]) -> str:
     rows = []
     for name in _present(suite, runs):
         spread = values(runs, suite.kind, name)
-        rows.append([name, f"{spread.median:.1f} ({spread.least:.1f} to {spread.most:.1f})" if spread else ""])
+        rows.append([name, "" if spread is None else f"{spread.median:.1f}" + _range(spread, "{:.1f}".format)])
     return _markdown(["system", "seconds"], rows)
 
 
@@ -136,14 +136,11 @@ def _conditions(store: Store, name: str) -> str:
     for run in runs:
         versions.update({k: v for k, v in run["result"]["versions"].items() if k not in ("pyro-vae", "numpy")})
     others = Spread.of(run["others"] for run in runs if run.get("others") is not None)
-    busy = f" Other processes used {others.median:.2f} cores (at most {others.most:.2f})." if others else ""
-    scale = conditions["scale"]
     packages = ", ".join(f"{name} {number}" for name, number in sorted(versions.items()))
-    when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
-    return (
-        f"{conditions['cpu']}; {conditions['cores']} cores, {conditions['memory_gib']} GiB; {scale['threads']} threads; "
-        f"{conditions['system']}; {packages}. {rounds} {'round' if rounds == 1 else 'rounds'}, {when}.{busy}"
-    )
+    machine = f"{conditions['cpu']}; {conditions['cores']} cores, {conditions['memory_gib']} GiB"
+    when = f"{rounds} {'round' if rounds == 1 else 'rounds'}, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}"
+    busy = f" Other processes used {others.median:.2f} cores (at most {others.most:.2f})." if others else ""
+    return f"{machine}; {conditions['scale']['threads']} threads; {conditions['system']}; {packages}. {when}.{busy}"
 
 
 def _remarks(suite: Suite, runs: list[Run]) -> list[str]:
@@ -160,11 +157,15 @@ def _remarks(suite: Suite, runs: list[Run]) -> list[str]:
 
 
 def _speed(spread: Spread | None) -> str:
-    return "" if spread is None else f"{_number(spread.median)} ({_number(spread.least)} to {_number(spread.most)})"
+    return "" if spread is None else _number(spread.median) + _range(spread, _number)
 
 
 def _ratio(spread: Spread | None) -> str:
-    return "" if spread is None else f"**{spread.median:.2f}** ({spread.least:.2f} to {spread.most:.2f})"
+    return "" if spread is None else f"**{spread.median:.2f}**" + _range(spread, "{:.2f}".format)
+
+
+def _range(spread: Spread, shown: Callable[[float], str]) -> str:
+    return f" ({shown(spread.least)} to {shown(spread.most)})" if spread.count > 1 else ""
 
 
 def _number(value: float) -> str:

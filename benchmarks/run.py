@@ -20,7 +20,7 @@ import tempfile
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
@@ -79,6 +79,7 @@ def measure(store: Store, chosen: dict[str, Suite], scale: Scale, args: Namespac
     for name, todo in plan.items():
         if todo:
             _open(store, name, conditions, args)
+    _prepare({case.environment for todo in plan.values() for _, case in todo})
     started, count = time.perf_counter(), 0
     for name, todo in plan.items():
         hopeless: set[tuple[str, str]] = set()
@@ -109,6 +110,13 @@ def _open(store: Store, name: str, conditions: dict[str, Any], args: Namespace) 
         store.open(name, conditions, args.fresh)
     except ValueError as error:
         raise SystemExit(str(error)) from error
+
+
+def _prepare(needed: set[str]) -> None:
+    """Make the peers' environments before anything is timed; one that can't be made is told again by its runs."""
+    for environment in sorted(needed):
+        with suppress(environments.UnavailableError):
+            environments.python(environment)
 
 
 def execute(case: Case, turn: int, scale: Scale, limit: float) -> Run:
@@ -143,9 +151,9 @@ def _result(case: Case, scale: Scale, limit: float) -> dict[str, Any]:
 def _command(case: Case) -> list[str]:
     python = str(environments.python(case.environment))
     if case.processes:
-        python_and_torchrun = [python, "-m", "torch.distributed.run", "--standalone"]
+        launcher = [python, "-m", "torch.distributed.run", "--standalone"]
         return [
-            *python_and_torchrun,
+            *launcher,
             f"--nproc-per-node={case.processes}",
             str(HERE / case.command[0]),
             *case.command[1:],
