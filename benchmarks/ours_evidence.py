@@ -1,5 +1,7 @@
 """Speed of `pyro_vae.log_marginal`, as a user calls it: standard errors, ESS and Pareto's k included."""
 
+from typing import Any
+
 from common import EvidenceProblem, Memory, evidence_parser, evidence_problem, time_evidence
 from torch import from_numpy, nn
 from torch_common import load, set_up
@@ -7,16 +9,22 @@ from torch_common import load, set_up
 from pyro_vae import VAE, log_marginal
 from pyro_vae.networks import MLP
 
+MODES: dict[str, dict[str, Any]] = {
+    "eager": {"compile": False},
+    "compiled": {"compile": True},
+    "bf16": {"compile": True, "precision": "bf16"},
+}
+
 
 def main(argv: list[str] | None = None) -> None:
     """Time it and print the line."""
     parser = evidence_parser(__doc__)
-    parser.add_argument("--mode", choices=["eager", "compiled"], default="compiled")
+    parser.add_argument("--mode", choices=MODES, default="compiled")
     args = parser.parse_args(argv)
     onednn = set_up(args)
     problem = evidence_problem(args)
     vae, x = make(problem), from_numpy(problem.x)
-    options = {"num_particles": args.particles, "compile": args.mode == "compiled"}
+    options = {"num_particles": args.particles, **MODES[args.mode]}
 
     def log_p(num: int) -> float:
         return log_marginal(vae.model, vae.guide, x[:num], **options).mean

@@ -96,10 +96,11 @@ def _cell(suite: Suite, runs: list[Run], name: str, setting: str) -> str:
 
 def draw(suite: Suite, runs: list[Run], path: Path) -> Path | None:
     """Save the picture of a growth suite; None where there is nothing to draw."""
-    settings = [setting for setting in suite.settings if any(run["setting"] == setting for run in runs)]
+    settings = [s for s in suite.settings if select_any(run for run in runs if run["setting"] == s)]
     if not suite.axis or not all(setting.isdigit() for setting in settings) or len(settings) < 2:
         return None
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot(xscale="log", yscale="log", ylabel="images/s", xlabel=suite.axis.removeprefix("--"))
@@ -109,7 +110,10 @@ def draw(suite: Suite, runs: list[Run], path: Path) -> Path | None:
         bars = [[s.median - s.least for s in found.values()], [s.most - s.median for s in found.values()]]
         axes.errorbar(list(found), middle, yerr=bars, marker="o", markersize=4, capsize=2, label=name)
     axes.set_xticks([int(setting) for setting in settings], labels=settings)
-    axes.minorticks_off()
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(LogLocator(subs=[1, 2, 5]))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -155,6 +155,7 @@ def _command(case: Case) -> list[str]:
         return [
             *launcher,
             f"--nproc-per-node={case.processes}",
+            "--",  # torchrun reads options after the script too
             str(HERE / case.command[0]),
             *case.command[1:],
         ]
@@ -199,7 +200,10 @@ def _line(command: list[str], cache: Path, scale: Scale, limit: float) -> dict[s
     lines = [line for line in output.splitlines() if line.startswith("{")]
     if not lines:
         raise RunError("it printed no result")
-    return json.loads(lines[-1])
+    found = json.loads(lines[-1])
+    if "unsupported" in found:
+        raise RunError(found["unsupported"])
+    return found
 
 
 def _tell(run: Run, kind: str, case: Case, turn: int, rounds: int, count: int, total: int, started: float) -> None:

@@ -49,6 +49,7 @@ TRAINING = {
 EVIDENCE = {
     OURS: System("ours_evidence.py", ("--mode", "compiled", *ONEDNN)),
     "ours, eager": System("ours_evidence.py", ("--mode", "eager", *ONEDNN)),
+    "ours, bf16": System("ours_evidence.py", ("--mode", "bf16", *ONEDNN)),
     "Pyro RenyiELBO, vectorized": System("pyro_renyi.py", ("--vectorized", *ONEDNN)),
     "Pyro RenyiELBO, looped": System("pyro_renyi.py", ("--looped", *ONEDNN)),
     "Pyro Importance": System("pyro_importance.py", ONEDNN, scaled=False),

@@ -48,15 +48,16 @@ def _settings_kept():
 
 
 @pytest.fixture(scope="module")
-def peers():
-    """The peers' scripts whose environment there is, all started at once."""
+def peers(request):
+    """The peers' scripts that are tested and whose environment there is, all started at once."""
+    asked = {item.callspec.params["script"] for item in request.session.items if item.name.startswith("test_peers[")}
     settings = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     environment = {**os.environ, **settings, "PYTHONPATH": str(FOLDER.parent)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     started = {
         script: subprocess.Popen([environments.interpreter(name), FOLDER / script, *options], env=environment, **pipes)
         for script, (name, options) in PEERS.items()
-        if environments.made(name)
+        if script in asked and environments.made(name)
     }
     yield started
     for process in started.values():
@@ -135,7 +136,9 @@ def test_matmul_floor(capsys):
     assert found["settings"]["rows"] in importlib.import_module("matmul_floor").CHUNKS
 
 
-@pytest.mark.parametrize("script", PEERS)
+@pytest.mark.parametrize(
+    "script", [s if options is TRAIN else pytest.param(s, marks=pytest.mark.slow) for s, (_, options) in PEERS.items()]
+)
 def test_peers(script, peers):
     if script not in peers:
         pytest.skip(f"the environment of {PEERS[script][0]} is not made: benchmarks/run.py makes it")
