@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from common import Clock, print_training, training_arguments, training_parser
-from torch_common import set_up, training_images
+from torch_common import Warnings, set_up, training_images
 
 from pyro_vae import VAE, fit
 from pyro_vae.networks import MLP
@@ -53,12 +53,13 @@ def time_fit(system: str, args: Namespace, objective: Any = None, **parts: Any) 
     onednn = set_up(args)
     x = training_images(args).unflatten(-1, EVENT)
     train = partial(fit, objective=objective, batch_size=args.batch, seed=args.seed, **MODES[args.mode])
-    clock = Clock()
+    warned, clock = Warnings(), Clock()
     train(make(args, **parts), x[: args.batch], epochs=1, progress=False)
     clock.step()
     rates, loss = _epochs(train, make(args, **parts), x, args.epochs) if args.epochs else ([], None)
     if _first():
-        print_training(system, args, rates, loss, clock.first_step_s, onednn=onednn, processes=_processes())
+        settings = {"onednn": onednn, "processes": _processes(), "warnings": warned.messages}
+        print_training(system, args, rates, loss, clock.first_step_s, **settings)
 
 
 def make(args: Namespace, **parts: Any) -> VAE:

@@ -4,7 +4,7 @@ from typing import Any
 
 from common import EvidenceProblem, Memory, evidence_parser, evidence_problem, time_evidence
 from torch import from_numpy, nn
-from torch_common import load, set_up
+from torch_common import Warnings, load, set_up
 
 from pyro_vae import VAE, log_marginal
 from pyro_vae.networks import MLP
@@ -22,14 +22,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--mode", choices=MODES, default="compiled")
     args = parser.parse_args(argv)
     onednn = set_up(args)
-    problem = evidence_problem(args)
+    warned, problem = Warnings(), evidence_problem(args)
     vae, x = make(problem), from_numpy(problem.x)
     options = {"num_particles": args.particles, **MODES[args.mode]}
 
     def log_p(num: int) -> float:
         return log_marginal(vae.model, vae.guide, x[:num], **options).mean
 
-    time_evidence(f"ours, {args.mode}", args, log_p, Memory(), onednn=onednn)
+    time_evidence(f"ours, {args.mode}", args, log_p, Memory(), onednn=onednn, warnings=warned.messages)
 
 
 def make(problem: EvidenceProblem) -> VAE:

@@ -156,6 +156,12 @@ def _remarks(suite: Suite, runs: list[Run]) -> list[str]:
         for (system, setting), reason in failed.items()
         if (system, setting) not in done
     ]
+    warned = {
+        f"{run['system']} {run['setting']}".strip(): "; ".join(messages)
+        for run in runs
+        if (messages := run.get("result", {}).get("settings", {}).get("warnings"))
+    }
+    lines += [f"- Warned: {name}: {messages}" for name, messages in warned.items()]
     lines += [f"- To be looked at: {line}" for line in disagreements(runs, suite.kind, _TOLERANCE[suite.kind])]
     return ["\n".join(lines)] if lines else []
 

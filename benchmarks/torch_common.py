@@ -1,6 +1,7 @@
 """What the benchmark scripts that use torch share: its settings, the reference networks, batches in memory."""
 
 import ctypes
+import logging
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -37,6 +38,19 @@ def use_onednn() -> bool:
         return True
     switch.fp32_precision = before
     return False
+
+
+class Warnings(logging.Handler):
+    """What the package warns of, so that a run that fell back to the eager path does not pass for compiled."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+        logging.getLogger("pyro_vae").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one."""
+        self.messages.append(record.getMessage())
 
 
 def keep_blocks() -> None:

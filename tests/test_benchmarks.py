@@ -100,7 +100,7 @@ def test_pyro_example(capsys):
 def test_ours(script, options, capsys):
     found = line(capsys, script, *TRAIN, "--mode", "eager", *options)
     check(found)
-    assert found["settings"]["processes"] == 1
+    assert found["settings"]["processes"] == 1 and found["settings"]["warnings"] == []
 
 
 def test_the_suite_of_parts_is_the_list_of_parts():
