@@ -43,7 +43,7 @@ class RunError(Exception):
 def main(argv: list[str] | None = None) -> None:
     """Measure what is asked for and missing, then write the page."""
     args = _parser().parse_args(argv)
-    scale = Scale(args.threads, num=6000, epochs=1, images=20, few=True) if args.quick else Scale(args.threads)
+    scale = _scale(args)
     chosen = suites(scale)
     if args.list:
         print("\n".join(f"{name}/{system}" for name, suite in chosen.items() for system in suite.systems))
@@ -57,11 +57,19 @@ def main(argv: list[str] | None = None) -> None:
     print(f"wrote {docs / 'performance.md'}", file=sys.stderr)
 
 
+def _scale(args: Namespace) -> Scale:
+    if args.quick:
+        return Scale(args.threads, num=6000, epochs=1, images=20, few=True)
+    return Scale(args.threads, num=args.num, images=args.images)
+
+
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=["*"], metavar="SUITE[/SYSTEM]", help="patterns; see --list")
     parser.add_argument("--rounds", type=int, help="default: 5; with --quick 1")
     parser.add_argument("--threads", type=int, default=machine.cores(), help="default: all cores")
+    parser.add_argument("--num", type=int, default=Scale.num, help="images in an epoch")
+    parser.add_argument("--images", type=int, default=Scale.images, help="images of a run of log p(x)")
     parser.add_argument("--quick", action="store_true", help="one round of little work: whether it all runs")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results of the suites chosen")
     parser.add_argument("--time-limit", type=float, default=900, help="seconds for one run")

@@ -129,11 +129,14 @@ def suites(scale: Scale) -> dict[str, Suite]:
     """All suites, in the order in which they run."""
     powers = [2**k for k in range(scale.threads.bit_length())]
     cores = tuple(str(count) for count in sorted({*powers, scale.threads}))
+    equal = {name: system for name, system in TRAINING.items() if "as installed" not in name}
     deep = ("--decoder", "50-200-200-784")
     estimators = _some(EVIDENCE, OURS, "ours, eager", "Pyro RenyiELBO, vectorized", "NumPyro RenyiELBO", "JAX by hand")
     parts = ("DiagonalNormal", "FullNormal", "ELBO(num_particles=5)", "ELBO(analytic_kl=True)")
     found = {
         "training": Suite("Training, batches of 100", "training", TRAINING),
+        "training-256": Suite("Training, batches of 256", "training", equal, options=("--batch", "256")),
+        "training-1024": Suite("Training, batches of 1024", "training", equal, options=("--batch", "1024")),
         "evidence": Suite("log p(x), K = 5000, decoder 20-500-784", "evidence", EVIDENCE),
         "evidence-deep": Suite("log p(x), K = 5000, decoder 50-200-200-784", "evidence", EVIDENCE, options=deep),
         "first-step": Suite("Seconds to the first step", "first step", FIRST_STEP),
