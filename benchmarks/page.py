@@ -142,9 +142,14 @@ def _conditions(store: Store, name: str) -> str:
     others = Spread.of(run["others"] for run in runs if run.get("others") is not None)
     packages = ", ".join(f"{name} {number}" for name, number in sorted(versions.items()))
     machine = f"{conditions['cpu']}; {conditions['cores']} cores, {conditions['memory_gib']} GiB"
+    scale = conditions["scale"]
+    work = f"{scale['threads']} threads; {scale['num']:,} images an epoch, {scale['images']} for log p(x)"
+    products = (
+        "float32 products by oneDNN" if scale.get("onednn", True) else "float32 products by torch's default library"
+    )
     when = f"{rounds} {'round' if rounds == 1 else 'rounds'}, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}"
     busy = f" Other processes used {others.median:.2f} cores (at most {others.most:.2f})." if others else ""
-    return f"{machine}; {conditions['scale']['threads']} threads; {conditions['system']}; {packages}. {when}.{busy}"
+    return f"{machine}; {work}; {products}; {conditions['system']}; {packages}. {when}.{busy}"
 
 
 def _remarks(suite: Suite, runs: list[Run]) -> list[str]:

@@ -58,9 +58,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _scale(args: Namespace) -> Scale:
+    from pyro_vae.backends import onednn_is_better  # torch, which the list of suites needs not
+
     if args.quick:
-        return Scale(args.threads, num=6000, epochs=1, images=20, few=True)
-    return Scale(args.threads, num=args.num, images=args.images)
+        return Scale(args.threads, num=6000, epochs=1, images=20, few=True, onednn=onednn_is_better())
+    return Scale(args.threads, num=args.num, images=args.images, onednn=onednn_is_better())
 
 
 def _parser() -> ArgumentParser:

@@ -109,6 +109,7 @@ class Scale:
         epochs: timed epochs.
         images: images of an evidence run.
         few: whether growth takes its first and last setting only.
+        onednn: whether the products of all torch systems go to oneDNN: where it is better, as `pyro_vae` finds.
     """
 
     threads: int
@@ -116,6 +117,7 @@ class Scale:
     epochs: int = 2
     images: int = 100
     few: bool = False
+    onednn: bool = True
 
 
 def _some(systems: dict[str, System], *names: str) -> dict[str, System]:
@@ -130,11 +132,12 @@ def suites(scale: Scale) -> dict[str, Suite]:
     powers = [2**k for k in range(scale.threads.bit_length())]
     cores = tuple(str(count) for count in sorted({*powers, scale.threads}))
     equal = {name: system for name, system in TRAINING.items() if "as installed" not in name}
+    training = TRAINING if scale.onednn else equal
     deep = ("--decoder", "50-200-200-784")
     estimators = _some(EVIDENCE, OURS, "ours, eager", "Pyro RenyiELBO, vectorized", "NumPyro RenyiELBO", "JAX by hand")
     parts = ("DiagonalNormal", "FullNormal", "ELBO(num_particles=5)", "ELBO(analytic_kl=True)")
     found = {
-        "training": Suite("Training, batches of 100", "training", TRAINING),
+        "training": Suite("Training, batches of 100", "training", training),
         "training-256": Suite("Training, batches of 256", "training", equal, options=("--batch", "256")),
         "training-1024": Suite("Training, batches of 1024", "training", equal, options=("--batch", "1024")),
         "evidence": Suite("log p(x), K = 5000, decoder 20-500-784", "evidence", EVIDENCE),
@@ -187,7 +190,7 @@ def _case(name: str, suite: Suite, system: str, setting: str, scale: Scale) -> C
     elif suite.axis:
         options[suite.axis] = setting
     flat = tuple(word for option in options.items() for word in option)
-    command = (what.script, *what.options, *suite.options, *flat)
+    command = tuple(w for w in (what.script, *what.options, *suite.options, *flat) if scale.onednn or w not in ONEDNN)
     return Case(name, system, setting, command, what.environment, what.cache, processes)
 
 

@@ -390,23 +390,27 @@ class TestCPU:
 
     def test_the_probe_refuses_products_that_are_not_float32(self, monkeypatch):
         """Where oneDNN rounds to bfloat16 (AMX), its error gives it away, however fast it is."""
-        real, seconds = torch.Tensor.__matmul__, iter([1.0, 0.1])
+        real = torch.mm
 
         @contextmanager
         def rounding(use):
             with monkeypatch.context() as patch:
-                patch.setattr(torch.Tensor, "__matmul__", lambda a, b: real(a.bfloat16().to(a.dtype), b))
+                if use:
+                    patch.setattr(torch, "mm", lambda a, b: real(a.bfloat16().to(a.dtype), b))
                 yield
 
-        monkeypatch.setattr(backends, "_seconds", lambda a, b: next(seconds))
         monkeypatch.setattr(backends, "_onednn", rounding)
+        monkeypatch.setattr(backends, "_speedup", lambda a, b: 10.0)
         assert not backends.onednn_is_better.__wrapped__()
 
     def test_the_probe_wants_speed(self, monkeypatch):
-        for times, expected in (([1.0, 0.99], False), ([1.0, 0.5], True)):
-            seconds = iter(times)
-            monkeypatch.setattr(backends, "_seconds", lambda a, b, seconds=seconds: next(seconds))
+        for speedup, expected in ((1.1, False), (2.0, True)):
+            monkeypatch.setattr(backends, "_speedup", lambda a, b, speedup=speedup: speedup)
             assert backends.onednn_is_better.__wrapped__() is expected
+
+    def test_the_speedup_is_measured(self):
+        a, b = torch.randn(64, 64), torch.randn(64, 64)
+        assert 0.01 < backends._speedup(a, b) < 100
 
     def test_fit_gives_the_settings_back(self):
         before = torch.get_num_threads(), torch.backends.mkldnn.matmul.fp32_precision
