@@ -17,6 +17,7 @@ ROWS = [
     ["priors", "likelihoods", "guides", "importance"],
     ["vae", "objectives"],
     ["evidence", "checkpoint", "steps"],
+    ["parallel", "settings"],
     ["diagnostics", "tasks", "training"],
     ["plots"],
     ["cli"],

@@ -1,0 +1,200 @@
+"""A training in several processes: what they sum in a step, and how they start and fail together.
+
+Each computes on its own rows of every batch (`distributed.World.rows`). After the sums all know the same loss and the
+same gradients, to the bit, so all take the same decisions and keep the same weights without telling one another.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pyro_vae import errors
+from pyro_vae.distributed import ShardedNoise, World
+from pyro_vae.errors import PeerLost, PyroVaeError, Stopped, UsageError
+from pyro_vae.seeding import seeded
+from pyro_vae.steps import Gradients, Loss
+
+_ROWS_EACH = 8
+"""Rows for each process on which is tried whether the loss can be shared out: enough for a norm over them to differ."""
+
+
+# ---- sums of a step --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Summed:
+    """What a step adds up to over the processes, the same on all.
+
+    Args:
+        loss: of the whole batch, nats.
+        parameters: those that the loss depends on, on some process.
+        gradients: theirs; valid until the next sum.
+        numbers: the sums of the further numbers.
+    """
+
+    loss: float
+    parameters: Sequence[nn.Parameter]
+    gradients: Sequence[Tensor]
+    numbers: Sequence[float]
+
+
+class Summing:
+    """Sums of a step over the processes, in one reduction; with one process nothing is done.
+
+    Args:
+        world: the processes.
+        parameters: all of the module's, in the same order on every process.
+    """
+
+    def __init__(self, world: World, parameters: Sequence[nn.Parameter]) -> None:
+        self.world = world
+        self.parameters = [p for p in parameters if p.requires_grad]
+
+    def __call__(self, own: Gradients | None, numbers: Sequence[float]) -> Summed:
+        """The sums of the losses, gradients and numbers of all processes.
+
+        Args:
+            own: of this process's rows; None where it has none.
+            numbers: as many on every process.
+
+        Raises:
+            PeerLost: if another process is gone or does not answer; nothing has changed then.
+        """
+        if self.world.size == 1:
+            assert own is not None
+            return Summed(own[0].item(), own[1], own[2], numbers)
+        value, used, gradients = (0.0, (), ()) if own is None else own
+        known = dict(zip(used, gradients, strict=True))
+        summed = self.world.sums([self._head(value, numbers, known), *(self._of(p, known) for p in self.parameters)])
+        loss, *rest = summed[0].tolist()
+        users = rest[len(numbers) :]
+        kept = [(p, g) for p, g, n in zip(self.parameters, summed[1:], users, strict=True) if n]
+        return Summed(loss, [p for p, _ in kept], [g for _, g in kept], rest[: len(numbers)])
+
+    def _head(self, value: Tensor | float, numbers: Sequence[float], known: dict[Any, Tensor]) -> Tensor:
+        """The loss, the numbers, and for each parameter whether it is used here; beside the gradients, as one of them.
+
+        A parameter that no process uses must have no gradient: an optimizer would move it by its momentum.
+        """
+        like = self.parameters[0].detach()
+        tail = like.new_tensor([*numbers, *(p in known for p in self.parameters)])
+        return torch.cat([torch.as_tensor(value).to(like).reshape(1), tail])
+
+    def _of(self, parameter: nn.Parameter, known: dict[Any, Tensor]) -> Tensor:
+        return known[parameter] if parameter in known else torch.zeros_like(parameter)
+
+
+# ---- whether a loss can be shared out --------------------------------------------------------------------------------
+
+
+def check_shares(world: World, loss: Loss, rows: Tensor, objective: Any, tolerance: float) -> None:
+    """Refuse a loss that is not the sum of the losses of its rows, by trying it on a few.
+
+    Args:
+        world: the processes.
+        loss: what is minimised; its module in training mode.
+        rows: the same on every process, `shares_tried` of them.
+        objective: with numbers in place of schedules.
+        tolerance: largest relative difference.
+
+    Raises:
+        UsageError: if something couples the rows (batch normalisation, an objective over the batch), counts once for
+            each share, or draws what can't be shared out (dropout); on every process.
+    """
+    own = rows[world.rows(len(rows))]
+    with agreed(world):
+        _refuse_batch_norm(loss.vae)
+        before = [b._version for b in loss.vae.buffers()]
+        with torch.no_grad(), seeded(0, "shares"):
+            mine = replace(loss, noise=lambda size: ShardedNoise(world, size))(own, objective, len(rows))[1].double()
+        with torch.no_grad(), seeded(0, "shares"):
+            whole = replace(loss, noise=nullcontext)(rows, objective)[1].item()
+        if [b._version for b in loss.vae.buffers()] != before:
+            raise UsageError(f"the module changes its buffers in training, each process its own: {_ALONE}")
+    total = world.sums([mine])[0].item()
+    if abs(total - whole) > tolerance * abs(whole) + 1e-6:  # not finite: training tells where
+        with agreed(world):
+            raise UsageError(
+                f"a batch is shared out over processes, so its loss must be the sum of the losses of its rows; that of "
+                f"{len(rows)} rows is {whole:.6g} nats, of its {world.size} shares {total:.6g}: does the model, the "
+                f"guide or the objective couple rows (a norm over the batch) or count something once a batch? {_ALONE}"
+            )
+
+
+def shares_tried(world: World) -> int:
+    """How many rows `check_shares` takes."""
+    return _ROWS_EACH * world.size
+
+
+_ALONE = "Leave it out, or run one process (without torchrun)"
+
+
+def _refuse_batch_norm(vae: nn.Module) -> None:
+    """By name, since it is the usual case."""
+    for name, module in vae.named_modules():
+        if isinstance(module, _BatchNorm):
+            raise UsageError(
+                f"{name} is batch normalisation, which couples the rows of a batch, and these are on several "
+                "processes: run one process (without torchrun), or take another norm (LayerNorm, GroupNorm)"
+            )
+
+
+# ---- failing together ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def agreed(world: World) -> Iterator[None]:
+    """A part of the work that all processes go through, without sums; they leave it together, or with the same error.
+
+    Where some raise an error of ours, all raise that of the lowest rank, marked as `shared`. An error of any other kind
+    ends its process, and the others lose it.
+
+    Raises:
+        PyroVaeError: of the same class and with the same message on every process.
+        PeerLost: if another process is gone or does not answer.
+    """
+    if world.size == 1:
+        yield
+        return
+    own: PyroVaeError | None = None
+    try:
+        yield
+    except (PeerLost, Stopped):
+        raise
+    except PyroVaeError as error:
+        own = error
+    failures = [(rank, text) for rank, text in enumerate(texts(world, _encoded(own))) if text]
+    if failures:
+        rank, text = failures[0]
+        error = own if own is not None and rank == world.rank else _decoded(text)
+        error.shared = True
+        raise error
+
+
+def texts(world: World, own: str) -> list[str]:
+    """A text of every process, in order of rank.
+
+    Raises:
+        PeerLost: if another process is gone or does not answer.
+    """
+    line = torch.frombuffer(bytearray(json.dumps(own).encode() + b"\n"), dtype=torch.uint8)
+    return [json.loads(part) for part in world.gather(line).numpy().tobytes().splitlines()]
+
+
+def _encoded(error: PyroVaeError | None) -> str:
+    """The nearest class that all processes know, and the message."""
+    if error is None:
+        return ""
+    known = next(cls for cls in type(error).__mro__ if getattr(errors, cls.__name__, None) is cls)
+    return f"{known.__name__} {error}"
+
+
+def _decoded(text: str) -> PyroVaeError:
+    name, _, message = text.partition(" ")
+    return getattr(errors, name)(message)
