@@ -1,22 +1,25 @@
 """log p(x) by importance sampling, with its error and its health, for any Pyro (model, guide) pair."""
 
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import ceil, log, log10
-from typing import Any
+from math import log, log10
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pyro_vae.backends import exact_products, fast_cpu
+from pyro_vae.distributed import World
 from pyro_vae.errors import NumericalError, UsageError
-from pyro_vae.importance import Program, Proposal, evaluation_mode, importance, propose, weigh
+from pyro_vae.importance import Program, evaluation_mode, importance, owners
+from pyro_vae.networks import computing_in
+from pyro_vae.pareto import pareto_k_of_tail, tail_kept
 from pyro_vae.seeding import seeded
+from pyro_vae.tiles import TILE_DATA, EagerPair, Pair, log_weights, make_pair
 
-_TILE_DATA = 50
-_TILE_PARTICLES = 250
-"""Noise is drawn in tiles of fixed size, one random stream each, so an estimate does not depend on how work is cut."""
+_MUCH_WORK = 2e12
+"""Floating point operations from which on compiling pays: some ten seconds of work."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +34,9 @@ class Evidence:
         elbo: the ELBO from the same draws, `[N]`, nats.
         num_particles: K, draws for each datum.
         seed: the seed of the draws.
+        precision: `"float32"` (the weights' own), or `"bf16"`: a fast estimate, not to be reported.
+        shift: mean difference of `log_p` from that in full precision on the same draws, measured on the first data,
+            nats; None in full precision.
     """
 
     log_p: Tensor
@@ -40,6 +46,8 @@ class Evidence:
     elbo: Tensor
     num_particles: int
     seed: int
+    precision: str = "float32"
+    shift: float | None = None
 
     @property
     def mean(self) -> float:
@@ -76,7 +84,7 @@ class Evidence:
         """Mean of the ELBO over the data, nats per datum."""
         return self.elbo.mean().item()
 
-    def summary(self) -> dict[str, float | int]:
+    def summary(self) -> dict[str, float | int | str]:
         """The averages as plain numbers, with their protocol; what the command prints."""
         return {
             "log_p": self.mean,
@@ -89,6 +97,7 @@ class Evidence:
             "num_data": len(self.log_p),
             "num_particles": self.num_particles,
             "seed": self.seed,
+            **({} if self.shift is None else {"fast_estimate": self.precision, "measured_shift": self.shift}),
         }
 
     def __repr__(self) -> str:
@@ -96,8 +105,11 @@ class Evidence:
             f"Evidence(log p(x) = {self.mean:.3f} nats per datum, se(data) {self.standard_error_data:.3f}, "
             f"se(Monte Carlo) {self.standard_error_monte_carlo:.4f}, "
             f"k-hat > {self.threshold:.2f} for {self.unreliable:.1%}, ELBO {self.elbo_mean:.3f}, "
-            f"N = {len(self.log_p)}, K = {self.num_particles}, seed {self.seed})"
+            f"N = {len(self.log_p)}, K = {self.num_particles}, seed {self.seed}{self._caveat()})"
         )
+
+    def _caveat(self) -> str:
+        return "" if self.shift is None else f"; FAST ESTIMATE in {self.precision}, shift {self.shift:+.4f} nats"
 
 
 def log_marginal(
@@ -109,6 +121,9 @@ def log_marginal(
     seed: int = 0,
     max_rows: int = 4096,
     max_plate_nesting: int = 1,
+    compile: Literal["auto"] | bool = "auto",
+    precision: Literal["float32", "bf16"] = "float32",
+    world: World | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Evidence:
     r"""Estimate log p(x) of every datum by importance sampling from the guide.
@@ -118,6 +133,7 @@ def log_marginal(
     The standard error is the delta method's, `sqrt((1/ESS - 1/K) K/(K-1))`. Memory is bounded whatever K is: the sums
     stream in double precision and only the O(sqrt K) largest weights are kept, for Pareto's k. The result is a function
     of `(x, num_particles, seed)`: it does not depend on `max_rows`, on the data that follow, nor on the training mode.
+    Products are float32 on every device; compiled or not, the draws are the same and the result agrees to rounding.
 
     Args:
         model: Pyro program of p(x, z), with one data plate.
@@ -128,7 +144,12 @@ def log_marginal(
         seed: seed of the draws; the caller's generators are left alone.
         max_rows: the most (datum, particle) pairs in one run of the model; bounds memory.
         max_plate_nesting: number of plate dimensions the programs use.
-        progress: called with the number of data done so far, after each block of 50.
+        compile: whether to run the programs as compiled graphs (a few seconds first); `"auto"` where there is enough to
+            do. Programs that can't be recorded run as they are, and the reason is logged.
+        precision: `"bf16"` for a fast estimate: the networks' products in bfloat16. The result says so, with the shift
+            measured on the first 50 data.
+        world: the processes to share the data with; all of them get the whole result. None for this one alone.
+        progress: called with the number of data done so far by this process, after each block of 50.
 
     Returns:
         An `Evidence`; tensors in double precision on the CPU.
@@ -150,18 +171,71 @@ def log_marginal(
         raise UsageError(
             f"need num_particles >= 1, max_rows >= 1 and data, got {num_particles}, {max_rows} and {len(x)} data"
         )
-    blocks = []
-    with evaluation_mode(model, guide):
-        for start in range(0, len(x), _TILE_DATA):
-            data = tuple(a[start : start + _TILE_DATA] for a in (x, *args))
-            block = _Block(num_particles)
-            for log_weights in _tiles(model, guide, data, start, num_particles, seed, max_rows, max_plate_nesting):
-                block.add(log_weights)
-            blocks.append(block.result(start))
-            if progress is not None:
-                progress(start + len(data[0]))
-    columns = [torch.cat(column) for column in zip(*blocks, strict=True)]
-    return Evidence(*columns, num_particles=num_particles, seed=seed)
+    if precision not in ("float32", "bf16"):
+        raise UsageError(f"precision must be 'float32' or 'bf16', got {precision!r}")
+    data, world = (x, *args), world or World()
+    programs = EagerPair(model, guide, max_rows, max_plate_nesting)
+    compile = _worth_compiling(programs, len(x) * num_particles) if compile == "auto" else compile
+    starts = range(0, len(x), TILE_DATA)
+    mine = starts[world.rows(len(starts))]
+    with evaluation_mode(model, guide), fast_cpu(), exact_products():
+        with _computing(programs, precision):
+            pair = make_pair(programs, _block(data, 0), compile)
+            shards = [
+                _sums(pair, data, start, num_particles, seed, max_plate_nesting, progress).result(start)
+                for start in mine
+            ]
+        shift = None if precision == "float32" else _shift(programs, pair, data, num_particles, seed, precision)
+    empty = [torch.empty(0, dtype=torch.float64)] * 5
+    columns = [world.gather(torch.cat(column)) for column in zip(empty, *shards, strict=True)]
+    return Evidence(*columns, num_particles=num_particles, seed=seed, precision=precision, shift=shift)
+
+
+def _worth_compiling(pair: EagerPair, rows: int) -> bool:
+    parameters = sum(p.numel() for owner in owners(pair.model) for p in owner.parameters())
+    return 2 * parameters * rows >= _MUCH_WORK
+
+
+def _block(data: Sequence[Tensor], start: int) -> list[Tensor]:
+    return [x[start : start + TILE_DATA] for x in data]
+
+
+def _sums(
+    pair: Pair,
+    data: Sequence[Tensor],
+    start: int,
+    num_particles: int,
+    seed: int,
+    nesting: int,
+    progress: Callable[[int], object] | None = None,
+) -> "_Sums":
+    """The sums over the particles of the block that begins at `start`."""
+    block = _block(data, start)
+    sums = _Sums(num_particles)
+    for tile in log_weights(pair, block, start, num_particles, seed, nesting):
+        sums.add(tile)
+    if progress is not None:
+        progress(start + len(block[0]))
+    return sums
+
+
+@contextmanager
+def _computing(pair: EagerPair, precision: str) -> Iterator[None]:
+    """The products of the pair's networks in this precision."""
+    with computing_in(nn.ModuleList(owners(pair.model, pair.guide)), _DTYPES[precision]):
+        yield
+
+
+_DTYPES = {"float32": None, "bf16": torch.bfloat16}
+
+
+def _shift(
+    programs: EagerPair, pair: Pair, data: Sequence[Tensor], num_particles: int, seed: int, precision: str
+) -> float:
+    """Mean difference of log p(x) in this precision from full precision, on the draws of the first block."""
+    with _computing(programs, precision):
+        fast = _sums(pair, data, 0, num_particles, seed, programs.nesting).result(0)[0]
+    return (fast - _sums(programs, data, 0, num_particles, seed, programs.nesting).result(0)[0]).mean().item()
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,6 +263,7 @@ def bound(
     num_particles: int = 1,
     seed: int = 0,
     batch: int = 1000,
+    world: World | None = None,
     **kwargs: Any,
 ) -> Bound:
     r"""Estimate the ELBO of every datum, split into reconstruction and KL, in evaluation mode and without gradients.
@@ -203,54 +278,27 @@ def bound(
         num_particles: draws for each datum.
         seed: seed of the draws; the same seed gives the same noise to another model.
         batch: data in one run.
+        world: the processes to share the data with; all of them get the whole result. None for this one alone.
         **kwargs: passed to `importance`.
 
     Returns:
         A `Bound`, in double precision on the CPU.
     """
-    terms = []
+    world, empty = world or World(), torch.empty(0, dtype=torch.float64)
+    starts = range(0, len(x), batch)
+    terms = [(empty, empty)]
     with evaluation_mode(model, guide):
-        for start in range(0, len(x), batch):
+        for start in starts[world.rows(len(starts))]:
             data = tuple(a[start : start + batch] for a in (x, *args))
             with seeded(seed, "bound", start):
                 samples = importance(model, guide, *data, num_particles=num_particles, **kwargs)
             terms.append((samples.log_likelihood.double().mean(0).cpu(), samples.kl.double().mean(0).cpu()))
-    reconstruction, kl = (torch.cat(column) for column in zip(*terms, strict=True))
+    reconstruction, kl = (world.gather(torch.cat(column)) for column in zip(*terms, strict=True))
     return Bound(reconstruction, kl)
 
 
-def _tiles(
-    model: Program,
-    guide: Program,
-    data: tuple[Tensor, ...],
-    start: int,
-    num_particles: int,
-    seed: int,
-    max_rows: int,
-    nesting: int,
-) -> Iterator[Tensor]:
-    """Log-weights of one block of data, `[particles of this chunk, block]`, chunk after chunk."""
-    size = len(data[0])
-    padded = tuple(torch.cat([a, a[-1:].expand(_TILE_DATA - size, *a.shape[1:])]) for a in data)
-    rows = max(1, max_rows // size)
-    for first in range(0, num_particles, _TILE_PARTICLES):
-        with seeded(seed, "log_marginal", start, first):
-            proposal = propose(guide, *padded, num_particles=_TILE_PARTICLES, max_plate_nesting=nesting)
-        proposal = _cut(proposal, min(_TILE_PARTICLES, num_particles - first), size, nesting)
-        for chunk in range(0, len(proposal.log_guide), rows):
-            latents = {name: value[chunk : chunk + rows] for name, value in proposal.latents.items()}
-            log_likelihood, log_prior = weigh(model, latents, *data, max_plate_nesting=nesting)
-            yield log_likelihood + log_prior - proposal.log_guide[chunk : chunk + rows]
-
-
-def _cut(proposal: Proposal, particles: int, size: int, nesting: int) -> Proposal:
-    """The first `particles` draws of the first `size` data of a tile."""
-    latents = {name: value[:particles].narrow(nesting, 0, size) for name, value in proposal.latents.items()}
-    return Proposal(latents, proposal.log_guide[:particles, :size])
-
-
 @dataclass
-class _Block:
+class _Sums:
     """Streaming sums over the particles of one block of data, in double precision."""
 
     num_particles: int
@@ -267,7 +315,7 @@ class _Block:
         self.total = w.sum(0) if self.total is None else self.total + w.sum(0)
         self.count += len(w)
         kept = w if self.tail is None else torch.cat([self.tail, w])
-        self.tail = kept.topk(min(_tail_kept(self.num_particles), len(kept)), dim=0, sorted=False).values
+        self.tail = kept.topk(min(tail_kept(self.num_particles), len(kept)), dim=0, sorted=False).values
 
     def result(self, start: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """(log_p, standard_error, ess, pareto_k, elbo), each `[block]`, on the CPU."""
@@ -287,51 +335,3 @@ class _Block:
         pareto_k = torch.from_numpy(pareto_k_of_tail(self.tail.T.cpu().numpy(), k))
         columns = (first - log(k), error, ess, pareto_k, self.total / k)
         return tuple(column.cpu() for column in columns)  # pyright: ignore[reportReturnType]
-
-
-def _tail_length(num_particles: int) -> int:
-    """Number of weights in the tail that Pareto's k is fitted to (Vehtari et al. 2024)."""
-    return ceil(min(num_particles / 5, 3 * num_particles**0.5))
-
-
-def _tail_kept(num_particles: int) -> int:
-    """Weights that must be kept so that `psislw` cuts the same tail from them as from all of them."""
-    return min(num_particles, 5 * _tail_length(num_particles) + 1)
-
-
-def pareto_k_of_tail(log_weights: np.ndarray, num_particles: int) -> np.ndarray:
-    """Pareto's k of each row, from its largest weights, by ArviZ's `psislw`.
-
-    `psislw` fits the `min(n/5, 3 sqrt(n / reff))` largest of the n weights it is given; with the relative efficiency
-    chosen so that this number is that of all `num_particles`, the fit is the same as on all of them.
-
-    Args:
-        log_weights: the largest log-weights of each datum in any order, `[N, n]`, `n = _tail_kept(num_particles)`.
-        num_particles: K, the number of weights they are the largest of.
-
-    Returns:
-        k for each row, `[N]`; -inf where the weights in the tail are all equal, nan with fewer than 5 in the tail.
-    """
-    length, kept = _tail_length(num_particles), log_weights.shape[-1]
-    if length < 5:
-        return np.full(len(log_weights), np.nan)
-    efficiency = 1.0 if kept == num_particles else 9 * kept / length**2 * (1 + 1e-9)
-    centred = log_weights - log_weights.max(-1, keepdims=True)
-    flat = np.ptp(centred, axis=-1) < 1e-6
-    k = np.full(len(centred), -np.inf)
-    if (~flat).any():
-        k[~flat] = _psislw(centred[~flat], efficiency)
-    return k
-
-
-def _psislw(log_weights: np.ndarray, efficiency: float) -> np.ndarray:
-    """The one seam to ArviZ: 0.x takes log-weights, the array function of 1.x takes their negatives."""
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # ArviZ announces its own refactoring, and overflows on purpose
-        try:
-            from arviz_stats.base import array_stats  # pyright: ignore[reportMissingImports]
-        except ImportError:
-            import arviz
-
-            return np.atleast_1d(arviz.psislw(log_weights.copy(), reff=efficiency)[1])
-        return np.atleast_1d(array_stats.psislw(-log_weights, r_eff=efficiency)[1])

@@ -135,8 +135,7 @@ def evaluation_mode(*programs: Program) -> Iterator[None]:
     Args:
         *programs: modules, or their bound methods; other callables are left as they are.
     """
-    owners = [getattr(program, "__self__", program) for program in programs]
-    modules = [module for owner in owners if isinstance(owner, nn.Module) for module in owner.modules()]
+    modules = [module for owner in owners(*programs) for module in owner.modules()]
     training = [(module, module.training) for module in modules]
     try:
         for module in modules:
@@ -146,6 +145,12 @@ def evaluation_mode(*programs: Program) -> Iterator[None]:
     finally:
         for module, mode in training:
             module.training = mode
+
+
+def owners(*programs: Program) -> list[nn.Module]:
+    """The modules behind programs that are modules, or bound methods of one; each once."""
+    found = [getattr(program, "__self__", program) for program in programs]
+    return list(dict.fromkeys(owner for owner in found if isinstance(owner, nn.Module)))
 
 
 def _run(program: Program, num_particles: int, nesting: int, args: Any, kwargs: Any) -> poutine.Trace:

@@ -12,10 +12,10 @@ import pyro_vae
 
 PACKAGE = Path(pyro_vae.__file__).parent
 ROWS = [
-    ["errors", "seeding", "shapes", "progress", "backends"],
+    ["errors", "seeding", "shapes", "progress", "backends", "pareto"],
     ["networks", "schedules", "data", "compiling", "optimizers", "distributed"],
     ["priors", "likelihoods", "guides", "importance"],
-    ["vae", "objectives"],
+    ["vae", "objectives", "tiles"],
     ["evidence", "checkpoint", "steps"],
     ["parallel", "settings"],
     ["diagnostics", "tasks", "training"],

@@ -12,8 +12,9 @@ from pyro import poutine
 from torch import nn
 
 from pyro_vae.errors import NumericalError, UsageError
-from pyro_vae.evidence import Evidence, _psislw, _tail_kept, bound, log_marginal, pareto_k_of_tail
+from pyro_vae.evidence import Evidence, bound, log_marginal
 from pyro_vae.importance import evaluation_mode, importance
+from pyro_vae.pareto import _psislw, pareto_k_of_tail, tail_kept
 from pyro_vae.vae import VAE
 
 
@@ -219,7 +220,7 @@ class TestLogMarginal:
         vae.decoder.register_forward_hook(lambda module, inputs, output: rows.append(output[..., 0, 0].numel()))
         log_marginal(vae.model, vae.guide, x[:50], num_particles=1000, max_rows=500)
         assert max(rows) <= 500
-        assert _tail_kept(10**8) < 10**6
+        assert tail_kept(10**8) < 10**6
 
     def test_refusals(self, vae, x):
         for kwargs in ({"num_particles": 0}, {"max_rows": 0}):
@@ -239,13 +240,13 @@ class TestParetoK:
         rng = np.random.default_rng(0)
         for k in (0.3, 0.5, 0.9):
             log_w = -k * np.log(rng.uniform(size=(20, 20_000)))
-            top = np.sort(log_w, -1)[:, -_tail_kept(20_000) :]
+            top = np.sort(log_w, -1)[:, -tail_kept(20_000) :]
             assert abs(pareto_k_of_tail(top, 20_000).mean() - k) < 0.15 / 20**0.5 * 3
 
     @pytest.mark.parametrize("num_particles", [30, 100, 1000, 5000, 50_000])
     def test_tail_alone_gives_the_same_as_all_weights(self, num_particles):
         log_w = np.random.default_rng(1).standard_normal((4, num_particles)) * np.array([[0.3], [1], [2], [5]])
-        kept = np.sort(log_w, -1)[:, -_tail_kept(num_particles) :]
+        kept = np.sort(log_w, -1)[:, -tail_kept(num_particles) :]
         np.testing.assert_allclose(pareto_k_of_tail(kept, num_particles), _psislw(log_w, 1.0), rtol=1e-6)
 
     def test_the_seam_agrees_with_arviz(self):

@@ -1,0 +1,180 @@
+"""Log-weights of any number of particles, in bounded memory, by running the Pyro programs or graphs of them.
+
+Noise is drawn in tiles of a fixed number of data and particles, one random stream each, so a result does not depend on
+how the work is cut, on the data that follow, nor on who else works on it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.compiling import Unrecordable, log_once, record
+from pyro_vae.importance import Program, owners, propose, weigh
+from pyro_vae.seeding import seeded
+
+TILE_DATA = 50
+TILE_PARTICLES = 250
+
+_CACHED = 1 << 22
+"""Bytes of a run of the model's graph, counted as one float for each element of x and row: they stay in the cache."""
+_TOLERANCE = 1e-3
+"""Largest difference between a graph's log-densities and the programs', nats; rounding gives 1e-4 or so."""
+
+Draws = tuple[Mapping[str, Tensor], Tensor]
+
+
+class Pair(Protocol):
+    """A Pyro pair on blocks of data."""
+
+    def draw(self, data: Sequence[Tensor]) -> Draws:
+        """`TILE_PARTICLES` draws for each of `TILE_DATA` data, by site name, and their log q(z|x)."""
+        ...
+
+    def log_joint(self, latents: Mapping[str, Tensor], data: Sequence[Tensor]) -> Tensor:
+        """Log p(x, z) of draws, `[particles, data]`, nats."""
+        ...
+
+
+@dataclass(frozen=True)
+class EagerPair:
+    """By running the programs.
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x).
+        max_rows: the most (datum, particle) pairs in one run of the model.
+        nesting: plate dimensions the programs use.
+    """
+
+    model: Program
+    guide: Program
+    max_rows: int
+    nesting: int = 1
+
+    def draw(self, data: Sequence[Tensor]) -> Draws:
+        """See `Pair`."""
+        proposal = propose(self.guide, *data, num_particles=TILE_PARTICLES, max_plate_nesting=self.nesting)
+        return proposal.latents, proposal.log_guide
+
+    def log_joint(self, latents: Mapping[str, Tensor], data: Sequence[Tensor]) -> Tensor:
+        """See `Pair`."""
+        return torch.cat([self.weigh(part, data) for part in _parts(latents, max(1, self.max_rows // len(data[0])))])
+
+    def weigh(self, latents: Mapping[str, Tensor], data: Sequence[Tensor]) -> Tensor:
+        """`log_joint` in one run of the model."""
+        log_likelihood, log_prior = weigh(self.model, latents, *data, max_plate_nesting=self.nesting)
+        return log_likelihood + log_prior
+
+
+class GraphPair:
+    """By graphs recorded from the programs: no Pyro in the loop, and pieces that stay in the cache.
+
+    Graphs have fixed shapes; what is left over at the end of the data or of the particles runs the programs.
+
+    Args:
+        pair: the programs.
+        data: a block, to record the graphs on.
+        compile: whether to compile them.
+
+    Raises:
+        Unrecordable: if there are no such graphs, or they differ from the programs.
+    """
+
+    def __init__(self, pair: EagerPair, data: Sequence[Tensor], compile: bool) -> None:
+        self.pair, self.rows = pair, _rows_in_cache(data, pair.max_rows)
+        module = nn.ModuleList(owners(pair.model, pair.guide))
+        with seeded(0, "record"):
+            latents, _ = pair.draw(padded(data))
+        self.names = list(latents)
+        part = next(_parts(_cut(latents, TILE_PARTICLES, len(data[0]), pair.nesting), self.rows))
+        self.shape = _shape(part)
+        self._draw = record(module, lambda *x: _flat(pair.draw(x)), padded(data), compile)
+        self._weigh = record(module, self._log_joint, [*part.values(), *data], compile)
+        difference = (self._run(part, data) - pair.weigh(part, data)).abs().max().item()
+        if not difference <= _TOLERANCE:
+            raise Unrecordable(f"the graph's log-densities differ from the program's by {difference:.2g} nats")
+
+    def draw(self, data: Sequence[Tensor]) -> Draws:
+        """See `Pair`."""
+        *values, log_guide = self._draw(*data)
+        return dict(zip(self.names, values, strict=True)), log_guide
+
+    def log_joint(self, latents: Mapping[str, Tensor], data: Sequence[Tensor]) -> Tensor:
+        """See `Pair`."""
+        return torch.cat([self._run(part, data) for part in _parts(latents, self.rows)])
+
+    def _run(self, latents: Mapping[str, Tensor], data: Sequence[Tensor]) -> Tensor:
+        if _shape(latents) != self.shape:
+            return self.pair.weigh(latents, data)
+        return self._weigh(*latents.values(), *data)[0]
+
+    def _log_joint(self, *tensors: Tensor) -> list[Tensor]:
+        latents = dict(zip(self.names, tensors, strict=False))
+        return [self.pair.weigh(latents, tensors[len(latents) :])]
+
+
+def make_pair(pair: EagerPair, data: Sequence[Tensor], compile: bool) -> Pair:
+    """The pair as graphs where asked for and possible, else as it is; the reason is logged."""
+    if compile:
+        try:
+            return GraphPair(pair, data, compile=True)
+        except Unrecordable as error:
+            log_once(f"log p(x) is estimated eagerly, not compiled: {error}")
+    return pair
+
+
+def log_weights(
+    pair: Pair, data: Sequence[Tensor], start: int, num_particles: int, seed: int, nesting: int = 1
+) -> Iterator[Tensor]:
+    """Log-weights of one block of at most `TILE_DATA` data, tile by tile, `[at most TILE_PARTICLES, block]`, nats.
+
+    Args:
+        pair: the programs.
+        data: the block's data.
+        start: the position of its first datum in the whole set, which names its streams.
+        num_particles: how many in all.
+        seed: of the draws.
+        nesting: plate dimensions the programs use.
+    """
+    for first in range(0, num_particles, TILE_PARTICLES):
+        with seeded(seed, "log_marginal", start, first):
+            latents, log_guide = pair.draw(padded(data))
+        particles, size = min(TILE_PARTICLES, num_particles - first), len(data[0])
+        log_joint = pair.log_joint(_cut(latents, particles, size, nesting), data)
+        yield log_joint - log_guide[:particles, :size]
+
+
+def padded(data: Sequence[Tensor]) -> list[Tensor]:
+    """The block with its last datum repeated up to `TILE_DATA`, so that a datum's noise is the same in any company."""
+    size = len(data[0])
+    return [torch.cat([x, x[-1:].expand(TILE_DATA - size, *x.shape[1:])]) if size < TILE_DATA else x for x in data]
+
+
+def _cut(latents: Mapping[str, Tensor], particles: int, size: int, nesting: int) -> dict[str, Tensor]:
+    """The first `particles` draws of the first `size` data of a tile."""
+    return {name: value[:particles].narrow(nesting, 0, size) for name, value in latents.items()}
+
+
+def _parts(latents: Mapping[str, Tensor], particles: int) -> Iterator[dict[str, Tensor]]:
+    for first in range(0, len(next(iter(latents.values()))), particles):
+        yield {name: value[first : first + particles] for name, value in latents.items()}
+
+
+def _shape(latents: Mapping[str, Tensor]) -> torch.Size:
+    return next(iter(latents.values())).shape
+
+
+def _flat(draws: Draws) -> list[Tensor]:
+    latents, log_guide = draws
+    return [*latents.values(), log_guide]
+
+
+def _rows_in_cache(data: Sequence[Tensor], max_rows: int) -> int:
+    """Particles in one run of the graph: a divisor of the tile, since shapes are fixed; the whole of it on a GPU."""
+    if data[0].device.type != "cpu":
+        return TILE_PARTICLES
+    limit = min(max_rows, _CACHED // (4 * max(1, data[0][0].numel()))) // len(data[0])
+    return max(n for n in (1, 2, 5, 10, 25, 50, 125, 250) if n <= max(1, limit))
