@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pyro_vae.agreement import agreed, texts
 from pyro_vae.backends import fast_cpu, onednn_is_better
 from pyro_vae.checkpoint import Run, State, open_run, optimizer_tensors, restore_optimizer
 from pyro_vae.data import Dataset, as_dataset
@@ -26,7 +27,7 @@ from pyro_vae.evidence import bound
 from pyro_vae.networks import computing_in
 from pyro_vae.objectives import ELBO, NotTensorial, Objective, as_loss
 from pyro_vae.optimizers import Updates, make_optimizer
-from pyro_vae.parallel import Summing, agreed, check_shares, shares_tried, texts
+from pyro_vae.parallel import Summing, check_shares, shares_tried
 from pyro_vae.progress import Progress
 from pyro_vae.schedules import Constant, Schedule
 from pyro_vae.seeding import derive_seed, reseed, seeded
@@ -40,7 +41,7 @@ class History:
 
     Args:
         rows: one an epoch, the columns of metrics.csv: `epoch`, `step`, `loss` (the objective, mean over all steps),
-            `train_elbo`, `train_reconstruction`, `train_kl` (beta = 1, on every `log_every`-th batch while it is
+            `train_elbo`, `train_reconstruction`, `train_kl` (beta = 1, on every `log_every`-th batch before it is
             trained on), `valid_*` (one draw for each validation datum, the same noise every epoch), `lr`,
             `seconds` (since the start, over all resumptions); nats per datum.
         best_epoch: the epoch whose weights the module now has; the last where there was no validation data.
@@ -357,11 +358,7 @@ class _Trainer:
         return {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
 
     def _close_epoch(self, epoch: int) -> None:
-        valid = (
-            {}
-            if self.data.valid is None
-            else bound(self.vae.model, self.vae.guide, self.data.valid, seed=self.settings.seed).means()
-        )
+        valid = self._validate()
         if valid:
             self._keep_best(valid["elbo"], epoch)
         row = {"epoch": epoch + 1, "step": (epoch + 1) * self.steps, "loss": self.sums["loss"] / self.sums["seen"]}
@@ -371,6 +368,12 @@ class _Trainer:
         self.rows.append(row)
         self.progress |= {"epoch": epoch + 1, "step": 0}
         self.sums = {}
+
+    def _validate(self) -> dict[str, float]:
+        if self.data.valid is None:
+            return {}
+        seed, x = self.settings.seed, self.data.valid
+        return bound(self.vae.model, self.vae.guide, x, seed=seed, world=self.world).means()
 
     def _keep_best(self, elbo: float, epoch: int) -> None:
         best = self.progress["best_elbo"]

@@ -14,7 +14,7 @@ PACKAGE = Path(pyro_vae.__file__).parent
 ROWS = [
     ["errors", "seeding", "shapes", "progress", "backends", "pareto"],
     ["networks", "schedules", "data", "compiling", "optimizers", "distributed"],
-    ["priors", "likelihoods", "guides", "importance"],
+    ["priors", "likelihoods", "guides", "importance", "agreement"],
     ["vae", "objectives", "tiles"],
     ["evidence", "checkpoint", "steps"],
     ["parallel", "settings"],

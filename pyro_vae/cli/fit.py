@@ -11,6 +11,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from pyro.distributions import constraints
 
+from pyro_vae.agreement import agreed
 from pyro_vae.checkpoint import build_vae, resolve
 from pyro_vae.cli.parsing import add_common, allow_own_modules, make_parser, parse
 from pyro_vae.cli.pictures import save_pictures
@@ -20,7 +21,6 @@ from pyro_vae.data import Dataset, load_data
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.networks import Network
 from pyro_vae.objectives import Objective
-from pyro_vae.parallel import agreed
 from pyro_vae.schedules import Schedule
 from pyro_vae.seeding import seeded
 from pyro_vae.settings import Precision, Settings, run_config
