@@ -17,7 +17,7 @@ from pyro_vae.agreement import agreed
 from pyro_vae.distributed import ShardedNoise, World
 from pyro_vae.errors import UsageError
 from pyro_vae.seeding import seeded
-from pyro_vae.steps import Gradients, Loss
+from pyro_vae.steps import EagerStep, Gradients, Loss
 
 _ROWS_EACH = 8
 """Rows for each process on which is tried whether the loss can be shared out: enough for a norm over them to differ."""
@@ -92,38 +92,59 @@ class Summing:
 # ---- whether a loss can be shared out --------------------------------------------------------------------------------
 
 
-def check_shares(world: World, loss: Loss, rows: Tensor, objective: Any, tolerance: float) -> None:
-    """Refuse a loss that is not the sum of the losses of its rows, by trying it on a few.
+def check_shares(world: World, loss: Loss, rows: Tensor, total: float, tolerance: float) -> None:
+    """Refuse a loss that is not the sum of the losses of its rows, by trying it and its gradients on a few.
 
     Args:
         world: the processes.
         loss: what is minimised; its module in training mode.
         rows: the same on every process, `shares_tried` of them.
-        objective: with numbers in place of schedules.
+        total: epochs of the training; the schedules' last values are taken.
         tolerance: largest relative difference.
 
     Raises:
         UsageError: if something couples the rows (batch normalisation, an objective over the batch), counts once for
             each share, or draws what can't be shared out (dropout); on every process.
     """
-    own = rows[world.rows(len(rows))]
     with agreed(world):
         _refuse_batch_norm(loss.vae)
         before = [b._version for b in loss.vae.buffers()]
-        with torch.no_grad(), seeded(0, "shares"):
-            mine = replace(loss, noise=lambda size: ShardedNoise(world, size))(own, objective, len(rows))[1].double()
-        with torch.no_grad(), seeded(0, "shares"):
-            whole = replace(loss, noise=nullcontext)(rows, objective)[1].item()
+        mine = _watched(world, loss, rows, total)
+        whole = _gradients(replace(loss, noise=nullcontext), rows, total, len(rows))
         if [b._version for b in loss.vae.buffers()] != before:
-            raise UsageError(f"the module changes its buffers in training, each process its own: {_ALONE}")
-    total = world.sums([mine])[0].item()
-    if abs(total - whole) > tolerance * abs(whole) + 1e-6:  # not finite: training tells where
-        with agreed(world):
+            raise UsageError(f"the module changes its buffers in training, each process its own. {_ALONE}")
+    parameters = list(loss.vae.parameters())
+    shares, alone = Summing(world, parameters)(mine, []), Summing(World(), parameters)(whole, [])
+    with agreed(world):
+        if _differ(shares, alone, tolerance):
             raise UsageError(
-                f"a batch is shared out over processes, so its loss must be the sum of the losses of its rows; that of "
-                f"{len(rows)} rows is {whole:.6g} nats, of its {world.size} shares {total:.6g}: does the model, the "
-                f"guide or the objective couple rows (a norm over the batch) or count something once a batch? {_ALONE}"
+                "a batch is shared out over processes, so its loss must be the sum of the losses of its rows, and its "
+                f"gradient that of theirs; on {len(rows)} rows it is not (loss {alone.loss:.6g} nats, of "
+                f"{world.size} shares {shares.loss:.6g}): does the model, the guide or the objective couple rows (a "
+                f"norm over the batch), or count something once a batch? {_ALONE}"
             )
+
+
+def _watched(world: World, loss: Loss, rows: Tensor, total: float) -> Gradients:
+    """Of this process's rows, with an eye on what is drawn."""
+    watched = replace(loss, noise=lambda size: ShardedNoise(world, size))
+    try:
+        return _gradients(watched, rows[world.rows(len(rows))], total, len(rows))
+    except UsageError as error:
+        raise UsageError(str(error).partition("\nTrace Shapes:")[0]) from error  # Pyro adds those
+
+
+def _gradients(loss: Loss, rows: Tensor, total: float, size: int) -> Gradients:
+    with seeded(0, "shares"):
+        return EagerStep(loss)(rows, total, total, size)
+
+
+def _differ(shares: Summed, alone: Summed, tolerance: float) -> bool:
+    """Whether two steps differ; not where they are not finite, since training tells where they became so."""
+    ours, theirs = ([torch.tensor(summed.loss), *summed.gradients] for summed in (shares, alone))
+    if len(ours) != len(theirs):
+        return True
+    return any((a - b).norm() > tolerance * b.norm() + 1e-6 for a, b in zip(ours, theirs, strict=True))
 
 
 def shares_tried(world: World) -> int:

@@ -436,7 +436,7 @@ class _Trainer:
         self.loss = self._tensorial(x)
         if self.world.size > 1:
             rows = self.data.visit(torch.arange(min(self.num_data, shares_tried(self.world))), self.settings.seed, 0, 0)
-            check_shares(self.world, self.loss, self.loss.widen(rows), self.loss.at(epochs, epochs), tolerance)
+            check_shares(self.world, self.loss, rows, epochs, tolerance)
         self.step = choose_step(self.loss, x.rows, self.progress["compile"], epochs, tolerance, x.size)
 
     def _tensorial(self, x: _Share) -> Loss:
