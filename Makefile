@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check slow clean
+.PHONY: demo test check slow bench clean
 
 demo: $(INSTALLED)  ## train on the packaged digits, print log p(x) with its error bar, save pictures under runs/demo
 	$(BIN)/pyro-vae fit --config examples/digits.yaml --run runs/demo
@@ -15,6 +15,9 @@ test: $(INSTALLED)  ## the quick test suite
 
 slow: $(INSTALLED)  ## the heavier runs, on real data
 	$(BIN)/python -m pytest -m slow
+
+bench: $(INSTALLED)  ## speed beside peers, in hours; `make bench BENCH=--quick`, or any options of benchmarks/run.py
+	$(BIN)/python benchmarks/run.py $(BENCH)
 
 check: $(INSTALLED)  ## lint, format and types, as continuous integration runs them
 	$(BIN)/ruff check .
@@ -28,4 +31,4 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache benchmarks/.venvs benchmarks/.cache benchmarks/.quick

@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from pyro_vae.rewrites import group_softplus
 from pyro_vae.seeding import seeded
 
 Runner = Callable[..., Sequence[Tensor]]
@@ -154,10 +156,11 @@ def _record(run: Runner, parameters: Sequence[Tensor], inputs: Sequence[Tensor])
 
 def _compiled(graph: GraphModule, example: list[Tensor]) -> tuple[Runner, str]:
     """The graph compiled by the first way that works, or as it is; and what that way is called."""
+    cheaper = group_softplus(deepcopy(graph))
     for backend, build in {"inductor": _standalone, "torch.compile": _guarded}.items():
         try:
             with seeded(0, "compile"), _quiet(), torch.no_grad():
-                return build(graph, example), backend
+                return build(cheaper, example), backend
         except Exception as error:  # private parts of torch: whatever they raise, the graph itself still runs
             log_once(f"{backend} can't compile the graph ({type(error).__name__}: {_first_line(error)})")
     return graph, "graph"

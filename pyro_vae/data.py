@@ -1,325 +1,38 @@
-"""What is trained on: arrays in memory, their splits, and how grey values become binary.
+"""What is trained on: the splits, as small as they were stored, and how grey values become binary.
 
 `load_data` reads a named set, a file or a folder; `as_dataset` takes an array. Both give a `Dataset`, which checks
 once, when it is made, all that the rest of the library takes for granted. `Dataset.protocol` says in one line what was
 done to the values: numbers are comparable only under the same protocol.
+
+Bytes are kept as bytes and an `.npy` file stays in its file; both become floating point a batch, or a chunk, at a time.
 
 References:
     Y. Burda, R. Grosse, R. Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016: dynamic binarisation, and the
     last 10,000 of MNIST's training images as the validation set.
 """
 
-import copy
-import difflib
-import gzip
-import math
-import os
-import re
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import LowRankMultivariateNormal
 
+from pyro_vae.dataset import SPLITS, Binarization, Dataset, Stored, check_divisor, check_real, to_floats
 from pyro_vae.errors import DataError, UsageError
+from pyro_vae.linear_gaussian import LinearGaussian
 from pyro_vae.seeding import derive_seed
+from pyro_vae.sources import NAMES, read
 
 __all__ = ["Binarization", "Dataset", "LinearGaussian", "as_dataset", "load_data"]
-
-Binarization = Literal["none", "static", "dynamic", "threshold"]
-
-_SPLITS = ("train", "valid", "test")
-_DIGITS = Path(__file__).parent / "_data" / "digits.npz"
-# The name of each downloadable set: torchvision's class (its folder too) and the prefix of its files.
-_TORCHVISION = {
-    "mnist": ("MNIST", ""),
-    "fashion_mnist": ("FashionMNIST", ""),
-    "kmnist": ("KMNIST", ""),
-    "emnist": ("EMNIST", "emnist-balanced-"),
-}
-_NAMES = ("digits", "linear_gaussian", *_TORCHVISION)
-# The arrays of an `.npz`: ours, Keras's, and the bare ones.
-_IMAGE_KEYS = {"train": ("train", "x_train", "x"), "valid": ("valid", "x_valid"), "test": ("test", "x_test")}
-_LABEL_KEYS = {
-    "train": ("train_labels", "y_train", "y"),
-    "valid": ("valid_labels", "y_valid"),
-    "test": ("test_labels", "y_test"),
-}
-_IMAGES = re.compile(r".*train-images-idx3-ubyte(\.gz)?")
-# What reading a damaged file, or fetching one, is known to raise.
-_DAMAGED = (OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
-
-
-@dataclass(frozen=True, eq=False)
-class LinearGaussian:
-    r"""A linear Gaussian process, whose evidence and posterior are known in closed form (probabilistic PCA).
-
-    z ~ N(0, I), x | z ~ N(W z + b, sigma^2 I), so that x ~ N(b, W W^T + sigma^2 I).
-
-    Args:
-        weight: W, `[D, L]`.
-        bias: b, `[D]`.
-        scale: sigma, above 0.
-
-    References:
-        M. Tipping, C. Bishop, "Probabilistic Principal Component Analysis", JRSS B 61(3), 1999.
-
-    Example:
-        >>> process = LinearGaussian.random(dim=16, latent=2)
-        >>> process.log_prob(process.sample(5, seed=0)).shape
-        torch.Size([5])
-    """
-
-    weight: Tensor
-    bias: Tensor
-    scale: float
-
-    def __post_init__(self) -> None:
-        if self.weight.dim() != 2 or self.bias.shape != self.weight.shape[:1]:
-            shapes = f"weight {tuple(self.weight.shape)} and bias {tuple(self.bias.shape)}"
-            raise UsageError(f"expected a weight [D, L] and a bias [D], got {shapes}")
-        if not (math.isfinite(self.scale) and self.scale > 0):
-            raise UsageError(f"expected a finite scale above 0, got {self.scale}")
-
-    @classmethod
-    def random(cls, dim: int = 16, latent: int = 2, scale: float = 0.5, seed: int = 0) -> Self:
-        """A process with standard normal weight and bias, drawn by `seed`."""
-        generator = _generator(seed, "linear_gaussian")
-        weight, bias = _normal(dim, latent, generator=generator), _normal(dim, generator=generator)
-        return cls(weight.to(torch.get_default_dtype()), bias.to(torch.get_default_dtype()), scale)
-
-    def sample(self, n: int, seed: int) -> Tensor:
-        """Draw n data, `[n, D]`, as a function of `seed`."""
-        dim, latent = self.weight.shape
-        generator = _generator(seed, "linear_gaussian sample")
-        z, noise = _normal(n, latent, generator=generator), _normal(n, dim, generator=generator)
-        return z.to(self.weight) @ self.weight.T + self.bias + self.scale * noise.to(self.weight)
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """The exact log p(x) in nats, per datum.
-
-        Args:
-            x: data, `[..., D]`.
-
-        Returns:
-            log N(x; b, W W^T + sigma^2 I), `[...]`, float64.
-        """
-        weight, bias = self.weight.to(x.device, torch.float64), self.bias.to(x.device, torch.float64)
-        variance = torch.full_like(bias, self.scale**2)
-        return LowRankMultivariateNormal(bias, weight, variance).log_prob(x.double())
-
-    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The exact p(z | x), a normal distribution whose covariance is the same for every x.
-
-        Args:
-            x: data, `[..., D]`.
-
-        Returns:
-            The mean `[..., L]` and the covariance `[L, L]`, float64.
-        """
-        weight, bias = self.weight.to(x.device, torch.float64), self.bias.to(x.device, torch.float64)
-        identity = torch.eye(weight.shape[1], dtype=torch.float64, device=x.device)
-        covariance = self.scale**2 * torch.linalg.inv(weight.T @ weight + self.scale**2 * identity)
-        return (x.double() - bias) @ weight @ covariance / self.scale**2, covariance
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """What is trained on: splits in memory, checked when made, and binarised as `binarization` says.
-
-    With `"static"` and `"threshold"` every split is binarised here, once. With `"dynamic"` train stays grey and is
-    drawn afresh at each `visit`, while valid and test are drawn here, once. Values 0 and 1 stay so under all of these.
-
-    Args:
-        name: what it is called in reports.
-        train: floating point, `[N, *event]`.
-        valid: as train, with another N.
-        test: as train, with another N.
-        labels: split -> integer labels `[N]`.
-        binarization: none | static (one Bernoulli draw) | dynamic (a draw per visit) | threshold (x > 0.5).
-        seed: of the binarisation; each split has a stream of its own.
-        exact: the generating process, where the evidence is known.
-        preparation: what was done to the values before they came here; part of `protocol`.
-        origin: how to load them again, as the command's options; empty where they came as an array.
-
-    Raises:
-        DataError: a split is empty, not floating point, not finite, of another event shape, or outside [0, 1] where it
-            is to be binarised; or labels don't fit their split.
-
-    Example:
-        >>> data = Dataset("grey", torch.rand(10, 4), binarization="dynamic")
-        >>> bool((data.visit(torch.arange(3), "step", 1) == data.visit(torch.arange(3), "step", 1)).all())
-        True
-    """
-
-    name: str
-    train: Tensor
-    valid: Tensor | None = None
-    test: Tensor | None = None
-    labels: Mapping[str, Tensor] = field(default_factory=dict)
-    binarization: Binarization = "none"
-    seed: int = 0
-    exact: LinearGaussian | None = None
-    preparation: str = "values as given"
-    origin: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.binarization not in get_args(Binarization):
-            raise UsageError(f"expected a binarisation of {get_args(Binarization)}, got {self.binarization!r}")
-        if self.exact is not None and self.binarization != "none":
-            raise UsageError(
-                "the known evidence of the generating process is not that of binarised data: pass exact=None"
-            )
-        for split, x in self._splits().items():
-            _check_values(split, x, self.train)
-            if self.binarization != "none":
-                _check_unit_interval(split, x, self.binarization)
-        for split, labels in self.labels.items():
-            _check_labels(split, labels, self._splits())
-        for split, x in self._splits().items():
-            object.__setattr__(self, split, self._prepared(split, x))
-
-    def _splits(self) -> dict[str, Tensor]:
-        return {split: x for split in _SPLITS if (x := getattr(self, split)) is not None}
-
-    def _prepared(self, split: str, x: Tensor) -> Tensor:
-        if self.binarization == "threshold":
-            return (x > 0.5).to(x.dtype)
-        if self.binarization == "static" or (self.binarization == "dynamic" and split != "train"):
-            return _bernoulli(x, self.seed, "binarize", split)
-        return x
-
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        """Shape of one datum."""
-        return tuple(self.train.shape[1:])
-
-    @property
-    def protocol(self) -> str:
-        """One line: the name, how the values were scaled and binarised, and the sizes of the splits."""
-        binarized = {
-            "none": "not binarised",
-            "static": f"static binarisation with seed {self.seed}",
-            "dynamic": f"dynamic binarisation with seed {self.seed} (train drawn at each visit, the other splits once)",
-            "threshold": "binarised at > 0.5",
-        }[self.binarization]
-        sizes = ", ".join(f"{split} {len(x)}" for split, x in self._splits().items())
-        return f"{self.name}: {self.preparation}; {binarized}; {sizes}; shape {'x'.join(map(str, self.event_shape))}"
-
-    def split(self, name: str) -> Tensor:
-        """The data of one split, `[N, *event]`; of a dynamically binarised train, one draw that is always the same.
-
-        Args:
-            name: train | valid | test.
-
-        Raises:
-            UsageError: `name` is none of these.
-            DataError: this data set has no such split.
-        """
-        if name not in _SPLITS:
-            raise UsageError(f"expected a split of {_SPLITS}, got {name!r}")
-        x = getattr(self, name)
-        if x is None:
-            remedy = "pass valid_size=n to take the last n of train" if name == "valid" else "choose one that it has"
-            raise DataError(f"{self.name} has no split {name!r}, only {', '.join(self._splits())}: {remedy}")
-        if name == "train" and self.binarization == "dynamic":
-            return _bernoulli(x, self.seed, "binarize", name)
-        return x
-
-    def visit(self, index: Tensor, *key: object) -> Tensor:
-        """The training batch `train[index]` as seen at this visit.
-
-        Args:
-            index: rows of train, `[B]`.
-            *key: which visit this is, e.g. `epoch, step`.
-
-        Returns:
-            `[B, *event]`: under dynamic binarisation a Bernoulli draw that depends only on the rows, the seed and
-            `key`, and is the same on every device; otherwise the rows themselves.
-        """
-        rows = self.train[index.to(self.train.device)]
-        return _bernoulli(rows, self.seed, "visit", *key) if self.binarization == "dynamic" else rows
-
-    def mean(self) -> Tensor:
-        """Mean of each element over train, `[*event]` (of the grey values under dynamic binarisation)."""
-        return self.train.mean(0)
-
-    def std(self) -> Tensor:
-        """Standard deviation of each element over train (divided by N), `[*event]`; grey under dynamic binarisation."""
-        return self.train.std(0, correction=0)
-
-    def to(self, device: str | torch.device) -> Self:
-        """The same data on another device."""
-        moved = copy.copy(self)  # not `replace`: what was checked and drawn once need not be again
-        for split, x in self._splits().items():
-            object.__setattr__(moved, split, x.to(device))
-        object.__setattr__(moved, "labels", {split: y.to(device) for split, y in self.labels.items()})
-        return moved
-
-
-def _bernoulli(p: Tensor, seed: int, *keys: object) -> Tensor:
-    # One type and one device for every uniform, so that a draw is the same wherever the data are.
-    uniform = torch.rand(p.shape, generator=_generator(seed, *keys), dtype=torch.float32, device="cpu")
-    return (uniform.to(p.device) < p).to(p.dtype)
-
-
-def _normal(*shape: int, generator: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
-
-
-def _generator(seed: int, *keys: object) -> torch.Generator:
-    # What `seeded` draws on the CPU, without saving and restoring a GPU's generator at each visit.
-    return torch.Generator().manual_seed(derive_seed(seed, *keys))
-
-
-def _first(where: Tensor) -> tuple[int, ...]:
-    return tuple(where.nonzero()[0].tolist())
-
-
-def _check_values(split: str, x: Tensor, train: Tensor) -> None:
-    shape = tuple(x.shape)
-    if x.dim() < 2 or x.numel() == 0:
-        raise DataError(f"{split} has shape {shape}; expected [N, *event] with no size 0 (a scalar datum is [N, 1])")
-    if shape[1:] != tuple(train.shape[1:]):
-        raise DataError(f"{split} has event shape {shape[1:]}, but train {tuple(train.shape[1:])}: make them equal")
-    if not x.is_floating_point():
-        raise DataError(
-            f"{split} is {x.dtype}, expected floating point: convert it, or use as_dataset, which scales integers"
-        )
-    bad = ~torch.isfinite(x)
-    if bad.any():
-        where = f"{int(bad.sum())} NaN or infinite values, the first at {_first(bad)}"
-        raise DataError(f"{split} has {where}: drop those rows or replace the values")
-
-
-def _check_unit_interval(split: str, x: Tensor, binarization: str) -> None:
-    bad = (x < 0) | (x > 1)
-    if bad.any():
-        first = _first(bad)
-        problem = f"{split} has {int(bad.sum())} values outside [0, 1], the first {float(x[first]):g} at {first}"
-        remedy = "scale them, e.g. divide_by=255 (--divide_by 255), or pass binarize='none'"
-        raise DataError(f"{problem}, where {binarization} binarisation needs probabilities: {remedy}")
-
-
-def _check_labels(split: str, labels: Tensor, splits: Mapping[str, Tensor]) -> None:
-    if split not in splits:
-        raise DataError(f"labels are given for the split {split!r}, but there are only {', '.join(splits)}")
-    if labels.shape != splits[split].shape[:1] or labels.is_floating_point() or labels.is_complex():
-        came = f"{labels.dtype} of shape {tuple(labels.shape)}"
-        raise DataError(f"the labels of {split} are {came}, expected {len(splits[split])} integers")
 
 
 def as_dataset(data: Dataset | Tensor | np.ndarray) -> Dataset:
     """The data as a `Dataset`; an array or a tensor becomes its train split.
 
-    Floats keep their values, integers are scaled as `load_data` scales them. NumPy arrays get torch's default dtype.
+    Values are kept and scaled as `load_data` does it. A NumPy array is copied; a tensor of floats or bytes, and a
+    `numpy.memmap`, are not.
 
     Args:
         data: a `Dataset` (returned as it is), or `[N, *event]`.
@@ -337,10 +50,19 @@ def as_dataset(data: Dataset | Tensor | np.ndarray) -> Dataset:
         return Dataset("array", data.detach())
     if not isinstance(data, Tensor | np.ndarray):
         raise UsageError(f"expected a Dataset, a Tensor or an ndarray [N, *event], got {type(data).__name__}")
-    device = data.device if isinstance(data, Tensor) else "cpu"
-    array = data.detach().cpu().numpy() if isinstance(data, Tensor) else data
-    splits, preparation = _scaled({"train": array}, None)
-    return Dataset("array", splits["train"].to(device), preparation=preparation)
+    splits, divisor, preparation = _scaled({"train": _array(data)}, None)
+    train = splits["train"]
+    if isinstance(data, Tensor) and isinstance(train, Tensor):
+        train = train.to(data.device)
+    return Dataset("array", train, preparation=preparation, divisor=divisor)
+
+
+def _array(data: Tensor | np.ndarray) -> np.ndarray:
+    """The data as an array, a copy where they would else be kept as they are."""
+    if isinstance(data, Tensor):
+        return data.detach().cpu().numpy()
+    kept = data.dtype in (np.uint8, np.bool_) and not isinstance(data, np.memmap)
+    return data.copy() if kept else data
 
 
 def load_data(
@@ -358,11 +80,15 @@ def load_data(
     Floats are kept as they are; integers of which the largest is 1 are kept as 0 and 1; other uint8 are divided by 255,
     and other integers need `divide_by`. All splits are scaled alike.
 
+    Where all splits are uint8 (or bool) they stay so in memory, and are divided a batch at a time. An `.npy` file is
+    mapped: it may be larger than memory, whatever it holds.
+
     Args:
         source: `digits` (embedded, divided by 16), `linear_gaussian` (synthetic, its evidence known), `mnist`,
             `fashion_mnist`, `kmnist`, `emnist` (balanced, upright), or the path of
             an `.npz` (arrays `train`, `valid`, `test`, `train_labels` ...; or `x_train`, `y_train` ...; or `x`, `y`),
-            an `.npy` (train only), a folder with IDX files (`train-images-idx3-ubyte`, also `.gz`), or one such file.
+            an `.npy` (train only; mapped), a folder with IDX files (`train-images-idx3-ubyte`, also `.gz`), or one of
+            these files.
         binarize: none | static | dynamic | threshold; see `Dataset`.
         divide_by: divide all values by this instead.
         valid_size: take the last n of train as the validation set, where the source has none.
@@ -378,24 +104,24 @@ def load_data(
         >>> load_data("digits").protocol
         'digits: divided by 16; not binarised; train 1397, valid 200, test 200; shape 8x8'
     """
-    if divide_by is not None and not (math.isfinite(divide_by) and divide_by > 0):
-        raise UsageError(f"expected a finite divide_by above 0, got {divide_by}")
+    if divide_by is not None:
+        check_divisor("divide_by", divide_by)
     options = {"binarize": binarize, "divide_by": divide_by, "valid_size": valid_size, "data_seed": seed}
     origin = {"data": _lasting(source), **options, "data_root": None if root is None else str(root)}
     if source == "linear_gaussian":
         return _linear_gaussian(binarize, divide_by, valid_size, seed, origin)
-    raw = _read(source, root, download)
-    splits, scaling = _scaled(raw.arrays, 16 if source == "digits" and divide_by is None else divide_by)
+    raw = read(source, root, download)
+    splits, divisor, scaling = _scaled(raw.arrays, 16 if source == "digits" and divide_by is None else divide_by)
     labels = {split: _integers(split, y) for split, y in raw.labels.items()}
     notes = [note for note in (raw.note, scaling, _hold_out(splits, labels, valid_size)) if note]
-    train, valid, test = (splits.get(split) for split in _SPLITS)
+    train, valid, test = (splits.get(split) for split in SPLITS)
     assert train is not None  # every reader sees to it
-    return Dataset(raw.name, train, valid, test, labels, binarize, seed, None, ", ".join(notes), origin)
+    return Dataset(raw.name, train, valid, test, labels, binarize, seed, None, ", ".join(notes), origin, divisor)
 
 
 def _lasting(source: str | Path) -> str:
     """A path as one that holds in every working directory; a name as it is."""
-    return str(source) if source in _NAMES else str(Path(source).expanduser().resolve())
+    return str(source) if source in NAMES else str(Path(source).expanduser().resolve())
 
 
 def _linear_gaussian(
@@ -404,32 +130,44 @@ def _linear_gaussian(
     if binarize != "none" or divide_by is not None or valid_size:
         raise UsageError("linear_gaussian takes no binarize, divide_by or valid_size: its evidence is known as it is")
     process = LinearGaussian.random(seed=seed)
-    sizes = zip(_SPLITS, (2000, 500, 500), strict=True)
+    sizes = zip(SPLITS, (2000, 500, 500), strict=True)
     train, valid, test = (process.sample(n, derive_seed(seed, split)) for split, n in sizes)
     note = f"drawn with seed {seed}, {process.weight.shape[1]} latent dimensions, noise of scale {process.scale:g}"
     return Dataset("linear_gaussian", train, valid, test, seed=seed, exact=process, preparation=note, origin=origin)
 
 
-def _hold_out(splits: dict[str, Tensor], labels: dict[str, Tensor], n: int) -> str:
+def _hold_out(splits: dict[str, Stored], labels: dict[str, Tensor], n: int) -> str:
     if n == 0:
         return ""
     if "valid" in splits:
         raise UsageError(f"the source has a validation set of {len(splits['valid'])}: leave valid_size out")
     if not 0 < n < len(splits["train"]):
         raise UsageError(f"expected a valid_size from 1 to {len(splits['train']) - 1}, got {n}")
-    for parts in (splits, labels):
-        if "train" in parts:
-            parts["train"], parts["valid"] = parts["train"][:-n], parts["train"][-n:]
+    _cut(splits, n)
+    _cut(labels, n)
     return f"last {n} of train held out as valid"
 
 
-def _scaled(arrays: Mapping[str, np.ndarray], divide_by: float | None) -> tuple[dict[str, Tensor], str]:
+def _cut(parts: dict[str, Any], n: int) -> None:
+    if "train" in parts:
+        parts["train"], parts["valid"] = parts["train"][:-n], parts["train"][-n:]
+
+
+def _scaled(arrays: Mapping[str, np.ndarray], divide_by: float | None) -> tuple[dict[str, Stored], float, str]:
+    """The splits as a `Dataset` keeps them, the divisor that is left to it, and what the two do to the values."""
     for split, array in arrays.items():
-        if array.dtype.kind not in "fiub" or array.ndim == 0:
-            came = f"{array.dtype} of shape {array.shape}"
-            raise DataError(f"{split} is {came}, expected real numbers [N, *event]: convert it")
+        check_real(split, array)
     divisor, note = _divisor(arrays, divide_by)
-    return {split: _tensor(array).div_(divisor) for split, array in arrays.items()}, note
+    arrays = {split: x.view(np.uint8) if x.dtype == np.bool_ else x for split, x in arrays.items()}
+    if all(isinstance(x, np.memmap) or x.dtype == np.uint8 for x in arrays.values()):
+        return {split: _kept(x) for split, x in arrays.items()}, divisor, note
+    return {split: to_floats(x).div_(divisor) for split, x in arrays.items()}, 1.0, note
+
+
+def _kept(array: np.ndarray) -> Stored:
+    if isinstance(array, np.memmap):
+        return array
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def _divisor(arrays: Mapping[str, np.ndarray], divide_by: float | None) -> tuple[float, str]:
@@ -450,142 +188,7 @@ def _divisor(arrays: Mapping[str, np.ndarray], divide_by: float | None) -> tuple
     raise DataError(f"integers ({types}) from {low} to {high} have no known scale: pass divide_by, or give floats")
 
 
-def _tensor(array: np.ndarray) -> Tensor:
-    dtype = np.float64 if torch.get_default_dtype() == torch.float64 else np.float32
-    with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused as such
-        return torch.from_numpy(array.astype(dtype))
-
-
 def _integers(split: str, labels: np.ndarray) -> Tensor:
     if labels.dtype.kind not in "iub":
         raise DataError(f"the labels of {split} are {labels.dtype}, expected integers")
     return torch.from_numpy(labels.reshape(-1).astype(np.int64))
-
-
-class _Raw(NamedTuple):
-    name: str
-    arrays: dict[str, np.ndarray]
-    labels: dict[str, np.ndarray]
-    note: str = ""
-
-
-def _read(source: str | Path, root: str | Path | None, download: bool) -> _Raw:
-    if source == "digits":
-        return _read_numpy(_DIGITS)
-    if isinstance(source, str) and source in _TORCHVISION:
-        default = os.environ.get("PYRO_VAE_DATA") or "~/.cache/pyro_vae"
-        return _read_torchvision(source, Path(root or default).expanduser(), download)
-    path = Path(source).expanduser()
-    if path.is_dir() or (path.is_file() and _IMAGES.fullmatch(path.name)):
-        return _read_idx(path)
-    if path.is_file():
-        return _read_numpy(path)
-    raise DataError(_unknown(str(source)))
-
-
-def _unknown(source: str) -> str:
-    close = difflib.get_close_matches(source.lower().replace("-", "_"), _NAMES, n=1)
-    guess = f" (did you mean {close[0]!r}?)" if close else ""
-    known = f"expected one of {', '.join(_NAMES)}, or the path of an .npz, an .npy or IDX files"
-    return f"no data at {source!r}{guess}: {known}"
-
-
-def _read_numpy(path: Path) -> _Raw:
-    try:
-        with path.open("rb") as file:  # opened here, since numpy leaves a damaged .npz open
-            loaded = np.load(file, allow_pickle=False)
-            content = {"x": loaded} if isinstance(loaded, np.ndarray) else loaded
-            arrays, labels = _pick(content, _IMAGE_KEYS), _pick(content, _LABEL_KEYS)
-    except (*_DAMAGED, TypeError, tokenize.TokenError) as error:  # the last two from a damaged header
-        raise DataError(f"can't read {path}: {_one_line(error)} (expected .npy or .npz without pickles)") from error
-    if "train" not in arrays:
-        found = ", ".join(map(repr, content)) or "nothing"
-        raise DataError(f"{path} has no array 'train', 'x_train' or 'x', only {found}: rename one")
-    return _Raw(path.stem, arrays, labels)
-
-
-def _pick(content: Mapping[str, np.ndarray], keys: Mapping[str, tuple[str, ...]]) -> dict[str, np.ndarray]:
-    found = {split: next((name for name in names if name in content), None) for split, names in keys.items()}
-    return {split: np.asarray(content[name]) for split, name in found.items() if name is not None}
-
-
-def _read_idx(path: Path) -> _Raw:
-    images = path.absolute() if path.is_file() else _training_images(path.absolute())
-    prefix = images.name[: images.name.index("train-images")]
-    folder = images.parent.parent if images.parent.name == "raw" else images.parent
-    return _read_idx_splits(prefix.rstrip("-_") or folder.name, images.parent, prefix)
-
-
-def _training_images(folder: Path) -> Path:
-    for places in ([folder], [folder / "raw"], sorted(folder.glob("*/raw"))):
-        files = [file for place in places if place.is_dir() for file in place.iterdir() if _IMAGES.fullmatch(file.name)]
-        found = {file.with_name(file.name.removesuffix(".gz")): file for file in sorted(files)}
-        if len(found) > 1:
-            names = ", ".join(str(file.relative_to(folder)) for file in found.values())
-            raise DataError(f"{folder} holds several training sets: give the path of one of {names}")
-        if found:
-            return next(iter(found.values()))
-    raise DataError(f"{folder} holds no IDX files: expected train-images-idx3-ubyte or train-images-idx3-ubyte.gz")
-
-
-def _read_idx_splits(name: str, folder: Path, prefix: str) -> _Raw:
-    images = {split: _read_idx_file(file, 3) for split, file in _idx_files(folder, prefix, "images-idx3").items()}
-    labels = {split: _read_idx_file(file, 1) for split, file in _idx_files(folder, prefix, "labels-idx1").items()}
-    if not prefix.startswith("emnist"):
-        return _Raw(name, images, labels)
-    return _Raw(name, {split: x.swapaxes(1, 2) for split, x in images.items()}, labels, "transposed upright")
-
-
-def _idx_files(folder: Path, prefix: str, kind: str) -> dict[str, Path]:
-    stems = {"train": ("train",), "test": ("t10k", "test")}
-    candidates = [
-        (split, folder / f"{prefix}{stem}-{kind}-ubyte{packed}")
-        for split, names in stems.items()
-        for stem in names
-        for packed in (".gz", "")  # where both are there, the unpacked one is read
-    ]
-    return {split: file for split, file in candidates if file.is_file()}
-
-
-def _read_idx_file(path: Path, dims: int) -> np.ndarray:
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except _DAMAGED as error:
-        raise DataError(f"can't read {path}: {_one_line(error)}") from error
-    if content[:4] != bytes([0, 0, 8, dims]):
-        raise DataError(f"{path} is not an IDX file of unsigned bytes in {dims} dimensions: it begins {content[:4]!r}")
-    start = 4 + 4 * dims
-    shape = tuple(int.from_bytes(content[i : i + 4], "big") for i in range(4, start, 4))
-    expected = start + math.prod(shape)
-    if len(content) != expected:
-        raise DataError(f"{path} is damaged: {len(content)} bytes, expected {expected} for shape {shape}")
-    return np.frombuffer(content, np.uint8, offset=start, count=math.prod(shape)).reshape(shape)
-
-
-def _read_torchvision(name: str, root: Path, download: bool) -> _Raw:
-    set_name, prefix = _TORCHVISION[name]
-    folder = root / set_name / "raw"
-    if download and len(_idx_files(folder, prefix, "images-idx3")) < 2:
-        _download(set_name, root)
-    if len(_idx_files(folder, prefix, "images-idx3")) < 2:
-        remedy = "pass download=True (--download true), or the path of a folder with its IDX files"
-        raise DataError(f"{name} is not in {root}: {remedy}")
-    return _read_idx_splits(name, folder, prefix)
-
-
-def _download(set_name: str, root: Path) -> None:
-    try:
-        from torchvision import datasets
-    except Exception as error:  # one that was built for another torch fails with more than ImportError
-        remedy = "install the torchvision that belongs to this torch, or pass the path of a folder with the IDX files"
-        raise DataError(f"torchvision, which downloads, can't be imported ({_one_line(error)}): {remedy}") from error
-    options = {"split": "balanced"} if set_name == "EMNIST" else {}
-    try:
-        getattr(datasets, set_name)(str(root), download=True, **options)
-    except _DAMAGED as error:
-        remedy = "try again, or pass the path of a folder with the IDX files"
-        raise DataError(f"can't download {set_name} to {root} ({_one_line(error)}): {remedy}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -1,6 +1,5 @@
 """`fit`: stochastic variational inference on a Pyro pair, by one torch optimizer, resumable to the bit."""
 
-import hashlib
 import signal
 import threading
 import time
@@ -219,7 +218,7 @@ class _Trainer:
         self.num_data = len(data.train)
         self.steps = ceil(self.num_data / settings.batch_size)
         noise = nullcontext if world.size == 1 else lambda size: ShardedNoise(world, size, watch=False)
-        self.loss = Loss(vae, objective, lambda x: x, self._weight_penalty, noise=noise)
+        self.loss = Loss(vae, objective, lambda batch: data.widen(batch), self._weight_penalty, noise=noise)
         self.step: Step = EagerStep(self.loss)
         self.summing = Summing(world, list(vae.parameters()))
         self.rows: list[dict[str, Any]] = []
@@ -233,7 +232,7 @@ class _Trainer:
             "last_loss": None,
             "onednn": None,
             "compile": self._compile(),
-            "data": self._fingerprint() if run is not None or world.size > 1 else None,
+            "data": self.data.fingerprint() if run is not None or world.size > 1 else None,
         }
         self.sums: dict[str, float] = {}
         self.told_to_stop = False
@@ -291,11 +290,14 @@ class _Trainer:
         bar.show(epoch + 1, _row_text(self.rows[-1]), now=epoch == 0 or self._finished())
 
     def _share_of(self, index: Tensor, epoch: int, step: int) -> _Share:
-        """This process's rows of a batch; no others are read, unless binarisation draws for all at once."""
+        """This process's rows of a batch; no others are read, unless binarisation draws for all at once.
+
+        As they are stored, beside the weights: a mapped file gives batches on the CPU.
+        """
         own, key = self.world.rows(len(index)), (self.settings.seed, epoch, step)
         if self.data.binarization == "dynamic":
-            return _Share(self.data.visit(index, *key)[own], len(index))
-        return _Share(self.data.visit(index[own], *key), len(index))
+            return _Share(self._to_device(self.data.batch(index, *key)[own]), len(index))
+        return _Share(self._to_device(self.data.batch(index[own], *key)), len(index))
 
     def _step(self, x: _Share, epoch: int, step: int) -> None:
         """One step: nothing has changed before the sum, which may fail, and all has after it."""
@@ -329,6 +331,9 @@ class _Trainer:
         if norm > self.settings.clip_norm * batch and isfinite(norm):
             torch._foreach_mul_(list(gradients), self.settings.clip_norm * batch / norm)
         return isfinite(norm)
+
+    def _to_device(self, x: Tensor) -> Tensor:
+        return x.to(next(self.vae.parameters()).device)
 
     def _lr_factor(self, epoch: int, step: int) -> float:
         return self.settings.lr_schedule(epoch + step / self.steps, self.settings.epochs)
@@ -372,7 +377,7 @@ class _Trainer:
     def _validate(self) -> dict[str, float]:
         if self.data.valid is None:
             return {}
-        seed, x = self.settings.seed, self.data.valid
+        seed, x = self.settings.seed, self._to_device(self.data.split("valid"))
         return bound(self.vae.model, self.vae.guide, x, seed=seed, world=self.world).means()
 
     def _keep_best(self, elbo: float, epoch: int) -> None:
@@ -435,7 +440,8 @@ class _Trainer:
         x, epochs, tolerance = self._first_batch(), self.settings.epochs, _TOLERANCES[self.settings.precision]
         self.loss = self._tensorial(x)
         if self.world.size > 1:
-            rows = self.data.visit(torch.arange(min(self.num_data, shares_tried(self.world))), self.settings.seed, 0, 0)
+            few = torch.arange(min(self.num_data, shares_tried(self.world)))
+            rows = self._to_device(self.data.batch(few, self.settings.seed, 0, 0))
             check_shares(self.world, self.loss, rows, epochs, tolerance)
         self.step = choose_step(self.loss, x.rows, self.progress["compile"], epochs, tolerance, x.size)
 
@@ -451,10 +457,6 @@ class _Trainer:
 
     def _first_batch(self) -> _Share:
         return self._share_of(torch.arange(min(self.num_data, self.settings.batch_size)), 0, 0)
-
-    def _fingerprint(self) -> str:
-        """Of the training data, so that a run is not resumed on others."""
-        return hashlib.sha256(self.data.train.cpu().contiguous().numpy().tobytes()).hexdigest()
 
     def _preflight(self) -> None:
         """One loss under Pyro's full validation, so that a wrong shape or plate is told before training without it."""
@@ -541,7 +543,10 @@ def _check_data(vae: Any, data: Dataset) -> None:
         return
     for name in ("train", "valid", "test"):
         if getattr(data, name) is not None:
-            likelihood.check(data.split(name), f"{name} data")
+            start = 0
+            for x in data.chunks(name):
+                likelihood.check(x, f"{name} data[{start}:]" if start else f"{name} data")
+                start += len(x)
 
 
 @contextmanager

@@ -12,7 +12,9 @@ import pyro_vae
 
 PACKAGE = Path(pyro_vae.__file__).parent
 ROWS = [
-    ["errors", "seeding", "shapes", "progress", "backends", "pareto"],
+    ["errors", "seeding", "shapes", "progress", "backends", "pareto", "rewrites"],
+    ["sources", "linear_gaussian"],
+    ["dataset"],
     ["networks", "schedules", "data", "compiling", "optimizers", "distributed"],
     ["priors", "likelihoods", "guides", "importance", "agreement"],
     ["vae", "objectives", "tiles"],

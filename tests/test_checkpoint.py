@@ -394,7 +394,7 @@ class TestLoad:
 
     def test_best_is_last_without_validation(self, tmp_path):
         vae = make()
-        fit(vae, digits().test, epochs=1, run=tmp_path / "run", progress=False)
+        fit(vae, digits().split("test"), epochs=1, run=tmp_path / "run", progress=False)
         assert same(load(tmp_path / "run").state_dict(), vae.state_dict())
 
     def test_same_evidence(self, tmp_path):
@@ -407,7 +407,10 @@ class TestLoad:
         )
         data = load_data("digits")
         fit(vae, data, epochs=1, run=tmp_path / "run", progress=False)
-        a, b = (log_marginal(v.model, v.guide, data.test[:20], num_particles=10) for v in (vae, load(tmp_path / "run")))
+        a, b = (
+            log_marginal(v.model, v.guide, data.split("test")[:20], num_particles=10)
+            for v in (vae, load(tmp_path / "run"))
+        )
         assert torch.equal(a.log_p, b.log_p)
 
     def test_tied_weights(self, tmp_path):
@@ -629,7 +632,7 @@ class TestSettings:
 
     def test_other_data_are_refused(self, tmp_path):
         """An array has no name to tell it by."""
-        x = digits().test
+        x = digits().split("test")
         fit(make(), x, epochs=1, run=tmp_path, progress=False)
         with pytest.raises(CheckpointError, match="trained on other data"):
             fit(make(), x.flip(0), epochs=1, run=tmp_path, progress=False)

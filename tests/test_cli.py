@@ -211,6 +211,22 @@ class TestFit:
         monkeypatch.chdir("below")
         assert done("evaluate ../r --split valid --num_particles 5")["num_data"] == 10
 
+    def test_a_mapped_file(self):
+        """An `.npy` gives what the same array in an `.npz` gives, and only the rows asked for are read."""
+        x = np.random.default_rng(0).integers(0, 256, (40, 6), dtype=np.uint8)
+        np.save("x.npy", x)
+        np.savez("x.npz", train=x)
+        for source in ("x.npy", "x.npz"):
+            words = f"--valid_size 10 --epochs 2 --data_seed 3 --data {source} --run r-{source}"
+            assert "dynamic binarisation with seed 3" in done("fit", FAST, words)["data"]
+        assert tensors("r-x.npy") == tensors("r-x.npz") != {}
+        assert done("evaluate r-x.npy --split valid --num_particles 5")["num_data"] == 10
+        expected = load_data("x.npz", binarize="dynamic", valid_size=10, seed=3).split("train")[:5]
+        with np.load(done("reconstruct r-x.npy --split train --num 5 --out r.npz")["saved"]) as arrays:
+            np.testing.assert_array_equal(arrays["x"], expected)
+        refused = call("reconstruct r-x.npy --split train --num 0")
+        assert refused.code == 2 and "expected at least 1 datum of train, got 0" in refused.error
+
 
 class TestEvaluate:
     """log p(x) and its errors."""
@@ -220,7 +236,7 @@ class TestEvaluate:
         result = done("evaluate", run, "--num_particles 20")
         assert before == (tensors(run), (run / "manifest.json").read_bytes(), (run / "metrics.csv").read_bytes())
         data, vae = load_data("digits", binarize="dynamic"), load(run)
-        expected = log_marginal(vae.model, vae.guide, data.test, num_particles=20, seed=0)
+        expected = log_marginal(vae.model, vae.guide, data.split("test"), num_particles=20, seed=0)
         assert result["nll"] == -result["log_p"] == pytest.approx(-expected.mean, abs=1e-6)
         assert result["data"] == data.protocol and (result["num_data"], result["num_particles"]) == (200, 20)
         for name in ("standard_error_data", "standard_error_monte_carlo", "unreliable", "elbo", "ess_median"):
@@ -266,7 +282,7 @@ class TestEvaluate:
         assert "not binarised" in done("fit", FAST, words)["data"]
         result = done("evaluate r --num_particles 10 --num_data 100")
         data = load_data("linear_gaussian")
-        exact = data.exact.log_prob(data.test[:100]).mean().item()
+        exact = data.exact.log_prob(data.split("test")[:100]).mean().item()
         assert result["exact_log_p_of_the_generating_process"] == pytest.approx(exact)
         assert result["log_p"] < exact  # two epochs are not enough
         assert f"{exact:.4f}" in call("evaluate r --num_particles 10 --num_data 100").out
@@ -280,7 +296,7 @@ class TestEvaluate:
         assert result.code == 3 and "expected shape [N >= 1, 8, 8], got [3, 4, 4]" in result.error
 
     def test_a_run_on_an_array_needs_its_data_named(self):
-        x = load_data("digits", binarize="static").test
+        x = load_data("digits", binarize="static").split("test")
         fit(VAE((8, 8), 2), x, epochs=1, run="r", progress=False)
         result = call("evaluate r")
         assert result.code == 2 and "name the data by --data" in result.error
@@ -307,7 +323,7 @@ class TestOthers:
         result = done("reconstruct", run, "--num 9 --split valid --num_particles 3")
         assert is_png(result["saved"]) and 0 < result["mean_squared_error"] < 1 and result["split"] == "valid"
         with np.load(done("reconstruct", run, "--num 9 --out r.npz")["saved"]) as arrays:
-            np.testing.assert_array_equal(arrays["x"], load_data("digits", binarize="dynamic").test[:9])
+            np.testing.assert_array_equal(arrays["x"], load_data("digits", binarize="dynamic").split("test")[:9])
             assert arrays["mean"].shape == (9, 8, 8)
         assert call("reconstruct", run, "--num 9").out.startswith("data ")
 
@@ -515,7 +531,7 @@ class TestOwnClass:
             load("r")
         again = load("r", trust=["mine"])
         assert isinstance(again.likelihood, StudentT) and again.likelihood.df == 4
-        a, b = (log_marginal(v.model, v.guide, data.test[:9], num_particles=5) for v in (vae, again))
+        a, b = (log_marginal(v.model, v.guide, data.split("test")[:9], num_particles=5) for v in (vae, again))
         assert torch.equal(a.log_p, b.log_p)
 
     def test_from_yaml(self):

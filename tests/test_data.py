@@ -2,10 +2,12 @@
 
 import dataclasses
 import gzip
+import os
 import pickle
 import random
 import re
 import struct
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -14,10 +16,15 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_vae import dataset
 from pyro_vae.data import Dataset, LinearGaussian, as_dataset, load_data
 from pyro_vae.errors import DataError, UsageError
+from pyro_vae.likelihoods import Bernoulli, Normal
 from pyro_vae.seeding import seeded
+from pyro_vae.training import fit
+from pyro_vae.vae import VAE
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -74,9 +81,10 @@ def test_digits_are_embedded():
     assert data.name == "digits"
     assert data.event_shape == (8, 8)
     assert [len(data.split(split)) for split in ("train", "valid", "test")] == [1397, 200, 200]
-    assert data.train.dtype == torch.float32
-    assert data.train.max() == 1 and data.train.min() == 0
-    assert torch.equal(data.train * 16, (data.train * 16).round())
+    train = data.split("train")
+    assert data.train.dtype == torch.uint8 and train.dtype == torch.float32
+    assert train.max() == 1 and train.min() == 0
+    assert torch.equal(train * 16, data.train.float())
     assert data.protocol == "digits: divided by 16; not binarised; train 1397, valid 200, test 200; shape 8x8"
 
 
@@ -129,7 +137,7 @@ def test_npz_with_our_keys(tmp_path):
     for split, x in (("train", train), ("valid", valid), ("test", test)):
         torch.testing.assert_close(data.split(split), torch.tensor(x) / 255, rtol=0, atol=0)
     assert set(data.labels) == {"test"} and data.labels["test"].tolist() == [0, 1, 2, 3, 4]
-    assert torch.equal(load_data(str(path)).train, data.train)
+    assert torch.equal(load_data(str(path)).split("train"), data.split("train"))
 
 
 @pytest.mark.parametrize("keys", [("x_train", "y_train"), ("x", "y")])
@@ -137,7 +145,7 @@ def test_npz_with_other_keys(tmp_path, keys):
     x, y = images(6, 2, 3), images(6, 1, high=10)
     np.savez(tmp_path / "set.npz", **{keys[0]: x, keys[1]: y})
     data = load_data(tmp_path / "set.npz")
-    assert torch.equal(data.train, torch.tensor(x) / 255)
+    assert torch.equal(data.split("train"), torch.tensor(x) / 255)
     assert data.labels["train"].tolist() == y.ravel().tolist()
 
 
@@ -145,7 +153,7 @@ def test_npy_is_train_only(tmp_path):
     x = np.random.default_rng(0).normal(size=(6, 3))
     np.save(tmp_path / "floats.npy", x)
     data = load_data(tmp_path / "floats.npy")
-    assert torch.equal(data.train, torch.tensor(x, dtype=torch.float32))
+    assert torch.equal(data.split("train"), torch.tensor(x, dtype=torch.float32))
     assert data.valid is None and data.test is None and data.labels == {}
     assert data.protocol == "floats: values as given; not binarised; train 6; shape 3"
 
@@ -153,7 +161,7 @@ def test_npy_is_train_only(tmp_path):
 def test_big_endian_and_fortran_order_are_read(tmp_path):
     x = np.asfortranarray(np.random.default_rng(0).normal(size=(6, 3)).astype(">f4"))
     np.save(tmp_path / "x.npy", x)
-    assert load_data(tmp_path / "x.npy").train.tolist() == x.tolist()
+    assert load_data(tmp_path / "x.npy").split("train").tolist() == x.tolist()
 
 
 @pytest.mark.parametrize("packed", ["", ".gz"])
@@ -168,7 +176,7 @@ def test_idx_folder(tmp_path, packed, prefix, test, below):
 def test_idx_reads_the_unpacked_file_where_both_are_there(tmp_path):
     write_mnist(tmp_path, packed=".gz")
     plain = write_idx(tmp_path / "train-images-idx3-ubyte", images(7, 5, 4, seed=9))
-    assert torch.equal(load_data(tmp_path).train, torch.tensor(plain) / 255)
+    assert torch.equal(load_data(tmp_path).split("train"), torch.tensor(plain) / 255)
 
 
 def test_idx_names_its_set(tmp_path):
@@ -227,7 +235,7 @@ def test_torchvision_reads_the_same(tmp_path):
     write_mnist(tmp_path / "MNIST" / "raw")
     write_mnist(tmp_path / "EMNIST" / "raw", "emnist-balanced-", "test")
     theirs = datasets.MNIST(str(tmp_path), train=True), datasets.EMNIST(str(tmp_path), "balanced", train=False)
-    assert torch.equal(load_data("mnist", root=tmp_path).train, theirs[0].data / 255)
+    assert torch.equal(load_data("mnist", root=tmp_path).split("train"), theirs[0].data / 255)
     assert torch.equal(load_data("emnist", root=tmp_path).split("test"), theirs[1].data.mT / 255)
     assert torch.equal(load_data("mnist", root=tmp_path).labels["train"], theirs[0].targets)
 
@@ -325,6 +333,14 @@ def test_changed_bytes_give_data_or_a_refusal(tmp_path, name):
             assert "\n" not in str(error)
 
 
+@pytest.mark.parametrize("shape", [(10**20, 8), (2**63 - 1, 8, 8), (2**32, 2**32, 8), (-20, 8), (20, -8, -8), (20, 9)])
+def test_shapes_that_a_file_cannot_have_are_refused(tmp_path, shape):
+    header = str({"descr": "|u1", "fortran_order": False, "shape": shape}).ljust(117) + "\n"
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00" + header.encode() + bytes(160))
+    with refused(DataError, "can't read", "x.npy"):
+        load_data(tmp_path / "x.npy")
+
+
 def test_text_is_refused(tmp_path):
     (tmp_path / "x.csv").write_text("1,2,3\n")
     with refused(DataError, "can't read", "x.csv"):
@@ -380,7 +396,8 @@ def test_idx_of_wrong_dimensions_or_no_rows(tmp_path):
 def test_scaling_rule(tmp_path, array, expected, note):
     np.save(tmp_path / "x.npy", array)
     for data in (load_data(tmp_path / "x.npy"), as_dataset(array)):
-        torch.testing.assert_close(data.train, torch.tensor(expected, dtype=torch.float32), rtol=1e-7, atol=0)
+        expected = torch.as_tensor(expected, dtype=torch.float32)
+        torch.testing.assert_close(data.split("train"), expected, rtol=1e-7, atol=0)
         assert f": {note};" in data.protocol
 
 
@@ -389,14 +406,14 @@ def test_divide_by_applies_to_any_array(tmp_path, dtype):
     x = np.array([[0, 1], [1, 0]], dtype)
     np.save(tmp_path / "x.npy", x)
     data = load_data(tmp_path / "x.npy", divide_by=4)
-    assert data.train.tolist() == [[0, 0.25], [0.25, 0]]
+    assert data.split("train").tolist() == [[0, 0.25], [0.25, 0]]
     assert "divided by 4;" in data.protocol
 
 
 def test_splits_are_scaled_alike(tmp_path):
     np.savez(tmp_path / "x.npz", train=np.ones((2, 2), np.uint8), test=np.full((2, 2), 255, np.uint8))
     data = load_data(tmp_path / "x.npz")
-    torch.testing.assert_close(data.train, torch.full((2, 2), 1 / 255))
+    torch.testing.assert_close(data.split("train"), torch.full((2, 2), 1 / 255))
     np.savez(tmp_path / "y.npz", train=np.ones((2, 2), np.uint8), test=np.ones((2, 2), np.float32))
     with refused(DataError, "some splits are integers and some floats", "divide_by"):
         load_data(tmp_path / "y.npz")
@@ -420,7 +437,7 @@ def test_floats_too_large_for_single_precision_are_refused():
         as_dataset(np.array([[1.0, 1e300]]))
 
 
-@pytest.mark.parametrize("divide_by", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("divide_by", [0.0, -1.0, 1e-60, 1e60, float("nan"), float("inf")])
 def test_divide_by_must_be_positive(divide_by):
     with refused(UsageError, "divide_by above 0"):
         load_data("digits", divide_by=divide_by)
@@ -431,7 +448,8 @@ def test_default_dtype_is_followed(tmp_path):
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        assert load_data(tmp_path / "x.npy").train.dtype == load_data("linear_gaussian").train.dtype == torch.float64
+        for data in (load_data(tmp_path / "x.npy"), load_data("linear_gaussian"), load_data("digits")):
+            assert data.split("train").dtype == data.mean().dtype == data.visit(torch.arange(2)).dtype == torch.float64
     finally:
         torch.set_default_dtype(before)
 
@@ -444,7 +462,7 @@ def test_valid_size_takes_the_last_of_train(tmp_path):
     np.savez(tmp_path / "x.npz", train=x, train_labels=np.arange(10), test=x)
     data = load_data(tmp_path / "x.npz", valid_size=3)
     whole = torch.tensor(x) / 255
-    assert torch.equal(data.train, whole[:7]) and torch.equal(data.split("valid"), whole[7:])
+    assert torch.equal(data.split("train"), whole[:7]) and torch.equal(data.split("valid"), whole[7:])
     assert data.labels["train"].tolist() == list(range(7)) and data.labels["valid"].tolist() == [7, 8, 9]
     expected = "x: divided by 255, last 3 of train held out as valid; not binarised; train 7, valid 3, test 10; shape 2"
     assert data.protocol == expected
@@ -468,7 +486,7 @@ def test_as_dataset():
     assert torch.equal(data.train, x) and not data.train.requires_grad
     assert as_dataset(data) is data
     assert as_dataset(torch.rand(2, 2, dtype=torch.float64)).train.dtype == torch.float64
-    assert as_dataset(torch.tensor([[0, 255]], dtype=torch.uint8)).train.tolist() == [[0, 1]]
+    assert as_dataset(torch.tensor([[0, 255]], dtype=torch.uint8)).split("train").tolist() == [[0, 1]]
     with refused(UsageError, "expected a Dataset, a Tensor or an ndarray", "got list"):
         as_dataset([[1.0]])
 
@@ -554,7 +572,7 @@ def test_splits_that_are_absent():
 
 def test_mean_and_std():
     data = load_data("digits", binarize="dynamic")
-    grey = load_data("digits").train.double()
+    grey = load_data("digits").split("train").double()
     torch.testing.assert_close(data.mean().double(), grey.mean(0))
     torch.testing.assert_close(data.std().double(), ((grey - grey.mean(0)) ** 2).mean(0).sqrt())
     assert as_dataset(torch.ones(1, 3)).std().tolist() == [0, 0, 0]
@@ -598,7 +616,7 @@ def is_binary(x: torch.Tensor) -> bool:
 def test_none_leaves_grey():
     data = load_data("digits")
     index = torch.tensor([3, 1, 3])
-    assert torch.equal(data.visit(index, "epoch", 0), data.train[index])
+    assert torch.equal(data.visit(index, "epoch", 0), data.split("train")[index])
     assert not is_binary(data.split("train"))
 
 
@@ -689,6 +707,305 @@ def test_no_global_generator_is_touched():
     assert before[1:] == (np.random.get_state()[1].tolist(), random.getstate())
 
 
+# --- compact and mapped data ---
+
+
+BINARIZATIONS = ("none", "static", "dynamic", "threshold")
+
+
+def assert_same(data: Dataset, expected: Dataset) -> None:
+    """All that gives data out, to the bit."""
+    assert data.protocol == expected.protocol
+    for split in ("train", "valid", "test"):
+        assert (getattr(data, split) is None) == (getattr(expected, split) is None)
+        if getattr(data, split) is not None:
+            x = expected.split(split)
+            assert data.split(split).dtype == x.dtype
+            assert torch.equal(data.split(split), x)
+            assert torch.equal(torch.cat(list(data.chunks(split, rows=3))), x)
+    index = torch.tensor([4, 0, 4, 9, 1])
+    for key in ((), (0, 3), ("epoch", 1)):
+        x = data.visit(index, *key)
+        assert x.dtype == expected.visit(index, *key).dtype
+        assert torch.equal(x, expected.visit(index, *key))
+        assert torch.equal(x, data.widen(data.batch(index, *key)))
+    torch.testing.assert_close(data.mean(), expected.mean())
+    torch.testing.assert_close(data.std(), expected.std())
+
+
+def in_floats(arrays: dict[str, np.ndarray], divisor: float, binarize, preparation: str, name: str = "x") -> Dataset:
+    """The same data as they would be without any care for memory."""
+    splits = {split: torch.tensor(x.astype(np.float32)) / divisor for split, x in arrays.items()}
+    return Dataset(name, **splits, binarization=binarize, seed=3, preparation=preparation)
+
+
+@pytest.mark.parametrize("binarize", BINARIZATIONS)
+@pytest.mark.parametrize(
+    ("dtype", "high", "divide_by", "divisor", "note"),
+    [
+        (np.bool_, 2, None, 1, "0/1 values as given"),
+        (np.uint8, 2, None, 1, "0/1 values as given"),
+        (np.uint8, 256, None, 255, "divided by 255"),
+        (np.uint8, 17, 16, 16, "divided by 16"),
+        (np.uint8, 256, 300.7, 300.7, "divided by 300.7"),
+    ],
+)
+def test_bytes_mean_the_same_as_floats(tmp_path, binarize, dtype, high, divide_by, divisor, note):
+    arrays = {split: images(12, 3, 2, seed=i, high=high) for i, split in enumerate(("train", "valid", "test"))}
+    np.savez(tmp_path / "x.npz", **{split: x.astype(dtype) for split, x in arrays.items()})
+    data = load_data(tmp_path / "x.npz", binarize=binarize, divide_by=divide_by, seed=3)
+    assert_same(data, in_floats(arrays, divisor, binarize, note))
+    for split in ("train", "valid", "test"):
+        assert getattr(data, split).element_size() == 1
+    assert data.train.dtype == data.batch(torch.arange(3), 1).dtype == torch.uint8
+    assert_same(dataclasses.replace(data, name="y"), in_floats(arrays, divisor, binarize, note, name="y"))
+    assert_same(
+        dataclasses.replace(load_data(tmp_path / "x.npz", divide_by=divide_by, seed=3), binarization=binarize), data
+    )
+
+
+@pytest.mark.parametrize("binarize", BINARIZATIONS)
+@pytest.mark.parametrize("dtype", ["u1", "?", "i4", "f2", "<f4", ">f4", "f8"])
+@pytest.mark.parametrize("divide_by", [None, 3.7])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_mapped_files_mean_the_same_as_floats(tmp_path, binarize, dtype, divide_by, order):
+    whole = np.random.default_rng(0).random((15, 3, 2))
+    array = np.array(whole if "f" in dtype else whole.round(), dtype, order=order)
+    np.save(tmp_path / "x.npy", array)
+    data = load_data(tmp_path / "x.npy", binarize=binarize, divide_by=divide_by, valid_size=4, seed=3)
+    values = "divided by 3.7" if divide_by else "values as given" if "f" in dtype else "0/1 values as given"
+    arrays = {"train": array[:-4], "valid": array[-4:]}
+    expected = in_floats(arrays, divide_by or 1, binarize, f"{values}, last 4 of train held out as valid")
+    assert_same(data, expected)
+    assert_same(dataclasses.replace(data), expected)
+    assert isinstance(data.train, np.memmap) == (binarize in ("none", "dynamic"))
+    assert isinstance(data.valid, np.memmap) == (binarize == "none")
+
+
+def test_a_0_1_float_source_stays_float():
+    x = torch.rand(5, 3).round()
+    for binarize in BINARIZATIONS:
+        data = Dataset("x", x.double(), valid=x.double(), binarization=binarize)
+        assert data.train.dtype == data.valid.dtype == data.visit(torch.arange(2)).dtype == torch.float64
+    assert data.batch(torch.arange(2)).dtype == torch.float64
+    assert Dataset("x", x, binarization="dynamic").batch(torch.arange(2)).dtype == torch.uint8
+
+
+def test_bool_tensors_are_0_and_1():
+    x = torch.rand(5, 3) > 0.5
+    assert as_dataset(x).train.dtype == torch.uint8
+    for data in (as_dataset(x), Dataset("x", x), Dataset("x", x, divisor=255), Dataset("x", x, binarization="static")):
+        assert torch.equal(data.split("train"), x.float()) and torch.equal(data.visit(torch.arange(5)), x.float())
+
+
+def test_a_tensor_of_bytes_is_not_copied_and_an_array_is():
+    x = torch.tensor(images(5, 3))
+    assert as_dataset(x).train.data_ptr() == x.data_ptr()
+    array = images(5, 3)
+    assert as_dataset(array).train.data_ptr() != array.ctypes.data
+    assert torch.equal(as_dataset(array[::-1]).split("train"), torch.tensor(array).flip(0) / 255)
+
+
+def test_as_dataset_takes_a_mapped_array_as_it_is(tmp_path):
+    np.save(tmp_path / "x.npy", images(5, 3))
+    data = as_dataset(np.load(tmp_path / "x.npy", mmap_mode="r"))
+    assert isinstance(data.train, np.memmap)
+    assert torch.equal(data.split("train"), torch.tensor(images(5, 3)) / 255)
+
+
+@pytest.mark.parametrize("binarize", BINARIZATIONS)
+@pytest.mark.parametrize("source", ["u1", "f4", "tensor"])
+def test_widen_can_be_traced(tmp_path, binarize, source):
+    np.save(tmp_path / "x.npy", images(9, 4) if source == "u1" else np.random.default_rng(0).random((9, 4), np.float32))
+    data = load_data(tmp_path / "x.npy", binarize=binarize) if source != "tensor" else load_data(binarize=binarize)
+    batch, other = data.batch(torch.arange(5), 1), data.batch(torch.arange(4, 9), 2)
+    traced = make_fx(lambda x: data.widen(x))(batch)  # make_fx takes no bound method
+    assert torch.equal(traced(batch), data.widen(batch))
+    assert torch.equal(traced(other), data.visit(torch.arange(4, 9), 2))
+    assert not list(traced.buffers()) and batch.is_floating_point() == (source == "f4" and binarize == "none")
+
+
+def test_chunks_are_the_split_in_parts():
+    data = load_data("digits", binarize="dynamic", seed=5)
+    for split in ("train", "test"):
+        for rows in (1, 7, 200, 5000, None):
+            parts = list(data.chunks(split, rows))
+            assert all(len(x) == (rows or 10_000) for x in parts[:-1])
+            assert torch.equal(torch.cat(parts), data.split(split))
+    with refused(UsageError, "expected at least 1 row in a chunk, got 0"):
+        data.chunks("train", 0)
+    with refused(DataError, "array has no split 'valid'"):
+        as_dataset(torch.rand(5, 3)).chunks("valid")
+    assert [len(x) for x in as_dataset(torch.zeros(20, 2**20, dtype=torch.uint8)).chunks("train")] == [8, 8, 4]
+
+
+def test_results_do_not_depend_on_the_size_of_chunks(monkeypatch):
+    large = {name: load_data("digits", binarize=name) for name in BINARIZATIONS}
+    monkeypatch.setattr(dataset, "_CHUNK", 64 * 10)
+    for name, data in large.items():
+        assert_same(load_data("digits", binarize=name), data)
+
+
+def test_moments_of_mapped_data_far_from_zero(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "_CHUNK", 30)
+    x = (np.random.default_rng(0).normal(size=(1000, 3)) * 1e-2 + [1e3, -1e3, 0]).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    data = load_data(tmp_path / "x.npy", divide_by=2)
+    np.testing.assert_allclose(data.mean(), x.astype(float).mean(0) / 2, rtol=1e-6)
+    np.testing.assert_allclose(data.std(), x.astype(float).std(0) / 2, rtol=1e-5)
+    assert as_dataset(torch.full((7, 2), 3, dtype=torch.uint8)).std().tolist() == [0, 0]
+
+
+def test_offences_are_found_in_any_chunk(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "_CHUNK", 30)
+    x = np.random.default_rng(0).random((50, 3))
+    x[17, 2] = x[40, 0] = 1.5
+    np.save(tmp_path / "x.npy", x)
+    assert load_data(tmp_path / "x.npy", divide_by=1.5, binarize="dynamic").train.dtype == np.float64
+    with refused(DataError, "train has 2 values outside [0, 1], the first 1.5 at (17, 2), where dynamic"):
+        load_data(tmp_path / "x.npy", binarize="dynamic")
+    x[30, 1] = np.nan
+    x[35, 1] = 1e300
+    np.save(tmp_path / "x.npy", x)
+    with refused(DataError, "train has 2 NaN or infinite values, the first at (30, 1): drop"):
+        load_data(tmp_path / "x.npy", binarize="dynamic")
+    with refused(DataError, "valid has 2 NaN or infinite values, the first at (2, 1): drop"):
+        load_data(tmp_path / "x.npy", valid_size=22, divide_by=1e20)
+
+
+def test_mapped_data_are_not_binarised_into_memory_where_they_are_large(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", images(10, 3, high=2))
+    monkeypatch.setattr(dataset, "_COPIED", 29)
+    for name in ("static", "threshold"):
+        with refused(
+            DataError, f"train is a mapped file of 30 values, which {name} binarisation", "at most 29", "'dynamic'"
+        ):
+            load_data(tmp_path / "x.npy", binarize=name)
+    assert len(load_data(tmp_path / "x.npy", binarize="dynamic", valid_size=9).train) == 1
+    monkeypatch.setattr(dataset, "_COPIED", 26)
+    with refused(DataError, "valid is a mapped file of 27 values", "hold out fewer by valid_size"):
+        load_data(tmp_path / "x.npy", binarize="dynamic", valid_size=9)
+    assert len(load_data("digits", binarize="static").train) == 1397  # in memory already
+
+
+def test_fingerprints(tmp_path):
+    x = images(10, 3)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", x / 255)
+    mapped, data = load_data(tmp_path / "x.npy"), as_dataset(x)
+    assert re.fullmatch("[0-9a-f]{64}", data.fingerprint())
+    assert mapped.fingerprint() == data.fingerprint() == data.to("cpu").fingerprint()
+    assert load_data(tmp_path / "y.npy").fingerprint() == as_dataset(x / 255).fingerprint()
+    changed = x.copy()
+    changed[9, 2] ^= 1
+    others = [
+        as_dataset(changed),
+        as_dataset(x.reshape(5, 6)),
+        load_data(tmp_path / "x.npy", divide_by=256),
+        *(load_data(tmp_path / "x.npy", binarize="dynamic", seed=seed) for seed in (0, 1)),
+        load_data(tmp_path / "x.npy", binarize="static"),
+        load_data(tmp_path / "x.npy", valid_size=1),
+        as_dataset(torch.tensor(x).float()),
+        as_dataset(torch.tensor(x).bfloat16()),
+    ]
+    assert len({data.fingerprint(), *(other.fingerprint() for other in others)}) == 1 + len(others)
+
+
+def test_mapped_data_stay_on_the_cpu(tmp_path):
+    np.save(tmp_path / "x.npy", images(10, 3))
+    data = load_data(tmp_path / "x.npy", binarize="dynamic", valid_size=3).to("meta")
+    assert isinstance(data.train, np.memmap) and data.valid.device.type == "meta"
+    assert data.visit(torch.arange(3), 1).device.type == data.mean().device.type == "cpu"
+
+
+def test_moments_are_those_of_the_device():
+    data = load_data("digits")
+    assert data.mean().device.type == "cpu" and data.to("meta").mean().device.type == "meta"
+
+
+def test_a_divisor_that_makes_no_sense():
+    x = torch.tensor(images(4, 2))
+    for divisor in (0.0, -1.0, 1e60, float("nan"), float("inf")):
+        with refused(UsageError, "divisor above 0", str(divisor)):
+            Dataset("x", x, divisor=divisor)
+    with refused(UsageError, "a divisor of 4 is for uint8 and mapped files, but test is torch.float32: divide it"):
+        Dataset("x", x, test=x.float(), divisor=4)
+    assert Dataset("x", x, divisor=4).split("train").tolist() == (x / 4).tolist()
+
+
+def test_what_a_dataset_does_not_hold(tmp_path):
+    with refused(UsageError, "train is a ndarray, expected a Tensor or a numpy.memmap: use as_dataset"):
+        Dataset("x", np.zeros((3, 2)))
+    np.save(tmp_path / "x.npy", np.ones((3, 2), complex))
+    with refused(DataError, "train is complex128 of shape (3, 2), expected real numbers"):
+        Dataset("x", np.load(tmp_path / "x.npy", mmap_mode="r"))
+
+
+def test_a_mapped_file_is_read_only(tmp_path):
+    np.save(tmp_path / "x.npy", images(10, 3))
+    data = load_data(tmp_path / "x.npy")
+    with pytest.raises(ValueError, match="read-only"):
+        data.train[0, 0] = 1
+    data.split("train").zero_()
+    data.batch(torch.arange(10)).zero_()
+    assert np.array_equal(np.load(tmp_path / "x.npy"), images(10, 3))
+
+
+@pytest.mark.parametrize("binarize", ["none", "dynamic"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_training_on_a_mapped_file_is_training_on_the_tensor(tmp_path, binarize, dtype):
+    x = images(60, 4) if dtype == np.uint8 else np.random.default_rng(0).random((60, 4), dtype)
+    np.save(tmp_path / "x.npy", x)
+    mapped = load_data(tmp_path / "x.npy", binarize=binarize, valid_size=10)
+    whole = torch.tensor(x) / 255 if dtype == np.uint8 else torch.tensor(x)
+    weights = []
+    for data in (mapped, Dataset("x", whole[:-10], whole[-10:], binarization=binarize)):
+        with seeded(0, "weights"):
+            vae = VAE((4,), 2, likelihood=Normal if binarize == "none" else Bernoulli)
+        history = fit(vae, data, epochs=2, batch_size=20, progress=False)
+        weights.append({**vae.state_dict(), "valid": torch.tensor(history.column("valid_elbo"))})
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+IN_LITTLE_MEMORY = """
+import resource, sys
+import torch
+from pyro_vae.data import load_data
+
+def used():
+    line = next(line for line in open("/proc/self/status") if line.startswith("VmData"))
+    return int(line.split()[1]) * 1024
+
+def work(path):
+    data = load_data(path, binarize="dynamic", valid_size=10)
+    x = data.visit(torch.tensor([3, len(data.train) - 1, 77]), 0, 1)
+    rows = sum(len(chunk) for chunk in data.chunks("train", rows=500))
+    assert rows == len(data.train) and len(x) == 3 and len(data.split("valid")) == 10
+    assert data.mean().shape == data.std().shape == data.event_shape and len(data.fingerprint()) == 64
+    return data
+
+work(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_DATA, (used() + 96 * 2**20,) * 2)
+data = work(sys.argv[2])
+try:
+    data.split("train")
+except (RuntimeError, MemoryError):
+    print("the limit holds")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit counts memory without mapped files on Linux alone")
+@pytest.mark.parametrize(("dtype", "size"), [("u1", 120 * 2**20), ("f4", 400 * 2**20)])
+def test_data_larger_than_memory(tmp_path, dtype, size):
+    """A file (with holes, so the disk is spared) whose floats take 400 MB and more, in 96 MB beyond the imports."""
+    for name, rows in (("small", 100), ("large", size // 4096 // np.dtype(dtype).itemsize)):
+        np.lib.format.open_memmap(tmp_path / f"{name}.npy", "w+", dtype, (rows, 64, 64)).flush()
+    files = [str(tmp_path / "small.npy"), str(tmp_path / "large.npy")]
+    command = [sys.executable, "-c", IN_LITTLE_MEMORY, *files]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert (done.stdout, done.stderr, done.returncode) == ("the limit holds\n", "", 0)
+
+
 # --- LinearGaussian ---
 
 
@@ -766,11 +1083,12 @@ def test_real_mnist_under_the_protocol_of_iwae():
     assert is_binary(test) and is_binary(valid)
     x = data.visit(torch.arange(1000), 0)
     # The share of ones in 784,000 independent draws against its expectation; variance at most 1/4 each: 5 sigma, 6e-7.
-    assert abs(float(x.mean() - data.train[:1000].mean())) < 5 * 0.5 / 784_000**0.5
+    grey = data.train[:1000] / 255
+    assert abs(float(x.mean() - grey.mean())) < 5 * 0.5 / 784_000**0.5
 
 
 def test_real_frey_faces_are_divided_as_asked():
     data = load_data(real("frey_faces.npz"), divide_by=256)
     assert "divided by 256" in data.protocol
     assert data.event_shape == (28, 20)
-    assert float(data.train.max()) == 236 / 256
+    assert float(data.split("train").max()) == 236 / 256

@@ -27,7 +27,7 @@ def test_static_mnist_at_the_pixel_means(static):
     with torch.no_grad():
         vae.decoder.output.weight.zero_()
         vae.encoder.output.weight.zero_()
-    evidence = log_marginal(vae.model, vae.guide, static.test, num_particles=1)
+    evidence = log_marginal(vae.model, vae.guide, static.split("test"), num_particles=1)
     assert evidence.mean == pytest.approx(-205.95, abs=0.2)
 
 
@@ -36,8 +36,8 @@ def test_static_mnist_learns_quickly(static):
     network = partial(MLP, hidden=(100,))
     vae = VAE(static.event_shape, 10, encoder=network, decoder=network)
     adam = partial(torch.optim.Adam, lr=3e-3)
-    fit(vae, static.train[:5000], epochs=2, optimizer=adam, start_at_mean=True, progress=False)
-    evidence = log_marginal(vae.model, vae.guide, static.test[::50], num_particles=100)
+    fit(vae, static.split("train")[:5000], epochs=2, optimizer=adam, start_at_mean=True, progress=False)
+    evidence = log_marginal(vae.model, vae.guide, static.split("test")[::50], num_particles=100)
     assert evidence.mean - 3 * evidence.standard_error_data > -166
 
 

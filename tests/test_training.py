@@ -31,7 +31,7 @@ def make(seed=0, **parts):
 
 
 def binary(n=60):
-    return load_data("digits", binarize="dynamic").test[:n]
+    return load_data("digits", binarize="dynamic").split("test")[:n]
 
 
 def weights(vae):
@@ -152,7 +152,7 @@ class TestFit:
         assert history.best_epoch == best["epoch"] < 12
         from pyro_vae.evidence import bound
 
-        got = bound(vae.model, vae.guide, data.valid, seed=0).elbo.mean().item()
+        got = bound(vae.model, vae.guide, data.split("valid"), seed=0).elbo.mean().item()
         assert got == pytest.approx(best["valid_elbo"])
 
     def test_patience_waits_for_the_warm_up(self):

@@ -44,7 +44,7 @@ COMMAND = (
 def digits(n=61):
     """Of which an epoch's last batch is one datum, so that one of two processes has none of it."""
     grey = load_data("digits")
-    return Dataset("digits", grey.train[:n], grey.valid[:30], binarization="dynamic")
+    return Dataset("digits", grey.split("train")[:n], grey.split("valid")[:30], binarization="dynamic")
 
 
 def make(seed=0, **parts):
@@ -95,9 +95,9 @@ class Counting(Dataset):
 
     seen = []  # noqa: RUF012 - of all copies
 
-    def visit(self, index, *key):
+    def batch(self, index, *key):
         self.seen.append(len(index))
-        return super().visit(index, *key)
+        return super().batch(index, *key)
 
 
 def own_rows():

@@ -29,8 +29,7 @@ def run(argv: list[str]) -> int:
     with joined(options.device) as world:
         with agreed(world):
             saved = open_saved(options, world.device)
-            data, x = load_split(saved, options)
-        x = x[: options.num_data]
+            data, x = load_split(saved, options, options.num_data)
         evidence = _estimate(saved, x, options, world)
     if world.main:
         _tell(saved, data, x, options, evidence)
@@ -39,7 +38,7 @@ def run(argv: list[str]) -> int:
 
 def _tell(saved: SavedRun, data: Dataset, x: Tensor, options: Namespace, evidence: Evidence) -> None:
     """Save and print all there is to know."""
-    result = _result(saved, data, options, evidence)
+    result = _result(saved, data, x, options, evidence)
     if len(x) > 1:
         latent = latent_statistics(saved.vae, x)
         result["active_units"] = f"{latent.num_active} of {saved.vae.shapes.latent}"
@@ -74,11 +73,10 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _result(saved: SavedRun, data: Dataset, options: Namespace, evidence: Evidence) -> dict[str, Any]:
+def _result(saved: SavedRun, data: Dataset, x: Tensor, options: Namespace, evidence: Evidence) -> dict[str, Any]:
     result = {"run": str(saved.path), "data": data.protocol, "split": options.split, "weights": saved.weights}
     result |= {"nll": -evidence.mean, **evidence.summary(), "device": str(saved.device)}
     if data.exact is not None:
-        x = data.split(options.split)[: options.num_data]
         result["exact_log_p_of_the_generating_process"] = data.exact.log_prob(x).mean().item()
     return result
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,7 +99,12 @@ def fit_parser() -> ArgumentParser:
 
 
 def _add_data(parser: ArgumentParser) -> None:
-    parser.add_argument("--data", type=str, default="digits", help="digits, linear_gaussian, mnist, ..., or a path")
+    parser.add_argument(
+        "--data",
+        type=str,
+        default="digits",
+        help="digits, linear_gaussian, mnist, ..., or a path (an .npy may be larger than memory)",
+    )
     kinds = Literal["auto", "none", "static", "dynamic", "threshold"]
     parser.add_argument(
         "--binarize", type=kinds, default="auto", help="auto: dynamic if the likelihood is for {0, 1}, else none"
@@ -157,13 +163,13 @@ def load_from_options(options: Namespace) -> Dataset:
     if options.binarize != "auto":
         return load_data(options.data, binarize=options.binarize, **load)
     data = load_data(options.data, **load)
-    if (
-        not _is_binary(options.vae.likelihood)
-        or data.exact is not None
-        or bool(((data.train == 0) | (data.train == 1)).all())
-    ):
+    if not _is_binary(options.vae.likelihood) or data.exact is not None or _holds_binary(data):
         return data
-    return load_data(options.data, binarize="dynamic", **load)
+    return replace(data, binarization="dynamic", origin={**data.origin, "binarize": "dynamic"})
+
+
+def _holds_binary(data: Dataset) -> bool:
+    return all(bool(((x == 0) | (x == 1)).all()) for x in data.chunks("train"))
 
 
 def _is_binary(likelihood: Namespace) -> bool:

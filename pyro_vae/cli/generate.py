@@ -41,8 +41,7 @@ def run_reconstruct(argv: list[str]) -> int:
     )
     options = parse(parser, argv)
     saved = open_saved(options)
-    data, x = load_split(saved, options)
-    x = x[: options.num]
+    data, x = load_split(saved, options, options.num)
     mean = reconstruct(saved.vae, x, num_particles=options.num_particles, seed=options.seed)
     path = _output(saved, options.out, "reconstructions")
     _save(path, {"x": x, "mean": mean}, lambda: plots.reconstructions(x, mean))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae import plots
+from pyro_vae.cli.runs import first_rows
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics import latent_statistics
 from pyro_vae.evidence import Evidence, log_marginal
@@ -12,6 +13,8 @@ from pyro_vae.tasks import manifold, reconstruct, sample
 from pyro_vae.vae import VAE
 
 _SHOWN = 32
+_MEASURED = 10_000
+"""Data over which the KL of each latent dimension is averaged: as many as MNIST has for validation."""
 _CHECKED = 200
 """Data whose Pareto k a fit's own histogram shows; `evaluate` draws it for all."""
 
@@ -20,7 +23,7 @@ def save_pictures(vae: VAE, data: Dataset, run: Path, rows: Sequence[Mapping[str
     """Save everything a trained VAE has to show under `run/pictures`; returns the files."""
     held_out = next(name for name in ("valid", "test", "train") if getattr(data, name) is not None)
     device = next(vae.parameters()).device
-    x = data.split(held_out).to(device)
+    x = first_rows(data, held_out, _MEASURED).to(device)
     figures = {
         "curves": plots.curves(rows),
         "reconstructions": plots.reconstructions(x[:_SHOWN], reconstruct(vae, x[:_SHOWN], seed=seed)),

@@ -57,8 +57,8 @@ def open_saved(options: Namespace, device: torch.device | None = None) -> SavedR
     return SavedRun(path, read_config(path), read_manifest(path)["progress"], vae, device)
 
 
-def load_split(saved: SavedRun, options: Namespace) -> tuple[Dataset, torch.Tensor]:
-    """The run's data set (or `--data`) and the split asked for, checked against the likelihood."""
+def load_split(saved: SavedRun, options: Namespace, num: int | None) -> tuple[Dataset, torch.Tensor]:
+    """The run's data set (or `--data`) and the first `num` data of the split asked for (None: all), checked."""
     config = saved.config
     source = options.data or config.get("data")
     if source is None:
@@ -73,6 +73,13 @@ def load_split(saved: SavedRun, options: Namespace) -> tuple[Dataset, torch.Tens
         root=config.get("data_root"),
         seed=config.get("data_seed", 0),
     )
-    x = data.split(options.split)
+    x = data.split(options.split) if num is None else first_rows(data, options.split, num)
     saved.vae.likelihood.check(x, f"{options.split} data")
     return data, x.to(saved.device)
+
+
+def first_rows(data: Dataset, split: str, num: int) -> torch.Tensor:
+    """The first `num` data of a split, `[num, *event]`, of which no more is read."""
+    if num < 1:
+        raise UsageError(f"expected at least 1 datum of {split}, got {num}")
+    return next(data.chunks(split, rows=num))

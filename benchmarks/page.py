@@ -1,0 +1,187 @@
+"""The generated part of `docs/performance.md`, and its pictures, from the raw results."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from results import Run, Spread, Store, column, disagreements, paired, select, values
+from systems import OURS, Suite
+
+BEGIN, END = "<!-- results: begin (written by benchmarks/run.py) -->", "<!-- results: end -->"
+_TOLERANCE = {"evidence": 0.05, "training": 3.0, "first step": float("inf")}
+
+
+def write(page: Path, pictures: Path, store: Store, suites: dict[str, Suite]) -> None:
+    """Put the tables between the markers of the page, and save the pictures beside it."""
+    measured = {name: suite for name, suite in suites.items() if select_any(store.runs(name))}
+    drawn = {name: draw(suite, store.runs(name), pictures / f"speed-{name}.png") for name, suite in measured.items()}
+    links = {name: str(path.relative_to(page.parent)) for name, path in drawn.items() if path is not None}
+    text = page.read_text() if page.exists() else f"{BEGIN}\n{END}\n"
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(f"{before}{BEGIN}\n\n{generate(store, measured, links)}\n{END}{after}")
+
+
+def generate(store: Store, suites: dict[str, Suite], pictures: dict[str, str]) -> str:
+    """All sections as Markdown."""
+    parts = []
+    for name, suite in suites.items():
+        runs = store.runs(name)
+        picture = [f"![{suite.title}]({pictures[name]})"] if name in pictures else []
+        parts += [f"### {suite.title}", _conditions(store, name), table(suite, runs), *picture, *_remarks(suite, runs)]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(suite: Suite, runs: list[Run]) -> str:
+    """The table of a suite."""
+    if suite.axis:
+        return growth_table(suite, runs)
+    return {"training": training_table, "evidence": evidence_table, "first step": first_step_table}[suite.kind](
+        suite, runs
+    )
+
+
+def training_table(suite: Suite, runs: list[Run]) -> str:
+    """Systems down; speed, our ratio to each, and the loss across."""
+    ours = [name for name in suite.systems if name.startswith("ours")]
+    rows = []
+    for name in _present(suite, runs):
+        ratios = ["" if mine == name else _ratio(paired(runs, suite.kind, mine, name)) for mine in ours]
+        loss = column(runs, name, "loss")
+        rows.append([name, _speed(values(runs, suite.kind, name)), *ratios, f"{loss.median:.1f}" if loss else ""])
+    return _markdown(["system", "images/s", *(f"{mine} / it" for mine in ours), "loss, nats"], rows)
+
+
+def evidence_table(suite: Suite, runs: list[Run]) -> str:
+    """Systems down; speed, our ratio to each, the value and the memory across."""
+    ours = [name for name in suite.systems if name.startswith("ours")]
+    rows = []
+    for name in _present(suite, runs):
+        ratios = ["" if mine == name else _ratio(paired(runs, suite.kind, mine, name)) for mine in ours]
+        value = column(runs, name, "log_p")
+        number = select(runs, name)[0]["result"]["settings"]["images"]
+        memory = [column(runs, name, key) for key in ("extra_rss_with_warm_up_mb", "extra_rss_mb")]
+        megabytes = [f"{max(0, spread.median):.0f}" if spread else "" for spread in memory]
+        log_p = f"{value.median:.3f} ({number})" if value and value.median else ""
+        rows.append([name, _speed(values(runs, suite.kind, name)), *ratios, log_p, *megabytes])
+    heads = ["system", "images/s", *(f"{mine} / it" for mine in ours), "log p(x), nats (images)"]
+    return _markdown([*heads, "MB above imports", "MB above warm-up"], rows)
+
+
+def first_step_table(suite: Suite, runs: list[Run]) -> str:
+    """Systems down; seconds across."""
+    rows = []
+    for name in _present(suite, runs):
+        spread = values(runs, suite.kind, name)
+        rows.append([name, "" if spread is None else f"{spread.median:.1f}" + _range(spread, "{:.1f}".format)])
+    return _markdown(["system", "seconds"], rows)
+
+
+def growth_table(suite: Suite, runs: list[Run]) -> str:
+    """Settings down; each system's speed across, with the ratio of ours to it."""
+    systems = _present(suite, runs)
+    rows = []
+    for setting in suite.settings:
+        cells = [_cell(suite, runs, name, setting) for name in systems]
+        if any(cells):
+            rows.append([setting, *cells])
+    return _markdown([suite.axis.removeprefix("--"), *systems], rows)
+
+
+def _cell(suite: Suite, runs: list[Run], name: str, setting: str) -> str:
+    speed = values(runs, suite.kind, name, setting)
+    ratio = None if name == OURS else paired(runs, suite.kind, OURS, name, setting)
+    return "" if speed is None else _number(speed.median) + (f"; {_ratio(ratio)}" if ratio else "")
+
+
+def draw(suite: Suite, runs: list[Run], path: Path) -> Path | None:
+    """Save the picture of a growth suite; None where there is nothing to draw."""
+    settings = [s for s in suite.settings if select_any(run for run in runs if run["setting"] == s)]
+    if not suite.axis or not all(setting.isdigit() for setting in settings) or len(settings) < 2:
+        return None
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.add_subplot(xscale="log", yscale="log", ylabel="images/s", xlabel=suite.axis.removeprefix("--"))
+    for name in _present(suite, runs):
+        found = {int(s): spread for s in settings if (spread := values(runs, suite.kind, name, s)) is not None}
+        middle = [spread.median for spread in found.values()]
+        bars = [[s.median - s.least for s in found.values()], [s.most - s.median for s in found.values()]]
+        axes.errorbar(list(found), middle, yerr=bars, marker="o", markersize=4, capsize=2, label=name)
+    axes.set_xticks([int(setting) for setting in settings], labels=settings)
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(LogLocator(subs=[1, 2, 5]))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, metadata={"Software": None})
+    return path
+
+
+def select_any(runs: Iterable[Run]) -> bool:
+    """Whether any run succeeded."""
+    return any("result" in run for run in runs)
+
+
+def _present(suite: Suite, runs: list[Run]) -> list[str]:
+    return [name for name in suite.systems if select(runs, name)]
+
+
+def _conditions(store: Store, name: str) -> str:
+    """What the suite was measured on, in one paragraph."""
+    conditions = store.suites[name]["conditions"]
+    runs = [run for run in store.runs(name) if "result" in run]
+    rounds = len({run["round"] for run in runs})
+    dates = sorted({run["finished"][:10] for run in runs})
+    versions: dict[str, str] = {}
+    for run in runs:
+        versions.update({k: v for k, v in run["result"]["versions"].items() if k not in ("pyro-vae", "numpy")})
+    others = Spread.of(run["others"] for run in runs if run.get("others") is not None)
+    packages = ", ".join(f"{name} {number}" for name, number in sorted(versions.items()))
+    machine = f"{conditions['cpu']}; {conditions['cores']} cores, {conditions['memory_gib']} GiB"
+    when = f"{rounds} {'round' if rounds == 1 else 'rounds'}, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}"
+    busy = f" Other processes used {others.median:.2f} cores (at most {others.most:.2f})." if others else ""
+    return f"{machine}; {conditions['scale']['threads']} threads; {conditions['system']}; {packages}. {when}.{busy}"
+
+
+def _remarks(suite: Suite, runs: list[Run]) -> list[str]:
+    """What was not measured, and which values disagree."""
+    done = {(run["system"], run["setting"]) for run in runs if "result" in run}
+    failed = {(r["system"], r["setting"]): r["failed"] for r in runs if "failed" in r}
+    lines = [
+        f"- Not measured: {system}{f' at {setting}' if setting else ''} ({reason})"
+        for (system, setting), reason in failed.items()
+        if (system, setting) not in done
+    ]
+    warned = {
+        f"{run['system']} {run['setting']}".strip(): "; ".join(messages)
+        for run in runs
+        if (messages := run.get("result", {}).get("settings", {}).get("warnings"))
+    }
+    lines += [f"- Warned: {name}: {messages}" for name, messages in warned.items()]
+    lines += [f"- To be looked at: {line}" for line in disagreements(runs, suite.kind, _TOLERANCE[suite.kind])]
+    return ["\n".join(lines)] if lines else []
+
+
+def _speed(spread: Spread | None) -> str:
+    return "" if spread is None else _number(spread.median) + _range(spread, _number)
+
+
+def _ratio(spread: Spread | None) -> str:
+    return "" if spread is None else f"**{spread.median:.2f}**" + _range(spread, "{:.2f}".format)
+
+
+def _range(spread: Spread, shown: Callable[[float], str]) -> str:
+    return f" ({shown(spread.least)} to {shown(spread.most)})" if spread.count > 1 else ""
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _markdown(heads: list[str], rows: list[list[str]]) -> str:
+    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -1,0 +1,203 @@
+"""What is measured: the systems, and the suites that run some of them over some settings.
+
+To add a system, write its script and name it in `TRAINING` or `EVIDENCE`; to add a row of settings, extend a `Suite`.
+"""
+
+from dataclasses import dataclass
+
+OURS = "ours, compiled"
+
+
+@dataclass(frozen=True)
+class System:
+    """A command.
+
+    Args:
+        script: a file of this folder.
+        options: its options.
+        environment: whose Python runs it: "project", or a file of `requirements/`.
+        cache: what TorchInductor finds of earlier runs: "kept", "cold" (nothing) or "warm" (all that it needs).
+        processes: how many `torchrun` starts; 0 for a plain run.
+        scaled: whether the scale's number of images holds, or the script's own smaller one.
+    """
+
+    script: str
+    options: tuple[str, ...] = ()
+    environment: str = "project"
+    cache: str = "kept"
+    processes: int = 0
+    scaled: bool = True
+
+
+ONEDNN = ("--onednn",)
+TRAINING = {
+    OURS: System("ours.py", ("--mode", "compiled", *ONEDNN)),
+    "ours, eager": System("ours.py", ("--mode", "eager", *ONEDNN)),
+    "ours, bf16": System("ours.py", ("--mode", "bf16", *ONEDNN)),
+    "PyTorch, usual loop": System("torch_loop.py", ("--kind", "usual", *ONEDNN)),
+    "PyTorch, best loop": System("torch_loop.py", ("--kind", "best", *ONEDNN)),
+    "PyTorch, torch.compile": System("torch_loop.py", ("--kind", "compiled", *ONEDNN)),
+    "PyTorch, torch.compile, bf16": System("torch_loop.py", ("--kind", "compiled", "--bf16", *ONEDNN)),
+    "Pyro's example": System("pyro_example.py", ONEDNN),
+    "pythae": System("pythae_trainer.py", ONEDNN, "pythae"),
+    "Lightning": System("lightning_trainer.py", ONEDNN, "lightning"),
+    "NumPyro": System("numpyro_svi.py", environment="numpyro"),
+    "PyTorch, usual loop (as installed)": System("torch_loop.py", ("--kind", "usual")),
+    "Pyro's example (as installed)": System("pyro_example.py"),
+    "pythae (as installed)": System("pythae_trainer.py", environment="pythae"),
+}
+EVIDENCE = {
+    OURS: System("ours_evidence.py", ("--mode", "compiled", *ONEDNN)),
+    "ours, eager": System("ours_evidence.py", ("--mode", "eager", *ONEDNN)),
+    "ours, bf16": System("ours_evidence.py", ("--mode", "bf16", *ONEDNN)),
+    "Pyro RenyiELBO, vectorized": System("pyro_renyi.py", ("--vectorized", *ONEDNN)),
+    "Pyro RenyiELBO, looped": System("pyro_renyi.py", ("--looped", *ONEDNN)),
+    "Pyro Importance": System("pyro_importance.py", ONEDNN, scaled=False),
+    "pythae get_nll": System("pythae_nll.py", ONEDNN, "pythae", scaled=False),
+    "NumPyro RenyiELBO": System("numpyro_renyi.py", environment="numpyro"),
+    "JAX by hand": System("jax_chunked.py", environment="numpyro"),
+    "matrix products alone": System("matmul_floor.py", ONEDNN),
+}
+PARTS = {
+    OURS: System("our_parts.py", ("--mode", "compiled", *ONEDNN)),
+    "ours, eager": System("our_parts.py", ("--mode", "eager", *ONEDNN)),
+}
+FIRST_STEP = {
+    "ours, eager": System("ours.py", ("--mode", "eager")),
+    "ours, compiled, cold cache": System("ours.py", ("--mode", "compiled"), cache="cold"),
+    "ours, compiled, warm cache": System("ours.py", ("--mode", "compiled"), cache="warm"),
+    "PyTorch, best loop": System("torch_loop.py", ("--kind", "best")),
+    "PyTorch, torch.compile, cold cache": System("torch_loop.py", ("--kind", "compiled"), cache="cold"),
+    "PyTorch, torch.compile, warm cache": System("torch_loop.py", ("--kind", "compiled"), cache="warm"),
+    "Pyro's example": System("pyro_example.py"),
+    "NumPyro": System("numpyro_svi.py", environment="numpyro"),
+}
+PROCESSES = {
+    OURS: System("ours.py", ("--mode", "compiled", *ONEDNN)),
+    "ours, eager": System("ours.py", ("--mode", "eager", *ONEDNN)),
+}
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Some systems over some settings, in one table.
+
+    Args:
+        title: heading of the table.
+        kind: "training", "evidence" or "first step": which line the scripts print.
+        systems: what to run, by name.
+        axis: the option that is varied, e.g. "--batch"; "" for none; "processes" for `torchrun`'s number.
+        settings: its values.
+        options: options of all runs.
+    """
+
+    title: str
+    kind: str
+    systems: dict[str, System]
+    axis: str = ""
+    settings: tuple[str, ...] = ("",)
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much work a run is.
+
+    Args:
+        threads: of every run, unless they are what is varied.
+        num: images in an epoch.
+        epochs: timed epochs.
+        images: images of an evidence run.
+        few: whether growth takes its first and last setting only.
+    """
+
+    threads: int
+    num: int = 60_000
+    epochs: int = 2
+    images: int = 100
+    few: bool = False
+
+
+def _some(systems: dict[str, System], *names: str) -> dict[str, System]:
+    return {name: systems[name] for name in names}
+
+
+_GROWTH = _some(TRAINING, OURS, "ours, eager", "PyTorch, best loop", "Pyro's example", "pythae", "NumPyro")
+
+
+def suites(scale: Scale) -> dict[str, Suite]:
+    """All suites, in the order in which they run."""
+    powers = [2**k for k in range(scale.threads.bit_length())]
+    cores = tuple(str(count) for count in sorted({*powers, scale.threads}))
+    equal = {name: system for name, system in TRAINING.items() if "as installed" not in name}
+    deep = ("--decoder", "50-200-200-784")
+    estimators = _some(EVIDENCE, OURS, "ours, eager", "Pyro RenyiELBO, vectorized", "NumPyro RenyiELBO", "JAX by hand")
+    parts = ("DiagonalNormal", "FullNormal", "ELBO(num_particles=5)", "ELBO(analytic_kl=True)")
+    found = {
+        "training": Suite("Training, batches of 100", "training", TRAINING),
+        "training-256": Suite("Training, batches of 256", "training", equal, options=("--batch", "256")),
+        "training-1024": Suite("Training, batches of 1024", "training", equal, options=("--batch", "1024")),
+        "evidence": Suite("log p(x), K = 5000, decoder 20-500-784", "evidence", EVIDENCE),
+        "evidence-deep": Suite("log p(x), K = 5000, decoder 50-200-200-784", "evidence", EVIDENCE, options=deep),
+        "first-step": Suite("Seconds to the first step", "first step", FIRST_STEP),
+        "parts": Suite("Our own parts, compiled and eager", "training", PARTS, "--part", parts),
+        "batch": Suite("Training by batch size", "training", _GROWTH, "--batch", ("100", "256", "1024", "4096")),
+        "width": Suite("Training by width", "training", _GROWTH, "--hidden", ("125", "250", "500", "1000", "2000")),
+        "latent": Suite("Training by latent size", "training", _GROWTH, "--latent", ("2", "20", "200")),
+        "threads": Suite("Training by threads", "training", _GROWTH, "--threads", cores),
+        "particles": Suite("log p(x) by K", "evidence", estimators, "--particles", ("500", "5000", "50000")),
+        "processes": Suite("Training by processes, one thread each", "training", PROCESSES, "processes", cores),
+    }
+    return {name: _reduced(suite) for name, suite in found.items()} if scale.few else found
+
+
+def _reduced(suite: Suite) -> Suite:
+    ends = dict.fromkeys((suite.settings[0], suite.settings[-1]))
+    growth = suite.axis not in ("", "--part")
+    return Suite(**{**vars(suite), "settings": tuple(ends)}) if growth else suite
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run: a system of a suite at a setting, with all of its options."""
+
+    suite: str
+    system: str
+    setting: str
+    command: tuple[str, ...]
+    environment: str
+    cache: str
+    processes: int
+
+
+def cases(name: str, suite: Suite, scale: Scale, turn: int) -> list[Case]:
+    """The runs of one round: setting by setting, the systems in turn, their order rotated by `turn`."""
+    names = list(suite.systems)
+    first = turn % len(names)
+    order = names[first:] + names[:first]
+    return [_case(name, suite, system, setting, scale) for setting in suite.settings for system in order]
+
+
+def _case(name: str, suite: Suite, system: str, setting: str, scale: Scale) -> Case:
+    what = suite.systems[system]
+    options = {"--threads": str(scale.threads), **_work(suite, what, setting, scale)}
+    processes = what.processes
+    if suite.axis == "processes":
+        options["--threads"], processes = "1", int(setting)
+    elif suite.axis:
+        options[suite.axis] = setting
+    flat = tuple(word for option in options.items() for word in option)
+    command = (what.script, *what.options, *suite.options, *flat)
+    return Case(name, system, setting, command, what.environment, what.cache, processes)
+
+
+def _work(suite: Suite, what: System, setting: str, scale: Scale) -> dict[str, str]:
+    """The options that say how much to do."""
+    if suite.kind == "first step":
+        return {"--num": "100", "--epochs": "0"}
+    if suite.kind == "training":
+        return {"--num": str(scale.num), "--epochs": str(scale.epochs)}
+    if not what.scaled:
+        return {}
+    per_k = 5000 / int(setting) if suite.axis == "--particles" else 1.0
+    return {"--images": str(max(2, round(scale.images * per_k)))}

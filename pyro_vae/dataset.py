@@ -1,0 +1,426 @@
+"""`Dataset`: splits held as compactly as they were stored, and how grey values become binary."""
+
+import copy
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, Self, TypeGuard, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.errors import DataError, UsageError
+from pyro_vae.linear_gaussian import LinearGaussian
+from pyro_vae.seeding import generator
+
+Binarization = Literal["none", "static", "dynamic", "threshold"]
+
+Stored = Tensor | np.memmap
+"""A split as a `Dataset` keeps it: floating point, uint8 or bool in memory, or any real numbers in a mapped file."""
+
+SPLITS = ("train", "valid", "test")
+_CHUNK = 2**20
+"""Elements that become floating point at a time: 4 MiB in single precision."""
+_COPIED = 2**30
+"""Elements of a mapped split that may be binarised into memory, a byte each."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """What is trained on: splits, checked when made, and binarised as `binarization` says.
+
+    A split is held as it was stored. Floating point means itself; uint8 in memory (a byte an element) and a
+    memory-mapped file (none) mean their values over `divisor`; bool means 0 and 1. All that gives data out (`split`,
+    `chunks`, `visit`, `mean`, `std`) gives floating point: the type of a floating point tensor, else torch's default
+    type. Only `batch` and the attributes `train`, `valid`, `test` show what is stored.
+
+    With `"static"` and `"threshold"` every split is binarised here, once. With `"dynamic"` train stays grey and is
+    drawn afresh at each `visit`, while valid and test are drawn here, once. Values 0 and 1 stay so under all of these.
+    What is drawn here is kept in memory, also where it comes from a mapped file: refused above 2^30 elements.
+
+    A mapped file is read at each use and never whole, except by `split`; it must stay as it is meanwhile.
+
+    Args:
+        name: what it is called in reports.
+        train: `[N, *event]`: floating point, uint8 or bool, or a `numpy.memmap` of real numbers.
+        valid: as train, with another N.
+        test: as train, with another N.
+        labels: split -> integer labels `[N]`.
+        binarization: none | static (one Bernoulli draw) | dynamic (a draw per visit) | threshold (x > 0.5).
+        seed: of the binarisation; each split has a stream of its own.
+        exact: the generating process, where the evidence is known.
+        preparation: what was done to the values before they came here; part of `protocol`.
+        origin: how to load them again, as the command's options; empty where they came as an array.
+        divisor: what stored uint8 and mapped values are divided by; 1 once they are binarised for good.
+
+    Raises:
+        DataError: a split is empty, of integers other than uint8, not finite, of another event shape, outside [0, 1]
+            where it is to be binarised, or too large to be binarised into memory; or labels don't fit their split.
+        UsageError: options that make no sense together.
+
+    Example:
+        >>> data = Dataset("grey", torch.arange(6, dtype=torch.uint8).reshape(3, 2), binarization="dynamic", divisor=5)
+        >>> data.batch(torch.arange(2), "step", 1).dtype, data.visit(torch.arange(2), "step", 1).dtype
+        (torch.uint8, torch.float32)
+        >>> bool((data.visit(torch.arange(3), "step", 1) == data.visit(torch.arange(3), "step", 1)).all())
+        True
+    """
+
+    name: str
+    train: Stored
+    valid: Stored | None = None
+    test: Stored | None = None
+    labels: Mapping[str, Tensor] = field(default_factory=dict)
+    binarization: Binarization = "none"
+    seed: int = 0
+    exact: LinearGaussian | None = None
+    preparation: str = "values as given"
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    divisor: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._check_options()
+        for split, x in self._splits().items():
+            _check_layout(split, x, self.train)
+        self._check_divisor()
+        for split, x in self._splits().items():
+            self._check_values(split, x)
+        for split, labels in self.labels.items():
+            _check_labels(split, labels, self._splits())
+        for split, x in self._splits().items():
+            object.__setattr__(self, split, self._prepared(split, x))
+        if self.binarization in ("static", "threshold"):
+            object.__setattr__(self, "divisor", 1.0)
+
+    # ---- what is there
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one datum."""
+        return tuple(self.train.shape[1:])
+
+    @property
+    def protocol(self) -> str:
+        """One line: the name, how the values were scaled and binarised, and the sizes of the splits."""
+        binarized = {
+            "none": "not binarised",
+            "static": f"static binarisation with seed {self.seed}",
+            "dynamic": f"dynamic binarisation with seed {self.seed} (train drawn at each visit, the other splits once)",
+            "threshold": "binarised at > 0.5",
+        }[self.binarization]
+        sizes = ", ".join(f"{split} {len(x)}" for split, x in self._splits().items())
+        return f"{self.name}: {self.preparation}; {binarized}; {sizes}; shape {'x'.join(map(str, self.event_shape))}"
+
+    def split(self, name: str) -> Tensor:
+        """The data of one split in memory; of a dynamically binarised train, one draw that is always the same.
+
+        Args:
+            name: train | valid | test.
+
+        Returns:
+            `[N, *event]`, floating point. `chunks` gives the same in parts.
+
+        Raises:
+            UsageError: `name` is none of these.
+            DataError: this data set has no such split.
+        """
+        x = self._stored(name)
+        if self._drawn_by_visit(name):
+            return _joined(self._binary(name, x, _rows(x)), x, self._dtype)
+        return self._float(x)
+
+    def chunks(self, split: str, rows: int | None = None) -> Iterator[Tensor]:
+        """The data of one split, part by part in order: together what `split` returns, without holding it whole.
+
+        Args:
+            split: train | valid | test.
+            rows: data in a part, the last may have fewer; None for 10,000, or fewer where they are large (32 MiB).
+
+        Returns:
+            An iterator of `[rows, *event]`, floating point.
+
+        Raises:
+            UsageError: `split` is none of these, or `rows` is below 1.
+            DataError: this data set has no such split.
+
+        Example:
+            >>> [len(x) for x in Dataset("array", torch.rand(5, 3)).chunks("train", rows=2)]
+            [2, 2, 1]
+        """
+        if rows is not None and rows < 1:
+            raise UsageError(f"expected at least 1 row in a chunk, got {rows}")
+        x = self._stored(split)
+        rows = rows or min(10_000, _rows(x, 8 * _CHUNK))
+        if self._drawn_by_visit(split):
+            return (drawn.to(self._dtype) for drawn in self._binary(split, x, rows))
+        return map(self._float, _slices(x, rows))
+
+    def visit(self, index: Tensor, *key: object) -> Tensor:
+        """The training batch `train[index]` as seen at this visit: `widen(batch(index, *key))`.
+
+        Args:
+            index: rows of train, `[B]`, integers from 0.
+            *key: which visit this is, e.g. `epoch, step`.
+
+        Returns:
+            `[B, *event]`, floating point: under dynamic binarisation a Bernoulli draw that depends only on the rows,
+            the seed and `key`, and is the same on every device; otherwise the rows themselves.
+        """
+        return self.widen(self.batch(index, *key))
+
+    def batch(self, index: Tensor, *key: object) -> Tensor:
+        """The batch of `visit` in its compact form, e.g. to move it to another device before it becomes floats.
+
+        Args:
+            index: rows of train, `[B]`, integers from 0.
+            *key: which visit this is, e.g. `epoch, step`.
+
+        Returns:
+            `[B, *event]`, where train is (a mapped file: on the CPU): uint8 0 and 1 under dynamic binarisation; else
+            the rows as they are stored (of a mapped file: uint8, or torch's default type), not yet divided.
+        """
+        if isinstance(self.train, Tensor):
+            rows = self.train.index_select(0, index.to(self.train.device))  # bytes: 5 times as fast as []
+        else:
+            rows = _read_in(self.train[index.cpu().numpy()])
+        if self.binarization != "dynamic":
+            return rows
+        return _bernoulli(self._scaled(rows), generator(self.seed, "visit", *key)).to(torch.uint8)
+
+    def widen(self, batch: Tensor) -> Tensor:
+        """What a `batch` means, in floating point; a function of tensors alone, on any device, fit to be traced.
+
+        Args:
+            batch: what `batch` returned, or parts of it.
+
+        Returns:
+            Its values: floating point, divided by `divisor` where they are not binarised.
+        """
+        return self._scaled(batch) if self.binarization == "none" else batch.to(self._dtype)
+
+    def mean(self) -> Tensor:
+        """Mean of each element over train, `[*event]` (of the grey values under dynamic binarisation)."""
+        if _floating(self.train):
+            return self.train.mean(0)
+        return self._moments[0].to(self._dtype)
+
+    def std(self) -> Tensor:
+        """Standard deviation of each element over train (divided by N), `[*event]`; grey under dynamic binarisation."""
+        if _floating(self.train):
+            return self.train.std(0, correction=0)
+        return self._moments[1].to(self._dtype)
+
+    def fingerprint(self) -> str:
+        """The sha256 of what is trained on: equal for equal stored data, wherever they are stored."""
+        drawn = self.seed if self.binarization == "dynamic" else None
+        digest = hashlib.sha256(repr((tuple(self.train.shape), float(self.divisor), drawn)).encode())
+        for x in _slices(self.train, _rows(self.train)):
+            rows = x if isinstance(x, Tensor) else _read_in(x)
+            digest.update(str(rows.dtype).encode())
+            digest.update(rows.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def to(self, device: str | torch.device) -> Self:
+        """The same data on another device, as compact as they are; a mapped file stays where it is.
+
+        Batches of a mapped train are then to be moved by the caller, best before they are widened.
+        """
+        moved = copy.copy(self)  # not `replace`: what was checked and drawn once need not be again
+        for split, x in self._splits().items():
+            object.__setattr__(moved, split, x.to(device) if isinstance(x, Tensor) else x)
+        object.__setattr__(moved, "labels", {split: y.to(device) for split, y in self.labels.items()})
+        vars(moved).pop("_moments", None)
+        return moved
+
+    # ---- from stored values to what they mean
+
+    def _splits(self) -> dict[str, Stored]:
+        return {split: x for split in SPLITS if (x := getattr(self, split)) is not None}
+
+    def _stored(self, name: str) -> Stored:
+        if name not in SPLITS:
+            raise UsageError(f"expected a split of {SPLITS}, got {name!r}")
+        x = getattr(self, name)
+        if x is None:
+            remedy = "pass valid_size=n to take the last n of train" if name == "valid" else "choose one that it has"
+            raise DataError(f"{self.name} has no split {name!r}, only {', '.join(self._splits())}: {remedy}")
+        return x
+
+    def _drawn_by_visit(self, split: str) -> bool:
+        return split == "train" and self.binarization == "dynamic"
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.train.dtype if _floating(self.train) else torch.get_default_dtype()
+
+    def _float(self, x: Stored) -> Tensor:
+        return self._scaled(x if isinstance(x, Tensor) else _read_in(x))
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.bool or self.divisor == 1:
+            return x if x.is_floating_point() else x.to(self._dtype)
+        x = x if x.is_floating_point() else x.to(self._dtype)
+        # By a tensor: CUDA would multiply by the reciprocal of a number, which is not always the same quotient.
+        return x / x.new_full((), self.divisor)
+
+    def _binary(self, split: str, x: Stored, rows: int) -> Iterator[Tensor]:
+        """The split binarised once and for all, in bool chunks; the draw does not depend on how it is cut."""
+        stream = generator(self.seed, "binarize", split)
+        for grey in map(self._float, _slices(x, rows)):
+            yield grey > 0.5 if self.binarization == "threshold" else _bernoulli(grey, stream)
+
+    def _prepared(self, split: str, x: Stored) -> Stored:
+        if self.binarization == "none" or self._drawn_by_visit(split):
+            return x
+        if not isinstance(x, Tensor) and x.size > _COPIED:
+            raise DataError(f"{split} is a mapped file of {x.size} values, {_too_large(split, self.binarization)}")
+        # bool where train stays grey: the divisor is train's, and these are not divided.
+        compact = torch.bool if self.binarization == "dynamic" else torch.uint8
+        return _joined(self._binary(split, x, _rows(x)), x, x.dtype if _floating(x) else compact)
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation over train in double precision, chunk by chunk (Chan et al. 1983)."""
+        count, mean, squares = 0, 0.0, 0.0
+        for x in map(self._float, _slices(self.train, _rows(self.train))):
+            x, n = x.double(), len(x)
+            shift, total = x.mean(0) - mean, count + n
+            squares = (x - x.mean(0)).square().sum(0) + shift.square() * (count * n / total) + squares
+            mean, count = shift * (n / total) + mean, total
+        return torch.as_tensor(mean), (torch.as_tensor(squares) / count).sqrt()
+
+    # ---- checks
+
+    def _check_options(self) -> None:
+        if self.binarization not in get_args(Binarization):
+            raise UsageError(f"expected a binarisation of {get_args(Binarization)}, got {self.binarization!r}")
+        if self.exact is not None and self.binarization != "none":
+            raise UsageError(
+                "the known evidence of the generating process is not that of binarised data: pass exact=None"
+            )
+
+    def _check_divisor(self) -> None:
+        check_divisor("divisor", self.divisor)
+        for split, x in self._splits().items():
+            if self.divisor != 1 and _floating(x):
+                raise UsageError(
+                    f"a divisor of {self.divisor:g} is for uint8 and mapped files, but {split} is {x.dtype}: divide it"
+                )
+
+    def _check_values(self, split: str, x: Stored) -> None:
+        binary = self.binarization != "none"
+        if all(bool(_usable(values, binary).all()) for values in map(self._float, _slices(x, _rows(x)))):
+            return
+        count, first, _ = _find(map(self._float, _slices(x, _rows(x))), lambda values: ~torch.isfinite(values))
+        if count:
+            where = f"{count} NaN or infinite values, the first at {first}"
+            raise DataError(f"{split} has {where}: drop those rows or replace the values")
+        count, first, value = _find(map(self._float, _slices(x, _rows(x))), lambda values: ~_usable(values, True))
+        problem = f"{split} has {count} values outside [0, 1], the first {value:g} at {first}"
+        remedy = "scale them, e.g. divide_by=255 (--divide_by 255), or pass binarize='none'"
+        raise DataError(f"{problem}, where {self.binarization} binarisation needs probabilities: {remedy}")
+
+
+def _bernoulli(p: Tensor, stream: torch.Generator) -> Tensor:
+    # One type and one device for every uniform, so that a draw is the same wherever the data are.
+    return torch.rand(p.shape, generator=stream, dtype=torch.float32, device="cpu").to(p.device) < p
+
+
+def _floating(x: Stored) -> TypeGuard[Tensor]:
+    return isinstance(x, Tensor) and x.is_floating_point()
+
+
+def _rows(x: Stored, elements: int = _CHUNK) -> int:
+    """Rows of a chunk of so many elements."""
+    return max(1, elements // math.prod(x.shape[1:]))
+
+
+def _slices(x: Stored, rows: int) -> Iterator[Any]:
+    return (x[start : start + rows] for start in range(0, len(x), rows))
+
+
+def _read_in(x: np.ndarray) -> Tensor:
+    """Rows of a mapped file as a tensor: bytes as they are, all others in torch's default type."""
+    if x.dtype != np.uint8:
+        return to_floats(x)
+    return torch.from_numpy(np.array(x))  # a copy, since torch does not take what is read-only
+
+
+def _joined(chunks: Iterable[Tensor], x: Stored, dtype: torch.dtype) -> Tensor:
+    """The chunks as one tensor of the shape of `x`."""
+    whole = torch.empty(tuple(x.shape), dtype=dtype, device=x.device if isinstance(x, Tensor) else "cpu")
+    start = 0
+    for chunk in chunks:
+        whole[start : start + len(chunk)] = chunk
+        start += len(chunk)
+    return whole
+
+
+def _usable(x: Tensor, binary: bool) -> Tensor:
+    return (x >= 0) & (x <= 1) if binary else torch.isfinite(x)
+
+
+def _find(chunks: Iterable[Tensor], bad: Callable[[Tensor], Tensor]) -> tuple[int, tuple[int, ...], float]:
+    """How many elements are bad, where the first is, and its value."""
+    count, start, first, value = 0, 0, (), math.nan
+    for x in chunks:
+        where = bad(x)
+        if count == 0 and where.any():
+            row, *rest = where.nonzero()[0].tolist()
+            first, value = (start + row, *rest), float(x[(row, *rest)])
+        count, start = count + int(where.sum()), start + len(x)
+    return count, first, value
+
+
+def _too_large(split: str, binarization: str) -> str:
+    whole = f"which {binarization} binarisation would copy into memory (at most {_COPIED} values)"
+    if binarization == "dynamic":
+        return f"{whole}: hold out fewer by valid_size"
+    return f"{whole}: pass binarize='dynamic', or save the file binarised, as uint8 0 and 1"
+
+
+def _check_layout(split: str, x: Stored, train: Stored) -> None:
+    if not isinstance(x, Tensor | np.memmap):
+        raise UsageError(f"{split} is a {type(x).__name__}, expected a Tensor or a numpy.memmap: use as_dataset")
+    shape = tuple(x.shape)
+    if len(shape) < 2 or 0 in shape:
+        raise DataError(f"{split} has shape {shape}; expected [N, *event] with no size 0 (a scalar datum is [N, 1])")
+    if shape[1:] != tuple(train.shape[1:]):
+        raise DataError(f"{split} has event shape {shape[1:]}, but train {tuple(train.shape[1:])}: make them equal")
+    if isinstance(x, np.memmap):
+        check_real(split, x)
+    elif not (x.is_floating_point() or x.dtype in (torch.uint8, torch.bool)):
+        remedy = "convert it, or use as_dataset, which scales integers"
+        raise DataError(f"{split} is {x.dtype}, expected floating point, or uint8 with a divisor: {remedy}")
+
+
+def check_divisor(name: str, value: float) -> None:
+    """Refuse what no single-precision value can be divided by."""
+    limits = torch.finfo(torch.float32)
+    if not limits.tiny <= value <= limits.max:
+        raise UsageError(f"expected a {name} above 0 (from {limits.tiny:.3g} to {limits.max:.3g}), got {value}")
+
+
+def check_real(split: str, array: np.ndarray) -> None:
+    """Refuse what is not an array of real numbers."""
+    if array.dtype.kind not in "fiub" or array.ndim == 0:
+        came = f"{array.dtype} of shape {array.shape}"
+        raise DataError(f"{split} is {came}, expected real numbers [N, *event]: convert it")
+
+
+def _check_labels(split: str, labels: Tensor, splits: Mapping[str, Stored]) -> None:
+    if split not in splits:
+        raise DataError(f"labels are given for the split {split!r}, but there are only {', '.join(splits)}")
+    if labels.shape != splits[split].shape[:1] or labels.is_floating_point() or labels.is_complex():
+        came = f"{labels.dtype} of shape {tuple(labels.shape)}"
+        raise DataError(f"the labels of {split} are {came}, expected {len(splits[split])} integers")
+
+
+def to_floats(array: np.ndarray) -> Tensor:
+    """A copy in torch's default type."""
+    dtype = np.float64 if torch.get_default_dtype() == torch.float64 else np.float32
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused as such
+        return torch.from_numpy(array.astype(dtype))

@@ -1,0 +1,185 @@
+"""log p(x) by graphs: the same draws and numbers to rounding, and the programs themselves where there is no graph."""
+
+import logging
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+from pyro_vae import evidence as evidence_module
+from pyro_vae import tiles
+from pyro_vae.compiling import log_once
+from pyro_vae.data import load_data
+from pyro_vae.errors import UsageError
+from pyro_vae.evidence import log_marginal
+from pyro_vae.guides import FullNormal
+from pyro_vae.importance import evaluation_mode, weigh
+from pyro_vae.likelihoods import Normal
+from pyro_vae.networks import MLP
+from pyro_vae.seeding import seeded
+from pyro_vae.tiles import EagerPair, GraphPair, log_weights
+from pyro_vae.vae import VAE
+
+SMALL = partial(MLP, hidden=(16,))
+PARTS = [{}, {"guide": FullNormal}, {"likelihood": partial(Normal, scale="learned")}]
+COLUMNS = ("log_p", "standard_error", "ess", "pareto_k", "elbo")
+
+
+def make(**parts):
+    with seeded(0, "init"):
+        return VAE((8, 8), 3, **{"encoder": SMALL, "decoder": SMALL, **parts})
+
+
+def binary(n):
+    return load_data("digits", binarize="dynamic").split("test")[:n]
+
+
+@pytest.fixture(autouse=True)
+def _forget_what_was_logged():
+    log_once.cache_clear()
+
+
+def graphs(monkeypatch):
+    """Record, and run the graphs as they are: no compiler, and any part's graph in little time."""
+    monkeypatch.setattr(tiles, "GraphPair", lambda pair, data, compile: GraphPair(pair, data, compile=False))
+
+
+@pytest.mark.parametrize(
+    "parts", [{}, {"guide": FullNormal}, {"likelihood": partial(Normal, scale="learned")}], ids=str
+)
+@pytest.mark.parametrize(("num", "num_particles"), [(7, 300), (120, 130)])
+def test_graphs_agree_with_the_programs(monkeypatch, parts, num, num_particles):
+    """Whole and left-over blocks and tiles; the estimate's every column."""
+    graphs(monkeypatch)
+    vae, x = make(**parts), binary(num)
+    a, b = (log_marginal(vae.model, vae.guide, x, num_particles=num_particles, compile=c) for c in (True, False))
+    for name in COLUMNS:
+        torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=1e-3, atol=1e-4)
+
+
+def test_compiled_agrees_with_the_programs():
+    vae, x = make(), binary(60)
+    a, b = (log_marginal(vae.model, vae.guide, x, num_particles=300, compile=c) for c in (True, False))
+    for name in COLUMNS:
+        torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_within_a_thousandth_of_a_nat_of_double_precision(compile):
+    """The same draws, weighed in float32 and in float64; 250 draws of every datum."""
+    vae = make(decoder=partial(MLP, hidden=(64, 64)))
+    with torch.no_grad():
+        for p in vae.decoder.parameters():
+            p.mul_(3)
+    x, programs = binary(50), EagerPair(vae.model, vae.guide, 4096)
+    with evaluation_mode(vae.model, vae.guide):
+        pair = GraphPair(programs, [x], compile=True) if compile else programs
+        with seeded(1):
+            latents, log_guide = pair.draw([x])
+        got = pair.log_joint(latents, [x]).double()
+        exact = sum(weigh(vae.double().model, {"z": latents["z"].double()}, x.double()))
+        estimates = [torch.logsumexp(w - log_guide, 0) for w in (got, exact)]
+    assert (estimates[0] - estimates[1]).abs().max() < 1e-3
+
+
+def test_masks_are_data(monkeypatch):
+    graphs(monkeypatch)
+    vae, x = make(), binary(60)
+    mask = torch.rand(60, 8, 8) < 0.5
+    a, b = (log_marginal(vae.model, vae.guide, x, mask, num_particles=300, compile=c) for c in (True, False))
+    torch.testing.assert_close(a.log_p, b.log_p, rtol=1e-5, atol=1e-4)
+
+
+def test_weights_are_read_when_called(monkeypatch):
+    """Nothing of an earlier estimate is kept: a VAE that has been trained on gives another."""
+    graphs(monkeypatch)
+    vae, x = make(), binary(50)
+    before = log_marginal(vae.model, vae.guide, x, num_particles=250, compile=True).mean
+    with torch.no_grad():
+        vae.decoder.output.bias.add_(1.0)
+    after = [log_marginal(vae.model, vae.guide, x, num_particles=250, compile=c).mean for c in (True, False)]
+    assert after[0] == pytest.approx(after[1]) and abs(after[0] - before) > 1
+
+
+def test_programs_that_are_plain_functions(monkeypatch):
+    graphs(monkeypatch)
+    decoder = nn.Linear(2, 4)
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x[:, :2], 1.0).to_event(1))
+
+    x = torch.randn(60, 4)
+    a, b = (log_marginal(model, guide, x, num_particles=300, compile=c) for c in (True, False))
+    torch.testing.assert_close(a.log_p, b.log_p, rtol=1e-5, atol=1e-4)
+
+
+def test_what_cannot_be_recorded_runs_as_it_is(caplog):
+    class Reading(VAE):
+        def model(self, x, mask=None):
+            assert x.sum().item() > 0
+            return super().model(x, mask)
+
+    vae, x = Reading((8, 8), 3, encoder=SMALL, decoder=SMALL), binary(50)
+    with caplog.at_level(logging.WARNING):
+        a = log_marginal(vae.model, vae.guide, x, num_particles=250, compile=True)
+    assert "estimated eagerly, not compiled" in caplog.text
+    assert torch.equal(a.log_p, log_marginal(vae.model, vae.guide, x, num_particles=250, compile=False).log_p)
+
+
+def test_auto_compiles_only_much_work(monkeypatch):
+    vae, seen = make(), []
+    monkeypatch.setattr(evidence_module, "make_pair", lambda pair, data, compile: seen.append(compile) or pair)
+    log_marginal(vae.model, vae.guide, binary(5), num_particles=100)
+    monkeypatch.setattr(evidence_module, "_MUCH_WORK", 1e3)
+    log_marginal(vae.model, vae.guide, binary(5), num_particles=100)
+    assert seen == [False, True]
+
+
+def test_pieces_fit_the_cache_and_the_limit():
+    def rows(shape, max_rows=4096):
+        return tiles._rows_in_cache([torch.zeros(50, *shape)], max_rows)
+
+    assert rows((28, 28)) == 25 and rows((8, 8)) == 50 and rows((256, 256)) == 1
+    assert rows((28, 28), max_rows=500) == 10 and rows((28, 28), max_rows=1) == 1
+    assert all(tiles.TILE_PARTICLES % rows((n,)) == 0 for n in range(1, 3000, 37))
+
+
+def test_memory_does_not_grow_with_particles():
+    """The largest tensor made is that of one piece, whatever K is."""
+    vae, x, largest = make(), binary(50), []
+    vae.decoder.register_forward_hook(lambda _m, _x, out: largest.append(out.numel()))
+    programs = EagerPair(vae.model, vae.guide, 4096)
+    for num_particles in (500, 2000):
+        largest.clear()
+        with torch.no_grad():
+            for tile in log_weights(programs, [x], 0, num_particles, seed=0):
+                assert tile.shape == (250, 50)
+        assert max(largest) <= 4096 * 64
+
+
+class TestFastEstimate:
+    """bfloat16 products: opt-in, told in the result, with its shift."""
+
+    def test_says_so(self):
+        vae, x = make(), binary(60)
+        fast = log_marginal(vae.model, vae.guide, x, num_particles=300, precision="bf16")
+        full = log_marginal(vae.model, vae.guide, x, num_particles=300)
+        assert fast.precision == "bf16" and "FAST ESTIMATE in bf16, shift" in repr(fast)
+        assert fast.summary()["fast_estimate"] == "bf16"
+        assert fast.shift == pytest.approx((fast.log_p - full.log_p)[:50].mean().item(), abs=1e-9)
+        assert fast.shift != 0 and abs(fast.shift) < 0.5
+        assert full.shift is None and "FAST" not in repr(full) and "fast_estimate" not in full.summary()
+
+    def test_refuses_another(self):
+        vae = make()
+        with pytest.raises(UsageError, match="'float32' or 'bf16', got 'half'"):
+            log_marginal(vae.model, vae.guide, binary(2), num_particles=10, precision="half")
