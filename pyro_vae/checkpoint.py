@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import safetensors.torch
@@ -158,6 +158,22 @@ class State:
     best: dict[str, Tensor]
     progress: dict[str, Any]
     rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_bytes(self) -> bytes:
+        """As bytes for another process: the length of the JSON, the JSON, safetensors."""
+        plain = json.dumps({"progress": self.progress, "rows": self.rows}).encode()
+        tensors = {f"{kind}/{name}": t for kind in _KINDS for name, t in getattr(self, kind).items()}
+        return len(plain).to_bytes(8, "little") + plain + _tensor_bytes(tensors)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The inverse of `to_bytes`."""
+        start = 8 + int.from_bytes(data[:8], "little")
+        kinds: dict[str, dict[str, Tensor]] = {kind: {} for kind in _KINDS}
+        for key, tensor in safetensors.torch.load(data[start:]).items():
+            kind, _, name = key.partition("/")
+            kinds[kind][name] = tensor
+        return cls(**kinds, **json.loads(data[8:start]))
 
 
 class Run:

@@ -73,28 +73,46 @@ class World:
         return slice(start, start + least + (self.rank < more))
 
     @torch.no_grad()
-    def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over the processes, the same bits on all of them.
+    def sums(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The sum of each tensor over the processes, the same bits on all of them.
 
         One reduction for all tensors of a dtype and device, through a buffer that is kept for the next call with the
-        same shapes. Where it fails, the tensors are as they were.
+        same shapes: the results are parts of it, to be used before that call.
 
         Args:
             tensors: of the same shapes, dtypes and order on every process.
+
+        Returns:
+            The sums, where the tensors are; with one process the tensors themselves.
 
         Raises:
             PeerLost: if another process is gone or does not answer.
         """
         if self.size == 1:
-            return
-        kinds: dict[Any, list[Tensor]] = {}
-        for tensor in tensors:
-            kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor)
-        for group in kinds.values():
+            return list(tensors)
+        kinds: dict[Any, list[int]] = {}
+        for i, tensor in enumerate(tensors):
+            kinds.setdefault((tensor.dtype, tensor.device), []).append(i)
+        summed: dict[int, Tensor] = {}
+        for (_, device), places in kinds.items():
+            group = [tensors[i] for i in places]
             flat, views = self._buffer(group)
             torch._foreach_copy_(views, group)
             self._together(lambda flat=flat: dist.all_reduce(flat))
-            torch._foreach_copy_(group, views)
+            summed |= {i: view.to(device) for i, view in zip(places, views, strict=True)}
+        return [summed[i] for i in range(len(tensors))]
+
+    @torch.no_grad()
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over the processes: `sums` in place.
+
+        Where it fails, the tensors are as they were.
+
+        Raises:
+            PeerLost: if another process is gone or does not answer.
+        """
+        if self.size > 1 and tensors:
+            torch._foreach_copy_(list(tensors), self.sums(tensors))
 
     def gather(self, shard: Tensor) -> Tensor:
         """The shards of all processes, concatenated along dimension 0 in order of rank, on every process.

@@ -8,6 +8,8 @@ class PyroVaeError(Exception):
     """Base of every error raised on purpose by `pyro_vae`."""
 
     exit_code = 1
+    shared: bool | None = None
+    """Of several processes: whether all raise it, so that one should tell it; None if they have not met yet."""
 
 
 class UsageError(PyroVaeError, ValueError):

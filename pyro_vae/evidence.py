@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.agreement import agreed
 from pyro_vae.backends import exact_products, fast_cpu
 from pyro_vae.distributed import World
 from pyro_vae.errors import NumericalError, UsageError
@@ -181,10 +182,11 @@ def log_marginal(
     with evaluation_mode(model, guide), fast_cpu(), exact_products():
         with _computing(programs, precision):
             pair = make_pair(programs, _block(data, 0), compile)
-            shards = [
-                _sums(pair, data, start, num_particles, seed, max_plate_nesting, progress).result(start)
-                for start in mine
-            ]
+            with agreed(world):
+                shards = [
+                    _sums(pair, data, start, num_particles, seed, max_plate_nesting, progress).result(start)
+                    for start in mine
+                ]
         shift = None if precision == "float32" else _shift(programs, pair, data, num_particles, seed, precision)
     empty = [torch.empty(0, dtype=torch.float64)] * 5
     columns = [world.gather(torch.cat(column)) for column in zip(empty, *shards, strict=True)]

@@ -1,14 +1,17 @@
 """One step of training: the loss of a batch and its gradients, by a recorded graph or by running the Pyro programs."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import pyro
 import torch
+from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_vae.compiling import Graph, Unrecordable, log_once, record_gradients
+from pyro_vae.importance import sample_sites
 from pyro_vae.objectives import NotTensorial, Objective, as_loss
 from pyro_vae.seeding import seeded
 
@@ -32,6 +35,7 @@ class Loss:
         widen: floats from a batch as the data set stores it.
         penalty: what is added for a batch of a size, e.g. a prior on weights; not part of the value reported.
         tensorial: whether to take the objective's `tensor_loss`.
+        noise: what the programs draw under, given the size of the whole batch, of which they may see a share.
     """
 
     vae: Any
@@ -39,12 +43,20 @@ class Loss:
     widen: Callable[[Tensor], Tensor]
     penalty: Callable[[int], Tensor | float]
     tensorial: bool = True
+    noise: Callable[[int], AbstractContextManager[Any]] = nullcontext
 
-    def __call__(self, batch: Tensor, objective: Any) -> tuple[Tensor, Tensor]:
-        """`(value, minimised)`, summed over the batch, nats."""
+    def __call__(self, batch: Tensor, objective: Any, size: int | None = None) -> tuple[Tensor, Tensor]:
+        """`(value, minimised)`, summed over the batch, nats.
+
+        Args:
+            batch: the data, or this process's share of them.
+            objective: with numbers or tensors in place of schedules.
+            size: data in the whole batch; None where `batch` is all.
+        """
         function = objective.tensor_loss if self._has_tensor_loss() else as_loss(objective)
-        value = function(self.vae.model, self.vae.guide, self.widen(batch))
-        return value, value + self.penalty(len(batch))
+        with self.noise(len(batch) if size is None else size):
+            value = function(self.vae.model, self.vae.guide, self.widen(batch))
+        return value, value + self.penalty(len(batch))  # by the share: over all shares it adds up to that of the batch
 
     def _has_tensor_loss(self) -> bool:
         return self.tensorial and isinstance(self.objective, Objective)
@@ -72,8 +84,15 @@ class Step(Protocol):
 
     mode: str
 
-    def __call__(self, batch: Tensor, epoch: float, total: float) -> Gradients:
-        """The loss summed over the batch, the parameters that it depends on, and its gradients for them."""
+    def __call__(self, batch: Tensor, epoch: float, total: float, size: int | None = None) -> Gradients:
+        """The loss summed over the batch, the parameters that it depends on, and its gradients for them.
+
+        Args:
+            batch: the data, or this process's share of them.
+            epoch: when.
+            total: epochs of the training.
+            size: data in the whole batch; None where `batch` is all.
+        """
         ...
 
 
@@ -86,63 +105,65 @@ class EagerStep:
         self.loss = loss
         self._parameters = [p for p in loss.vae.parameters() if p.requires_grad]
 
-    def __call__(self, batch: Tensor, epoch: float, total: float) -> Gradients:
+    def __call__(self, batch: Tensor, epoch: float, total: float, size: int | None = None) -> Gradients:
         """See `Step`."""
-        value, minimised = self.loss(batch, self.loss.at(epoch, total))
+        value, minimised = self.loss(batch, self.loss.at(epoch, total), size)
         gradients = torch.autograd.grad(minimised, self._parameters, allow_unused=True)
         used = [(p, g) for p, g in zip(self._parameters, gradients, strict=True) if g is not None]
         return value.detach(), [p for p, _ in used], [g for _, g in used]
 
 
 class GraphStep:
-    """By graphs recorded from the programs, one for each shape of a batch.
+    """By graphs recorded from the programs, one for each shape of a batch (and size of the whole, if that is a share).
 
     Batches of the full size run compiled. The last of an epoch, if smaller, runs its graph as it is: it is one step of
     many, and compiling takes seconds.
 
     Args:
         loss: what is minimised.
-        full: data in a full batch.
+        full: data in a full batch, or in this process's share of it.
         tolerance: largest relative difference from an eager run.
     """
 
     def __init__(self, loss: Loss, full: int, tolerance: float = _TOLERANCE) -> None:
         self.loss, self.full, self.tolerance = loss, full, tolerance
         self.mode = "graph"
-        self._graphs: dict[torch.Size, tuple[Graph, list[nn.Parameter]]] = {}
+        self._graphs: dict[tuple[torch.Size, int], tuple[Graph, list[nn.Parameter]]] = {}
 
-    def __call__(self, batch: Tensor, epoch: float, total: float) -> Gradients:
+    def __call__(self, batch: Tensor, epoch: float, total: float, size: int | None = None) -> Gradients:
         """See `Step`."""
-        values = self.loss.values(epoch, total)
-        if batch.shape not in self._graphs:
-            self._graphs[batch.shape] = self._record(batch, values)
-        graph, parameters = self._graphs[batch.shape]
+        values, key = self.loss.values(epoch, total), _key(batch, size)
+        if key not in self._graphs:
+            self._graphs[key] = self._record(batch, values, size)
+        graph, parameters = self._graphs[key]
         value, *gradients = graph(batch, *values)
         return value, parameters, gradients
 
-    def prepare(self, batch: Tensor, epoch: float, total: float) -> None:
+    def prepare(self, batch: Tensor, epoch: float, total: float, size: int | None = None) -> None:
         """Record the graph of a full batch and compare it with an eager run on the same noise.
 
         Raises:
             Unrecordable: if there is no such graph, or it differs.
         """
-        self._graphs[batch.shape] = self._record(batch, self.loss.values(epoch, total))
-        self.mode = f"compiled ({self._graphs[batch.shape][0].backend})"
-        expected, got = (self._on_same_noise(step, batch, epoch, total) for step in (EagerStep(self.loss), self))
+        key = _key(batch, size)
+        self._graphs[key] = self._record(batch, self.loss.values(epoch, total), size)
+        self.mode = f"compiled ({self._graphs[key][0].backend})"
+        moment = (batch, epoch, total, size)
+        expected, got = (self._on_same_noise(step, *moment) for step in (EagerStep(self.loss), self))
         for a, b in zip(expected, got, strict=True):
             if not (a - b).norm() <= self.tolerance * a.norm() + 1e-6:
                 raise Unrecordable(
                     "the graph differs from the run it was recorded from: do the programs change from call to call?"
                 )
 
-    def _on_same_noise(self, step: Step, batch: Tensor, epoch: float, total: float) -> list[Tensor]:
+    def _on_same_noise(self, step: Step, *moment: Any) -> list[Tensor]:
         with seeded(0, "compare"):
-            value, _, gradients = step(batch, epoch, total)
+            value, _, gradients = step(*moment)
         return [value, *gradients]
 
-    def _record(self, batch: Tensor, values: Sequence[Tensor]) -> tuple[Graph, list[nn.Parameter]]:
+    def _record(self, batch: Tensor, values: Sequence[Tensor], size: int | None) -> tuple[Graph, list[nn.Parameter]]:
         def function(batch: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
-            return self.loss(batch, self.loss.holding(values))
+            return self.loss(batch, self.loss.holding(values), size)
 
         buffers = {b: b.clone() for b in self.loss.vae.buffers()}
         versions = [b._version for b in buffers]
@@ -155,27 +176,49 @@ class GraphStep:
         return recorded
 
 
+def _key(batch: Tensor, size: int | None) -> tuple[torch.Size, int]:
+    """What a graph holds for; whose share of the batch it is never changes."""
+    return batch.shape, len(batch) if size is None else size
+
+
 def worth_compiling(vae: nn.Module, num_data: int, batch_size: int, epochs: int) -> bool:
     """Whether a training is long enough for compiling to pay, from its settings alone, so that a resumed run agrees."""
     flops = 6 * sum(p.numel() for p in vae.parameters()) * num_data * epochs
     return epochs * -(-num_data // batch_size) >= _MANY_STEPS or flops >= _MUCH_WORK
 
 
-def choose_step(loss: Loss, batch: Tensor, compile: bool, total: float, tolerance: float = _TOLERANCE) -> Step:
+def choose_step(
+    loss: Loss, batch: Tensor, compile: bool, total: float, tolerance: float = _TOLERANCE, size: int | None = None
+) -> Step:
     """The step to train with: recorded and compiled where asked for and possible, else eager; the reason is logged.
 
     Args:
         loss: what is minimised.
-        batch: a full batch, to record the graph on.
+        batch: a full batch, or this process's share of it, to record the graph on.
         compile: whether to try.
         total: epochs of the training.
         tolerance: as for `GraphStep`.
+        size: data in the whole batch; None where `batch` is all.
     """
     if compile:
         step = GraphStep(loss, len(batch), tolerance)
         try:
-            step.prepare(batch, 0.0, total)
+            step.prepare(batch, 0.0, total, size)
             return step
         except (Unrecordable, NotTensorial) as error:
             log_once(f"training runs eagerly, not compiled: {error}")
     return EagerStep(loss)
+
+
+def find_culprit(model: Any, guide: Any, x: Tensor) -> str:
+    """Name the first site, in guide then model, whose value or log-density is not finite; empty if there is none."""
+    with torch.no_grad(), pyro.validation_enabled(False):
+        guide_trace = poutine.trace(guide).get_trace(x)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x)
+    for program, trace in (("guide", guide_trace), ("model", model_trace)):
+        for name, site in sample_sites(trace).items():
+            if not site["value"].isfinite().all():
+                return f"site {name!r} of the {program} draws a value that is not finite"
+            if not site["fn"].log_prob(site["value"]).isfinite().all():
+                return f"site {name!r} of the {program} has a log-density that is not finite"
+    return ""

@@ -5,68 +5,33 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from math import ceil, isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import pyro
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pyro_vae.backends import fast_cpu
-from pyro_vae.checkpoint import Run, State, describe, open_run, optimizer_tensors, restore_optimizer
+from pyro_vae.agreement import agreed, texts
+from pyro_vae.backends import fast_cpu, onednn_is_better
+from pyro_vae.checkpoint import Run, State, open_run, optimizer_tensors, restore_optimizer
 from pyro_vae.data import Dataset, as_dataset
-from pyro_vae.errors import CheckpointError, NumericalError, PyroVaeError, Stopped, UsageError
+from pyro_vae.distributed import ShardedNoise, World, connect
+from pyro_vae.errors import CheckpointError, DataError, NumericalError, PeerLost, PyroVaeError, Stopped, UsageError
 from pyro_vae.evidence import bound
-from pyro_vae.importance import sample_sites
 from pyro_vae.networks import computing_in
 from pyro_vae.objectives import ELBO, NotTensorial, Objective, as_loss
 from pyro_vae.optimizers import Updates, make_optimizer
+from pyro_vae.parallel import Summing, check_shares, shares_tried
 from pyro_vae.progress import Progress
 from pyro_vae.schedules import Constant, Schedule
 from pyro_vae.seeding import derive_seed, reseed, seeded
-from pyro_vae.steps import Compile, EagerStep, Loss, Step, choose_step, worth_compiling
-
-Precision = Literal["float32", "bf16"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train; `fit` says what each means. A value, so that it can be saved and compared."""
-
-    epochs: int
-    batch_size: int
-    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
-    lr_schedule: Schedule
-    clip_norm: float | None
-    weight_prior: float | None
-    patience: int | None
-    start_at_mean: bool
-    seed: int
-    log_every: int
-    compile: Compile = "auto"
-    precision: Precision = "float32"
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "log_every", "patience", "clip_norm", "weight_prior"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UsageError(f"{name} must be positive, got {value}")
-        for name in ("epochs", "batch_size", "log_every", "patience", "seed"):
-            if not isinstance(getattr(self, name), int | None):
-                raise UsageError(f"{name} must be a whole number, got {getattr(self, name)!r}")
-        if self.compile not in (True, False, "auto"):
-            raise UsageError(f"compile must be true, false or 'auto', got {self.compile!r}")
-        if self.precision not in ("float32", "bf16"):
-            raise UsageError(f"precision must be 'float32' or 'bf16', got {self.precision!r}")
-
-    def described(self) -> dict[str, Any]:
-        """As plain data, for the run directory."""
-        return {name: describe(value) for name, value in vars(self).items()}
+from pyro_vae.settings import Precision, Settings, run_config
+from pyro_vae.steps import Compile, EagerStep, Gradients, Loss, Step, choose_step, find_culprit, worth_compiling
 
 
 @dataclass(frozen=True)
@@ -75,7 +40,7 @@ class History:
 
     Args:
         rows: one an epoch, the columns of metrics.csv: `epoch`, `step`, `loss` (the objective, mean over all steps),
-            `train_elbo`, `train_reconstruction`, `train_kl` (beta = 1, on every `log_every`-th batch while it is
+            `train_elbo`, `train_reconstruction`, `train_kl` (beta = 1, on every `log_every`-th batch before it is
             trained on), `valid_*` (one draw for each validation datum, the same noise every epoch), `lr`,
             `seconds` (since the start, over all resumptions); nats per datum.
         best_epoch: the epoch whose weights the module now has; the last where there was no validation data.
@@ -123,6 +88,10 @@ def fit(
     `seeded(seed, "step", epoch, step)` on the same batches makes the same steps, and a run that was killed and is
     started again ends with the same bits. A non-finite loss or gradient is never applied.
 
+    Under `torchrun` (or where the caller has made a process group) every process calls `fit` alike and computes on its
+    share of each batch, with the result of one process up to the order in which floats are added. Process 0 alone has
+    the run directory and shows progress. A run may be resumed by another number of processes.
+
     Compiled, the Pyro programs run once, and the tensor operations they made run from then on, without Pyro and without
     autograd: the same draws and the same gradients, to rounding. What can't be recorded (a site that is not
     reparameterised, a branch on a tensor's value, batch normalisation) trains eagerly, and the reason is logged.
@@ -132,7 +101,7 @@ def fit(
         data: a `Dataset`, or a tensor `[N, *event]` to train on.
         objective: an objective or a Pyro ELBO; None for `ELBO()`.
         epochs: passes over the training data.
-        batch_size: data in a step; the last batch of an epoch may be smaller.
+        batch_size: data in a step, over all processes; the last batch of an epoch may be smaller.
         optimizer: a `torch.optim` class, or a `functools.partial` of one.
         lr_schedule: factor on the learning rate, in epochs; None for 1.
         clip_norm: largest global norm of the gradient of the mean loss per datum; None for no clipping.
@@ -159,7 +128,8 @@ def fit(
         DataError: for data outside the likelihood's support.
         CheckpointError: if `run` is locked, damaged, or holds a run with other settings.
         NumericalError: at a non-finite loss, with the step, the site and the last finite loss.
-        Stopped: on SIGINT or SIGTERM with a run directory, after a checkpoint.
+        Stopped: on SIGINT or SIGTERM with a run directory, after a checkpoint; on every process if one was told.
+        PeerLost: if another process is gone or does not answer; process 0 has saved a checkpoint then.
 
     References:
         Kingma & Welling 2013, Auto-encoding variational Bayes, algorithm 1.
@@ -186,32 +156,16 @@ def fit(
         precision,
     )
     dataset = as_dataset(data)
-    _check_data(vae, dataset)
-    place = choose_device(device)
-    config = {} if run is None else run_config(vae, dataset, objective, settings)
-    with open_run(run, config) as directory, _signals(directory is not None) as pending:
-        trainer = _Trainer(vae.to(place), dataset.to(place), objective, settings, directory, save_every, pending)
-        with Progress(settings.epochs, "epoch", enabled=progress) as bar:
+    with connect(choose_device(device)) as world, ExitStack() as held:
+        with agreed(world):
+            _check_data(vae, dataset)
+            config = {} if run is None else run_config(vae, dataset, objective, settings)
+            directory = held.enter_context(open_run(run if world.main else None, config))
+            vae, dataset = vae.to(world.device), dataset.to(world.device)
+            pending = held.enter_context(_signals(run is not None))
+            trainer = _Trainer(vae, dataset, objective, settings, world, directory, save_every, pending)
+        with Progress(settings.epochs, "epoch", enabled=progress and world.main) as bar:
             return trainer.run(bar)
-
-
-def run_config(vae: Any, dataset: Dataset, objective: Any, settings: Settings) -> dict[str, Any]:
-    """Everything needed to repeat a training, as the plain data that `pyro-vae fit --config` takes."""
-    if not hasattr(vae, "arguments"):
-        raise UsageError(
-            f"can't save a {type(vae).__name__} to a run directory: only a VAE knows how to describe itself"
-        )
-    if not isinstance(objective, Objective):
-        raise UsageError(
-            f"can't save a {type(objective).__name__} to a run directory: pass one of pyro_vae.objectives "
-            "(ELBO() is Trace_ELBO(), ELBO(analytic_kl=True) is TraceMeanField_ELBO()), or train without one"
-        )
-    return {
-        **dataset.origin,
-        "vae": {name: describe(value) for name, value in vae.arguments.items()},
-        "objective": describe(objective),
-        **settings.described(),
-    }
 
 
 def choose_device(name: str) -> torch.device:
@@ -235,6 +189,13 @@ _TOLERANCES = {"float32": 1e-3, "bf16": 0.1}
 """Largest relative difference between a compiled step and an eager one: each rounds bfloat16 in places of its own."""
 
 
+class _Share(NamedTuple):
+    """This process's rows of a batch, and the size of the whole."""
+
+    rows: Tensor
+    size: int
+
+
 class _Trainer:
     """One training: the module, the data and the state that a checkpoint holds."""
 
@@ -244,19 +205,22 @@ class _Trainer:
         data: Dataset,
         objective: Any,
         settings: Settings,
+        world: World,
         run: Run | None,
         save_every: float,
         pending: list[int],
     ) -> None:
         self.vae, self.data, self.objective, self.settings = vae, data, objective, settings
-        self.directory, self.save_every, self.pending = run, save_every, pending
+        self.world, self.directory, self.save_every, self.pending = world, run, save_every, pending
         self.optimizer = make_optimizer(settings.optimizer, list(vae.parameters()))
         self.updates = Updates(self.optimizer)
         self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
         self.num_data = len(data.train)
         self.steps = ceil(self.num_data / settings.batch_size)
-        self.loss = Loss(vae, objective, lambda batch: data.widen(batch), self._weight_penalty)
+        noise = nullcontext if world.size == 1 else lambda size: ShardedNoise(world, size, watch=False)
+        self.loss = Loss(vae, objective, lambda batch: data.widen(batch), self._weight_penalty, noise=noise)
         self.step: Step = EagerStep(self.loss)
+        self.summing = Summing(world, list(vae.parameters()))
         self.rows: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}
         self.progress: dict[str, Any] = {
@@ -268,23 +232,25 @@ class _Trainer:
             "last_loss": None,
             "onednn": None,
             "compile": self._compile(),
-            "data": self.data.fingerprint() if run is not None else None,
+            "data": self.data.fingerprint() if run is not None or world.size > 1 else None,
         }
         self.sums: dict[str, float] = {}
+        self.told_to_stop = False
         self.before, self.started, self.saved_at = 0.0, time.monotonic(), time.monotonic()
 
     def run(self, bar: Progress) -> History:
         """Train from the checkpoint, or from the start, to the end."""
-        self._check()
-        state = self.directory.restore() if self.directory is not None else None
-        if state is not None:
-            self._restore(state)
-        with fast_cpu(self.progress["onednn"]) as onednn, warnings.catch_warnings():
+        with agreed(self.world):
+            self._check()
+            if self.world.main:
+                self._start()
+        self._share()
+        with fast_cpu(self.progress["onednn"]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Encountered NaN")  # Pyro's; ours is an error, with the site
-            self.progress["onednn"] = onednn
             with computing_in(self.vae, _DTYPES[self.settings.precision]):
-                self._train(bar, fresh=state is None)
+                self._train(bar)
         self._save()
+        self.world.barrier()
         if self.best:
             self.vae.load_state_dict(self.best)
         self.vae.eval()
@@ -292,13 +258,19 @@ class _Trainer:
         device = str(next(self.vae.parameters()).device)
         return History(self.rows, best_epoch, self._out_of_patience(), device, self.step.mode)
 
-    def _train(self, bar: Progress, fresh: bool) -> None:
-        if fresh:
-            self._start()
+    def _train(self, bar: Progress) -> None:
+        if self.progress["epoch"] == self.progress["step"] == 0:
+            with agreed(self.world):
+                self._preflight()
+            self._save()
         with pyro.validation_enabled(False), seeded(self.settings.seed, "training"):
             self._choose_step()
-            while not self._finished():
-                self._epoch(bar)
+            try:
+                while not self._finished():
+                    self._epoch(bar)
+            except PeerLost:  # what fails is a sum, and what follows one is done whole: the state is between two steps
+                self._save()
+                raise
 
     # ---- the loop
 
@@ -309,33 +281,47 @@ class _Trainer:
             order = torch.randperm(self.num_data)
         for step in range(self.progress["step"], self.steps):
             index = order[step * self.settings.batch_size : (step + 1) * self.settings.batch_size]
-            batch = self._batch(index, epoch, step)
-            self._step(batch, epoch, step)
-            if step % self.settings.log_every == 0:
-                self._probe(self.data.widen(batch), epoch, step)
-                bar.show(round(epoch + (step + 1) / self.steps, 2), _means_text(self._train_means()))
+            self._step(self._share_of(index, epoch, step), epoch, step)
             self.progress["step"] = step + 1
+            if step % self.settings.log_every == 0:
+                bar.show(round(epoch + (step + 1) / self.steps, 2), _means_text(self._train_means()))
             self._tick()
         self._close_epoch(epoch)
         bar.show(epoch + 1, _row_text(self.rows[-1]), now=epoch == 0 or self._finished())
 
-    def _batch(self, index: Tensor, epoch: int, step: int) -> Tensor:
-        """Training data as they are stored, beside the weights: a mapped file gives batches on the CPU."""
-        return self._to_device(self.data.batch(index, self.settings.seed, epoch, step))
+    def _share_of(self, index: Tensor, epoch: int, step: int) -> _Share:
+        """This process's rows of a batch; no others are read, unless binarisation draws for all at once.
 
-    def _step(self, batch: Tensor, epoch: int, step: int) -> None:
-        reseed(self.settings.seed, "step", epoch, step)
-        loss, parameters, gradients = self.step(batch, epoch + step / self.steps, self.settings.epochs)
-        value = loss.item()
-        if not isfinite(value):
-            self._refuse("loss", batch, epoch, step)
-        if not self._clip(gradients, len(batch)):
-            self._refuse("gradient", batch, epoch, step)
+        As they are stored, beside the weights: a mapped file gives batches on the CPU.
+        """
+        own, key = self.world.rows(len(index)), (self.settings.seed, epoch, step)
+        if self.data.binarization == "dynamic":
+            return _Share(self._to_device(self.data.batch(index, *key)[own]), len(index))
+        return _Share(self._to_device(self.data.batch(index[own], *key)), len(index))
+
+    def _step(self, x: _Share, epoch: int, step: int) -> None:
+        """One step: nothing has changed before the sum, which may fail, and all has after it."""
+        probed = self._probe(x, epoch, step) if step % self.settings.log_every == 0 else (0.0, 0.0)
+        summed = self.summing(self._gradients(x, epoch, step), (*probed, bool(self.pending)))
+        if not isfinite(summed.loss):
+            self._refuse("loss", x, epoch, step)
+        if not self._clip(summed.gradients, x.size):
+            self._refuse("gradient", x, epoch, step)
         for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
             group["lr"] = lr * self._lr_factor(epoch, step)
-        self.updates.apply(parameters, gradients)
-        self.progress["last_loss"] = value / len(batch)
-        self._add(loss=value, seen=len(batch))
+        self.updates.apply(summed.parameters, summed.gradients)
+        self.progress["last_loss"] = summed.loss / x.size
+        self._add(loss=summed.loss, seen=x.size)
+        if step % self.settings.log_every == 0:
+            self._add(train_reconstruction=summed.numbers[0], train_kl=summed.numbers[1], probed=x.size)
+        self.told_to_stop = bool(summed.numbers[2])
+
+    def _gradients(self, x: _Share, epoch: int, step: int) -> Gradients | None:
+        """Those of this process's rows; None where it has none, since Pyro knows no empty plate."""
+        if not len(x.rows):
+            return None
+        reseed(self.settings.seed, "step", epoch, step)
+        return self.step(x.rows, epoch + step / self.steps, self.settings.epochs, x.size)
 
     def _clip(self, gradients: Sequence[Tensor], batch: int) -> bool:
         """Scale the gradients to `clip_norm` where they are longer; False, and nothing done, if they are not finite."""
@@ -359,11 +345,14 @@ class _Trainer:
         squares = sum(p.square().sum() for p in self.vae.decoder.parameters())
         return squares / (2 * scale**2) * batch / self.num_data
 
-    def _probe(self, x: Tensor, epoch: int, step: int) -> None:
-        """Measure the bound, its reconstruction and its KL on the batch at hand, whatever the objective is."""
-        terms = bound(self.vae.model, self.vae.guide, x, seed=derive_seed(self.settings.seed, "probe", epoch, step))
-        total = terms.reconstruction.sum().item(), terms.kl.sum().item()
-        self._add(train_reconstruction=total[0], train_kl=total[1], probed=len(x))
+    def _probe(self, x: _Share, epoch: int, step: int) -> tuple[float, float]:
+        """The bound's reconstruction and KL, summed over the rows at hand, whatever the objective is."""
+        if not len(x.rows):
+            return 0.0, 0.0
+        seed = derive_seed(self.settings.seed, "probe", epoch, step)
+        with self.loss.noise(x.size):
+            terms = bound(self.vae.model, self.vae.guide, self.loss.widen(x.rows), seed=seed, batch=x.size)
+        return terms.reconstruction.sum().item(), terms.kl.sum().item()
 
     def _add(self, **amounts: float) -> None:
         for name, amount in amounts.items():
@@ -374,13 +363,7 @@ class _Trainer:
         return {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
 
     def _close_epoch(self, epoch: int) -> None:
-        valid = (
-            {}
-            if self.data.valid is None
-            else bound(
-                self.vae.model, self.vae.guide, self._to_device(self.data.split("valid")), seed=self.settings.seed
-            ).means()
-        )
+        valid = self._validate()
         if valid:
             self._keep_best(valid["elbo"], epoch)
         row = {"epoch": epoch + 1, "step": (epoch + 1) * self.steps, "loss": self.sums["loss"] / self.sums["seen"]}
@@ -390,6 +373,12 @@ class _Trainer:
         self.rows.append(row)
         self.progress |= {"epoch": epoch + 1, "step": 0}
         self.sums = {}
+
+    def _validate(self) -> dict[str, float]:
+        if self.data.valid is None:
+            return {}
+        seed, x = self.settings.seed, self._to_device(self.data.split("valid"))
+        return bound(self.vae.model, self.vae.guide, x, seed=seed, world=self.world).means()
 
     def _keep_best(self, elbo: float, epoch: int) -> None:
         best = self.progress["best_elbo"]
@@ -414,12 +403,31 @@ class _Trainer:
     def _check(self) -> None:
         if self.settings.weight_prior is not None and not hasattr(self.vae, "decoder"):
             raise UsageError("weight_prior needs a module with a `decoder`")
+        least = min(self.num_data, self.settings.batch_size)
+        if least < self.world.size:
+            raise UsageError(
+                f"{self.world.size} processes can't share out batches of {least}: take a larger batch_size, or fewer "
+                "processes"
+            )
 
     def _start(self) -> None:
-        if self.settings.start_at_mean:
+        """On process 0: from the checkpoint, or from the beginning."""
+        state = self.directory.restore() if self.directory is not None else None
+        if state is not None:
+            self._restore(state)
+        elif self.settings.start_at_mean:
             self.vae.start_at(self.data.mean(), self.data.std())
-        self._preflight()
-        self._save()
+        if self.progress["onednn"] is None:
+            self.progress["onednn"] = onednn_is_better()
+
+    def _share(self) -> None:
+        """Give the state of process 0 to all."""
+        if self.world.size == 1:
+            return
+        data = self.world.broadcast(self._state().to_bytes() if self.world.main else None)
+        with agreed(self.world):
+            if not self.world.main:
+                self._restore(State.from_bytes(data))
 
     def _compile(self) -> bool:
         """Whether to compile, once decided: a resumed training does as it did before."""
@@ -429,30 +437,35 @@ class _Trainer:
 
     def _choose_step(self) -> None:
         self.vae.train()
-        batch = self._first_batch()
-        self.loss = self._tensorial(batch)
-        tolerance = _TOLERANCES[self.settings.precision]
-        self.step = choose_step(self.loss, batch, self.progress["compile"], self.settings.epochs, tolerance)
+        x, epochs, tolerance = self._first_batch(), self.settings.epochs, _TOLERANCES[self.settings.precision]
+        self.loss = self._tensorial(x)
+        if self.world.size > 1:
+            few = torch.arange(min(self.num_data, shares_tried(self.world)))
+            rows = self._to_device(self.data.batch(few, self.settings.seed, 0, 0))
+            check_shares(self.world, self.loss, rows, epochs, tolerance)
+        self.step = choose_step(self.loss, x.rows, self.progress["compile"], epochs, tolerance, x.size)
 
-    def _tensorial(self, batch: Tensor) -> Loss:
+    def _tensorial(self, x: _Share) -> Loss:
         """The loss by operations on tensors alone, where the objective has such a form for this pair."""
         try:
             with seeded(self.settings.seed, "step", 0, 0), torch.no_grad():
                 if type(self.objective).__dict__.get("tensor_loss"):
-                    self.loss(batch, self.loss.at(0.0, self.settings.epochs))
+                    self.loss(x.rows, self.loss.at(0.0, self.settings.epochs), x.size)
         except NotTensorial:
             return replace(self.loss, tensorial=False)
         return self.loss
 
-    def _first_batch(self) -> Tensor:
-        return self._batch(torch.arange(min(self.num_data, self.settings.batch_size)), 0, 0)
+    def _first_batch(self) -> _Share:
+        return self._share_of(torch.arange(min(self.num_data, self.settings.batch_size)), 0, 0)
 
     def _preflight(self) -> None:
         """One loss under Pyro's full validation, so that a wrong shape or plate is told before training without it."""
-        x = self.data.widen(self._first_batch())
+        x = self._first_batch()
         try:
             with pyro.validation_enabled(True), torch.no_grad(), seeded(self.settings.seed, "step", 0, 0):
-                as_loss(self.loss.at(0.0, self.settings.epochs))(self.vae.model, self.vae.guide, x)
+                loss = as_loss(self.loss.at(0.0, self.settings.epochs))
+                with self.loss.noise(x.size):
+                    loss(self.vae.model, self.vae.guide, self.loss.widen(x.rows))
         except PyroVaeError:
             raise
         except (ValueError, RuntimeError, AssertionError, NotImplementedError) as error:
@@ -461,65 +474,66 @@ class _Trainer:
     def _restore(self, state: State) -> None:
         progress, device = dict(state.progress), next(self.vae.parameters()).device
         if progress.get("data") != self.progress["data"]:
-            raise CheckpointError(
-                f"{self._path()} was trained on other data: give it the same, or use another directory"
-            )
+            raise self._other_data()
         try:
             self.vae.load_state_dict(state.weights)
             restore_optimizer(self.optimizer, state.optimizer, progress.pop("optimizer"))
             self.sums, self.before = progress.pop("sums"), progress.pop("seconds")
         except (KeyError, RuntimeError, ValueError) as error:
-            raise CheckpointError(
-                f"{self._path()} is damaged: its state does not fit this training: {error}"
-            ) from error
+            where = f"{self._path()} is damaged: its state" if self.world.main else "the state of process 0"
+            raise CheckpointError(f"{where} does not fit this training: {error}") from error
         self.progress, self.rows = {**self.progress, **progress}, state.rows
         self.best = {name: value.to(device) for name, value in state.best.items()}
+
+    def _other_data(self) -> PyroVaeError:
+        if not self.world.main:
+            return DataError(
+                f"process {self.world.rank} was given other training data than process 0: give it the same"
+            )
+        return CheckpointError(f"{self._path()} was trained on other data: give it the same, or use another directory")
 
     def _path(self) -> Path | None:
         return None if self.directory is None else self.directory.path
 
     def _save(self) -> None:
         self.saved_at = time.monotonic()
-        if self.directory is None:
-            return
+        if self.directory is not None:
+            self.directory.save(self._state())
+
+    def _state(self) -> State:
         tensors, plain = optimizer_tensors(self.optimizer)
         progress = {**self.progress, "optimizer": plain, "sums": self.sums, "seconds": self._elapsed()}
-        self.directory.save(State(self.vae.state_dict(), tensors, self.best, progress, self.rows))
+        return State(self.vae.state_dict(), tensors, self.best, progress, self.rows)
 
     def _tick(self) -> None:
-        """After a step: save if it is time to, stop if a signal came."""
-        if self.pending:
+        """After a step: save if it is time to, stop if a signal came (to one of several processes, before the sum)."""
+        if self.told_to_stop or (self.pending and self.world.size == 1):
+            number = self.world.largest(self.pending[0] if self.pending else 0)
             self._save()
-            raise Stopped(
-                self.pending[0], f"epoch {self.progress['epoch'] + 1}, step {self.progress['step']} of {self.steps}"
-            )
+            raise Stopped(number, f"epoch {self.progress['epoch'] + 1}, step {self.progress['step']} of {self.steps}")
         if time.monotonic() - self.saved_at > self.save_every:
             self._save()
 
-    def _refuse(self, what: str, batch: Tensor, epoch: int, step: int) -> None:
-        with seeded(self.settings.seed, "step", epoch, step):
-            site = find_culprit(self.vae.model, self.vae.guide, self.data.widen(batch))
+    def _refuse(self, what: str, x: _Share, epoch: int, step: int) -> None:
+        sites = texts(self.world, self._culprit(x, epoch, step))
+        site = next(
+            (text for text in sites if text), "every site is finite: the overflow is in the sum or the gradient"
+        )
         last = self.progress["last_loss"]
         self._save()
-        raise NumericalError(
-            f"the {what} is not finite at epoch {epoch + 1}, step {step + 1} of {self.steps} ({site}); it was not "
-            f"applied. The last finite loss was {'none' if last is None else f'{last:.6g} nats per datum'}. "
-            "Lower the learning rate, set clip_norm, or bound the scales"
-        )
+        with agreed(self.world):
+            raise NumericalError(
+                f"the {what} is not finite at epoch {epoch + 1}, step {step + 1} of {self.steps} ({site}); it was not "
+                f"applied. The last finite loss was {'none' if last is None else f'{last:.6g} nats per datum'}. "
+                "Lower the learning rate, set clip_norm, or bound the scales"
+            )
 
-
-def find_culprit(model: Any, guide: Any, x: Tensor) -> str:
-    """Name the first site, in guide then model, whose value or log-density is not finite."""
-    with torch.no_grad(), pyro.validation_enabled(False):
-        guide_trace = poutine.trace(guide).get_trace(x)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x)
-    for program, trace in (("guide", guide_trace), ("model", model_trace)):
-        for name, site in sample_sites(trace).items():
-            if not site["value"].isfinite().all():
-                return f"site {name!r} of the {program} draws a value that is not finite"
-            if not site["fn"].log_prob(site["value"]).isfinite().all():
-                return f"site {name!r} of the {program} has a log-density that is not finite"
-    return "every site is finite: the overflow is in the sum or in the gradient"
+    def _culprit(self, x: _Share, epoch: int, step: int) -> str:
+        """What is not finite on this process's rows, in words; empty if nothing."""
+        if not len(x.rows):
+            return ""
+        with seeded(self.settings.seed, "step", epoch, step), self.loss.noise(x.size):
+            return find_culprit(self.vae.model, self.vae.guide, self.loss.widen(x.rows))
 
 
 def _check_data(vae: Any, data: Dataset) -> None:

@@ -1,5 +1,6 @@
 """The command `pyro-vae`. This file only chooses: torch is imported when a command is known, so help is instant."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -26,7 +27,10 @@ examples:
   pyro-vae fit --data digits --vae.latent_dim 8 --epochs 200 --run runs/digits
   pyro-vae evaluate runs/digits
 
-exit codes: 0 done, 2 usage, 3 data, 4 run directory, 5 not finite, 130/143 stopped by a signal
+several processes: torchrun --nproc-per-node 2 -m pyro_vae -- fit ...     (or evaluate)
+
+exit codes: 0 done, 2 usage, 3 data, 4 run directory, 5 not finite, 6 another process was lost,
+130/143 stopped by a signal
 """
 
 
@@ -48,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _load(command)(arguments[1:])
     except PyroVaeError as error:
-        return _fail(f"pyro-vae {command}", str(error), error.exit_code)
+        return _fail(f"pyro-vae {command}", str(error), error.exit_code, error.shared)
     except KeyboardInterrupt:
         return _fail(f"pyro-vae {command}", "stopped", 130)
     except OSError as error:
@@ -73,9 +77,20 @@ def _unknown(command: str) -> str:
     return f"unknown command {command!r}{f', did you mean {close[0]!r}' if close else ''}? Known commands: {known}"
 
 
-def _fail(program: str, message: str, code: int) -> int:
-    print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr)
+def _fail(program: str, message: str, code: int, shared: bool | None = None) -> int:
+    if _tells(shared):
+        print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+def _tells(shared: bool | None) -> bool:
+    """Whether this is the process to tell an error: of several that share it the first, before they met one a machine.
+
+    Args:
+        shared: as in `PyroVaeError`.
+    """
+    rank = {True: "RANK", None: "LOCAL_RANK", False: ""}[shared]
+    return "WORLD_SIZE" not in os.environ or os.environ.get(rank, "0") == "0"
 
 
 def _version() -> str:

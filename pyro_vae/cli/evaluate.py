@@ -6,13 +6,16 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
+from pyro_vae.agreement import agreed
 from pyro_vae.checkpoint import write_arrays, write_atomic
 from pyro_vae.cli.parsing import make_parser, parse
 from pyro_vae.cli.pictures import save_pareto_k
+from pyro_vae.cli.processes import joined
 from pyro_vae.cli.runs import SavedRun, add_run, add_split, load_split, open_saved
 from pyro_vae.cli.tables import finite, print_result
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics import latent_statistics
+from pyro_vae.distributed import World
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import Evidence, log_marginal
 from pyro_vae.progress import Progress
@@ -23,21 +26,29 @@ def run(argv: list[str]) -> int:
     options = parse(_parser(), argv)
     if options.num_data is not None and options.num_data < 1:
         raise UsageError(f"--num_data must be at least 1, got {options.num_data}")
-    saved = open_saved(options)
-    data, x = load_split(saved, options, options.num_data)
-    evidence = _estimate(saved, x, options)
+    with joined(options.device) as world:
+        with agreed(world):
+            saved = open_saved(options, world.device)
+            data, x = load_split(saved, options, options.num_data)
+        evidence = _estimate(saved, x, options, world)
+    if world.main:
+        _tell(saved, data, x, options, evidence)
+    return 0
+
+
+def _tell(saved: SavedRun, data: Dataset, x: Tensor, options: Namespace, evidence: Evidence) -> None:
+    """Save and print all there is to know."""
     result = _result(saved, data, x, options, evidence)
     if len(x) > 1:
         latent = latent_statistics(saved.vae, x)
         result["active_units"] = f"{latent.num_active} of {saved.vae.shapes.latent}"
     _save(saved, options.split, evidence, result)
     print_result(result if options.json else _readable(result), as_json=options.json)
-    return 0
 
 
-def _estimate(saved: SavedRun, x: Tensor, options: Namespace) -> Evidence:
-    """Estimate log p(x) of all of `x`, with progress."""
-    with Progress(len(x), "datum", enabled=not options.quiet) as bar:
+def _estimate(saved: SavedRun, x: Tensor, options: Namespace, world: World) -> Evidence:
+    """Estimate log p(x) of all of `x`, with the progress of the first process for that of all."""
+    with Progress(len(x), "datum", enabled=world.main and not options.quiet) as bar:
         return log_marginal(
             saved.vae.model,
             saved.vae.guide,
@@ -45,7 +56,8 @@ def _estimate(saved: SavedRun, x: Tensor, options: Namespace) -> Evidence:
             num_particles=options.num_particles,
             seed=options.seed,
             max_rows=options.max_rows,
-            progress=lambda done: bar.show(done, f"K = {options.num_particles}"),
+            world=world,
+            progress=lambda done: bar.show(min(len(x), done * world.size), f"K = {options.num_particles}"),
         )
 
 

@@ -12,9 +12,11 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from pyro.distributions import constraints
 
+from pyro_vae.agreement import agreed
 from pyro_vae.checkpoint import build_vae, resolve
 from pyro_vae.cli.parsing import add_common, allow_own_modules, make_parser, parse
 from pyro_vae.cli.pictures import save_pictures
+from pyro_vae.cli.processes import in_turn, joined
 from pyro_vae.cli.tables import print_result
 from pyro_vae.data import Dataset, load_data
 from pyro_vae.likelihoods import Likelihood
@@ -22,7 +24,8 @@ from pyro_vae.networks import Network
 from pyro_vae.objectives import Objective
 from pyro_vae.schedules import Schedule
 from pyro_vae.seeding import seeded
-from pyro_vae.training import History, Precision, Settings, fit, run_config
+from pyro_vae.settings import Precision, Settings, run_config
+from pyro_vae.training import History, fit
 from pyro_vae.vae import VAE
 
 _SETTINGS = (
@@ -49,23 +52,28 @@ def run(argv: list[str]) -> int:
     """Run the command with its arguments; returns the exit code."""
     allow_own_modules()
     options = parse(fit_parser(), argv)
-    data = load_from_options(options)
-    vae, objective, settings = _build(options, data)
-    directory = options.run or _default_run(run_config(vae, data, objective, settings))
-    print(f"data: {data.protocol}", file=sys.stderr)
-    print(f"run directory: {directory}", file=sys.stderr)
-    history = fit(
-        vae,
-        data,
-        objective,
-        **vars(settings),
-        device=options.device,
-        run=directory,
-        progress=not options.quiet,
-        save_every=options.save_every,
-    )
-    pictures = save_pictures(vae, data, Path(directory), history.rows, options.seed) if options.pictures else []
-    print_result(_summary(history, data, str(directory), pictures), as_json=options.json)
+    with joined(options.device) as world:
+        data = in_turn(world, lambda: load_from_options(options)) if options.download else None
+        with agreed(world):
+            data = data or load_from_options(options)
+            vae, objective, settings = _build(options, data)
+            directory = options.run or _default_run(run_config(vae, data, objective, settings))
+        if world.main:
+            print(f"data: {data.protocol}", file=sys.stderr)
+            print(f"run directory: {directory}", file=sys.stderr)
+        history = fit(
+            vae,
+            data,
+            objective,
+            **vars(settings),
+            device=str(world.device),
+            run=directory,
+            progress=not options.quiet,
+            save_every=options.save_every,
+        )
+    if world.main:
+        pictures = save_pictures(vae, data, Path(directory), history.rows, options.seed) if options.pictures else []
+        print_result(_summary(history, data, str(directory), pictures), as_json=options.json)
     return 0
 
 

@@ -49,10 +49,10 @@ def add_split(parser: ArgumentParser) -> None:
     )
 
 
-def open_saved(options: Namespace) -> SavedRun:
-    """Load the run that the options name."""
+def open_saved(options: Namespace, device: torch.device | None = None) -> SavedRun:
+    """Load the run that the options name, on their device or another."""
     allow_own_modules()
-    path, device = Path(options.run), choose_device(options.device)
+    path, device = Path(options.run), device or choose_device(options.device)
     vae = load(path, trust=options.trust, device=str(device))
     return SavedRun(path, read_config(path), read_manifest(path)["progress"], vae, device)
 

@@ -1,0 +1,71 @@
+"""What a training is told: a value that is saved with the run, and compared when it is resumed."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+from torch.optim import Optimizer
+
+from pyro_vae.checkpoint import describe
+from pyro_vae.data import Dataset
+from pyro_vae.errors import UsageError
+from pyro_vae.objectives import Objective
+from pyro_vae.schedules import Schedule
+from pyro_vae.steps import Compile
+
+Precision = Literal["float32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train; `fit` says what each means. A value, so that it can be saved and compared."""
+
+    epochs: int
+    batch_size: int
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
+    lr_schedule: Schedule
+    clip_norm: float | None
+    weight_prior: float | None
+    patience: int | None
+    start_at_mean: bool
+    seed: int
+    log_every: int
+    compile: Compile = "auto"
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "log_every", "patience", "clip_norm", "weight_prior"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"{name} must be positive, got {value}")
+        for name in ("epochs", "batch_size", "log_every", "patience", "seed"):
+            if not isinstance(getattr(self, name), int | None):
+                raise UsageError(f"{name} must be a whole number, got {getattr(self, name)!r}")
+        if self.compile not in (True, False, "auto"):
+            raise UsageError(f"compile must be true, false or 'auto', got {self.compile!r}")
+        if self.precision not in ("float32", "bf16"):
+            raise UsageError(f"precision must be 'float32' or 'bf16', got {self.precision!r}")
+
+    def described(self) -> dict[str, Any]:
+        """As plain data, for the run directory."""
+        return {name: describe(value) for name, value in vars(self).items()}
+
+
+def run_config(vae: Any, dataset: Dataset, objective: Any, settings: Settings) -> dict[str, Any]:
+    """Everything needed to repeat a training, as the plain data that `pyro-vae fit --config` takes."""
+    if not hasattr(vae, "arguments"):
+        raise UsageError(
+            f"can't save a {type(vae).__name__} to a run directory: only a VAE knows how to describe itself"
+        )
+    if not isinstance(objective, Objective):
+        raise UsageError(
+            f"can't save a {type(objective).__name__} to a run directory: pass one of pyro_vae.objectives "
+            "(ELBO() is Trace_ELBO(), ELBO(analytic_kl=True) is TraceMeanField_ELBO()), or train without one"
+        )
+    return {
+        **dataset.origin,
+        "vae": {name: describe(value) for name, value in vae.arguments.items()},
+        "objective": describe(objective),
+        **settings.described(),
+    }
