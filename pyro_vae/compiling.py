@@ -110,7 +110,7 @@ def record_gradients(
         used[:] = [i for i, g in zip(_trained(parameters), gradients, strict=True) if g is not None]
         return [value.detach(), *(g for g in gradients if g is not None)]
 
-    graph = _finish(run, parameters, inputs, compile)
+    graph = _finish(run, parameters, inputs, compile, replayed=True)
     return graph, [parameters[i] for i in used]
 
 
@@ -134,10 +134,12 @@ def _parameters_of(module: nn.Module) -> tuple[list[str], list[nn.Parameter]]:
     return [f"module.{name}" for name in named], list(named.values())
 
 
-def _finish(run: Runner, parameters: Sequence[nn.Parameter], inputs: Sequence[Tensor], compile: bool) -> Graph:
+def _finish(
+    run: Runner, parameters: Sequence[nn.Parameter], inputs: Sequence[Tensor], compile: bool, replayed: bool = False
+) -> Graph:
     graph = _record(run, [p.detach().clone().requires_grad_(p.requires_grad) for p in parameters], inputs)
     example = [*(p.detach() for p in parameters), *inputs]
-    compiled, backend = _compiled(graph, example) if compile else (graph, "graph")
+    compiled, backend = _compiled(graph, example, replayed) if compile else (graph, "graph")
     return Graph(compiled, parameters, backend)
 
 
@@ -154,31 +156,35 @@ def _record(run: Runner, parameters: Sequence[Tensor], inputs: Sequence[Tensor])
     return graph
 
 
-def _compiled(graph: GraphModule, example: list[Tensor]) -> tuple[Runner, str]:
-    """The graph compiled by the first way that works, or as it is; and what that way is called."""
+def _compiled(graph: GraphModule, example: list[Tensor], replayed: bool) -> tuple[Runner, str]:
+    """The graph compiled by the first way that works, or as it is; and what that way is called.
+
+    `replayed`: on a GPU as a CUDA graph, one launch for all its kernels; its outputs hold until the next call.
+    """
     cheaper = group_softplus(deepcopy(graph))
+    options = {**_INDUCTOR, "triton.cudagraphs": replayed and any(t.is_cuda for t in example)}
     for backend, build in {"inductor": _standalone, "torch.compile": _guarded}.items():
         try:
             with seeded(0, "compile"), _quiet(), torch.no_grad():
-                return build(cheaper, example), backend
+                return build(cheaper, example, options), backend
         except Exception as error:  # private parts of torch: whatever they raise, the graph itself still runs
             log_once(f"{backend} can't compile the graph ({type(error).__name__}: {_first_line(error)})")
     return graph, "graph"
 
 
-def _standalone(graph: GraphModule, example: list[Any]) -> Runner:
+def _standalone(graph: GraphModule, example: list[Any], options: dict[str, Any]) -> Runner:
     """Inductor without guards: the shapes never change, so nothing need be checked at each call."""
     import torch._inductor as inductor
     import torch._inductor.config as config
 
-    with config.patch(_INDUCTOR):
+    with config.patch(options):
         run = inductor.standalone_compile(graph, example, dynamic_shapes="from_example_inputs")
         run(*example)
     return run
 
 
-def _guarded(graph: GraphModule, example: list[Tensor]) -> Runner:
-    run = torch.compile(graph, options=dict(_INDUCTOR))
+def _guarded(graph: GraphModule, example: list[Tensor], options: dict[str, Any]) -> Runner:
+    run = torch.compile(graph, options=options)
     run(*example)
     return run
 

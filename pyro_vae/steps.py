@@ -149,12 +149,21 @@ class GraphStep:
         self._graphs[key] = self._record(batch, self.loss.values(epoch, total), size)
         self.mode = f"compiled ({self._graphs[key][0].backend})"
         moment = (batch, epoch, total, size)
+        self._warm_up(*moment)
         expected, got = (self._on_same_noise(step, *moment) for step in (EagerStep(self.loss), self))
         for a, b in zip(expected, got, strict=True):
             if not (a - b).norm() <= self.tolerance * a.norm() + 1e-6:
                 raise Unrecordable(
                     "the graph differs from the run it was recorded from: do the programs change from call to call?"
                 )
+
+    def _warm_up(self, *moment: Any) -> None:
+        """On a GPU run it until it is a CUDA graph that is replayed, so that this is what is compared and trained."""
+        try:
+            for _ in range(3 if moment[0].is_cuda else 0):
+                self(*moment)
+        except RuntimeError as error:
+            raise Unrecordable(f"the graph can't be replayed: {str(error).splitlines()[0]}") from error
 
     def _on_same_noise(self, step: Step, *moment: Any) -> list[Tensor]:
         with seeded(0, "compare"):

@@ -255,6 +255,17 @@ class TestEvaluate:
             assert text in result.out
         assert "(K = 20 draws, seed 0)" in result.out and "k-hat > " in result.out
 
+    def test_fast_estimate(self, run):
+        """It says so, with its shift, and never takes the place of the exact one."""
+        done("evaluate", run, "--num_particles 20 --num_data 30")
+        exact = (run / "evidence-test.json").read_bytes()
+        result = done("evaluate", run, "--num_particles 20 --num_data 30 --precision bf16")
+        assert result["fast_estimate"] == "bf16" and abs(result["measured_shift"]) < 0.5
+        assert (run / "evidence-test.json").read_bytes() == exact and (run / "evidence-test-bf16.npz").exists()
+        shown = call("evaluate", run, "--num_particles 20 --num_data 30 --precision bf16").out
+        assert "NLL, FAST ESTIMATE" in shown and "not to be reported" in shown
+        assert call("evaluate", run, "--precision half").code == 2
+
     def test_what_has_no_number_is_null(self, run):
         result = done("evaluate", run, "--num_particles 1 --num_data 1")
         assert result["standard_error_data"] is None and result["standard_error_monte_carlo"] is None

@@ -1,7 +1,7 @@
 """`pyro-vae evaluate`: log p(x) of a split, with its errors and its health."""
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
@@ -56,6 +56,8 @@ def _estimate(saved: SavedRun, x: Tensor, options: Namespace, world: World) -> E
             num_particles=options.num_particles,
             seed=options.seed,
             max_rows=options.max_rows,
+            compile=options.compile,
+            precision=options.precision,
             world=world,
             progress=lambda done: bar.show(min(len(x), done * world.size), f"K = {options.num_particles}"),
         )
@@ -69,6 +71,18 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--num_data", type=int | None, default=None, help="only the first so many data")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     parser.add_argument("--max_rows", type=int, default=4096, help="(datum, draw) pairs in one run of the decoder")
+    parser.add_argument(
+        "--compile",
+        type=bool | Literal["auto"],
+        default="auto",
+        help="run the programs as compiled graphs; auto: if there is enough to do",
+    )
+    parser.add_argument(
+        "--precision",
+        type=Literal["float32", "bf16"],
+        default="float32",
+        help="bf16: a fast estimate, saved beside the exact one and marked as such",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress")
     return parser
 
@@ -88,8 +102,12 @@ def _readable(result: dict[str, Any]) -> dict[str, Any]:
     share, threshold = r.pop("unreliable"), r.pop("pareto_k_threshold")
     warning = ": their estimates are not to be trusted one by one" if share else ""
     nll, log_p, num_particles = r.pop("nll"), r.pop("log_p"), r.pop("num_particles")
+    fast = r.pop("fast_estimate", None)
+    shift = (
+        f" in {fast}, off by {r.pop('measured_shift'):+.4f} nats on the first data: not to be reported" if fast else ""
+    )
     lines = {
-        "NLL": f"{nll:.3f} nats per datum (log p(x) = {log_p:.3f})",
+        f"NLL{', FAST ESTIMATE' if fast else ''}": f"{nll:.3f} nats per datum (log p(x) = {log_p:.3f}){shift}",
         "standard error, data": f"{error_data:.3f} nats (N = {r.pop('num_data')} data)",
         "standard error, Monte Carlo": f"{error_mc:.4f} nats (K = {num_particles} draws, seed {r.pop('seed')})",
         f"k-hat > {threshold:.2f}": f"{share:.1%} of the data{warning}",
@@ -101,6 +119,8 @@ def _readable(result: dict[str, Any]) -> dict[str, Any]:
 def _save(saved: SavedRun, split: str, evidence: Evidence, result: dict[str, Any]) -> None:
     """The summary as JSON, each datum's estimate as arrays, and the histogram of k-hat, in the run directory."""
     arrays = {name: getattr(evidence, name) for name in ("log_p", "standard_error", "ess", "pareto_k", "elbo")}
-    write_arrays(saved.path / f"evidence-{split}.npz", arrays)
-    write_atomic(saved.path / f"evidence-{split}.json", json.dumps(finite(result), indent=1).encode())
-    save_pareto_k(evidence, saved.path, split)
+    name = f"evidence-{split}{'' if evidence.shift is None else f'-{evidence.precision}'}"
+    write_arrays(saved.path / f"{name}.npz", arrays)
+    write_atomic(saved.path / f"{name}.json", json.dumps(finite(result), indent=1).encode())
+    if evidence.shift is None:
+        save_pareto_k(evidence, saved.path, split)
