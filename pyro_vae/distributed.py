@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
+from importlib import import_module
+from itertools import count
 from math import prod
 from typing import Any
 
@@ -308,18 +310,38 @@ def _own_device(device: torch.device) -> torch.device:
     return torch.device("cuda", local)
 
 
+_joined = count()
+"""How often this process has joined: a store outlives a group, and still has the addresses of its members."""
+_stores: dict[tuple[str | None, ...], Any] = {}
+"""Kept as long as the process: when it leaves a group the others may be about to read."""
+
+
 def _join(world: World, timeout: float) -> None:
     """Make the process group; a world on CUDA has gloo beside nccl, for what is on the CPU."""
     backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
     if not dist.is_available() or not dist.is_gloo_available():
         raise UsageError("this build of torch has no gloo, by which processes talk: run one process")
+    # Its functions take the group of the moment they are defined as a default, and would keep ours from ending.
+    import_module("torch.distributed.nn.functional")
+    wait = timedelta(seconds=timeout)
     try:
         with _blocking_nccl():
-            dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=timedelta(seconds=timeout))
+            store = _store(world, wait)
+            dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=wait)
     except RuntimeError as error:
         raise PeerLost(world.rank, world.size, _reason(error)) from error
     except ValueError as error:
         raise UsageError(f"can't meet the other processes: {error}; start with torchrun") from error
+
+
+def _store(world: World, wait: timedelta) -> "dist.Store":
+    """Where the processes find one another, new for every group."""
+    place = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
+    if place not in _stores:
+        _stores[place] = next(dist.rendezvous("env://", world.rank, world.size, timeout=wait))[0]
+    store = dist.PrefixStore(f"pyro_vae/{next(_joined)}", _stores[place])
+    store.set_timeout(wait)
+    return store
 
 
 @contextmanager

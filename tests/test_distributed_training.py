@@ -184,6 +184,21 @@ def wait_for(condition, process):
     raise AssertionError("nothing happened in half a minute")
 
 
+def under_torchrun(*words):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*TORCHRUN_COMMAND, "-m", *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_joining_again():
+    """A store outlives the group that met by it: its members must not look for those of the one before."""
+    done = under_torchrun("tests.trainings", "twice")
+    assert [json.loads(part + "}") for part in done.stdout.split("}")[:2]] == [{"same": True, "left": []}] * 2
+
+
 class TestLost:
     """A process is killed; torchrun's SIGTERM comes while the other one waits for it; torchrun starts them again."""
 
@@ -216,8 +231,5 @@ class TestLost:
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
     def resume(self, path):
-        command = [*TORCHRUN_COMMAND, "-m", "pyro_vae", "--", *LONG.split(), path, "--json"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
-        assert done.returncode == 0, done.stderr
+        done = under_torchrun("pyro_vae", "--", *LONG.split(), path, "--json")
         assert json.loads(done.stdout)["epochs"] == 12 and done.stderr.count("run directory:") == 1
