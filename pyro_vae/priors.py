@@ -26,11 +26,12 @@ class Prior(nn.Module, ABC):
         self.shapes = shapes
 
     @abstractmethod
-    def forward(self, encode: Encode) -> dist.TorchDistribution:
-        """The prior, with batch shape `()` and event shape `(latent,)`.
+    def forward(self, encode: Encode, context: Tensor | None = None) -> dist.TorchDistribution:
+        """The prior, with event shape `(latent,)` and batch shape `()`, or that of the context where it depends on it.
 
         Args:
             encode: the VAE's own map x -> q(z|x); only priors built from the aggregate posterior use it.
+            context: c, `[*leading, *context]`; only priors p(z|c) use it.
         """
 
 
@@ -52,6 +53,6 @@ class StandardNormal(Prior):
         super().__init__(shapes)
         self.register_buffer("zero", torch.zeros(shapes.latent), persistent=False)
 
-    def forward(self, encode: Encode) -> dist.TorchDistribution:
+    def forward(self, encode: Encode, context: Tensor | None = None) -> dist.TorchDistribution:
         """N(0, I) over `(latent,)`."""
         return dist.Normal(self.zero, torch.ones_like(self.zero)).to_event(1)

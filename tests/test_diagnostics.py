@@ -20,12 +20,12 @@ from .networks import Dropping
 
 
 class ShiftedNormal(Prior):
-    def forward(self, encode):
+    def forward(self, encode, context=None):
         return dist.Normal(torch.tensor([1.0, -2.0, 0.5]), torch.tensor([2.0, 0.3, 1.0])).to_event(1)
 
 
 class Cauchy(Prior):
-    def forward(self, encode):
+    def forward(self, encode, context=None):
         return dist.Cauchy(torch.zeros(3), torch.ones(3)).to_event(1)
 
 
