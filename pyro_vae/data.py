@@ -19,13 +19,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.conditioning import Context, conditioned_on_elements, conditioned_on_labels, quadrants
 from pyro_vae.dataset import SPLITS, Binarization, Dataset, Stored, check_divisor, check_real, to_floats
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.linear_gaussian import LinearGaussian
 from pyro_vae.seeding import derive_seed
 from pyro_vae.sources import NAMES, read
 
-__all__ = ["Binarization", "Dataset", "LinearGaussian", "as_dataset", "load_data"]
+__all__ = [
+    "Binarization",
+    "Context",
+    "Dataset",
+    "LinearGaussian",
+    "as_dataset",
+    "conditioned_on_elements",
+    "conditioned_on_labels",
+    "load_data",
+    "quadrants",
+]
 
 
 def as_dataset(data: Dataset | Tensor | np.ndarray) -> Dataset:
@@ -74,6 +85,7 @@ def load_data(
     root: str | Path | None = None,
     download: bool = False,
     seed: int = 0,
+    context: Context = "none",
 ) -> Dataset:
     """Read a named data set, a file or a folder.
 
@@ -95,6 +107,9 @@ def load_data(
         root: where the downloadable sets lie; by default `$PYRO_VAE_DATA`, else `~/.cache/pyro_vae`.
         download: fetch a downloadable set through torchvision where it is not in `root`.
         seed: of the binarisation, and of the process and samples of `linear_gaussian`.
+        context: what a conditional VAE is conditioned on: `labels` (one-hot), `array` (the arrays `train_context`,
+            `valid_context`, `test_context` of an `.npz`), or `quadrants-n` (n quadrants of each image, of which the
+            others are then the data).
 
     Raises:
         DataError: the source is unknown, absent or damaged, or its values are not usable.
@@ -107,16 +122,44 @@ def load_data(
     if divide_by is not None:
         check_divisor("divide_by", divide_by)
     options = {"binarize": binarize, "divide_by": divide_by, "valid_size": valid_size, "data_seed": seed}
+    options |= {} if context == "none" else {"context": context}
     origin = {"data": _lasting(source), **options, "data_root": None if root is None else str(root)}
     if source == "linear_gaussian":
+        if context != "none":
+            raise UsageError("linear_gaussian takes no context: its evidence is known as it is")
         return _linear_gaussian(binarize, divide_by, valid_size, seed, origin)
     raw = read(source, root, download)
     splits, divisor, scaling = _scaled(raw.arrays, 16 if source == "digits" and divide_by is None else divide_by)
     labels = {split: _integers(split, y) for split, y in raw.labels.items()}
-    notes = [note for note in (raw.note, scaling, _hold_out(splits, labels, valid_size)) if note]
+    contexts = _contexts(raw.contexts, source) if context == "array" else {}
+    notes = [note for note in (raw.note, scaling, _hold_out(splits, labels, contexts, valid_size)) if note]
     train, valid, test = (splits.get(split) for split in SPLITS)
     assert train is not None  # every reader sees to it
-    return Dataset(raw.name, train, valid, test, labels, binarize, seed, None, ", ".join(notes), origin, divisor)
+    inputs = {"context": contexts} if contexts else {}
+    named = ", ".join(notes)
+    return _conditioned(
+        Dataset(raw.name, train, valid, test, labels, binarize, seed, None, named, origin, divisor, inputs), context
+    )
+
+
+def _conditioned(data: Dataset, context: Context) -> Dataset:
+    if context == "labels":
+        return conditioned_on_labels(data)
+    if context.startswith("quadrants-"):
+        return conditioned_on_elements(data, quadrants(data.event_shape, int(context[-1])))
+    return data
+
+
+def _contexts(arrays: Mapping[str, np.ndarray], source: str | Path) -> dict[str, Tensor]:
+    """Bytes as they are (0 and 1 mean themselves), all others in floating point."""
+    if not arrays:
+        raise DataError(f"{source} has no array 'train_context': add one, or take another context than 'array'")
+    for split, x in arrays.items():
+        check_real(f"{split}_context", x)
+    return {
+        split: torch.from_numpy(x.copy()) if x.dtype in (np.uint8, np.bool_) else to_floats(x)
+        for split, x in arrays.items()
+    }
 
 
 def _lasting(source: str | Path) -> str:
@@ -136,15 +179,15 @@ def _linear_gaussian(
     return Dataset("linear_gaussian", train, valid, test, seed=seed, exact=process, preparation=note, origin=origin)
 
 
-def _hold_out(splits: dict[str, Stored], labels: dict[str, Tensor], n: int) -> str:
+def _hold_out(splits: dict[str, Stored], labels: dict[str, Tensor], contexts: dict[str, Tensor], n: int) -> str:
     if n == 0:
         return ""
     if "valid" in splits:
         raise UsageError(f"the source has a validation set of {len(splits['valid'])}: leave valid_size out")
     if not 0 < n < len(splits["train"]):
         raise UsageError(f"expected a valid_size from 1 to {len(splits['train']) - 1}, got {n}")
-    _cut(splits, n)
-    _cut(labels, n)
+    for parts in (splits, labels, contexts):
+        _cut(parts, n)
     return f"last {n} of train held out as valid"
 
 

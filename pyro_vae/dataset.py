@@ -18,6 +18,9 @@ from pyro_vae.seeding import generator
 
 Binarization = Literal["none", "static", "dynamic", "threshold"]
 
+Inputs = Mapping[str, Tensor]
+"""What the programs of a pair are called with beside x, by name, e.g. `context`; the data are in front."""
+
 Stored = Tensor | np.memmap
 """A split as a `Dataset` keeps it: floating point, uint8 or bool in memory, or any real numbers in a mapped file."""
 
@@ -55,10 +58,13 @@ class Dataset:
         preparation: what was done to the values before they came here; part of `protocol`.
         origin: how to load them again, as the command's options; empty where they came as an array.
         divisor: what stored uint8 and mapped values are divided by; 1 once they are binarised for good.
+        inputs: what model and guide are called with beside x: name -> split -> `[N, *shape]`, e.g. the `context` of a
+            conditional VAE; uint8 (one-hot labels, binary pixels) become floats as they are. Every split has all.
 
     Raises:
         DataError: a split is empty, of integers other than uint8, not finite, of another event shape, outside [0, 1]
-            where it is to be binarised, or too large to be binarised into memory; or labels don't fit their split.
+            where it is to be binarised, or too large to be binarised into memory; or labels or inputs don't fit their
+            split.
         UsageError: options that make no sense together.
 
     Example:
@@ -80,6 +86,7 @@ class Dataset:
     preparation: str = "values as given"
     origin: Mapping[str, Any] = field(default_factory=dict)
     divisor: float = 1.0
+    inputs: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._check_options()
@@ -90,6 +97,8 @@ class Dataset:
             self._check_values(split, x)
         for split, labels in self.labels.items():
             _check_labels(split, labels, self._splits())
+        for name, tensors in self.inputs.items():
+            _check_inputs(name, tensors, self._splits())
         for split, x in self._splits().items():
             object.__setattr__(self, split, self._prepared(split, x))
         if self.binarization in ("static", "threshold"):
@@ -112,7 +121,32 @@ class Dataset:
             "threshold": "binarised at > 0.5",
         }[self.binarization]
         sizes = ", ".join(f"{split} {len(x)}" for split, x in self._splits().items())
-        return f"{self.name}: {self.preparation}; {binarized}; {sizes}; shape {'x'.join(map(str, self.event_shape))}"
+        shapes = [f"shape {_by(self.event_shape)}", *(f"{n} {_by(s)}" for n, s in self.input_shapes.items())]
+        return f"{self.name}: {self.preparation}; {binarized}; {sizes}; {', '.join(shapes)}"
+
+    @property
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each input of one datum, by name."""
+        return {name: tuple(tensors["train"].shape[1:]) for name, tensors in self.inputs.items()}
+
+    def given(self, split: str, rows: Tensor | slice = slice(None)) -> dict[str, Tensor]:
+        """The inputs of some data of a split, as they are stored; `widen_inputs` makes them floating point.
+
+        Args:
+            split: train | valid | test.
+            rows: which data.
+
+        Returns:
+            By name, `[B, *shape]`.
+        """
+        self._stored(split)
+        chosen = {name: tensors[split] for name, tensors in self.inputs.items()}
+        return {name: x[rows.to(x.device) if isinstance(rows, Tensor) else rows] for name, x in chosen.items()}
+
+    def widen_inputs(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Inputs as the programs take them: uint8 and bool as floating point, others as they are."""
+        narrow = (torch.uint8, torch.bool)
+        return {name: x.to(self._dtype) if x.dtype in narrow else x for name, x in inputs.items()}
 
     def split(self, name: str) -> Tensor:
         """The data of one split in memory; of a dynamically binarised train, one draw that is always the same.
@@ -218,9 +252,10 @@ class Dataset:
         drawn = self.seed if self.binarization == "dynamic" else None
         digest = hashlib.sha256(repr((tuple(self.train.shape), float(self.divisor), drawn)).encode())
         for x in _slices(self.train, _rows(self.train)):
-            rows = x if isinstance(x, Tensor) else _read_in(x)
-            digest.update(str(rows.dtype).encode())
-            digest.update(rows.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            _digest(digest, x if isinstance(x, Tensor) else _read_in(x))
+        for name, tensors in self.inputs.items():
+            digest.update(f"{name} {tuple(tensors['train'].shape)}".encode())
+            _digest(digest, tensors["train"])
         return digest.hexdigest()
 
     def to(self, device: str | torch.device) -> Self:
@@ -232,6 +267,8 @@ class Dataset:
         for split, x in self._splits().items():
             object.__setattr__(moved, split, x.to(device) if isinstance(x, Tensor) else x)
         object.__setattr__(moved, "labels", {split: y.to(device) for split, y in self.labels.items()})
+        inputs = {n: {split: x.to(device) for split, x in tensors.items()} for n, tensors in self.inputs.items()}
+        object.__setattr__(moved, "inputs", inputs)
         vars(moved).pop("_moments", None)
         return moved
 
@@ -417,6 +454,26 @@ def _check_labels(split: str, labels: Tensor, splits: Mapping[str, Stored]) -> N
     if labels.shape != splits[split].shape[:1] or labels.is_floating_point() or labels.is_complex():
         came = f"{labels.dtype} of shape {tuple(labels.shape)}"
         raise DataError(f"the labels of {split} are {came}, expected {len(splits[split])} integers")
+
+
+def _check_inputs(name: str, tensors: Mapping[str, Tensor], splits: Mapping[str, Stored]) -> None:
+    if set(tensors) != set(splits):
+        raise DataError(f"{name!r} is given for {', '.join(tensors) or 'no split'}, expected {', '.join(splits)}")
+    for split, x in tensors.items():
+        shape = (len(splits[split]), *tensors["train"].shape[1:])
+        if tuple(x.shape) != shape or 0 in shape:
+            raise DataError(f"{name!r} of {split} has shape {list(x.shape)}, expected {list(shape)}")
+        if x.is_floating_point() and not x.isfinite().all():
+            raise DataError(f"{name!r} of {split} has values that are not finite: replace them")
+
+
+def _digest(digest: Any, x: Tensor) -> None:
+    digest.update(str(x.dtype).encode())
+    digest.update(x.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
 
 
 def to_floats(array: np.ndarray) -> Tensor:

@@ -37,7 +37,9 @@ class LatentStatistics:
         return int(self.active.sum())
 
 
-def latent_statistics(vae: VAE, x: Tensor, batch: int = 1000) -> LatentStatistics:
+def latent_statistics(
+    vae: VAE, x: Tensor, batch: int = 1000, context: Tensor | None = None
+) -> LatentStatistics:
     r"""Measure, for each latent dimension, the spread of its posterior mean over the data and its KL from the prior.
 
     .. math:: A_i = \mathrm{Var}_x(E_{q(z|x)}[z_i]), \qquad
@@ -55,6 +57,7 @@ def latent_statistics(vae: VAE, x: Tensor, batch: int = 1000) -> LatentStatistic
         vae: the VAE; left as it is.
         x: data `[N, *event]`, N at least 2.
         batch: data in one run of the encoder.
+        context: c of a conditional VAE, `[N, *context]`.
 
     Returns:
         A `LatentStatistics`; tensors `[L]` in double precision on the CPU.
@@ -75,10 +78,9 @@ def latent_statistics(vae: VAE, x: Tensor, batch: int = 1000) -> LatentStatistic
     _check(vae, x, batch)
     spread, kl = _Spread(vae.shapes.latent), torch.zeros(vae.shapes.latent, dtype=torch.float64)
     with evaluation_mode(vae):
-        prior = _moments(vae.prior(vae.encode), "the prior p(z)")
-        for mean, stddev in _posterior_moments(vae, x, batch):
-            spread.add(mean)
-            kl += _normal_kl(mean, stddev, *prior).sum(0)
+        for guide, prior in _moments_of_both(vae, x, context, batch):
+            spread.add(guide[0])
+            kl += _normal_kl(*guide, *prior).sum(0)
     return LatentStatistics(spread.squares / (len(x) - 1), kl / len(x))
 
 
@@ -89,13 +91,20 @@ def _check(vae: VAE, x: Tensor, batch: int) -> None:
         raise UsageError(f"need at least 2 data (a variance over data) and batch >= 1, got {len(x)} and {batch}")
 
 
-def _posterior_moments(vae: VAE, x: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    device = next(vae.parameters()).device
+Moments = tuple[Tensor, Tensor]
+
+
+def _moments_of_both(vae: VAE, x: Tensor, context: Tensor | None, batch: int) -> Iterator[tuple[Moments, Moments]]:
+    """Of the guide and of the prior, batch by batch; a prior without context is asked once."""
+    device, prior = next(vae.parameters()).device, None
     for start in range(0, len(x), batch):
-        yield _moments(vae.encode(x[start : start + batch].to(device)), "the guide q(z|x)")
+        given = None if context is None else context[start : start + batch].to(device)
+        if prior is None or given is not None:
+            prior = _moments(vae.prior(vae.encode, given), "the prior p(z)")
+        yield _moments(vae.encode(x[start : start + batch].to(device), None, given), "the guide q(z|x)"), prior
 
 
-def _moments(distribution: torch.distributions.Distribution, name: str) -> tuple[Tensor, Tensor]:
+def _moments(distribution: torch.distributions.Distribution, name: str) -> Moments:
     """Mean and standard deviation of each marginal, `[*batch, L]`, double precision on the CPU."""
     try:
         mean, stddev = distribution.mean, distribution.stddev

@@ -13,7 +13,7 @@ from pyro_vae.agreement import agreed
 from pyro_vae.backends import exact_products, fast_cpu
 from pyro_vae.distributed import World
 from pyro_vae.errors import NumericalError, UsageError
-from pyro_vae.importance import Program, evaluation_mode, importance, owners
+from pyro_vae.importance import Called, Program, evaluation_mode, importance, owners
 from pyro_vae.networks import computing_in
 from pyro_vae.pareto import pareto_k_of_tail, tail_kept
 from pyro_vae.seeding import seeded
@@ -126,6 +126,7 @@ def log_marginal(
     precision: Literal["float32", "bf16"] = "float32",
     world: World | None = None,
     progress: Callable[[int], object] | None = None,
+    **inputs: Tensor,
 ) -> Evidence:
     r"""Estimate log p(x) of every datum by importance sampling from the guide.
 
@@ -151,6 +152,7 @@ def log_marginal(
             measured on the first 50 data.
         world: the processes to share the data with; all of them get the whole result. None for this one alone.
         progress: called with the number of data done so far by this process, after each block of 50.
+        **inputs: tensors with the data in front that both programs take by name, e.g. `context`.
 
     Returns:
         An `Evidence`; tensors in double precision on the CPU.
@@ -174,8 +176,8 @@ def log_marginal(
         )
     if precision not in ("float32", "bf16"):
         raise UsageError(f"precision must be 'float32' or 'bf16', got {precision!r}")
-    data, world = (x, *args), world or World()
-    programs = EagerPair(model, guide, max_rows, max_plate_nesting)
+    data, world = (x, *args, *inputs.values()), world or World()
+    programs = EagerPair(Called(model, list(inputs)), Called(guide, list(inputs)), max_rows, max_plate_nesting)
     compile = _worth_compiling(programs, len(x) * num_particles) if compile == "auto" else compile
     starts = range(0, len(x), TILE_DATA)
     mine = starts[world.rows(len(starts))]
@@ -265,8 +267,9 @@ def bound(
     num_particles: int = 1,
     seed: int = 0,
     batch: int = 1000,
+    max_plate_nesting: int = 1,
     world: World | None = None,
-    **kwargs: Any,
+    **inputs: Tensor,
 ) -> Bound:
     r"""Estimate the ELBO of every datum, split into reconstruction and KL, in evaluation mode and without gradients.
 
@@ -280,8 +283,9 @@ def bound(
         num_particles: draws for each datum.
         seed: seed of the draws; the same seed gives the same noise to another model.
         batch: data in one run.
+        max_plate_nesting: number of plate dimensions the programs use.
         world: the processes to share the data with; all of them get the whole result. None for this one alone.
-        **kwargs: passed to `importance`.
+        **inputs: tensors with the data in front that both programs take by name, e.g. `context`.
 
     Returns:
         A `Bound`, in double precision on the CPU.
@@ -289,11 +293,13 @@ def bound(
     world, empty = world or World(), torch.empty(0, dtype=torch.float64)
     starts = range(0, len(x), batch)
     terms = [(empty, empty)]
+    model, guide = Called(model, list(inputs)), Called(guide, list(inputs))
+    sizes = {"num_particles": num_particles, "max_plate_nesting": max_plate_nesting}
     with evaluation_mode(model, guide):
         for start in starts[world.rows(len(starts))]:
-            data = tuple(a[start : start + batch] for a in (x, *args))
+            data = tuple(a[start : start + batch] for a in (x, *args, *inputs.values()))
             with seeded(seed, "bound", start):
-                samples = importance(model, guide, *data, num_particles=num_particles, **kwargs)
+                samples = importance(model, guide, *data, **sizes)
             terms.append((samples.log_likelihood.double().mean(0).cpu(), samples.kl.double().mean(0).cpu()))
     reconstruction, kl = (world.gather(torch.cat(column)) for column in zip(*terms, strict=True))
     return Bound(reconstruction, kl)

@@ -3,7 +3,7 @@
 The ELBO, IWAE, log p(x), effective sample sizes, Pareto k, resampled posteriors and scores are reductions of it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -145,6 +145,26 @@ def evaluation_mode(*programs: Program) -> Iterator[None]:
     finally:
         for module, mode in training:
             module.training = mode
+
+
+class Called:
+    """A program called with its last arguments by name.
+
+    So that what works on lists of tensors can do without names.
+
+    Args:
+        program: what is called.
+        names: the names of its last arguments.
+    """
+
+    def __init__(self, program: Program, names: Sequence[str]) -> None:
+        self.program, self.names = program, tuple(names)
+        self.__self__ = getattr(program, "__self__", program)  # whose modules it uses; see `owners`
+
+    def __call__(self, *args: Any) -> Any:
+        """The program's result."""
+        first = len(args) - len(self.names)
+        return self.program(*args[:first], **dict(zip(self.names, args[first:], strict=True)))
 
 
 def owners(*programs: Program) -> list[nn.Module]:

@@ -17,7 +17,7 @@ from pyro_vae.agreement import agreed
 from pyro_vae.distributed import ShardedNoise, World
 from pyro_vae.errors import UsageError
 from pyro_vae.seeding import seeded
-from pyro_vae.steps import EagerStep, Gradients, Loss
+from pyro_vae.steps import Batch, EagerStep, Gradients, Loss
 
 _ROWS_EACH = 8
 """Rows for each process on which is tried whether the loss can be shared out: enough for a norm over them to differ."""
@@ -92,7 +92,7 @@ class Summing:
 # ---- whether a loss can be shared out --------------------------------------------------------------------------------
 
 
-def check_shares(world: World, loss: Loss, rows: Tensor, total: float, tolerance: float) -> None:
+def check_shares(world: World, loss: Loss, rows: Batch, total: float, tolerance: float) -> None:
     """Refuse a loss that is not the sum of the losses of its rows, by trying it and its gradients on a few.
 
     Args:
@@ -110,7 +110,7 @@ def check_shares(world: World, loss: Loss, rows: Tensor, total: float, tolerance
         _refuse_batch_norm(loss.vae)
         before = [b._version for b in loss.vae.buffers()]
         mine = _watched(world, loss, rows, total)
-        whole = _gradients(replace(loss, noise=nullcontext), rows, total, len(rows))
+        whole = _gradients(replace(loss, noise=nullcontext), rows, total)
         if [b._version for b in loss.vae.buffers()] != before:
             raise UsageError(f"the module changes its buffers in training, each process its own. {_ALONE}")
     parameters = list(loss.vae.parameters())
@@ -125,18 +125,18 @@ def check_shares(world: World, loss: Loss, rows: Tensor, total: float, tolerance
             )
 
 
-def _watched(world: World, loss: Loss, rows: Tensor, total: float) -> Gradients:
+def _watched(world: World, loss: Loss, rows: Batch, total: float) -> Gradients:
     """Of this process's rows, with an eye on what is drawn."""
     watched = replace(loss, noise=lambda size: ShardedNoise(world, size))
     try:
-        return _gradients(watched, rows[world.rows(len(rows))], total, len(rows))
+        return _gradients(watched, rows[world.rows(len(rows))], total)
     except UsageError as error:
         raise UsageError(str(error).partition("\nTrace Shapes:")[0]) from error  # Pyro adds those
 
 
-def _gradients(loss: Loss, rows: Tensor, total: float, size: int) -> Gradients:
+def _gradients(loss: Loss, rows: Batch, total: float) -> Gradients:
     with seeded(0, "shares"):
-        return EagerStep(loss)(rows, total, total, size)
+        return EagerStep(loss)(rows, total, total)
 
 
 def _differ(shares: Summed, alone: Summed, tolerance: float) -> bool:

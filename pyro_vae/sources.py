@@ -32,6 +32,7 @@ _LABEL_KEYS = {
     "valid": ("valid_labels", "y_valid"),
     "test": ("test_labels", "y_test"),
 }
+_CONTEXT_KEYS = {split: (f"{split}_context",) for split in _IMAGE_KEYS}
 _NPY = b"\x93NUMPY"  # how an `.npy` file begins
 _IMAGES = re.compile(r".*train-images-idx3-ubyte(\.gz)?")
 # What reading a damaged file, or fetching one, is known to raise.
@@ -40,12 +41,13 @@ _DAMAGED_HEADER = (TypeError, SyntaxError, ArithmeticError, tokenize.TokenError)
 
 
 class Raw(NamedTuple):
-    """What a source holds: arrays and labels by split, and in `note` what was done to them."""
+    """What a source holds: arrays, labels and contexts by split, and in `note` what was done to them."""
 
     name: str
     arrays: dict[str, np.ndarray]
     labels: dict[str, np.ndarray]
     note: str = ""
+    contexts: Mapping[str, np.ndarray] = {}
 
 
 def read(source: str | Path, root: str | Path | None, download: bool) -> Raw:
@@ -78,13 +80,13 @@ def _read_numpy(path: Path) -> Raw:
     try:
         with path.open("rb") as file:  # opened here, since numpy leaves a damaged .npz open
             content = {"x": _map(path)} if file.read(6) == _NPY else _load(file)
-            arrays, labels = _pick(content, _IMAGE_KEYS), _pick(content, _LABEL_KEYS)
+            arrays, labels, contexts = (_pick(content, keys) for keys in (_IMAGE_KEYS, _LABEL_KEYS, _CONTEXT_KEYS))
     except (*_DAMAGED, *_DAMAGED_HEADER) as error:
         raise DataError(f"can't read {path}: {_one_line(error)} (expected .npy or .npz without pickles)") from error
     if "train" not in arrays:
         found = ", ".join(map(repr, content)) or "nothing"
         raise DataError(f"{path} has no array 'train', 'x_train' or 'x', only {found}: rename one")
-    return Raw(path.stem, arrays, labels)
+    return Raw(path.stem, arrays, labels, contexts=contexts)
 
 
 def _map(path: Path) -> np.memmap:

@@ -1,8 +1,8 @@
 """One step of training: the loss of a batch and its gradients, by a recorded graph or by running the Pyro programs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import pyro
@@ -25,6 +25,41 @@ _TOLERANCE = 1e-3
 """Largest relative difference between a graph and an eager run on the same noise; rounding gives 1e-6 or so."""
 
 
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What a step is made on, as the data set stores it.
+
+    Args:
+        x: the data, or this process's share of them.
+        inputs: what the programs are called with beside x, by name, for the same data.
+        size: data in the whole batch; None where `x` is all.
+    """
+
+    x: Tensor
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    size: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def whole(self) -> int:
+        """Data in the whole batch."""
+        return len(self.x) if self.size is None else self.size
+
+    def tensors(self) -> list[Tensor]:
+        """All that it holds."""
+        return [self.x, *self.inputs.values()]
+
+    def holding(self, tensors: Sequence[Tensor]) -> "Batch":
+        """The same with other tensors, in the order of `tensors`."""
+        return replace(self, x=tensors[0], inputs=dict(zip(self.inputs, tensors[1:], strict=True)))
+
+    def __getitem__(self, rows: slice) -> "Batch":
+        """Some rows, as a share of this one."""
+        return replace(self.holding([x[rows] for x in self.tensors()]), size=self.whole)
+
+
 @dataclass(frozen=True)
 class Loss:
     """What a step minimises, as a function of a batch.
@@ -32,7 +67,7 @@ class Loss:
     Args:
         vae: the module with `model` and `guide`.
         objective: an objective, or a Pyro ELBO.
-        widen: floats from a batch as the data set stores it.
+        widen: floats from a batch, as the programs take them.
         penalty: what is added for a batch of a size, e.g. a prior on weights; not part of the value reported.
         tensorial: whether to take the objective's `tensor_loss`.
         noise: what the programs draw under, given the size of the whole batch, of which they may see a share.
@@ -40,22 +75,22 @@ class Loss:
 
     vae: Any
     objective: Any
-    widen: Callable[[Tensor], Tensor]
+    widen: Callable[[Batch], Batch]
     penalty: Callable[[int], Tensor | float]
     tensorial: bool = True
     noise: Callable[[int], AbstractContextManager[Any]] = nullcontext
 
-    def __call__(self, batch: Tensor, objective: Any, size: int | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(self, batch: Batch, objective: Any) -> tuple[Tensor, Tensor]:
         """`(value, minimised)`, summed over the batch, nats.
 
         Args:
-            batch: the data, or this process's share of them.
+            batch: the data.
             objective: with numbers or tensors in place of schedules.
-            size: data in the whole batch; None where `batch` is all.
         """
         function = objective.tensor_loss if self._has_tensor_loss() else as_loss(objective)
-        with self.noise(len(batch) if size is None else size):
-            value = function(self.vae.model, self.vae.guide, self.widen(batch))
+        wide = self.widen(batch)
+        with self.noise(batch.whole):
+            value = function(self.vae.model, self.vae.guide, wide.x, **wide.inputs)
         return value, value + self.penalty(len(batch))  # by the share: over all shares it adds up to that of the batch
 
     def _has_tensor_loss(self) -> bool:
@@ -84,14 +119,13 @@ class Step(Protocol):
 
     mode: str
 
-    def __call__(self, batch: Tensor, epoch: float, total: float, size: int | None = None) -> Gradients:
+    def __call__(self, batch: Batch, epoch: float, total: float) -> Gradients:
         """The loss summed over the batch, the parameters that it depends on, and its gradients for them.
 
         Args:
-            batch: the data, or this process's share of them.
+            batch: the data.
             epoch: when.
             total: epochs of the training.
-            size: data in the whole batch; None where `batch` is all.
         """
         ...
 
@@ -105,9 +139,9 @@ class EagerStep:
         self.loss = loss
         self._parameters = [p for p in loss.vae.parameters() if p.requires_grad]
 
-    def __call__(self, batch: Tensor, epoch: float, total: float, size: int | None = None) -> Gradients:
+    def __call__(self, batch: Batch, epoch: float, total: float) -> Gradients:
         """See `Step`."""
-        value, minimised = self.loss(batch, self.loss.at(epoch, total), size)
+        value, minimised = self.loss(batch, self.loss.at(epoch, total))
         gradients = torch.autograd.grad(minimised, self._parameters, allow_unused=True)
         used = [(p, g) for p, g in zip(self._parameters, gradients, strict=True) if g is not None]
         return value.detach(), [p for p, _ in used], [g for _, g in used]
@@ -130,25 +164,25 @@ class GraphStep:
         self.mode = "graph"
         self._graphs: dict[tuple[torch.Size, int], tuple[Graph, list[nn.Parameter]]] = {}
 
-    def __call__(self, batch: Tensor, epoch: float, total: float, size: int | None = None) -> Gradients:
+    def __call__(self, batch: Batch, epoch: float, total: float) -> Gradients:
         """See `Step`."""
-        values, key = self.loss.values(epoch, total), _key(batch, size)
+        values, key = self.loss.values(epoch, total), _key(batch)
         if key not in self._graphs:
-            self._graphs[key] = self._record(batch, values, size)
+            self._graphs[key] = self._record(batch, values)
         graph, parameters = self._graphs[key]
-        value, *gradients = graph(batch, *values)
+        value, *gradients = graph(*batch.tensors(), *values)
         return value, parameters, gradients
 
-    def prepare(self, batch: Tensor, epoch: float, total: float, size: int | None = None) -> None:
+    def prepare(self, batch: Batch, epoch: float, total: float) -> None:
         """Record the graph of a full batch and compare it with an eager run on the same noise.
 
         Raises:
             Unrecordable: if there is no such graph, or it differs.
         """
-        key = _key(batch, size)
-        self._graphs[key] = self._record(batch, self.loss.values(epoch, total), size)
+        key = _key(batch)
+        self._graphs[key] = self._record(batch, self.loss.values(epoch, total))
         self.mode = f"compiled ({self._graphs[key][0].backend})"
-        moment = (batch, epoch, total, size)
+        moment = (batch, epoch, total)
         self._warm_up(*moment)
         expected, got = (self._on_same_noise(step, *moment) for step in (EagerStep(self.loss), self))
         for a, b in zip(expected, got, strict=True):
@@ -160,7 +194,7 @@ class GraphStep:
     def _warm_up(self, *moment: Any) -> None:
         """On a GPU run it until it is a CUDA graph that is replayed, so that this is what is compared and trained."""
         try:
-            for _ in range(3 if moment[0].is_cuda else 0):
+            for _ in range(3 if moment[0].x.is_cuda else 0):
                 self(*moment)
         except RuntimeError as error:
             raise Unrecordable(f"the graph can't be replayed: {str(error).splitlines()[0]}") from error
@@ -170,14 +204,16 @@ class GraphStep:
             value, _, gradients = step(*moment)
         return [value, *gradients]
 
-    def _record(self, batch: Tensor, values: Sequence[Tensor], size: int | None) -> tuple[Graph, list[nn.Parameter]]:
-        def function(batch: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
-            return self.loss(batch, self.loss.holding(values), size)
+    def _record(self, batch: Batch, values: Sequence[Tensor]) -> tuple[Graph, list[nn.Parameter]]:
+        data = batch.tensors()
+
+        def function(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+            return self.loss(batch.holding(tensors[: len(data)]), self.loss.holding(tensors[len(data) :]))
 
         buffers = {b: b.clone() for b in self.loss.vae.buffers()}
         versions = [b._version for b in buffers]
         with pyro.validation_enabled(False):  # it reads values
-            recorded = record_gradients(self.loss.vae, function, [batch, *values], compile=len(batch) == self.full)
+            recorded = record_gradients(self.loss.vae, function, [*data, *values], compile=len(batch) == self.full)
         if [b._version for b in buffers] != versions:
             for buffer, before in buffers.items():
                 buffer.copy_(before)
@@ -185,9 +221,9 @@ class GraphStep:
         return recorded
 
 
-def _key(batch: Tensor, size: int | None) -> tuple[torch.Size, int]:
+def _key(batch: Batch) -> tuple[torch.Size, int]:
     """What a graph holds for; whose share of the batch it is never changes."""
-    return batch.shape, len(batch) if size is None else size
+    return batch.x.shape, batch.whole
 
 
 def worth_compiling(vae: nn.Module, num_data: int, batch_size: int, epochs: int) -> bool:
@@ -196,34 +232,31 @@ def worth_compiling(vae: nn.Module, num_data: int, batch_size: int, epochs: int)
     return epochs * -(-num_data // batch_size) >= _MANY_STEPS or flops >= _MUCH_WORK
 
 
-def choose_step(
-    loss: Loss, batch: Tensor, compile: bool, total: float, tolerance: float = _TOLERANCE, size: int | None = None
-) -> Step:
+def choose_step(loss: Loss, batch: Batch, compile: bool, total: float, tolerance: float = _TOLERANCE) -> Step:
     """The step to train with: recorded and compiled where asked for and possible, else eager; the reason is logged.
 
     Args:
         loss: what is minimised.
-        batch: a full batch, or this process's share of it, to record the graph on.
+        batch: a full batch, or a share of it, to record the graph on.
         compile: whether to try.
         total: epochs of the training.
         tolerance: as for `GraphStep`.
-        size: data in the whole batch; None where `batch` is all.
     """
     if compile:
         step = GraphStep(loss, len(batch), tolerance)
         try:
-            step.prepare(batch, 0.0, total, size)
+            step.prepare(batch, 0.0, total)
             return step
         except (Unrecordable, NotTensorial) as error:
             log_once(f"training runs eagerly, not compiled: {error}")
     return EagerStep(loss)
 
 
-def find_culprit(model: Any, guide: Any, x: Tensor) -> str:
+def find_culprit(model: Any, guide: Any, x: Tensor, **inputs: Tensor) -> str:
     """Name the first site, in guide then model, whose value or log-density is not finite; empty if there is none."""
     with torch.no_grad(), pyro.validation_enabled(False):
-        guide_trace = poutine.trace(guide).get_trace(x)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x)
+        guide_trace = poutine.trace(guide).get_trace(x, **inputs)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x, **inputs)
     for program, trace in (("guide", guide_trace), ("model", model_trace)):
         for name, site in sample_sites(trace).items():
             if not site["value"].isfinite().all():

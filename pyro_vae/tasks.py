@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import reduce
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,10 +31,10 @@ class Generated:
     x: Tensor
 
 
-def sample(vae: VAE, num: int, seed: int = 0) -> Generated:
+def sample(vae: VAE, num: int, seed: int = 0, context: Tensor | None = None) -> Generated:
     r"""Draw data from the model.
 
-    .. math:: z \sim p(z), \qquad x \sim p(x|z)
+    .. math:: z \sim p(z|c), \qquad x \sim p(x|z, c)
 
     The draws are a function of `seed`, and a few are the first of many. Evaluation mode; the caller's generators are
     left alone.
@@ -42,12 +43,13 @@ def sample(vae: VAE, num: int, seed: int = 0) -> Generated:
         vae: the VAE; left as it is.
         num: number of draws, at least 1.
         seed: seed of the draws.
+        context: c of a conditional VAE: one for all draws, `[*context]`, or one for each, `[num, *context]`.
 
     Returns:
         A `Generated`, on the CPU.
 
     Raises:
-        UsageError: if `num` is below 1, or the likelihood's mean is not known.
+        UsageError: if `num` is below 1, the context does not fit, or the likelihood's mean is not known.
         NumericalError: if the decoder's output is not finite.
 
     Example:
@@ -56,18 +58,27 @@ def sample(vae: VAE, num: int, seed: int = 0) -> Generated:
     """
     if num < 1:
         raise UsageError(f"num must be at least 1, got {num}")
-    tiles = []
+    tiles, device = [], next(vae.parameters()).device
+    contexts = None if context is None else _for_each(context, num, vae)
     with evaluation_mode(vae):
-        prior = vae.prior(vae.encode)
         for start in range(0, num, _TILE):
+            given = None if contexts is None else _tile(contexts, start).to(device)
+            prior = vae.prior(vae.encode, given)
             with seeded(seed, "sample", start):
-                z = prior.sample(torch.Size([_TILE]))
-                likelihood = vae.decode(z)
+                z = prior.sample(torch.Size([_TILE] if not prior.batch_shape else []))
+                likelihood = vae.decode(z, given)
                 tiles.append((z.cpu(), _mean(likelihood).cpu(), likelihood.sample().cpu()))
     return Generated(*(torch.cat(column)[:num] for column in zip(*tiles, strict=True)))
 
 
-def reconstruct(vae: VAE, x: Tensor, mask: Tensor | None = None, num_particles: int = 1, seed: int = 0) -> Tensor:
+def reconstruct(
+    vae: VAE,
+    x: Tensor,
+    mask: Tensor | None = None,
+    num_particles: int = 1,
+    seed: int = 0,
+    context: Tensor | None = None,
+) -> Tensor:
     r"""Reconstruct data through their codes.
 
     .. math:: \hat x = \frac1K \sum_{k=1}^K E[x|z_k], \qquad z_k \sim q(z|x)
@@ -82,6 +93,7 @@ def reconstruct(vae: VAE, x: Tensor, mask: Tensor | None = None, num_particles: 
         mask: True where an element of `x` is observed, broadcastable to `x`; None where all are.
         num_particles: K, draws of the code for each datum, at least 1.
         seed: seed of the draws.
+        context: c of a conditional VAE, `[N, *context]` or `[*context]`.
 
     Returns:
         The reconstructions, `[N, *event]`, on the CPU.
@@ -97,12 +109,16 @@ def reconstruct(vae: VAE, x: Tensor, mask: Tensor | None = None, num_particles: 
     """
     _check(vae, x, num_particles)
     observed = None if mask is None else _fitted(mask, x)
+    contexts = None if context is None else _for_each(context, len(x), vae)
     with evaluation_mode(vae):
-        starts = range(0, len(x), _TILE)
-        return torch.cat([_reconstruct_tile(vae, x, observed, start, num_particles, seed).cpu() for start in starts])
+        means = [
+            _reconstruct_tile(vae, _Tile(x, observed, contexts, start), num_particles, seed)
+            for start in range(0, len(x), _TILE)
+        ]
+    return torch.cat(means)
 
 
-def manifold(vae: VAE, side: int = 20, margin: float = 0.05) -> Tensor:
+def manifold(vae: VAE, side: int = 20, margin: float = 0.05, context: Tensor | None = None) -> Tensor:
     r"""Decode a grid over a two-dimensional latent space.
 
     .. math:: x_{rc} = E[x | z_{rc}], \qquad z_{rc} = (\Phi^{-1}(u_c), \Phi^{-1}(u_{side-1-r}))
@@ -115,6 +131,7 @@ def manifold(vae: VAE, side: int = 20, margin: float = 0.05) -> Tensor:
         vae: a VAE with `latent_dim=2`; left as it is.
         side: tiles along each side, at least 2.
         margin: probability left out on each side, between 0 and 0.5.
+        context: c of a conditional VAE, `[*context]`, the same for all tiles.
 
     Returns:
         The decoder's means, `[side, side, *event]`, on the CPU.
@@ -138,7 +155,8 @@ def manifold(vae: VAE, side: int = 20, margin: float = 0.05) -> Tensor:
     second, first = torch.meshgrid(quantiles.flip(0), quantiles, indexing="ij")
     z = torch.stack([first, second], -1).reshape(-1, 2).to(next(vae.parameters()))
     with evaluation_mode(vae):
-        means = torch.cat([_mean(vae.decode(tile)).cpu() for tile in z.split(_TILE)])
+        given = None if context is None else context.to(z.device)
+        means = torch.cat([_mean(vae.decode(tile, given)).cpu() for tile in z.split(_TILE)])
     return means.reshape(side, side, *vae.shapes.event)
 
 
@@ -160,15 +178,42 @@ def _fitted(mask: Tensor, x: Tensor) -> Tensor:
     return fitted
 
 
-def _reconstruct_tile(vae: VAE, x: Tensor, mask: Tensor | None, start: int, num_particles: int, seed: int) -> Tensor:
-    device, size = next(vae.parameters()).device, min(_TILE, len(x) - start)
-    guide = vae.encode(_tile(x, start).to(device), None if mask is None else _tile(mask, start).to(device))
+class _Tile(NamedTuple):
+    """Where a tile begins in the data, their mask and their context."""
+
+    x: Tensor
+    mask: Tensor | None
+    context: Tensor | None
+    start: int
+
+    def on(self, device: torch.device) -> list[Tensor | None]:
+        """The three, filled up."""
+        return [None if a is None else _tile(a, self.start).to(device) for a in (self.x, self.mask, self.context)]
+
+
+def _reconstruct_tile(vae: VAE, tile: _Tile, num_particles: int, seed: int) -> Tensor:
+    x, mask, context = tile.on(next(vae.parameters()).device)
+    size = min(_TILE, len(tile.x) - tile.start)
+    assert x is not None
+    guide = vae.encode(x, mask, context)
 
     def particle(k: int) -> Tensor:
-        with seeded(seed, "reconstruct", start, k):
-            return _mean(vae.decode(guide.sample()[:size]))
+        with seeded(seed, "reconstruct", tile.start, k):
+            return _mean(vae.decode(guide.sample(), context))[:size]
 
-    return reduce(torch.add, map(particle, range(num_particles))) / num_particles
+    return (reduce(torch.add, map(particle, range(num_particles))) / num_particles).cpu()
+
+
+def _for_each(context: Tensor, num: int, vae: VAE) -> Tensor:
+    """The context of each datum, `[num, *context]`."""
+    shape = vae.shapes.context
+    if shape is None:
+        raise UsageError("this VAE takes no context: make it with VAE(..., context=shape)")
+    try:
+        return context.expand(num, *shape)
+    except RuntimeError as error:
+        expected = f"{list(shape)} or {[num, *shape]}"
+        raise UsageError(f"context: expected shape {expected}, got {list(context.shape)}") from error
 
 
 def _tile(a: Tensor, start: int) -> Tensor:

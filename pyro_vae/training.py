@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from math import ceil, isfinite
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro
 import torch
@@ -31,7 +31,7 @@ from pyro_vae.progress import Progress
 from pyro_vae.schedules import Constant, Schedule
 from pyro_vae.seeding import derive_seed, reseed, seeded
 from pyro_vae.settings import Precision, Settings, run_config
-from pyro_vae.steps import Compile, EagerStep, Gradients, Loss, Step, choose_step, find_culprit, worth_compiling
+from pyro_vae.steps import Batch, Compile, EagerStep, Gradients, Loss, Step, choose_step, find_culprit, worth_compiling
 
 
 @dataclass(frozen=True)
@@ -189,13 +189,6 @@ _TOLERANCES = {"float32": 1e-3, "bf16": 0.1}
 """Largest relative difference between a compiled step and an eager one: each rounds bfloat16 in places of its own."""
 
 
-class _Share(NamedTuple):
-    """This process's rows of a batch, and the size of the whole."""
-
-    rows: Tensor
-    size: int
-
-
 class _Trainer:
     """One training: the module, the data and the state that a checkpoint holds."""
 
@@ -218,7 +211,7 @@ class _Trainer:
         self.num_data = len(data.train)
         self.steps = ceil(self.num_data / settings.batch_size)
         noise = nullcontext if world.size == 1 else lambda size: ShardedNoise(world, size, watch=False)
-        self.loss = Loss(vae, objective, lambda batch: data.widen(batch), self._weight_penalty, noise=noise)
+        self.loss = Loss(vae, objective, self._widen, self._weight_penalty, noise=noise)
         self.step: Step = EagerStep(self.loss)
         self.summing = Summing(world, list(vae.parameters()))
         self.rows: list[dict[str, Any]] = []
@@ -289,39 +282,45 @@ class _Trainer:
         self._close_epoch(epoch)
         bar.show(epoch + 1, _row_text(self.rows[-1]), now=epoch == 0 or self._finished())
 
-    def _share_of(self, index: Tensor, epoch: int, step: int) -> _Share:
+    def _share_of(self, index: Tensor, epoch: int, step: int) -> Batch:
         """This process's rows of a batch; no others are read, unless binarisation draws for all at once.
 
         As they are stored, beside the weights: a mapped file gives batches on the CPU.
         """
         own, key = self.world.rows(len(index)), (self.settings.seed, epoch, step)
         if self.data.binarization == "dynamic":
-            return _Share(self._to_device(self.data.batch(index, *key)[own]), len(index))
-        return _Share(self._to_device(self.data.batch(index[own], *key)), len(index))
+            rows = self.data.batch(index, *key)[own]
+        else:
+            rows = self.data.batch(index[own], *key)
+        inputs = self.data.given("train", index[own]) if self.data.inputs else {}
+        return Batch(self._to_device(rows), inputs, len(index))
 
-    def _step(self, x: _Share, epoch: int, step: int) -> None:
+    def _widen(self, batch: Batch) -> Batch:
+        return replace(batch, x=self.data.widen(batch.x), inputs=self.data.widen_inputs(batch.inputs))
+
+    def _step(self, x: Batch, epoch: int, step: int) -> None:
         """One step: nothing has changed before the sum, which may fail, and all has after it."""
         probed = self._probe(x, epoch, step) if step % self.settings.log_every == 0 else (0.0, 0.0)
         summed = self.summing(self._gradients(x, epoch, step), (*probed, bool(self.pending)))
         if not isfinite(summed.loss):
             self._refuse("loss", x, epoch, step)
-        if not self._clip(summed.gradients, x.size):
+        if not self._clip(summed.gradients, x.whole):
             self._refuse("gradient", x, epoch, step)
         for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
             group["lr"] = lr * self._lr_factor(epoch, step)
         self.updates.apply(summed.parameters, summed.gradients)
-        self.progress["last_loss"] = summed.loss / x.size
-        self._add(loss=summed.loss, seen=x.size)
+        self.progress["last_loss"] = summed.loss / x.whole
+        self._add(loss=summed.loss, seen=x.whole)
         if step % self.settings.log_every == 0:
-            self._add(train_reconstruction=summed.numbers[0], train_kl=summed.numbers[1], probed=x.size)
+            self._add(train_reconstruction=summed.numbers[0], train_kl=summed.numbers[1], probed=x.whole)
         self.told_to_stop = bool(summed.numbers[2])
 
-    def _gradients(self, x: _Share, epoch: int, step: int) -> Gradients | None:
+    def _gradients(self, x: Batch, epoch: int, step: int) -> Gradients | None:
         """Those of this process's rows; None where it has none, since Pyro knows no empty plate."""
-        if not len(x.rows):
+        if not len(x):
             return None
         reseed(self.settings.seed, "step", epoch, step)
-        return self.step(x.rows, epoch + step / self.steps, self.settings.epochs, x.size)
+        return self.step(x, epoch + step / self.steps, self.settings.epochs)
 
     def _clip(self, gradients: Sequence[Tensor], batch: int) -> bool:
         """Scale the gradients to `clip_norm` where they are longer; False, and nothing done, if they are not finite."""
@@ -345,13 +344,14 @@ class _Trainer:
         squares = sum(p.square().sum() for p in self.vae.decoder.parameters())
         return squares / (2 * scale**2) * batch / self.num_data
 
-    def _probe(self, x: _Share, epoch: int, step: int) -> tuple[float, float]:
+    def _probe(self, x: Batch, epoch: int, step: int) -> tuple[float, float]:
         """The bound's reconstruction and KL, summed over the rows at hand, whatever the objective is."""
-        if not len(x.rows):
+        if not len(x):
             return 0.0, 0.0
         seed = derive_seed(self.settings.seed, "probe", epoch, step)
-        with self.loss.noise(x.size):
-            terms = bound(self.vae.model, self.vae.guide, self.loss.widen(x.rows), seed=seed, batch=x.size)
+        with self.loss.noise(x.whole):
+            wide = self._widen(x)
+            terms = bound(self.vae.model, self.vae.guide, wide.x, seed=seed, batch=x.whole, **wide.inputs)
         return terms.reconstruction.sum().item(), terms.kl.sum().item()
 
     def _add(self, **amounts: float) -> None:
@@ -378,7 +378,8 @@ class _Trainer:
         if self.data.valid is None:
             return {}
         seed, x = self.settings.seed, self._to_device(self.data.split("valid"))
-        return bound(self.vae.model, self.vae.guide, x, seed=seed, world=self.world).means()
+        inputs = self.data.widen_inputs(self.data.given("valid"))
+        return bound(self.vae.model, self.vae.guide, x, seed=seed, world=self.world, **inputs).means()
 
     def _keep_best(self, elbo: float, epoch: int) -> None:
         best = self.progress["best_elbo"]
@@ -441,21 +442,21 @@ class _Trainer:
         self.loss = self._tensorial(x)
         if self.world.size > 1:
             few = torch.arange(min(self.num_data, shares_tried(self.world)))
-            rows = self._to_device(self.data.batch(few, self.settings.seed, 0, 0))
+            rows = Batch(self._to_device(self.data.batch(few, self.settings.seed, 0, 0)), self.data.given("train", few))
             check_shares(self.world, self.loss, rows, epochs, tolerance)
-        self.step = choose_step(self.loss, x.rows, self.progress["compile"], epochs, tolerance, x.size)
+        self.step = choose_step(self.loss, x, self.progress["compile"], epochs, tolerance)
 
-    def _tensorial(self, x: _Share) -> Loss:
+    def _tensorial(self, x: Batch) -> Loss:
         """The loss by operations on tensors alone, where the objective has such a form for this pair."""
         try:
             with seeded(self.settings.seed, "step", 0, 0), torch.no_grad():
                 if type(self.objective).__dict__.get("tensor_loss"):
-                    self.loss(x.rows, self.loss.at(0.0, self.settings.epochs), x.size)
+                    self.loss(x, self.loss.at(0.0, self.settings.epochs))
         except NotTensorial:
             return replace(self.loss, tensorial=False)
         return self.loss
 
-    def _first_batch(self) -> _Share:
+    def _first_batch(self) -> Batch:
         return self._share_of(torch.arange(min(self.num_data, self.settings.batch_size)), 0, 0)
 
     def _preflight(self) -> None:
@@ -464,8 +465,9 @@ class _Trainer:
         try:
             with pyro.validation_enabled(True), torch.no_grad(), seeded(self.settings.seed, "step", 0, 0):
                 loss = as_loss(self.loss.at(0.0, self.settings.epochs))
-                with self.loss.noise(x.size):
-                    loss(self.vae.model, self.vae.guide, self.loss.widen(x.rows))
+                wide = self._widen(x)
+                with self.loss.noise(x.whole):
+                    loss(self.vae.model, self.vae.guide, wide.x, **wide.inputs)
         except PyroVaeError:
             raise
         except (ValueError, RuntimeError, AssertionError, NotImplementedError) as error:
@@ -514,7 +516,7 @@ class _Trainer:
         if time.monotonic() - self.saved_at > self.save_every:
             self._save()
 
-    def _refuse(self, what: str, x: _Share, epoch: int, step: int) -> None:
+    def _refuse(self, what: str, x: Batch, epoch: int, step: int) -> None:
         sites = texts(self.world, self._culprit(x, epoch, step))
         site = next(
             (text for text in sites if text), "every site is finite: the overflow is in the sum or the gradient"
@@ -528,12 +530,13 @@ class _Trainer:
                 "Lower the learning rate, set clip_norm, or bound the scales"
             )
 
-    def _culprit(self, x: _Share, epoch: int, step: int) -> str:
+    def _culprit(self, x: Batch, epoch: int, step: int) -> str:
         """What is not finite on this process's rows, in words; empty if nothing."""
-        if not len(x.rows):
+        if not len(x):
             return ""
-        with seeded(self.settings.seed, "step", epoch, step), self.loss.noise(x.size):
-            return find_culprit(self.vae.model, self.vae.guide, self.loss.widen(x.rows))
+        with seeded(self.settings.seed, "step", epoch, step), self.loss.noise(x.whole):
+            wide = self._widen(x)
+            return find_culprit(self.vae.model, self.vae.guide, wide.x, **wide.inputs)
 
 
 def _check_data(vae: Any, data: Dataset) -> None:

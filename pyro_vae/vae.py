@@ -1,8 +1,8 @@
 """VAE: a prior, a likelihood, a guide and two networks, composed into two Pyro programs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import pyro
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pyro_vae.errors import UsageError
 from pyro_vae.guides import DiagonalNormal, Guide
 from pyro_vae.likelihoods import Bernoulli, Likelihood
-from pyro_vae.networks import MLP, Network
+from pyro_vae.networks import MLP, Conditioned, Network, conditioned
 from pyro_vae.priors import Prior, StandardNormal
 from pyro_vae.shapes import Shapes
 
@@ -28,6 +28,11 @@ class VAE(nn.Module):
 
     .. math:: z \sim p(z), \quad x \sim p(x | \mathrm{decoder}(z)); \qquad q(z | x) = q(z | \mathrm{encoder}(x))
 
+    With a `context` it is conditional (Sohn et al. 2015): both programs take c as well, and what depends on it is
+    chosen for each part: the decoder and the guide by `conditions`, the prior by its class (`ConditionalNormal`).
+
+    .. math:: z \sim p(z|c), \quad x \sim p(x | \mathrm{decoder}(z, c)); \qquad q(z|x,c) = q(z | \mathrm{encoder}(x, c))
+
     Both have one plate `"data"` (dimension -1) and one latent site `"z"`; the model observes `"x"`. Each part is
     a class, or a `functools.partial` of one, called with the sizes.
 
@@ -39,12 +44,16 @@ class VAE(nn.Module):
         guide: q(z|x), called with `Shapes`.
         encoder: network, called with `(event_shape, guide.param_shape)`.
         decoder: network, called with `((latent_dim,), likelihood.param_shape)`.
+        context: shape of one datum's context c, e.g. `(10,)` for a one-hot label; None for none. A network that takes c
+            is called with the shape of its input joined with c (`Network.joined_shape`).
+        conditions: which of decoder and guide take c; each goes without it where it is left out.
 
     Raises:
         UsageError: if a size is not positive.
 
     References:
-        Kingma & Welling 2013, Auto-encoding variational Bayes. Rezende et al. 2014.
+        Kingma & Welling 2013, Auto-encoding variational Bayes. Rezende et al. 2014. Sohn et al. 2015, Learning
+        structured output representation using deep conditional generative models.
 
     Example:
         >>> vae = VAE((8, 8), latent_dim=2, likelihood=Bernoulli)
@@ -62,11 +71,12 @@ class VAE(nn.Module):
         guide: Callable[[Shapes], Guide] = DiagonalNormal,
         encoder: Callable[[tuple[int, ...], tuple[int, ...]], Network] = MLP,
         decoder: Callable[[tuple[int, ...], tuple[int, ...]], Network] = MLP,
+        context: tuple[int, ...] | None = None,
+        conditions: Sequence[Literal["decoder", "guide"]] = ("decoder", "guide"),
     ) -> None:
         super().__init__()
-        self.shapes = Shapes(tuple(event_shape), latent_dim)
-        if latent_dim < 1 or any(size < 1 for size in event_shape):
-            raise UsageError(f"sizes must be positive, got event_shape={tuple(event_shape)}, latent_dim={latent_dim}")
+        _check_sizes(event_shape, latent_dim, context)
+        self.shapes = Shapes(tuple(event_shape), latent_dim, None if context is None else tuple(context))
         self.arguments: dict[str, Any] = {
             "event_shape": tuple(event_shape),
             "latent_dim": latent_dim,
@@ -75,44 +85,61 @@ class VAE(nn.Module):
             "guide": guide,
             "encoder": encoder,
             "decoder": decoder,
+            "context": self.shapes.context,
+            "conditions": _checked(conditions),
         }
         self.prior = prior(self.shapes)
         self.likelihood = likelihood(self.shapes)
         self.posterior = guide(self.shapes)
-        self.encoder = encoder(self.shapes.event, self.posterior.param_shape)
-        self.decoder = decoder((latent_dim,), self.likelihood.param_shape)
+        self.encoder = self._network("guide", encoder, self.shapes.event, self.posterior.param_shape)
+        self.decoder = self._network("decoder", decoder, (latent_dim,), self.likelihood.param_shape)
 
-    def model(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The Pyro program of p(x, z), with `"x"` observed.
+    def model(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """The Pyro program of p(x, z), or of p(x, z|c), with `"x"` observed.
 
         Args:
             x: data `[B, *event]`.
             mask: True where an element of `x` is observed, broadcastable to `x`; None where all are.
+            context: c, `[B, *context]`, of a conditional VAE.
 
         Returns:
             The code z, `[*particles, B, latent]`.
+
+        Raises:
+            UsageError: if a context is missing, of another shape, or not expected.
         """
         self._register()
-        x = self._tensor(x, mask)
+        x, context = self._tensor(x, mask), self._context(context)
         with pyro.plate("data", x.shape[0], dim=-1):
-            z = pyro.sample("z", self.prior(self.encode))
-            elements = self.likelihood(self.decoder(z))
+            z = pyro.sample("z", self.prior(self.encode, context))
+            elements = self.likelihood(self._run(self.decoder, z, context))
             pyro.sample("x", self._event(elements if mask is None else elements.mask(mask)), obs=x)
         return z
 
-    def guide(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The Pyro program of q(z|x); arguments and result as for `model`."""
+    def guide(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """The Pyro program of q(z|x), or of q(z|x, c); arguments and result as for `model`."""
         self._register()
         with pyro.plate("data", x.shape[0], dim=-1):
-            return pyro.sample("z", self.encode(x, mask))
+            return pyro.sample("z", self.encode(x, mask, context))
 
-    def encode(self, x: Tensor, mask: Tensor | None = None) -> dist.TorchDistribution:
-        """q(z|x): batch shape `[*leading]`, event shape `(latent,)`, for `x` of shape `[*leading, *event]`."""
-        return self.posterior.distribution(self.encoder(self._tensor(x, mask)))
+    def encode(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> dist.TorchDistribution:
+        """q(z|x): batch shape `[*leading]`, event shape `(latent,)`, for `x` of shape `[*leading, *event]`.
 
-    def decode(self, z: Tensor) -> dist.TorchDistribution:
-        """p(x|z): batch shape `[*leading]`, event shape `event`, for `z` of shape `[*leading, latent]`."""
-        return self._event(self.likelihood(self.decoder(z)))
+        Args:
+            x: data.
+            mask: True where an element of `x` is observed; None where all are.
+            context: c, `[*leading, *context]`, where the guide takes one.
+        """
+        return self.posterior.distribution(self._run(self.encoder, self._tensor(x, mask), self._context(context)))
+
+    def decode(self, z: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
+        """p(x|z): batch shape `[*leading]`, event shape `event`, for `z` of shape `[*leading, latent]`.
+
+        Args:
+            z: codes.
+            context: c, `[*leading, *context]` or fewer leading dimensions, where the decoder takes one.
+        """
+        return self._event(self.likelihood(self._run(self.decoder, z, self._context(context))))
 
     def start_at(self, mean: Tensor, std: Tensor) -> None:
         """Set the decoder's output bias so that p(x|z) starts at the training data's mean per element.
@@ -134,6 +161,40 @@ class VAE(nn.Module):
         """The sizes."""
         return f"event_shape={self.shapes.event}, latent_dim={self.shapes.latent}"
 
+    def _network(
+        self,
+        name: str,
+        factory: Callable[[tuple[int, ...], tuple[int, ...]], Network],
+        in_shape: tuple[int, ...],
+        out_shape: tuple[int, ...],
+    ) -> Any:
+        if self.shapes.context is None or name not in self.arguments["conditions"]:
+            return factory(in_shape, out_shape)
+        return conditioned(factory, in_shape, out_shape, self.shapes.context)
+
+    def _run(self, network: Any, x: Tensor, context: Tensor | None) -> Tensor:
+        """The network's output, joined with the context where it takes one."""
+        if not isinstance(network, Conditioned):
+            return network(x)
+        if context is None:
+            name = "decoder" if network is self.decoder else "guide"
+            raise UsageError(
+                f"the {name} is conditioned on a context of shape {list(self.shapes.context or ())}: give context=..., "
+                f"or leave {name!r} out of the VAE's `conditions`"
+            )
+        return network(x, context)
+
+    def _context(self, context: Tensor | None) -> Tensor | None:
+        """The context in the weights' precision; refused where it does not fit."""
+        if context is None:
+            return None
+        shape = self.shapes.context
+        if shape is None:
+            raise UsageError("this VAE takes no context: make it with VAE(..., context=shape)")
+        if tuple(context.shape[context.dim() - len(shape) :]) != shape:
+            raise UsageError(f"context: expected shape [..., {', '.join(map(str, shape))}], got {list(context.shape)}")
+        return context.to(next(self.encoder.parameters()).dtype)
+
     def _event(self, elements: dist.TorchDistribution) -> dist.TorchDistribution:
         return elements.to_event(len(self.shapes.event))
 
@@ -152,3 +213,16 @@ class VAE(nn.Module):
             if self not in _names:
                 _names[self] = f"vae{next(_counter)}"
             pyro.module(_names[self], self)
+
+
+def _check_sizes(event: tuple[int, ...], latent: int, context: tuple[int, ...] | None) -> None:
+    if latent < 1 or any(size < 1 for size in (*event, *(context or ()))):
+        sizes = f"event_shape={tuple(event)}, latent_dim={latent}, context={context}"
+        raise UsageError(f"sizes must be positive, got {sizes}")
+
+
+def _checked(conditions: Sequence[str]) -> list[str]:
+    unknown = [name for name in conditions if name not in ("decoder", "guide")]
+    if unknown or isinstance(conditions, str):
+        raise UsageError(f"conditions: expected some of 'decoder' and 'guide', got {conditions!r}")
+    return list(conditions)

@@ -15,6 +15,7 @@ ROWS = [
     ["errors", "seeding", "shapes", "progress", "backends", "pareto", "rewrites"],
     ["sources", "linear_gaussian"],
     ["dataset"],
+    ["conditioning"],
     ["networks", "schedules", "data", "compiling", "optimizers", "distributed"],
     ["priors", "likelihoods", "guides", "importance", "agreement"],
     ["vae", "objectives", "tiles"],

@@ -21,7 +21,7 @@ from pyro_vae.networks import MLP, Network, computing_in
 from pyro_vae.objectives import ELBO, NotTensorial, Objective
 from pyro_vae.schedules import Linear
 from pyro_vae.seeding import seeded
-from pyro_vae.steps import EagerStep, GraphStep, Loss, choose_step, worth_compiling
+from pyro_vae.steps import Batch, EagerStep, GraphStep, Loss, choose_step, worth_compiling
 from pyro_vae.training import fit
 from pyro_vae.vae import VAE
 
@@ -59,7 +59,7 @@ def _forget_what_was_logged():
 
 def graph_step(loss, x):
     step = GraphStep(loss, full=0)  # no batch is full: graphs run as they are, which takes no compiler
-    step.prepare(x, 0.0, 1.0)
+    step.prepare(Batch(x), 0.0, 1.0)
     return step
 
 
@@ -85,7 +85,7 @@ class TestSameAsPyro:
         vae, x = make(**parts), binary(10)
         step = graph_step(loss_of(vae, objective), x)
         with seeded(2):
-            value, parameters, gradients = step(x, 0.0, 1.0)
+            value, parameters, gradients = step(Batch(x), 0.0, 1.0)
         with seeded(2):
             expected = objective(vae.model, vae.guide, x)
         torch.testing.assert_close(value, expected.detach(), rtol=1e-5, atol=1e-5)
@@ -214,9 +214,9 @@ class TestTraining:
         vae, x = make(encoder=Dropping), binary(10)
         step = graph_step(loss_of(vae, ELBO()), x)
         torch.manual_seed(0)
-        values = [step(x, 0.0, 1.0)[0].item() for _ in range(2)]
+        values = [step(Batch(x), 0.0, 1.0)[0].item() for _ in range(2)]
         torch.manual_seed(0)
-        eager = [EagerStep(loss_of(vae, ELBO()))(x, 0.0, 1.0)[0].item() for _ in range(2)]
+        eager = [EagerStep(loss_of(vae, ELBO()))(Batch(x), 0.0, 1.0)[0].item() for _ in range(2)]
         assert values[0] != values[1] and values == pytest.approx(eager)
 
     def test_frozen_and_unused_parameters(self):
@@ -224,7 +224,7 @@ class TestTraining:
         vae.extra = nn.Parameter(torch.ones(3))
         vae.encoder.requires_grad_(False)
         step = graph_step(loss_of(vae, ELBO()), x)
-        _, parameters, gradients = step(x, 0.0, 1.0)
+        _, parameters, gradients = step(Batch(x), 0.0, 1.0)
         assert {id(p) for p in parameters} == {id(p) for p in vae.decoder.parameters()}
         assert [g.shape for g in gradients] == [p.shape for p in parameters]
         before = vae.extra.clone()
@@ -419,4 +419,4 @@ class TestCPU:
 
 
 def test_choose_step_without_compiling_is_eager():
-    assert isinstance(choose_step(loss_of(make(), ELBO()), binary(5), False, 1.0), EagerStep)
+    assert isinstance(choose_step(loss_of(make(), ELBO()), Batch(binary(5)), False, 1.0), EagerStep)

@@ -11,7 +11,7 @@ from pyro_vae.checkpoint import write_arrays, write_atomic
 from pyro_vae.cli.parsing import make_parser, parse
 from pyro_vae.cli.pictures import save_pareto_k
 from pyro_vae.cli.processes import joined
-from pyro_vae.cli.runs import SavedRun, add_run, add_split, load_split, open_saved
+from pyro_vae.cli.runs import SavedRun, add_run, add_split, given, load_split, open_saved
 from pyro_vae.cli.tables import finite, print_result
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics import latent_statistics
@@ -30,23 +30,28 @@ def run(argv: list[str]) -> int:
         with agreed(world):
             saved = open_saved(options, world.device)
             data, x = load_split(saved, options, options.num_data)
-        evidence = _estimate(saved, x, options, world)
+            inputs = given(data, options.split, len(x), saved.device)
+        evidence = _estimate(saved, x, inputs, options, world)
     if world.main:
-        _tell(saved, data, x, options, evidence)
+        _tell(saved, data, x, inputs, options, evidence)
     return 0
 
 
-def _tell(saved: SavedRun, data: Dataset, x: Tensor, options: Namespace, evidence: Evidence) -> None:
+def _tell(
+    saved: SavedRun, data: Dataset, x: Tensor, inputs: dict[str, Tensor], options: Namespace, evidence: Evidence
+) -> None:
     """Save and print all there is to know."""
     result = _result(saved, data, x, options, evidence)
     if len(x) > 1:
-        latent = latent_statistics(saved.vae, x)
+        latent = latent_statistics(saved.vae, x, **inputs)
         result["active_units"] = f"{latent.num_active} of {saved.vae.shapes.latent}"
     _save(saved, options.split, evidence, result)
     print_result(result if options.json else _readable(result), as_json=options.json)
 
 
-def _estimate(saved: SavedRun, x: Tensor, options: Namespace, world: World) -> Evidence:
+def _estimate(
+    saved: SavedRun, x: Tensor, inputs: dict[str, Tensor], options: Namespace, world: World
+) -> Evidence:
     """Estimate log p(x) of all of `x`, with the progress of the first process for that of all."""
     with Progress(len(x), "datum", enabled=world.main and not options.quiet) as bar:
         return log_marginal(
@@ -60,6 +65,7 @@ def _estimate(saved: SavedRun, x: Tensor, options: Namespace, world: World) -> E
             precision=options.precision,
             world=world,
             progress=lambda done: bar.show(min(len(x), done * world.size), f"K = {options.num_particles}"),
+            **inputs,
         )
 
 

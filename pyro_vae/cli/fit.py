@@ -18,7 +18,7 @@ from pyro_vae.cli.parsing import add_common, allow_own_modules, make_parser, par
 from pyro_vae.cli.pictures import save_pictures
 from pyro_vae.cli.processes import in_turn, joined
 from pyro_vae.cli.tables import print_result
-from pyro_vae.data import Dataset, load_data
+from pyro_vae.data import Context, Dataset, load_data
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.networks import Network
 from pyro_vae.objectives import Objective
@@ -111,6 +111,9 @@ def _add_data(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--divide_by", type=float | None, default=None, help="divide all values by this")
     parser.add_argument("--valid_size", type=int, default=0, help="hold out the last n of train for validation")
+    parser.add_argument(
+        "--context", type=Context, default="none", help="of a conditional VAE: labels, array or quadrants-N"
+    )
     parser.add_argument("--data_root", type=str | None, default=None, help="where downloadable sets lie")
     parser.add_argument("--data_seed", type=int, default=0, help="seed of the binarisation")
     parser.add_argument("--download", type=bool, default=False, help="fetch a downloadable set that is not there")
@@ -159,7 +162,7 @@ def _add_training(parser: ArgumentParser) -> None:
 def load_from_options(options: Namespace) -> Dataset:
     """The data set that the options name, `--binarize auto` decided."""
     load = {name: options[name] for name in ("divide_by", "valid_size", "download")}
-    load |= {"root": options.data_root, "seed": options.data_seed}
+    load |= {"root": options.data_root, "seed": options.data_seed, "context": options.context}
     if options.binarize != "auto":
         return load_data(options.data, binarize=options.binarize, **load)
     data = load_data(options.data, **load)
@@ -180,8 +183,8 @@ def _is_binary(likelihood: Namespace) -> bool:
 def _build(options: Namespace, data: Dataset) -> tuple[VAE, Objective, Settings]:
     """The VAE with its first weights, the objective and the settings; every class was named by the user."""
     description = options.vae.as_dict()
-    if description["event_shape"] is None:
-        description["event_shape"] = data.event_shape
+    found = {"event_shape": data.event_shape, "context": data.input_shapes.get("context")}
+    description |= {name: shape for name, shape in found.items() if description[name] is None}
     with seeded(options.seed, "init"):
         vae = build_vae(description, _named(options.vae))
     values = {

@@ -1,16 +1,17 @@
 """`pyro-vae sample` and `pyro-vae reconstruct`: pictures, or arrays, out of a trained VAE."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from jsonargparse import ArgumentParser
+import torch
+from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae.checkpoint import write_arrays
 from pyro_vae.cli.parsing import make_parser, parse
 from pyro_vae.cli.pictures import save_picture
-from pyro_vae.cli.runs import SavedRun, add_run, add_split, load_split, open_saved
+from pyro_vae.cli.runs import SavedRun, add_run, add_split, given, load_split, open_saved
 from pyro_vae.cli.tables import print_result
 from pyro_vae.errors import UsageError
 from pyro_vae.tasks import reconstruct, sample
@@ -21,13 +22,43 @@ def run_sample(argv: list[str]) -> int:
     parser = make_parser("sample", "Draw codes from the prior and decode them.")
     add_run(parser)
     _add_output(parser)
+    parser.add_argument(
+        "--context",
+        type=Literal["each", "data"] | int,
+        default="each",
+        help="of a conditional VAE: a class, each class in turn, or the contexts of the first data of a split",
+    )
+    add_split(parser)
     options = parse(parser, argv)
     saved = open_saved(options)
-    drawn = sample(saved.vae, options.num, seed=options.seed)
+    context, columns = _context(saved, options)
+    drawn = sample(saved.vae, options.num, seed=options.seed, context=context)
     path = _output(saved, options.out, "samples")
-    _save(path, {"z": drawn.z, "mean": drawn.mean, "x": drawn.x}, lambda: plots.samples(drawn))
-    print_result({"weights": saved.weights, "num": options.num, "seed": options.seed, "saved": str(path)}, options.json)
+    arrays = {"z": drawn.z, "mean": drawn.mean, "x": drawn.x, **({} if context is None else {"context": context})}
+    _save(path, arrays, lambda: plots.samples(drawn, columns=columns))
+    result = {"weights": saved.weights, "num": options.num, "seed": options.seed}
+    told = {} if context is None else {"context": options.context}
+    print_result({**result, **told, "saved": str(path)}, options.json)
     return 0
+
+
+def _context(saved: SavedRun, options: Namespace) -> tuple[Tensor | None, int]:
+    """The context of each draw of a conditional VAE, `[num, *context]`, and the columns to show them in."""
+    shape = saved.vae.shapes.context
+    if shape is None:
+        return None, 8
+    if options.context == "data":
+        data, x = load_split(saved, options, options.num)
+        context = given(data, options.split, len(x), saved.device)["context"]
+        return context.repeat(-(-options.num // len(x)), *[1] * len(shape))[: options.num], 8
+    if saved.config.get("context") != "labels":
+        raise UsageError("this run is not conditioned on labels, so there is no class to draw: pass --context data")
+    classes = shape[0]
+    if options.context == "each":
+        return torch.eye(classes).repeat(-(-options.num // classes), 1)[: options.num], min(classes, 20)
+    if not 0 <= options.context < classes:
+        raise UsageError(f"--context {options.context}: expected a class from 0 to {classes - 1}, 'each' or 'data'")
+    return torch.eye(classes)[options.context].expand(options.num, classes), 8
 
 
 def run_reconstruct(argv: list[str]) -> int:
@@ -42,7 +73,8 @@ def run_reconstruct(argv: list[str]) -> int:
     options = parse(parser, argv)
     saved = open_saved(options)
     data, x = load_split(saved, options, options.num)
-    mean = reconstruct(saved.vae, x, num_particles=options.num_particles, seed=options.seed)
+    inputs = given(data, options.split, len(x), saved.device)
+    mean = reconstruct(saved.vae, x, num_particles=options.num_particles, seed=options.seed, **inputs)
     path = _output(saved, options.out, "reconstructions")
     _save(path, {"x": x, "mean": mean}, lambda: plots.reconstructions(x, mean))
     error = (x - mean).square().mean().item()

@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from pyro_vae import plots
-from pyro_vae.cli.runs import first_rows
+from pyro_vae.cli.runs import first_rows, given
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics import latent_statistics
 from pyro_vae.evidence import Evidence, log_marginal
@@ -24,16 +27,42 @@ def save_pictures(vae: VAE, data: Dataset, run: Path, rows: Sequence[Mapping[str
     held_out = next(name for name in ("valid", "test", "train") if getattr(data, name) is not None)
     device = next(vae.parameters()).device
     x = first_rows(data, held_out, _MEASURED).to(device)
+    inputs = given(data, held_out, len(x), device)
+    shown, checked = ({name: value[:n] for name, value in inputs.items()} for n in (_SHOWN, _CHECKED))
+    drawn = sample(vae, 2 * _SHOWN, seed=seed, context=contexts_to_show(data, 2 * _SHOWN))
+    evidence = log_marginal(vae.model, vae.guide, x[:_CHECKED], num_particles=1000, seed=seed, **checked)
     figures = {
         "curves": plots.curves(rows),
-        "reconstructions": plots.reconstructions(x[:_SHOWN], reconstruct(vae, x[:_SHOWN], seed=seed)),
-        "samples": plots.samples(sample(vae, 2 * _SHOWN, seed=seed)),
-        "latent_kl": plots.latent_kl(latent_statistics(vae, x)),
-        "pareto_k": plots.pareto_k(log_marginal(vae.model, vae.guide, x[:_CHECKED], num_particles=1000, seed=seed)),
+        "reconstructions": plots.reconstructions(x[:_SHOWN], reconstruct(vae, x[:_SHOWN], seed=seed, **shown)),
+        "samples": plots.samples(drawn, columns=_columns(data)),
+        "latent_kl": plots.latent_kl(latent_statistics(vae, x, **inputs)),
+        "pareto_k": plots.pareto_k(evidence),
     }
-    if vae.shapes.latent == 2:
+    if vae.shapes.latent == 2 and vae.shapes.context is None:
         figures["manifold"] = plots.manifold(manifold(vae))
     return [save_picture(figure, run / "pictures" / f"{name}.png") for name, figure in figures.items()]
+
+
+def contexts_to_show(data: Dataset, num: int) -> Tensor | None:
+    """Contexts for `num` draws: each class in turn where they are one-hot labels, else those of the first data."""
+    if "context" not in data.inputs:
+        return None
+    if classes := num_classes(data):
+        return torch.eye(classes).repeat(-(-num // classes), 1)[:num]
+    train = data.widen_inputs(data.given("train", slice(num)))["context"]
+    return train.repeat(-(-num // len(train)), *[1] * (train.dim() - 1))[:num].cpu()
+
+
+def num_classes(data: Dataset) -> int:
+    """How many classes the context tells, 0 where it is not one-hot labels."""
+    shape = data.input_shapes.get("context", ())
+    context = data.inputs["context"]["train"] if len(shape) == 1 and data.labels else torch.empty(0)
+    return shape[0] if len(context) and bool((context.sum(-1) == 1).all()) else 0
+
+
+def _columns(data: Dataset) -> int:
+    """A column for each class, where there are not many."""
+    return num_classes(data) if 1 < num_classes(data) <= 20 else 8
 
 
 def save_pareto_k(evidence: Evidence, run: Path, split: str) -> Path:

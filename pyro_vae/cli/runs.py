@@ -72,10 +72,17 @@ def load_split(saved: SavedRun, options: Namespace, num: int | None) -> tuple[Da
         valid_size=config.get("valid_size", 0),
         root=config.get("data_root"),
         seed=config.get("data_seed", 0),
+        context=config.get("context", "none"),
     )
     x = data.split(options.split) if num is None else first_rows(data, options.split, num)
     saved.vae.likelihood.check(x, f"{options.split} data")
     return data, x.to(saved.device)
+
+
+def given(data: Dataset, split: str, num: int, device: torch.device) -> dict[str, torch.Tensor]:
+    """What the programs are called with beside the first `num` data of a split, e.g. `context`."""
+    inputs = data.widen_inputs(data.given(split, slice(num)))
+    return {name: x.to(device) for name, x in inputs.items()}
 
 
 def first_rows(data: Dataset, split: str, num: int) -> torch.Tensor:
