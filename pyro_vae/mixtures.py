@@ -157,7 +157,9 @@ class _Dense:
         linear = (whitening.mT @ centre.unsqueeze(-1)).squeeze(-1)
         rows, columns = torch.tril_indices(*identity.shape, device=z.device).unbind(0)
         precision = (whitening.mT @ whitening)[:, rows, columns] * torch.where(rows == columns, -0.5, -1.0).to(z)
-        return torch.addmm(constant, torch.cat([z[:, rows] * z[:, columns], z], -1), torch.cat([precision, linear], -1).T)
+        return torch.addmm(
+            constant, torch.cat([z[:, rows] * z[:, columns], z], -1), torch.cat([precision, linear], -1).T
+        )
 
     def draw(self, which: Tensor) -> Tensor:
         loc = self.loc[which]

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from math import sqrt
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pyro.distributions as dist
 import torch
@@ -94,6 +94,7 @@ class Laplace(Prior):
         tensor([1., 1., 1.])
     """
 
+    variants: ClassVar[tuple[dict[str, Any], ...]] = ({"scale": 2.5},)
     zero: Tensor
 
     def __init__(self, shapes: Shapes, scale: float | Literal["unit_variance"] = "unit_variance") -> None:
@@ -148,20 +149,21 @@ class ConditionalNormal(Prior):
         torch.Size([5, 3])
     """
 
-    def __init__(
-        self, shapes: Shapes, network: Callable[[tuple[int, ...], tuple[int, ...]], Network] = MLP
-    ) -> None:
+    def __init__(self, shapes: Shapes, network: Callable[[tuple[int, ...], tuple[int, ...]], Network] = MLP) -> None:
         super().__init__(shapes)
         if shapes.context is None:
             raise UsageError(
-                "ConditionalNormal is p(z|c), but the VAE has no context: give it a context shape, or take LearnedNormal"
+                "ConditionalNormal is p(z|c), but the VAE has no context: give it the shape of one, or take "
+                "LearnedNormal"
             )
         self.network = network(shapes.context, (2, shapes.latent))
 
     def forward(self, encode: Encode, context: Tensor | None = None) -> dist.TorchDistribution:
         """N(mu(c), diag(exp(s(c)))^2), batch shape that of the context's leading dimensions."""
         if context is None:
-            raise UsageError(f"ConditionalNormal is p(z|c): pass the context, [*leading, {_sizes(self.shapes.context)}]")
+            raise UsageError(
+                f"ConditionalNormal is p(z|c): pass the context, [*leading, {_sizes(self.shapes.context)}]"
+            )
         loc, log_scale = self.network(context).unbind(-2)
         return dist.Normal(loc, log_scale.exp()).to_event(1)
 
@@ -189,6 +191,8 @@ class MixtureOfNormals(Prior):
         >>> prior.responsibilities(torch.zeros(5, 3)).sum(-1)
         tensor([1., 1., 1., 1., 1.], grad_fn=<SumBackward1>)
     """
+
+    variants: ClassVar[tuple[dict[str, Any], ...]] = ({"components": 3, "spread": 2.0},)
 
     def __init__(self, shapes: Shapes, components: int = 10, spread: float = 1.0) -> None:
         super().__init__(shapes)
@@ -239,7 +243,7 @@ class VampPrior(Prior):
     every z; for DiagonalNormal and FullNormal it costs one matrix product (see `Mixture`).
 
     Args:
-        shapes: the sizes of the VAE, without a context.
+        shapes: the sizes of the VAE, whose guide takes no context.
         components: number of pseudo-inputs, at least 1.
         initial: `"data"` for rows of the training data, which `fit` (or `VAE.start_prior`) puts in, or `"random"` for
             values drawn uniformly between the bounds (standard normal ones where there are none). Until the data come,
@@ -248,7 +252,8 @@ class VampPrior(Prior):
         learn_weights: whether the weights w are learned; else they are 1 / components.
 
     Raises:
-        UsageError: if an option is out of range, the VAE has a context, or the data do not fit (`start_from`).
+        UsageError: if an option is out of range, the data do not fit (`start_from`), or the guide's log-density is not
+            known at every z.
 
     References:
         Tomczak & Welling 2018, VAE with a VampPrior.
@@ -262,6 +267,11 @@ class VampPrior(Prior):
         torch.Size([5, 2])
     """
 
+    variants: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"components": 5, "bounds": None},
+        {"components": 3, "bounds": (-1.0, 2.0)},
+    )
+
     def __init__(
         self,
         shapes: Shapes,
@@ -272,7 +282,7 @@ class VampPrior(Prior):
     ) -> None:
         super().__init__(shapes)
         _check_components("VampPrior", components)
-        _check_vamp(shapes, initial, bounds)
+        _check_vamp(initial, bounds)
         self.bounds = None if bounds is None else (float(bounds[0]), float(bounds[1]))
         self.start_count = components if initial == "data" else 0
         self.pseudo_inputs = nn.Parameter(_random(self.bounds, (components, *shapes.event)))
@@ -354,6 +364,8 @@ class FlowPrior(Prior):
         torch.Size([5])
     """
 
+    variants: ClassVar[tuple[dict[str, Any], ...]] = ({"transforms": 1, "hidden": ()}, {"hidden": (5,)})
+
     def __init__(
         self,
         shapes: Shapes,
@@ -431,16 +443,11 @@ def _check_components(name: str, components: int) -> None:
         raise UsageError(f"{name} needs components >= 1, got {components}")
 
 
-def _check_vamp(shapes: Shapes, initial: str, bounds: tuple[float, float] | None) -> None:
+def _check_vamp(initial: str, bounds: tuple[float, float] | None) -> None:
     if initial not in ("data", "random"):
         raise UsageError(f"VampPrior needs initial to be 'data' or 'random', got {initial!r}")
     if bounds is not None and not (len(bounds) == 2 and bounds[0] < bounds[1]):
         raise UsageError(f"VampPrior needs bounds (low, high) with low < high, or None, got {bounds!r}")
-    if shapes.context is not None:
-        raise UsageError(
-            "VampPrior is a mixture of q(z|u), but this VAE's guide q(z|x, c) also takes a context: take "
-            "ConditionalNormal, or a prior that asks for no guide"
-        )
 
 
 def _sizes(shape: tuple[int, ...] | None) -> str:
