@@ -1,7 +1,7 @@
 """Mixtures of many components, whose log-density holds no value for each row, component and dimension at once."""
 
 from math import log, pi
-from typing import ClassVar, Protocol
+from typing import Any, Protocol
 
 import pyro.distributions as dist
 import torch
@@ -41,8 +41,8 @@ class Mixture(dist.TorchDistribution):
         (torch.Size([3]), tensor([1.]))
     """
 
-    arg_constraints: ClassVar = {}
-    support = constraints.real_vector
+    arg_constraints: Any = {}  # noqa: RUF012 - as torch writes it
+    support: Any = constraints.real_vector
     has_rsample = False
 
     def __init__(

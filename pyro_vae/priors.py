@@ -271,6 +271,7 @@ class VampPrior(Prior):
         {"components": 5, "bounds": None},
         {"components": 3, "bounds": (-1.0, 2.0)},
     )
+    logits: nn.Parameter | None
 
     def __init__(
         self,
@@ -382,7 +383,7 @@ class FlowPrior(Prior):
             )
         self.options = f"flow={flow!r}, transforms={transforms}, hidden={tuple(hidden)}"
         make = getattr(_zuko().flows, flow)
-        self.flow = make(shapes.latent, transforms=transforms, hidden_features=tuple(hidden), activation=nn.SiLU)
+        self.flow: Any = make(shapes.latent, transforms=transforms, hidden_features=tuple(hidden), activation=nn.SiLU)
         _shrink(self.flow)
 
     def forward(self, encode: Encode, context: Tensor | None = None) -> dist.TorchDistribution:
@@ -399,7 +400,7 @@ class _FlowDistribution(ZukoToPyro):
     The wrapper keeps the density of a draw. Of one made without gradients that would be a density without a gradient.
     """
 
-    support = constraints.real_vector
+    support: Any = constraints.real_vector
 
     def __call__(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - immutable, and Pyro's own
         return self.rsample(sample_shape)
@@ -426,7 +427,7 @@ def _zuko() -> Any:
 
 
 @torch.no_grad()
-def _shrink(flow: nn.Module) -> None:
+def _shrink(flow: Any) -> None:
     """Let a flow start close to the identity, yet with a gradient for every weight."""
     for transform in flow.transform.transforms:
         last = transform.hyper[-1] if hasattr(transform, "hyper") else transform

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from math import inf, isfinite
+from typing import Any
 
 import pyro
 import torch
@@ -224,7 +225,7 @@ def _with_held_out(data: Dataset) -> Dataset:
     n = max(1, len(data.train) // 10)
     if len(data.train) < 2:
         raise DataError(f"expected at least 2 data, one of them to hold out, got {len(data.train)}")
-    parts = data.train[:-n], data.train[-n:]
+    parts: Any = (data.train[:-n], data.train[-n:])
     return Dataset(data.name, *parts, binarization=data.binarization, seed=data.seed, divisor=data.divisor)
 
 
