@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pyro_vae.data import load_data
     from pyro_vae.diagnostics import latent_statistics
     from pyro_vae.evidence import log_marginal
+    from pyro_vae.refit import refit_prior
     from pyro_vae.seeding import seeded
     from pyro_vae.tasks import reconstruct, sample
     from pyro_vae.training import fit
@@ -26,6 +27,7 @@ _HOMES = {
     "latent_statistics": "diagnostics",
     "sample": "tasks",
     "reconstruct": "tasks",
+    "refit_prior": "refit",
     "seeded": "seeding",
 }
 _MODULES = ("data", "guides", "importance", "likelihoods", "networks", "objectives", "priors", "schedules")
@@ -45,6 +47,7 @@ __all__ = [
     "objectives",
     "priors",
     "reconstruct",
+    "refit_prior",
     "sample",
     "schedules",
     "seeded",

@@ -235,6 +235,20 @@ class Dataset:
         """
         return self._scaled(batch) if self.binarization == "none" else batch.to(self._dtype)
 
+    def some(self, count: int, seed: int, *key: object) -> Tensor:
+        """Rows of train drawn without replacement, all of them in a random order where they are fewer than asked for.
+
+        Args:
+            count: how many.
+            seed: of the draw, which depends on nothing else.
+            *key: what they are for, as for `seeded`.
+
+        Returns:
+            `[min(count, N), *event]`, floating point, as one `visit` sees them.
+        """
+        index = torch.randperm(len(self.train), generator=generator(seed, *key))[:count]
+        return self.visit(index, seed, *key)
+
     def mean(self) -> Tensor:
         """Mean of each element over train, `[*event]` (of the grey values under dynamic binarisation)."""
         if _floating(self.train):

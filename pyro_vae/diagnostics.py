@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.importance import evaluation_mode
+from pyro_vae.seeding import seeded
 from pyro_vae.vae import VAE
 
 ACTIVE_VARIANCE = 0.01
@@ -48,7 +49,8 @@ def latent_statistics(
 
     Here mu, sigma are the means and standard deviations of q(z|x), and m, tau those of p(z). The KL is exact where the
     marginals are normal (`DiagonalNormal`, `FullNormal`, `StandardNormal`); for other families it is the KL of the
-    normals with the same moments. The sum of `kl` over the dimensions is the KL of the whole code only where both
+    normals with the same moments; those of a prior that does not know its own (`FlowPrior`) are measured on 10,000
+    draws. The sum of `kl` over the dimensions is the KL of the whole code only where both
     q(z|x) and p(z) are normal with independent dimensions.
 
     Evaluation mode, no gradient; the sums stream in double precision, so memory does not grow with the data.
@@ -109,6 +111,8 @@ def _moments(distribution: torch.distributions.Distribution, name: str) -> Momen
     try:
         mean, stddev = distribution.mean, distribution.stddev
     except (NotImplementedError, AttributeError) as error:
+        if not distribution.batch_shape:  # one for all data, so that draws are cheap: a prior
+            return _drawn_moments(distribution)
         raise UsageError(
             f"{name} is a {type(distribution).__name__}, whose mean and variance are not known in closed form: "
             "latent statistics need a family that has both, such as DiagonalNormal"
@@ -116,6 +120,12 @@ def _moments(distribution: torch.distributions.Distribution, name: str) -> Momen
     if not (mean.isfinite().all() and stddev.isfinite().all()):
         raise NumericalError(f"{name} has a mean or standard deviation that is not finite")
     return mean.double().cpu(), stddev.double().cpu()
+
+
+def _drawn_moments(distribution: torch.distributions.Distribution) -> tuple[Tensor, Tensor]:
+    with seeded(0, "moments"):
+        draws = distribution.sample(torch.Size([10_000])).double().cpu()
+    return draws.mean(0), draws.std(0)
 
 
 def _normal_kl(mean: Tensor, stddev: Tensor, prior_mean: Tensor, prior_stddev: Tensor) -> Tensor:

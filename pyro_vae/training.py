@@ -416,10 +416,17 @@ class _Trainer:
         state = self.directory.restore() if self.directory is not None else None
         if state is not None:
             self._restore(state)
-        elif self.settings.start_at_mean:
-            self.vae.start_at(self.data.mean(), self.data.std())
+        else:
+            self._start_afresh()
         if self.progress["onednn"] is None:
             self.progress["onednn"] = onednn_is_better()
+
+    def _start_afresh(self) -> None:
+        """What the module takes from the data before it is trained; a module of the user's own need not know of it."""
+        if count := getattr(self.vae, "start_count", 0):
+            self.vae.start_prior(self._to_device(self.data.some(count, self.settings.seed, "start")))
+        if self.settings.start_at_mean:
+            self.vae.start_at(self.data.mean(), self.data.std())
 
     def _share(self) -> None:
         """Give the state of process 0 to all."""

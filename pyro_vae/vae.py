@@ -157,6 +157,22 @@ class VAE(nn.Module):
         device = next(self.decoder.parameters()).device
         self.decoder.set_output_bias(self.likelihood.initial_params(mean, std).to(device))
 
+    @property
+    def start_count(self) -> int:
+        """How many rows of training data `start_prior` wants; 0 for none."""
+        return getattr(self.prior, "start_count", 0)
+
+    def start_prior(self, x: Tensor) -> None:
+        """Let the prior take its start from data, where it has one in them (`VampPrior`); `fit` does it by itself.
+
+        Args:
+            x: rows of the training data, `[start_count, *event]`.
+
+        Raises:
+            UsageError: if they do not fit the prior.
+        """
+        self.prior.start_from(x)
+
     def extra_repr(self) -> str:
         """The sizes."""
         return f"event_shape={self.shapes.event}, latent_dim={self.shapes.latent}"

@@ -1,0 +1,233 @@
+"""`refit_prior`: another prior for a trained VAE, fitted to its codes while encoder and decoder stay as they are."""
+
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from dataclasses import dataclass
+from math import inf, isfinite
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pyro_vae.data import Dataset, as_dataset
+from pyro_vae.errors import DataError, NumericalError, UsageError
+from pyro_vae.importance import evaluation_mode
+from pyro_vae.optimizers import Updates, make_optimizer
+from pyro_vae.priors import Prior
+from pyro_vae.progress import Progress
+from pyro_vae.seeding import seeded
+from pyro_vae.shapes import Shapes
+from pyro_vae.vae import VAE
+
+_TILE = 1000
+"""Data that are encoded at a time, each tile with noise of its own."""
+
+
+@dataclass(frozen=True, eq=False)
+class CrossEntropy:
+    """How well a prior fits the codes of data, estimated by sampling.
+
+    Args:
+        values: -E[log p(z)] over z ~ q(z|x) for each datum, `[N]`, nats.
+    """
+
+    values: Tensor
+
+    @property
+    def mean(self) -> float:
+        """Mean over the data, nats per datum: the cross-entropy from the aggregate posterior to the prior."""
+        return self.values.mean().item()
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of `mean`, from having N data and a few draws each, nats; nan for one datum."""
+        return (self.values.std() / len(self.values) ** 0.5).item() if len(self.values) > 1 else float("nan")
+
+    def __repr__(self) -> str:
+        return f"CrossEntropy({self.mean:.3f} +- {self.standard_error:.3f} nats per datum, N = {len(self.values)})"
+
+
+def cross_entropy(vae: VAE, x: Tensor, num_particles: int = 1, seed: int = 0) -> CrossEntropy:
+    r"""Estimate how well the prior fits the codes of data.
+
+    .. math:: H(q, p) = E_{x} E_{q(z|x)}[-\log p(z)]
+
+    Of two priors with one guide and one decoder the ELBO differs by exactly the difference of these, and the same seed
+    gives both the same draws. Evaluation mode; the caller's generators are left alone.
+
+    Args:
+        vae: the VAE; left as it is.
+        x: data `[N, *event]`.
+        num_particles: draws for each datum, at least 1.
+        seed: seed of the draws.
+
+    Returns:
+        A `CrossEntropy`, in double precision on the CPU.
+
+    Raises:
+        UsageError: if `num_particles` is not positive.
+
+    References:
+        Hoffman & Johnson 2016, ELBO surgery.
+
+    Example:
+        >>> cross_entropy(VAE((4,), latent_dim=2), torch.ones(3, 4)).values.shape
+        torch.Size([3])
+    """
+    if num_particles < 1:
+        raise UsageError(f"num_particles must be at least 1, got {num_particles}")
+    device, values = next(vae.parameters()).device, []
+    with evaluation_mode(vae):
+        for start in range(0, len(x), _TILE):
+            with seeded(seed, "cross_entropy", start):
+                z = vae.encode(x[start : start + _TILE].to(device)).sample(torch.Size([num_particles]))
+            values.append(-vae.prior(vae.encode).log_prob(z).double().mean(0).cpu())
+    return CrossEntropy(torch.cat(values))
+
+
+def refit_prior(
+    vae: VAE,
+    data: Dataset | Tensor,
+    prior: Callable[[Shapes], Prior],
+    *,
+    epochs: int = 100,
+    batch_size: int = 100,
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = torch.optim.Adam,
+    patience: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> VAE:
+    r"""Fit a new prior to the codes of a trained VAE, by maximum likelihood on draws from the aggregate posterior.
+
+    .. math:: \max_\lambda E_{x} E_{q(z|x)}[\log p_\lambda(z)]
+
+    That is the ELBO as a function of the prior alone: encoder, decoder and likelihood stay as they are. The draws are
+    new in every epoch. The weights kept are those of the best held-out cross-entropy, at the start or after an epoch;
+    it is shown beside that of the old prior, and `cross_entropy` computes either. `log_marginal` of the new VAE is the
+    evidence under the new prior.
+
+    Args:
+        vae: the trained VAE; left as it is.
+        data: a `Dataset`, or a tensor `[N, *event]`; its `valid` is held out, or else the last tenth of its train.
+        prior: the new prior, as for `VAE`: a class, or a partial of one. One that starts from data gets rows of train.
+        epochs: passes over the training data.
+        batch_size: data in a step.
+        optimizer: a `torch.optim` class, or a `functools.partial` of one.
+        patience: stop after so many epochs without a better held-out cross-entropy; None to go on.
+        seed: seed of the new prior's first weights, of the order of the data and of all draws.
+        progress: whether to show progress on standard error.
+
+    Returns:
+        A new VAE, in evaluation mode: copies of the networks, and the new prior.
+
+    Raises:
+        UsageError: for arguments that make no sense, or a prior or a guide that needs a context.
+        DataError: if the data do not fit the VAE, or there are not enough to hold some out.
+        NumericalError: if log p(z) of a batch is not finite.
+
+    References:
+        Hoffman & Johnson 2016, ELBO surgery. Ghosh et al. 2020, From variational to deterministic autoencoders
+        (ex-post density estimation).
+
+    Example:
+        >>> from pyro_vae.priors import MixtureOfNormals
+        >>> vae = VAE((8, 8), latent_dim=2)
+        >>> refitted = refit_prior(vae, torch.rand(50, 8, 8).round(), MixtureOfNormals, epochs=2, progress=False)
+        >>> type(vae.prior).__name__, type(refitted.prior).__name__
+        ('StandardNormal', 'MixtureOfNormals')
+    """
+    for name, value in {"epochs": epochs, "batch_size": batch_size, "patience": patience}.items():
+        if value is not None and value < 1:
+            raise UsageError(f"{name} must be at least 1, got {value}")
+    dataset = _with_held_out(as_dataset(data))
+    held_out = dataset.split("valid")
+    vae.likelihood.check(held_out, "held-out data")
+    refitted = _with_prior(vae, prior, dataset, seed)
+    fitter = _Fitter(refitted, dataset, optimizer, batch_size, seed)
+    before = cross_entropy(vae, held_out, seed=seed).mean
+    with Progress(epochs, "epoch", enabled=progress) as bar:
+        for epoch in range(epochs if fitter.parameters else 0):
+            fitter.epoch(epoch)
+            now, last = fitter.keep_best(held_out), patience is not None and fitter.waited >= patience
+            bar.show(epoch + 1, _text(before, now), now=last or epoch == epochs - 1)
+            if last:
+                break
+        bar.show(epochs, f"the best: {_text(before, fitter.best)}", now=True)
+    refitted.prior.load_state_dict(fitter.state)
+    return refitted.eval()
+
+
+class _Fitter:
+    """Maximum likelihood of a VAE's prior on draws of its codes, all else fixed."""
+
+    def __init__(
+        self, vae: VAE, data: Dataset, optimizer: Callable[..., Optimizer], batch_size: int, seed: int
+    ) -> None:
+        self.vae, self.data, self.batch_size, self.seed = vae, data, batch_size, seed
+        self.parameters = [p for p in vae.prior.parameters() if p.requires_grad]
+        self.updates = Updates(make_optimizer(optimizer, self.parameters)) if self.parameters else None
+        self.best, self.waited, self.state = inf, 0, {}
+        self.keep_best(data.split("valid"))
+
+    def epoch(self, epoch: int) -> None:
+        """One pass over the training data, with new draws; encoder and decoder in evaluation mode."""
+        self.vae.eval()
+        self.vae.prior.train()
+        with seeded(self.seed, "order", epoch):
+            order = torch.randperm(len(self.data.train))
+        with pyro.validation_enabled(False):
+            for step, index in enumerate(order.split(self.batch_size)):
+                self._step(index, epoch, step)
+
+    def keep_best(self, held_out: Tensor) -> float:
+        """The held-out cross-entropy now, nats per datum; the weights are kept if there was none better."""
+        now = cross_entropy(self.vae, held_out, seed=self.seed).mean
+        self.waited = 0 if now < self.best else self.waited + 1
+        if now < self.best or not self.state:
+            self.best = now
+            self.state = {name: value.detach().clone() for name, value in self.vae.prior.state_dict().items()}
+        return now
+
+    def _step(self, index: Tensor, epoch: int, step: int) -> None:
+        device = next(self.vae.parameters()).device
+        x = self.data.widen(self.data.batch(index, self.seed, epoch, step).to(device))
+        with seeded(self.seed, "refit", epoch, step):
+            with torch.no_grad():
+                z = self.vae.encode(x).sample()
+            loss = -self.vae.prior(self.vae.encode).log_prob(z).mean()
+        if not isfinite(loss.item()):
+            raise NumericalError(
+                f"log p(z) is {-loss.item()} at epoch {epoch + 1}, step {step + 1}: lower the learning rate"
+            )
+        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        used = [(p, g) for p, g in zip(self.parameters, gradients, strict=True) if g is not None]
+        assert self.updates is not None
+        self.updates.apply([p for p, _ in used], [g for _, g in used])
+
+
+def _with_prior(vae: VAE, prior: Callable[[Shapes], Prior], data: Dataset, seed: int) -> VAE:
+    """A copy of the VAE with a fresh prior that has taken its start."""
+    copied = deepcopy(vae)
+    with seeded(seed, "init"):
+        copied.prior = prior(vae.shapes).to(next(vae.parameters()))
+    copied.arguments = {**vae.arguments, "prior": prior}
+    if copied.start_count:
+        copied.start_prior(data.some(copied.start_count, seed, "start").to(next(vae.parameters())))
+    return copied
+
+
+def _with_held_out(data: Dataset) -> Dataset:
+    """The data with the last tenth of train as `valid`, where they have none."""
+    if data.valid is not None:
+        return data
+    n = max(1, len(data.train) // 10)
+    if len(data.train) < 2:
+        raise DataError(f"expected at least 2 data, one of them to hold out, got {len(data.train)}")
+    parts: Any = (data.train[:-n], data.train[-n:])
+    return Dataset(data.name, *parts, binarization=data.binarization, seed=data.seed, divisor=data.divisor)
+
+
+def _text(before: float, now: float) -> str:
+    return f"held-out cross-entropy {now:.3f} nats, {before:.3f} under the old prior"
