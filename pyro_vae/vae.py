@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pyro_vae.errors import UsageError
 from pyro_vae.guides import DiagonalNormal, Guide
 from pyro_vae.likelihoods import Bernoulli, Likelihood
-from pyro_vae.networks import MLP, Network
+from pyro_vae.networks import MLP, FromShapes, build
 from pyro_vae.priors import Prior, StandardNormal
 from pyro_vae.shapes import Shapes
 
@@ -37,11 +37,11 @@ class VAE(nn.Module):
         prior: p(z), called with `Shapes`.
         likelihood: p(x|z), called with `Shapes`.
         guide: q(z|x), called with `Shapes`.
-        encoder: network, called with `(event_shape, guide.param_shape)`.
+        encoder: network, called with `(event_shape, guide.param_shape)`; any torch module built so will do.
         decoder: network, called with `((latent_dim,), likelihood.param_shape)`.
 
     Raises:
-        UsageError: if a size is not positive.
+        UsageError: if a size is not positive, or a part can't be made with these sizes.
 
     References:
         Kingma & Welling 2013, Auto-encoding variational Bayes. Rezende et al. 2014.
@@ -60,8 +60,8 @@ class VAE(nn.Module):
         prior: Callable[[Shapes], Prior] = StandardNormal,
         likelihood: Callable[[Shapes], Likelihood] = Bernoulli,
         guide: Callable[[Shapes], Guide] = DiagonalNormal,
-        encoder: Callable[[tuple[int, ...], tuple[int, ...]], Network] = MLP,
-        decoder: Callable[[tuple[int, ...], tuple[int, ...]], Network] = MLP,
+        encoder: Callable[[tuple[int, ...], tuple[int, ...]], FromShapes] = MLP,
+        decoder: Callable[[tuple[int, ...], tuple[int, ...]], FromShapes] = MLP,
     ) -> None:
         super().__init__()
         self.shapes = Shapes(tuple(event_shape), latent_dim)
@@ -79,8 +79,8 @@ class VAE(nn.Module):
         self.prior = prior(self.shapes)
         self.likelihood = likelihood(self.shapes)
         self.posterior = guide(self.shapes)
-        self.encoder = encoder(self.shapes.event, self.posterior.param_shape)
-        self.decoder = decoder((latent_dim,), self.likelihood.param_shape)
+        self.encoder = build(encoder, self.shapes.event, self.posterior.param_shape)
+        self.decoder = build(decoder, (latent_dim,), self.likelihood.param_shape)
 
     def model(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """The Pyro program of p(x, z), with `"x"` observed.
