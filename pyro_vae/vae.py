@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pyro_vae.errors import UsageError
 from pyro_vae.guides import DiagonalNormal, Guide
 from pyro_vae.likelihoods import Bernoulli, Likelihood
-from pyro_vae.networks import MLP, Conditioned, Network, conditioned
+from pyro_vae.networks import MLP, Conditioned, FromShapes, build, conditioned
 from pyro_vae.priors import Prior, StandardNormal
 from pyro_vae.shapes import Shapes
 
@@ -42,14 +42,14 @@ class VAE(nn.Module):
         prior: p(z), called with `Shapes`.
         likelihood: p(x|z), called with `Shapes`.
         guide: q(z|x), called with `Shapes`.
-        encoder: network, called with `(event_shape, guide.param_shape)`.
+        encoder: network, called with `(event_shape, guide.param_shape)`; any torch module built so will do.
         decoder: network, called with `((latent_dim,), likelihood.param_shape)`.
         context: shape of one datum's context c, e.g. `(10,)` for a one-hot label; None for none. A network that takes c
             is called with the shape of its input joined with c (`Network.joined_shape`).
         conditions: which of decoder and guide take c; each goes without it where it is left out.
 
     Raises:
-        UsageError: if a size is not positive.
+        UsageError: if a size is not positive, or a part can't be made with these sizes.
 
     References:
         Kingma & Welling 2013, Auto-encoding variational Bayes. Rezende et al. 2014. Sohn et al. 2015, Learning
@@ -69,8 +69,8 @@ class VAE(nn.Module):
         prior: Callable[[Shapes], Prior] = StandardNormal,
         likelihood: Callable[[Shapes], Likelihood] = Bernoulli,
         guide: Callable[[Shapes], Guide] = DiagonalNormal,
-        encoder: Callable[[tuple[int, ...], tuple[int, ...]], Network] = MLP,
-        decoder: Callable[[tuple[int, ...], tuple[int, ...]], Network] = MLP,
+        encoder: Callable[[tuple[int, ...], tuple[int, ...]], FromShapes] = MLP,
+        decoder: Callable[[tuple[int, ...], tuple[int, ...]], FromShapes] = MLP,
         context: tuple[int, ...] | None = None,
         conditions: Sequence[Literal["decoder", "guide"]] = ("decoder", "guide"),
     ) -> None:
@@ -180,12 +180,12 @@ class VAE(nn.Module):
     def _network(
         self,
         name: str,
-        factory: Callable[[tuple[int, ...], tuple[int, ...]], Network],
+        factory: Callable[[tuple[int, ...], tuple[int, ...]], FromShapes],
         in_shape: tuple[int, ...],
         out_shape: tuple[int, ...],
     ) -> Any:
         if self.shapes.context is None or name not in self.arguments["conditions"]:
-            return factory(in_shape, out_shape)
+            return build(factory, in_shape, out_shape)
         return conditioned(factory, in_shape, out_shape, self.shapes.context)
 
     def _run(self, network: Any, x: Tensor, context: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ import pyro_vae
 PACKAGE = Path(pyro_vae.__file__).parent
 ROWS = [
     ["errors", "seeding", "shapes", "progress", "backends", "pareto", "rewrites"],
-    ["sources", "linear_gaussian"],
+    ["sources", "linear_gaussian", "layers"],
     ["dataset"],
     ["conditioning"],
     ["networks", "schedules", "data", "compiling", "optimizers", "distributed", "mixtures"],

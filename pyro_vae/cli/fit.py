@@ -20,7 +20,6 @@ from pyro_vae.cli.processes import in_turn, joined
 from pyro_vae.cli.tables import print_result
 from pyro_vae.data import Context, Dataset, load_data
 from pyro_vae.likelihoods import Likelihood
-from pyro_vae.networks import Network
 from pyro_vae.objectives import Objective
 from pyro_vae.schedules import Schedule
 from pyro_vae.seeding import seeded
@@ -199,11 +198,7 @@ def _build(options: Namespace, data: Dataset) -> tuple[VAE, Objective, Settings]
 
 
 def _can_start_at_mean(vae: VAE) -> bool:
-    likelihood, decoder = type(vae.likelihood), type(vae.decoder)
-    return (
-        likelihood.initial_params is not Likelihood.initial_params
-        and decoder.set_output_bias is not Network.set_output_bias
-    )
+    return type(vae.likelihood).initial_params is not Likelihood.initial_params and vae.decoder.has_output_bias
 
 
 def _named(options: Any) -> tuple[str, ...]:

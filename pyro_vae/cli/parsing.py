@@ -75,10 +75,15 @@ def explain(message: str, parser: ArgumentParser) -> str:
     keys = re.findall(r'[Pp]arser key "([\w.]+)"', message)
     base = _BASES.get(keys[-1]) if keys else None
     if base and (match := re.search(r"Option '(\w+)' is not accepted", message)):
-        return _unknown_option(".".join(keys), base, match[1], message)
+        return _unknown_option(".".join(keys), match[1], message)
     if base and (match := re.search(r"Expected a dot import path string: (\S+)", message)):
         names = [cls.__name__ for cls in known_classes(base)]
         return f"{'.'.join(keys)}: unknown class {match[1]!r}{_suggest(match[1], names)}"
+    if base is Network and (match := re.search(r"Expected '[\w.]*?(\w+)' to be a subclass", message)):
+        return (
+            f"{'.'.join(keys)}: {match[1]} can't be a network: expected a torch.nn.Module that is built as "
+            f"{match[1]}(in_shape, out_shape, ...)"
+        )
     if keys and (match := re.search(r"typing\.Literal\[(.*?)\]", message)):
         return _unknown_value(".".join(keys), re.findall(r"'(\w+)'", match[1]), message)
     return _plain(message)
@@ -90,10 +95,10 @@ def known_classes(base: type) -> list[type]:
     return sorted({c for c in found if not isabstract(c) and not c.__name__.startswith("_")}, key=lambda c: c.__name__)
 
 
-def _unknown_option(key: str, base: type, option: str, message: str) -> str:
+def _unknown_option(key: str, option: str, message: str) -> str:
     paths = re.findall(r"class_path[= ]'([\w.]+)'", message)
-    name = paths[-1].rpartition(".")[2] if paths else ""
-    cls = next((c for c in known_classes(base) if c.__name__ == name), None)
+    module, _, name = paths[-1].rpartition(".") if paths else ("", "", "")
+    cls = getattr(sys.modules.get(module), name, None)
     accepted = (
         [p for p in signature(cls).parameters if p not in ("shapes", "in_shape", "out_shape", "params")] if cls else []
     )
