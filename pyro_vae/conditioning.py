@@ -1,4 +1,4 @@
-"""What a conditional VAE is conditioned on: data sets with a `context` made from their labels, or from the data."""
+"""What a conditional VAE is conditioned on: data sets with a context `c` made from their labels, or from the data."""
 
 from dataclasses import replace
 from typing import Literal
@@ -20,7 +20,7 @@ def conditioned_on_labels(data: Dataset) -> Dataset:
         data: a data set with labels for every split.
 
     Returns:
-        The data set, whose `context` is `[N, classes]`, uint8; the number of classes is that of train.
+        The data set, whose input `c` is `[N, classes]`, uint8; the number of classes is that of train.
 
     Raises:
         DataError: if a split has no labels, or one that train has not.
@@ -28,7 +28,7 @@ def conditioned_on_labels(data: Dataset) -> Dataset:
     Example:
         >>> from pyro_vae.data import load_data
         >>> conditioned_on_labels(load_data("digits")).input_shapes
-        {'context': (10,)}
+        {'c': (10,)}
     """
     splits = [name for name in ("train", "valid", "test") if getattr(data, name) is not None]
     missing = [name for name in splits if name not in data.labels]
@@ -41,7 +41,7 @@ def conditioned_on_labels(data: Dataset) -> Dataset:
             came = f"{int(labels.min())} to {int(labels.max())}"
             raise DataError(f"the labels of {name} run from {came}, expected 0 to {classes - 1}, those of train")
     contexts = {name: one_hot(data.labels[name], classes).to(torch.uint8) for name in splits}
-    return replace(data, inputs={**data.inputs, "context": contexts})
+    return replace(data, inputs={**data.inputs, "c": contexts})
 
 
 def conditioned_on_elements(data: Dataset, given: Tensor) -> Dataset:
@@ -61,7 +61,7 @@ def conditioned_on_elements(data: Dataset, given: Tensor) -> Dataset:
         >>> from pyro_vae.data import load_data
         >>> halves = conditioned_on_elements(load_data("digits"), quadrants((8, 8), 2))
         >>> halves.event_shape, halves.input_shapes
-        ((32,), {'context': (32,)})
+        ((32,), {'c': (32,)})
     """
     if tuple(given.shape) != data.event_shape or given.dtype != torch.bool or given.all() or not given.any():
         shape = list(data.event_shape)
@@ -77,7 +77,7 @@ def conditioned_on_elements(data: Dataset, given: Tensor) -> Dataset:
     contexts = {name: x[:, given.to(x.device)] for name, x in parts.items()}
     note = f"{data.preparation}, {int(given.sum())} of {given.numel()} elements given"
     changed = {"preparation": note, "divisor": 1.0, "binarization": "none", "exact": None}
-    return replace(data, **missing, **changed, inputs={**data.inputs, "context": contexts})
+    return replace(data, **missing, **changed, inputs={**data.inputs, "c": contexts})
 
 
 def quadrants(event: tuple[int, ...], number: int) -> Tensor:

@@ -135,7 +135,7 @@ def load_data(
     notes = [note for note in (raw.note, scaling, _hold_out(splits, labels, contexts, valid_size)) if note]
     train, valid, test = (splits.get(split) for split in SPLITS)
     assert train is not None  # every reader sees to it
-    inputs = {"context": contexts} if contexts else {}
+    inputs = {"c": contexts} if contexts else {}
     named = ", ".join(notes)
     return _conditioned(
         Dataset(raw.name, train, valid, test, labels, binarize, seed, None, named, origin, divisor, inputs), context

@@ -19,7 +19,7 @@ from pyro_vae.seeding import generator
 Binarization = Literal["none", "static", "dynamic", "threshold"]
 
 Inputs = Mapping[str, Tensor]
-"""What the programs of a pair are called with beside x, by name, e.g. `context`; the data are in front."""
+"""What the programs of a pair are called with beside x, by name, e.g. a context `c`; the data are in front."""
 
 Stored = Tensor | np.memmap
 """A split as a `Dataset` keeps it: floating point, uint8 or bool in memory, or any real numbers in a mapped file."""
@@ -58,7 +58,7 @@ class Dataset:
         preparation: what was done to the values before they came here; part of `protocol`.
         origin: how to load them again, as the command's options; empty where they came as an array.
         divisor: what stored uint8 and mapped values are divided by; 1 once they are binarised for good.
-        inputs: what model and guide are called with beside x: name -> split -> `[N, *shape]`, e.g. the `context` of a
+        inputs: what model and guide are called with beside x: name -> split -> `[N, *shape]`, e.g. the context `c` of a
             conditional VAE; uint8 (one-hot labels, binary pixels) become floats as they are. Every split has all.
 
     Raises:

@@ -38,9 +38,7 @@ class LatentStatistics:
         return int(self.active.sum())
 
 
-def latent_statistics(
-    vae: VAE, x: Tensor, batch: int = 1000, context: Tensor | None = None
-) -> LatentStatistics:
+def latent_statistics(vae: VAE, x: Tensor, batch: int = 1000, context: Tensor | None = None) -> LatentStatistics:
     r"""Measure, for each latent dimension, the spread of its posterior mean over the data and its KL from the prior.
 
     .. math:: A_i = \mathrm{Var}_x(E_{q(z|x)}[z_i]), \qquad

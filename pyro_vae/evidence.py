@@ -152,7 +152,7 @@ def log_marginal(
             measured on the first 50 data.
         world: the processes to share the data with; all of them get the whole result. None for this one alone.
         progress: called with the number of data done so far by this process, after each block of 50.
-        **inputs: tensors with the data in front that both programs take by name, e.g. `context`.
+        **inputs: tensors with the data in front that both programs take by name, e.g. `c`.
 
     Returns:
         An `Evidence`; tensors in double precision on the CPU.
@@ -285,7 +285,7 @@ def bound(
         batch: data in one run.
         max_plate_nesting: number of plate dimensions the programs use.
         world: the processes to share the data with; all of them get the whole result. None for this one alone.
-        **inputs: tensors with the data in front that both programs take by name, e.g. `context`.
+        **inputs: tensors with the data in front that both programs take by name, e.g. `c`.
 
     Returns:
         A `Bound`, in double precision on the CPU.

@@ -94,13 +94,13 @@ class VAE(nn.Module):
         self.encoder = self._network("guide", encoder, self.shapes.event, self.posterior.param_shape)
         self.decoder = self._network("decoder", decoder, (latent_dim,), self.likelihood.param_shape)
 
-    def model(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+    def model(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> Tensor:
         """The Pyro program of p(x, z), or of p(x, z|c), with `"x"` observed.
 
         Args:
             x: data `[B, *event]`.
             mask: True where an element of `x` is observed, broadcastable to `x`; None where all are.
-            context: c, `[B, *context]`, of a conditional VAE.
+            c: the context, `[B, *context]`, of a conditional VAE. (Pyro's handlers have a `context` of their own.)
 
         Returns:
             The code z, `[*particles, B, latent]`.
@@ -109,18 +109,18 @@ class VAE(nn.Module):
             UsageError: if a context is missing, of another shape, or not expected.
         """
         self._register()
-        x, context = self._tensor(x, mask), self._context(context)
+        x, context = self._tensor(x, mask), self._context(c)
         with pyro.plate("data", x.shape[0], dim=-1):
             z = pyro.sample("z", self.prior(self.encode, context))
             elements = self.likelihood(self._run(self.decoder, z, context))
             pyro.sample("x", self._event(elements if mask is None else elements.mask(mask)), obs=x)
         return z
 
-    def guide(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+    def guide(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> Tensor:
         """The Pyro program of q(z|x), or of q(z|x, c); arguments and result as for `model`."""
         self._register()
         with pyro.plate("data", x.shape[0], dim=-1):
-            return pyro.sample("z", self.encode(x, mask, context))
+            return pyro.sample("z", self.encode(x, mask, c))
 
     def encode(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> dist.TorchDistribution:
         """q(z|x): batch shape `[*leading]`, event shape `(latent,)`, for `x` of shape `[*leading, *event]`.

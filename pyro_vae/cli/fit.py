@@ -182,7 +182,7 @@ def _is_binary(likelihood: Namespace) -> bool:
 def _build(options: Namespace, data: Dataset) -> tuple[VAE, Objective, Settings]:
     """The VAE with its first weights, the objective and the settings; every class was named by the user."""
     description = options.vae.as_dict()
-    found = {"event_shape": data.event_shape, "context": data.input_shapes.get("context")}
+    found = {"event_shape": data.event_shape, "context": data.input_shapes.get("c")}
     description |= {name: shape for name, shape in found.items() if description[name] is None}
     with seeded(options.seed, "init"):
         vae = build_vae(description, _named(options.vae))

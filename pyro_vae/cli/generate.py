@@ -49,7 +49,7 @@ def _context(saved: SavedRun, options: Namespace) -> tuple[Tensor | None, int]:
         return None, 8
     if options.context == "data":
         data, x = load_split(saved, options, options.num)
-        context = given(data, options.split, len(x), saved.device)["context"]
+        context = given(data, options.split, len(x), saved.device)["c"]
         return context.repeat(-(-options.num // len(x)), *[1] * len(shape))[: options.num], 8
     if saved.config.get("context") != "labels":
         raise UsageError("this run is not conditioned on labels, so there is no class to draw: pass --context data")
@@ -74,7 +74,7 @@ def run_reconstruct(argv: list[str]) -> int:
     saved = open_saved(options)
     data, x = load_split(saved, options, options.num)
     inputs = given(data, options.split, len(x), saved.device)
-    mean = reconstruct(saved.vae, x, num_particles=options.num_particles, seed=options.seed, **inputs)
+    mean = reconstruct(saved.vae, x, num_particles=options.num_particles, seed=options.seed, context=inputs.get("c"))
     path = _output(saved, options.out, "reconstructions")
     _save(path, {"x": x, "mean": mean}, lambda: plots.reconstructions(x, mean))
     error = (x - mean).square().mean().item()

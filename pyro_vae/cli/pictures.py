@@ -33,9 +33,11 @@ def save_pictures(vae: VAE, data: Dataset, run: Path, rows: Sequence[Mapping[str
     evidence = log_marginal(vae.model, vae.guide, x[:_CHECKED], num_particles=1000, seed=seed, **checked)
     figures = {
         "curves": plots.curves(rows),
-        "reconstructions": plots.reconstructions(x[:_SHOWN], reconstruct(vae, x[:_SHOWN], seed=seed, **shown)),
+        "reconstructions": plots.reconstructions(
+            x[:_SHOWN], reconstruct(vae, x[:_SHOWN], seed=seed, context=shown.get("c"))
+        ),
         "samples": plots.samples(drawn, columns=_columns(data)),
-        "latent_kl": plots.latent_kl(latent_statistics(vae, x, **inputs)),
+        "latent_kl": plots.latent_kl(latent_statistics(vae, x, context=inputs.get("c"))),
         "pareto_k": plots.pareto_k(evidence),
     }
     if vae.shapes.latent == 2 and vae.shapes.context is None:
@@ -45,18 +47,18 @@ def save_pictures(vae: VAE, data: Dataset, run: Path, rows: Sequence[Mapping[str
 
 def contexts_to_show(data: Dataset, num: int) -> Tensor | None:
     """Contexts for `num` draws: each class in turn where they are one-hot labels, else those of the first data."""
-    if "context" not in data.inputs:
+    if "c" not in data.inputs:
         return None
     if classes := num_classes(data):
         return torch.eye(classes).repeat(-(-num // classes), 1)[:num]
-    train = data.widen_inputs(data.given("train", slice(num)))["context"]
+    train = data.widen_inputs(data.given("train", slice(num)))["c"]
     return train.repeat(-(-num // len(train)), *[1] * (train.dim() - 1))[:num].cpu()
 
 
 def num_classes(data: Dataset) -> int:
     """How many classes the context tells, 0 where it is not one-hot labels."""
-    shape = data.input_shapes.get("context", ())
-    context = data.inputs["context"]["train"] if len(shape) == 1 and data.labels else torch.empty(0)
+    shape = data.input_shapes.get("c", ())
+    context = data.inputs["c"]["train"] if len(shape) == 1 and data.labels else torch.empty(0)
     return shape[0] if len(context) and bool((context.sum(-1) == 1).all()) else 0
 
 
