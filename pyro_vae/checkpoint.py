@@ -132,10 +132,14 @@ def _path_of(cls: type) -> str:
             f"can't save {cls.__qualname__}: define it in a module that can be imported (a file beside the notebook), "
             "outside of functions and classes"
         )
-    module = cls.__module__
-    if cls.__module__.startswith("torch.optim."):
-        module = "torch.optim"
-    return f"{module}.{cls.__qualname__}"
+    return f"{_home(cls)}.{cls.__qualname__}"
+
+
+def _home(cls: type) -> str:
+    """The module to import a class from: the package that offers it, where we split one into files."""
+    package = ".".join(cls.__module__.split(".")[:2])
+    ours = package.startswith(("pyro_vae.", "torch.optim"))
+    return package if ours and getattr(import_module(package), cls.__name__, None) is cls else cls.__module__
 
 
 # ---- the state of a training ---------------------------------------------------------------------------------------
