@@ -132,14 +132,10 @@ def _path_of(cls: type) -> str:
             f"can't save {cls.__qualname__}: define it in a module that can be imported (a file beside the notebook), "
             "outside of functions and classes"
         )
-    return f"{_home(cls)}.{cls.__qualname__}"
-
-
-def _home(cls: type) -> str:
-    """The module to import a class from: the package that offers it, where we split one into files."""
-    package = ".".join(cls.__module__.split(".")[:2])
-    ours = package.startswith(("pyro_vae.", "torch.optim"))
-    return package if ours and getattr(import_module(package), cls.__name__, None) is cls else cls.__module__
+    module = cls.__module__
+    if module.startswith(("torch.optim.", "pyro_vae.")):  # by the public name, wherever in the package it is written
+        module = ".".join(module.split(".")[:2])
+    return f"{module}.{cls.__qualname__}"
 
 
 # ---- the state of a training ---------------------------------------------------------------------------------------

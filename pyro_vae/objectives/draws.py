@@ -72,7 +72,7 @@ def draw_held(guide: Program, *args: Any, num_particles: int, max_plate_nesting:
         proposal = propose(guide, *args, num_particles=num_particles, max_plate_nesting=max_plate_nesting, **kwargs)
     with torch.no_grad():
         drawn = [{**site, "value": cut.drawn.get(name, site["value"])} for name, site in proposal.sites.items()]
-        log_guide = log_density(drawn, max_plate_nesting)
+        log_guide = log_density(drawn, max_plate_nesting).detach()
     return HeldDraws(proposal.latents, log_guide, proposal.log_guide)
 
 

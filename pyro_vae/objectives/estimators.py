@@ -23,9 +23,9 @@ class StickingTheLanding(Objective):
     the training; here it is left out. The model's gradient is the ELBO's. Right for chains of latent sites too.
 
     The score is found from log q at held draws, as a function of the guide's parameters alone. So the guide must know
-    its density at draws that are not its last ones: a flow that is cheap at its own draws only pays for an inversion. A
-    guide with several sites runs a second time, on the same draws: with dropout in it the two runs would differ, and
-    the estimate would be biased.
+    its density at any z: a flow that is cheap at its own draws pays for an inversion, and where that is badly
+    conditioned the gradient, never the value, is as bad as the inversion's rounding. A guide with several sites runs a
+    second time, on the same draws: with dropout in it the two runs would differ, and the estimate be biased.
 
     Args:
         num_particles: draws of z for each datum, at least 1.

@@ -47,11 +47,11 @@ class FreeBits(Objective):
     Example:
         >>> from pyro_vae.vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
-        >>> FreeBits(nats=0.25)(vae.model, vae.guide, torch.ones(3, 4)).shape
+        >>> FreeBits(nats=0.5)(vae.model, vae.guide, torch.ones(3, 4)).shape
         torch.Size([])
     """
 
-    nats: float | Schedule = 0.5
+    nats: float | Schedule = 0.25
     per: Literal["dimension", "total"] = "dimension"
     over: Literal["batch", "datum"] = "batch"
     num_particles: int = 1
@@ -234,21 +234,22 @@ class BetaTC(Objective):
 
     def _aggregate(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
         """Log q(z) and log prod_j q(z_j), `[batch]`, from log q(z_ij|x_n) for datum n, draw i, `[draw, datum, j]`."""
-        log_weights = self._log_weights(len(pairs)).to(pairs).unsqueeze(-1)
-        log_qz = torch.logsumexp(pairs.sum(-1) + log_weights.squeeze(-1), 1)
-        return log_qz, torch.logsumexp(pairs + log_weights, 1).sum(-1)
+        own, other = self._log_weights(len(pairs))
+        same = torch.eye(len(pairs), dtype=torch.bool, device=pairs.device)
+        log_weights = torch.full_like(pairs[..., 0], other).masked_fill(same, own)
+        log_qz = torch.logsumexp(pairs.sum(-1) + log_weights, 1)
+        return log_qz, torch.logsumexp(pairs + log_weights.unsqueeze(-1), 1).sum(-1)
 
-    def _log_weights(self, batch: int) -> Tensor:
-        """Logarithms of the weights of the data of a batch at each draw, `[draw, datum]`."""
+    def _log_weights(self, batch: int) -> tuple[float, float]:
+        """Logarithms of the weights in q(z) of the datum that a draw came from, and of each other one of the batch."""
         total = batch if self.num_data is None else self.num_data
         if total < batch:
             raise UsageError(f"BetaTC has num_data={total}, got a batch of {batch}: give the number of training data")
         if batch == 1:
-            return torch.zeros(1, 1)
+            return 0.0, 0.0
         if self.sampling == "weighted":
-            return torch.full((batch, batch), -log(total * batch))
-        others = torch.full((batch, batch), log((total - 1) / (total * (batch - 1))))
-        return others.fill_diagonal_(-log(total))
+            return -log(total * batch), -log(total * batch)
+        return -log(total), log((total - 1) / (total * (batch - 1)))
 
 
 def _check_choice(objective: Objective, name: str, choices: tuple[str, ...]) -> None:
