@@ -10,7 +10,7 @@ import torch
 from pyro.infer import SVI
 from torch import nn
 
-from pyro_vae import objectives
+from pyro_vae import compiling, objectives
 from pyro_vae.checkpoint import describe, resolve
 from pyro_vae.cli.fit import fit_parser
 from pyro_vae.cli.parsing import parse
@@ -73,6 +73,7 @@ SCHEDULED = [
     ReweightedWakeSleep(3, Linear(1.0, 0.0)),
     BetaTC(Linear(0.5, 2.0), num_data=30),
 ]
+AWAKE = [o for o in ANY_GUIDE if not isinstance(o, WakeSleep) and getattr(o, "insomnia", 1) == 1]
 SUMS = [o for o in (*ANY_GUIDE, *ELEMENTWISE) if not o.couples_rows]
 COUPLED = [o for o in (*ANY_GUIDE, *ELEMENTWISE) if o.couples_rows]
 
@@ -125,8 +126,6 @@ class TestEvery:
     @pytest.mark.parametrize("objective", [*ANY_GUIDE, *ELEMENTWISE], ids=str)
     def test_trains_and_compiles(self, objective, monkeypatch):
         """`fit` records it without a word, and the loss falls."""
-        from pyro_vae import compiling
-
         monkeypatch.setattr(compiling, "_compiled", lambda graph, *_: (graph, "graph"))
         vae, x = make(), binary(4).repeat(16, 1, 1)
         adam = partial(torch.optim.Adam, lr=1e-2)
@@ -201,11 +200,9 @@ class TestAnyPair:
 
         return net, model, guide
 
-    @pytest.mark.parametrize("objective", [o for o in SUMS if not isinstance(o, WakeSleep)], ids=str)
+    @pytest.mark.parametrize("objective", AWAKE, ids=str)
     def test_inner_plates(self, objective):
         """The same numbers with an inner plate as with an event."""
-        if objective not in ANY_GUIDE or getattr(objective, "insomnia", 1) != 1:
-            pytest.skip("not for chains, or the data are given to the guide in another shape than they are observed in")
         results, x = [], torch.randn(5, 3, dtype=torch.float64)
         for flat in (True, False):
             net, model, guide = self.pair(flat)
@@ -259,6 +256,29 @@ class TestAnyPair:
                     objective(coins.model, coins.guide, x)
         history = fit(coins, x, ScoreFunction(3), epochs=2, progress=False)
         assert len(history.rows) == 2
+
+    def test_a_point_mass_teaches_nothing(self):
+        """Refused where the guide learns from log q; elsewhere a `Delta` is an autoencoder."""
+        net = nn.ModuleDict({"encoder": nn.Linear(3, 2), "decoder": nn.Linear(2, 3)})
+
+        def model(x):
+            with pyro.plate("data", len(x), dim=-1):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(net["decoder"](z), 1.0).to_event(1), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("z", dist.Delta(net["encoder"](x)).to_event(1))
+
+        x = torch.randn(5, 3)
+        for objective in (DReG(3), ScoreFunction(3), WakeSleep(), ReweightedWakeSleep(3)):
+            with pytest.raises(UsageError, match="site 'z' of the guide is a Delta"):
+                objective(model, guide, x)
+        expected = torch.autograd.grad(ELBO()(model, guide, x), list(net.parameters()))
+        for objective in (IWAE(3), Renyi(0.5, 3), StickingTheLanding(2)):
+            found = torch.autograd.grad(objective(model, guide, x), list(net.parameters()))
+            for a, b in zip(found, expected, strict=True):
+                torch.testing.assert_close(a, b)
 
     def test_a_chain_has_no_aggregate_posterior(self):
         _, model, guide = self.pair(flat=True)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
@@ -70,10 +71,28 @@ def draw_held(guide: Program, *args: Any, num_particles: int, max_plate_nesting:
     """Draws without their path, in one run of the guide."""
     with _CutPaths() as cut:
         proposal = propose(guide, *args, num_particles=num_particles, max_plate_nesting=max_plate_nesting, **kwargs)
+    refuse_point_masses(proposal)
     with torch.no_grad():
         drawn = [{**site, "value": cut.drawn.get(name, site["value"])} for name, site in proposal.sites.items()]
         log_guide = log_density(drawn, max_plate_nesting).detach()
     return HeldDraws(proposal.latents, log_guide, proposal.log_guide)
+
+
+def refuse_point_masses(proposal: Proposal) -> None:
+    """For estimators that weigh or follow log q: it is 0 whatever the point is, and teaches the guide nothing.
+
+    Raises:
+        UsageError: if a site of the guide is a `Delta`.
+    """
+    for name, site in proposal.sites.items():
+        distribution = site["fn"]
+        while not isinstance(distribution, dist.Delta) and hasattr(distribution, "base_dist"):
+            distribution = distribution.base_dist
+        if isinstance(distribution, dist.Delta):
+            raise UsageError(
+                f"site {name!r} of the guide is a Delta, which has no density to learn from: take ELBO, or a guide "
+                "with a width"
+            )
 
 
 class _CutPaths(Messenger):

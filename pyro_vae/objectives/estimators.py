@@ -9,7 +9,14 @@ from torch import Tensor
 from pyro_vae.errors import UsageError
 from pyro_vae.importance import Program
 from pyro_vae.objectives.base import Objective, log_mean_exp, reporting
-from pyro_vae.objectives.draws import PathWeights, draw_along_path, draw_held, log_guide_held, log_joint
+from pyro_vae.objectives.draws import (
+    PathWeights,
+    draw_along_path,
+    draw_held,
+    log_guide_held,
+    log_joint,
+    refuse_point_masses,
+)
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,7 @@ class DReG(Objective):
         """Minus the importance weighted bound, summed over the batch, nats; differentiated as said."""
         kwargs["max_plate_nesting"] = self.max_plate_nesting
         proposal = draw_along_path(guide, *args, num_particles=self.num_particles, **kwargs)
+        refuse_point_masses(proposal)
         paths = PathWeights(self.max_plate_nesting)
         log_p = log_joint(model, paths(proposal.latents), *args, **kwargs)
         log_weights = (log_p - proposal.log_guide).detach()
