@@ -3,10 +3,10 @@
 The ELBO, IWAE, log p(x), effective sample sizes, Pareto k, resampled posteriors and scores are reductions of it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import pyro
 import torch
@@ -84,10 +84,17 @@ def importance(
 
 @dataclass(frozen=True)
 class Proposal:
-    """Draws from the guide: `latents` by site name `[particles, batch, *event]`, `log_guide` `[particles, batch]`."""
+    """Draws from the guide.
+
+    Args:
+        latents: the draws, `[particles, batch, *event]` by site name.
+        log_guide: log q(z|x), `[particles, batch]`, nats.
+        sites: the sites of the guide's trace, by name.
+    """
 
     latents: Mapping[str, Tensor]
     log_guide: Tensor
+    sites: Mapping[str, Any] = field(default_factory=dict)
 
 
 def propose(guide: Program, *args: Any, num_particles: int, max_plate_nesting: int = 1, **kwargs: Any) -> Proposal:
@@ -98,9 +105,8 @@ def propose(guide: Program, *args: Any, num_particles: int, max_plate_nesting: i
     sites = _sites_per_datum(trace, "guide")
     if not sites:
         raise UsageError("the guide has no sample site: it must draw the model's latent sites")
-    log_guide = sum(_log_density(site, max_plate_nesting) for site in sites.values())
-    assert isinstance(log_guide, Tensor)
-    return Proposal({name: site["value"] for name, site in sites.items()}, log_guide)
+    log_guide = log_density(sites.values(), max_plate_nesting)
+    return Proposal({name: site["value"] for name, site in sites.items()}, log_guide, sites)
 
 
 def weigh(
@@ -115,14 +121,38 @@ def weigh(
         max_plate_nesting: number of plate dimensions the program uses.
         **kwargs: keyword arguments of the program.
     """
+    sites = sites_at(model, latents, *args, max_plate_nesting=max_plate_nesting, **kwargs)
+    prior = log_density([site for name, site in sites.items() if name in latents], max_plate_nesting)
+    observed = [site for name, site in sites.items() if name not in latents]
+    return log_density(observed, max_plate_nesting) if observed else torch.zeros_like(prior), prior
+
+
+def sites_at(
+    program: Program,
+    latents: Mapping[str, Tensor],
+    *args: Any,
+    max_plate_nesting: int = 1,
+    role: Literal["model", "guide"] = "model",
+    **kwargs: Any,
+) -> dict[str, Any]:
+    """The sample sites of a program run on given latents, by name; their densities are what is wanted.
+
+    Args:
+        program: a Pyro program, with every sample site in one data plate at dimension -1.
+        latents: values by site name, `[particles, batch, *event]`.
+        *args: arguments of the program.
+        max_plate_nesting: number of plate dimensions the program uses.
+        role: what the program is, for messages.
+        **kwargs: keyword arguments of the program.
+
+    Raises:
+        UsageError: if a site is outside the data plate, or the latents are not the program's.
+    """
     num_particles = next(iter(latents.values())).shape[0]
-    trace = _run(poutine.condition(model, data=dict(latents)), num_particles, max_plate_nesting, args, kwargs)
-    sites = _sites_per_datum(trace, "model")
+    trace = _run(poutine.condition(program, data=dict(latents)), num_particles, max_plate_nesting, args, kwargs)
+    sites = _sites_per_datum(trace, role)
     _check_match(set(latents), {name for name, site in sites.items() if not site["is_observed"]}, set(sites))
-    prior = [_log_density(site, max_plate_nesting) for name, site in sites.items() if name in latents]
-    likelihood = [_log_density(site, max_plate_nesting) for name, site in sites.items() if name not in latents]
-    zero = torch.zeros_like(prior[0])
-    return sum(likelihood, zero), sum(prior, zero)
+    return sites
 
 
 @contextmanager
@@ -203,10 +233,15 @@ def _check_match(guide: set[str], unmatched: set[str], model: set[str]) -> None:
         raise UsageError(f"the guide draws {sorted(guide - model)}, which are not sites of the model")
 
 
-def _log_density(site: dict[str, Any], nesting: int) -> Tensor:
-    """The log-density of a site, masked, never scaled, summed over inner plates: `[particles, batch]`."""
-    log_prob = scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
+def log_density(sites: Iterable[Mapping[str, Any]], nesting: int = 1) -> Tensor:
+    """The log-density of sites of a trace, `[particles, batch]`, nats: masked, never scaled, summed over the sites."""
+    first, *others = (per_datum(site["fn"].log_prob(site["value"]), site, nesting) for site in sites)
+    return sum(others, first)
+
+
+def per_datum(values: Tensor, site: Mapping[str, Any], nesting: int = 1) -> Tensor:
+    """Values of a site's batch shape, masked as the site is, summed over its inner plates: `[particles, batch]`."""
+    values = scale_and_mask(values, mask=site["mask"])
     size = {frame.dim: frame.size for frame in site["cond_indep_stack"]}
-    shape = [size.get(dim, 1) for dim in range(-1 - nesting, 0)]
-    log_prob = log_prob.expand(shape)
-    return log_prob.sum(tuple(range(1, nesting))) if nesting > 1 else log_prob
+    values = values.expand([size.get(dim, 1) for dim in range(-1 - nesting, 0)])
+    return values.sum(tuple(range(1, nesting))) if nesting > 1 else values

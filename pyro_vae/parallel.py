@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pyro_vae.agreement import agreed
 from pyro_vae.distributed import ShardedNoise, World
 from pyro_vae.errors import UsageError
+from pyro_vae.objectives import Objective
 from pyro_vae.seeding import seeded
 from pyro_vae.steps import Batch, EagerStep, Gradients, Loss
 
@@ -108,6 +109,7 @@ def check_shares(world: World, loss: Loss, rows: Batch, total: float, tolerance:
     """
     with agreed(world):
         _refuse_batch_norm(loss.vae)
+        _refuse_coupling(loss.objective)
         before = [b._version for b in loss.vae.buffers()]
         mine = _watched(world, loss, rows, total)
         whole = _gradients(replace(loss, noise=nullcontext), rows, total)
@@ -153,6 +155,15 @@ def shares_tried(world: World) -> int:
 
 
 _ALONE = "Leave it out, or run one process (without torchrun)"
+
+
+def _refuse_coupling(objective: Any) -> None:
+    """By what it says of itself, since a trial may miss it: while all bits are free, free bits couple nothing."""
+    if isinstance(objective, Objective) and objective.couples_rows:
+        raise UsageError(
+            f"{objective} couples the rows of a batch, and these are on several processes: run one process (without "
+            "torchrun), or take an objective that is a sum over data"
+        )
 
 
 def _refuse_batch_norm(vae: nn.Module) -> None:

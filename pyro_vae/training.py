@@ -203,6 +203,7 @@ class _Trainer:
         save_every: float,
         pending: list[int],
     ) -> None:
+        objective = objective.for_data(len(data.train)) if isinstance(objective, Objective) else objective
         self.vae, self.data, self.objective, self.settings = vae, data, objective, settings
         self.world, self.directory, self.save_every, self.pending = world, run, save_every, pending
         self.optimizer = make_optimizer(settings.optimizer, list(vae.parameters()))

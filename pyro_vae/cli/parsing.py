@@ -27,6 +27,9 @@ _BASES: dict[str, type] = {
     "vae.decoder": Network,
     "objective": Objective,
     "beta": Schedule,
+    "capacity": Schedule,
+    "insomnia": Schedule,
+    "nats": Schedule,
     "lr_schedule": Schedule,
     "optimizer": torch.optim.Optimizer,
 }

@@ -1,16 +1,9 @@
-"""What is optimised: objectives, each a frozen value that maps a Pyro (model, guide) pair and data to a loss.
+"""Bounds on log p(x), differentiated as they are; for reparameterised guides, `ELBO` for any."""
 
-A loss is summed over the batch, in nats, and differentiable: what `pyro.infer.SVI(loss=...)` and `fit` take. Any Pyro
-ELBO with a `differentiable_loss` (`Trace_ELBO()`, `TraceMeanField_ELBO()`, ...) serves as well, as it is.
-To add one, subclass `Objective` as a frozen dataclass and implement `__call__`; numbers that may change while training
-are fields that take a `Schedule` as well. `fit` compiles an objective that never reads the value of a tensor.
-"""
-
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from copy import copy
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
 
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
@@ -21,52 +14,9 @@ from torch.distributions import kl_divergence
 
 from pyro_vae.errors import UsageError
 from pyro_vae.importance import Program, sample_sites
+from pyro_vae.objectives.base import NotTensorial, Objective, log_mean_exp
+from pyro_vae.objectives.draws import draw_along_path, log_joint
 from pyro_vae.schedules import Schedule
-
-
-class Objective(ABC):
-    """A loss of a Pyro pair, as a frozen value.
-
-    `model` and `guide` always mean p(x, z) and q(z|x): an objective weighs them and never changes them, so evidence
-    does not depend on how a model was trained.
-    """
-
-    @abstractmethod
-    def __call__(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """The loss, a scalar: summed over the batch, in nats, differentiable."""
-
-    def tensor_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """The same loss by operations on tensors alone, with no value read: what `fit` evaluates and compiles.
-
-        Raises:
-            NotTensorial: if this pair has no such form; `fit` then calls the objective itself.
-        """
-        return self(model, guide, *args, **kwargs)
-
-    @property
-    def schedules(self) -> dict[str, Schedule]:
-        """The fields that are schedules, by name."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, Schedule)}
-
-    def at(self, epoch: float, total: float) -> Self:
-        """This objective at a moment of the training, with its schedules replaced by their values."""
-        values = {name: schedule(epoch, total) for name, schedule in self.schedules.items()}
-        return replace(self, **values) if values else self  # pyright: ignore[reportArgumentType]
-
-    def holding(self, values: Mapping[str, Tensor]) -> Self:
-        """This objective with tensors in some of its fields, unchecked: values that a compiled loss is given."""
-        changed = copy(self)
-        for name, value in values.items():
-            object.__setattr__(changed, name, value)
-        return changed
-
-    def settled(self, epoch: float, total: float) -> bool:
-        """Whether its schedules no longer change from `epoch` on; early stopping waits for it."""
-        return all(schedule.settled(epoch, total) for schedule in self.schedules.values())
-
-
-class NotTensorial(Exception):  # noqa: N818 - a reason to take another way
-    """A loss that has to read the values of its tensors; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +48,12 @@ class ELBO(Objective):
     max_plate_nesting: int = 1
 
     def __post_init__(self) -> None:
-        if self.num_particles < 1:
-            raise UsageError(f"ELBO needs num_particles >= 1, got {self.num_particles}")
-        if not isinstance(self.beta, Schedule) and not self.beta >= 0:
-            raise UsageError(f"ELBO needs beta >= 0, got {self.beta}")
+        self._require(num_particles=1, beta=0)
+
+    @property
+    def is_bound(self) -> bool:
+        """Only where `beta` is 1."""
+        return self.beta == 1
 
     def __call__(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """The negative ELBO, summed over the batch, nats: Pyro's own estimate."""
@@ -127,16 +79,107 @@ class ELBO(Objective):
         return (sum(terms.values()) + log_q - log_p) / self.num_particles  # pyright: ignore[reportReturnType]
 
     def _weighted(self, model: Program, guide: Program) -> tuple[Program, Program]:
-        if isinstance(self.beta, Schedule):
-            raise UsageError("ELBO.beta is a schedule: fit follows it; elsewhere take ELBO(...).at(epoch, total)")
-        if isinstance(self.beta, int | float) and self.beta == 1:
+        beta = self._number("beta")
+        if isinstance(beta, int | float) and beta == 1:
             return model, guide
-        return ScaleLatents(self.beta)(model), ScaleLatents(self.beta)(guide)
+        return ScaleLatents(beta)(model), ScaleLatents(beta)(guide)
 
     def _estimator(self) -> Trace_ELBO:
         kind = TraceMeanField_ELBO if self.analytic_kl else Trace_ELBO
         vectorize = self.num_particles > 1
         return kind(self.num_particles, max_plate_nesting=self.max_plate_nesting, vectorize_particles=vectorize)
+
+
+@dataclass(frozen=True)
+class IWAE(Objective):
+    r"""The importance weighted bound: tighter with every particle.
+
+    .. math:: \mathcal L_K(x) = E\left[\log \frac1K \sum_{k=1}^K w_k\right], \quad
+        w_k = \frac{p(x, z_k)}{q(z_k|x)}, \quad z_k \sim q(z|x)
+
+    Each datum has weights of its own (Pyro's `RenyiELBO(alpha=0)` on a plain plate; inside a subsampled one that puts
+    N / B into the exponent, which is no bound). Scales on sites are ignored, masks count, as in `importance`. With many
+    particles the gradient for the guide drowns in noise: see `DReG`.
+
+    Args:
+        num_particles: K, draws of z for each datum, at least 1; 1 is the ELBO.
+        max_plate_nesting: number of plate dimensions the programs use.
+
+    Raises:
+        UsageError: if `num_particles` is not positive; if called with a guide that is not reparameterised.
+
+    References:
+        Burda et al. 2016, Importance weighted autoencoders, eq. 8. Rainforth et al. 2018, Tighter variational bounds
+        are not necessarily better (on the noise).
+
+    Example:
+        >>> from pyro_vae.vae import VAE
+        >>> vae = VAE((4,), latent_dim=2)
+        >>> IWAE(num_particles=5)(vae.model, vae.guide, torch.ones(3, 4)).shape
+        torch.Size([])
+    """
+
+    num_particles: int = 5
+    max_plate_nesting: int = 1
+
+    def __post_init__(self) -> None:
+        self._require(num_particles=1)
+
+    def __call__(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        """Minus the bound, summed over the batch, nats."""
+        return -log_mean_exp(_log_weights(self, model, guide, *args, **kwargs)).sum()
+
+
+@dataclass(frozen=True)
+class Renyi(Objective):
+    r"""The variational Renyi bound.
+
+    .. math:: \mathcal L_\alpha(x) = \frac{1}{1 - \alpha} \log \frac1K \sum_{k=1}^K w_k^{1 - \alpha}, \quad
+        w_k = \frac{p(x, z_k)}{q(z_k|x)}, \quad z_k \sim q(z|x)
+
+    With K to infinity it falls from an upper bound (alpha < 0) over log p(x) (alpha = 0) to the ELBO (alpha to 1) and
+    below. `alpha=0` is `IWAE`. Of K draws it is a biased estimate of its limit, downwards for alpha < 1: a negative
+    alpha promises no upper bound then. Weights, scales and masks are as in `IWAE`.
+
+    Args:
+        alpha: order of the divergence, finite, not 1.
+        num_particles: K, draws of z for each datum, at least 1.
+        max_plate_nesting: number of plate dimensions the programs use.
+
+    Raises:
+        UsageError: if `alpha` is 1 or not finite, or `num_particles` is not positive; if called with a guide that is
+            not reparameterised.
+
+    References:
+        Li & Turner 2016, Renyi divergence variational inference, eq. 12.
+
+    Example:
+        >>> from pyro_vae.vae import VAE
+        >>> vae = VAE((4,), latent_dim=2)
+        >>> Renyi(alpha=0.5)(vae.model, vae.guide, torch.ones(3, 4)).shape
+        torch.Size([])
+    """
+
+    alpha: float = 0.5
+    num_particles: int = 5
+    max_plate_nesting: int = 1
+
+    def __post_init__(self) -> None:
+        self._require(num_particles=1)
+        if self.alpha == 1 or not isfinite(self.alpha):
+            raise UsageError(f"Renyi needs a finite alpha other than 1, got {self.alpha}: its limit at 1 is ELBO")
+
+    def __call__(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        """Minus the bound, summed over the batch, nats."""
+        order = 1 - self.alpha
+        return -log_mean_exp(order * _log_weights(self, model, guide, *args, **kwargs)).sum() / order
+
+
+def _log_weights(objective: IWAE | Renyi, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+    """Log p(x, z) - log q(z|x) at draws that carry their path, `[particles, batch]`, nats."""
+    kwargs["max_plate_nesting"] = objective.max_plate_nesting
+    proposal = draw_along_path(guide, *args, num_particles=objective.num_particles, **kwargs)
+    return log_joint(model, proposal.latents, *args, **kwargs) - proposal.log_guide
 
 
 def _check_reparameterised(sites: Mapping[str, Any]) -> None:
@@ -176,21 +219,3 @@ class ScaleLatents(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if not msg["is_observed"] and not poutine.util.site_is_subsample(msg):
             msg["scale"] = msg["scale"] * self.scale
-
-
-def as_loss(objective: Any) -> Any:
-    """An objective, or any Pyro ELBO, as a function `(model, guide, *args, **kwargs) -> loss`.
-
-    Raises:
-        UsageError: if it is neither (e.g. `RenyiELBO`, which has no `differentiable_loss`).
-    """
-    if isinstance(objective, Objective):
-        return objective
-    if hasattr(objective, "differentiable_loss"):
-        return objective.differentiable_loss
-    if callable(objective) and not hasattr(objective, "loss_and_grads"):
-        return objective
-    raise UsageError(
-        "expected an objective, a Pyro ELBO with differentiable_loss, or a function of (model, guide, *args) that "
-        f"returns the loss, got {type(objective).__name__}"
-    )

@@ -1,0 +1,38 @@
+"""What is optimised: objectives, each a frozen value that maps a Pyro (model, guide) pair and data to a loss.
+
+A loss is summed over the batch, in nats, and differentiable: what `pyro.infer.SVI(loss=...)` and `fit` take. Any Pyro
+ELBO with a `differentiable_loss` (`Trace_ELBO()`, `TraceMeanField_ELBO()`, ...) serves as well, as it is.
+To add one, subclass `Objective` as a frozen dataclass and implement `__call__`; numbers that may change while training
+are fields that take a `Schedule` as well. `fit` compiles an objective that never reads the value of a tensor.
+
+    base.py         Objective, and what all of them share
+    draws.py        what the programs are run for: draws with and without their path, densities of held draws, dreams
+    bounds.py       ELBO, IWAE, Renyi: bounds on log p(x), differentiated as they are
+    estimators.py   StickingTheLanding, DReG, ScoreFunction: other estimators of the same bounds' gradients
+    wake_sleep.py   ReweightedWakeSleep, WakeSleep: the model and the guide each by a loss of its own
+    regularised.py  FreeBits, CapacityELBO, BetaTC: the ELBO with its KL treated differently
+"""
+
+from pyro_vae.objectives.base import NotTensorial, Objective, as_loss
+from pyro_vae.objectives.bounds import ELBO, IWAE, Renyi, ScaleLatents
+from pyro_vae.objectives.estimators import DReG, ScoreFunction, StickingTheLanding
+from pyro_vae.objectives.regularised import BetaTC, CapacityELBO, FreeBits
+from pyro_vae.objectives.wake_sleep import ReweightedWakeSleep, WakeSleep
+
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "BetaTC",
+    "CapacityELBO",
+    "DReG",
+    "FreeBits",
+    "NotTensorial",
+    "Objective",
+    "Renyi",
+    "ReweightedWakeSleep",
+    "ScaleLatents",
+    "ScoreFunction",
+    "StickingTheLanding",
+    "WakeSleep",
+    "as_loss",
+]
