@@ -1,17 +1,14 @@
 """VAE: a prior, a likelihood, a guide and two networks, composed into two Pyro programs."""
 
 from collections.abc import Callable, Sequence
-from itertools import count
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.poutine.runtime import _PYRO_STACK
-from pyro.poutine.trace_messenger import TraceMessenger
-from torch import Tensor, nn
+from torch import Tensor
 
+from pyro_vae.autoencoder import Autoencoder
 from pyro_vae.errors import UsageError
 from pyro_vae.guides import DiagonalNormal, Guide
 from pyro_vae.likelihoods import Bernoulli, Likelihood
@@ -19,11 +16,8 @@ from pyro_vae.networks import MLP, Conditioned, FromShapes, build, conditioned
 from pyro_vae.priors import Prior, StandardNormal
 from pyro_vae.shapes import Shapes
 
-_names: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-_counter = count()
 
-
-class VAE(nn.Module):
+class VAE(Autoencoder):
     r"""A variational autoencoder as a pair of Pyro programs, `model` for p(x, z) and `guide` for q(z|x).
 
     .. math:: z \sim p(z), \quad x \sim p(x | \mathrm{decoder}(z)); \qquad q(z | x) = q(z | \mathrm{encoder}(x))
@@ -108,7 +102,7 @@ class VAE(nn.Module):
         Raises:
             UsageError: if a context is missing, of another shape, or not expected.
         """
-        self._register()
+        self.register()
         x, context = self._tensor(x, mask), self._context(c)
         with pyro.plate("data", x.shape[0], dim=-1):
             z = pyro.sample("z", self.prior(self.encode, context))
@@ -118,7 +112,7 @@ class VAE(nn.Module):
 
     def guide(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> Tensor:
         """The Pyro program of q(z|x), or of q(z|x, c); arguments and result as for `model`."""
-        self._register()
+        self.register()
         with pyro.plate("data", x.shape[0], dim=-1):
             return pyro.sample("z", self.encode(x, mask, c))
 
@@ -141,21 +135,10 @@ class VAE(nn.Module):
         """
         return self._event(self.likelihood(self._run(self.decoder, z, self._context(context))))
 
-    def start_at(self, mean: Tensor, std: Tensor) -> None:
-        """Set the decoder's output bias so that p(x|z) starts at the training data's mean per element.
-
-        Args:
-            mean: mean of the training data, `[*event]`.
-            std: their standard deviation, `[*event]`.
-
-        Raises:
-            UsageError: if the likelihood or the decoder does not know how.
-
-        References:
-            Burda et al. 2016, Importance weighted autoencoders, and its code.
-        """
-        device = next(self.decoder.parameters()).device
-        self.decoder.set_output_bias(self.likelihood.initial_params(mean, std).to(device))
+    @property
+    def can_start_at_mean(self) -> bool:
+        """Whether the likelihood and the decoder know how."""
+        return type(self.likelihood).initial_params is not Likelihood.initial_params and self.decoder.has_output_bias
 
     @property
     def start_count(self) -> int:
@@ -218,17 +201,6 @@ class VAE(nn.Module):
         """`x` in the weights' precision, with a value of the support where it is not observed."""
         x = x.to(next(self.encoder.parameters()).dtype)
         return x if mask is None else torch.where(mask, x, self.likelihood.placeholder)
-
-    def _register(self) -> None:
-        """Tell `pyro.infer.SVI` which parameters to train, under a name no other VAE has.
-
-        Only SVI reads Pyro's global parameter store (it listens by a trace of parameters alone); our own path does
-        without it, and one name for two VAEs would leave the second untrained.
-        """
-        if any(isinstance(handler, TraceMessenger) and handler.param_only for handler in _PYRO_STACK):
-            if self not in _names:
-                _names[self] = f"vae{next(_counter)}"
-            pyro.module(_names[self], self)
 
 
 def _check_sizes(event: tuple[int, ...], latent: int, context: tuple[int, ...] | None) -> None:

@@ -18,6 +18,7 @@ ROWS = [
     ["conditioning"],
     ["networks", "schedules", "data", "compiling", "optimizers", "distributed", "mixtures"],
     ["priors", "likelihoods", "guides", "importance", "agreement"],
+    ["autoencoder"],
     ["vae", "objectives", "tiles"],
     ["evidence", "checkpoint", "steps"],
     ["parallel", "settings"],

@@ -19,7 +19,6 @@ from pyro_vae.cli.pictures import save_pictures
 from pyro_vae.cli.processes import in_turn, joined
 from pyro_vae.cli.tables import print_result
 from pyro_vae.data import Context, Dataset, load_data
-from pyro_vae.likelihoods import Likelihood
 from pyro_vae.objectives import Objective
 from pyro_vae.schedules import Schedule
 from pyro_vae.seeding import seeded
@@ -193,12 +192,8 @@ def _build(options: Namespace, data: Dataset) -> tuple[VAE, Objective, Settings]
     objective = values.pop("objective")
     values |= {name: options[name] for name in _SETTINGS}
     if options.start_at_mean == "auto":
-        values["start_at_mean"] = _can_start_at_mean(vae)
+        values["start_at_mean"] = vae.can_start_at_mean
     return vae, objective, Settings(**values)
-
-
-def _can_start_at_mean(vae: VAE) -> bool:
-    return type(vae.likelihood).initial_params is not Likelihood.initial_params and vae.decoder.has_output_bias
 
 
 def _named(options: Any) -> tuple[str, ...]:
