@@ -46,7 +46,7 @@ def latent_statistics(vae: VAE, x: Tensor, batch: int = 1000) -> LatentStatistic
 
     Here mu, sigma are the means and standard deviations of q(z|x), and m, tau those of p(z). The KL is exact where the
     marginals are normal (`DiagonalNormal`, `FullNormal`, `StandardNormal`); for other families it is the KL of the
-    normals with the same moments. The sum of `kl` over the dimensions is the KL of the whole code only where both
+    normals with the same moments (of flows, averages over 512 fixed points), and infinite for `Delta`. The sum of `kl` over the dimensions is the KL of the whole code only where both
     q(z|x) and p(z) are normal with independent dimensions.
 
     Evaluation mode, no gradient; the sums stream in double precision, so memory does not grow with the data.
@@ -75,7 +75,7 @@ def latent_statistics(vae: VAE, x: Tensor, batch: int = 1000) -> LatentStatistic
     _check(vae, x, batch)
     spread, kl = _Spread(vae.shapes.latent), torch.zeros(vae.shapes.latent, dtype=torch.float64)
     with evaluation_mode(vae):
-        prior = _moments(vae.prior(vae.encode), "the prior p(z)")
+        prior = _moments(vae.prior(vae.amortize), "the prior p(z)")
         for mean, stddev in _posterior_moments(vae, x, batch):
             spread.add(mean)
             kl += _normal_kl(mean, stddev, *prior).sum(0)

@@ -58,7 +58,7 @@ def sample(vae: VAE, num: int, seed: int = 0) -> Generated:
         raise UsageError(f"num must be at least 1, got {num}")
     tiles = []
     with evaluation_mode(vae):
-        prior = vae.prior(vae.encode)
+        prior = vae.prior(vae.amortize)
         for start in range(0, num, _TILE):
             with seeded(seed, "sample", start):
                 z = prior.sample(torch.Size([_TILE]))

@@ -95,7 +95,7 @@ class VAE(nn.Module):
         self._register()
         x = self._tensor(x, mask)
         with pyro.plate("data", x.shape[0], dim=-1):
-            z = pyro.sample("z", self.prior(self.encode))
+            z = pyro.sample("z", self.prior(self.amortize))
             elements = self.likelihood(self.decoder(z))
             pyro.sample("x", self._event(elements if mask is None else elements.mask(mask)), obs=x)
         return z
@@ -108,6 +108,12 @@ class VAE(nn.Module):
 
     def encode(self, x: Tensor, mask: Tensor | None = None) -> dist.TorchDistribution:
         """q(z|x): batch shape `[*leading]`, event shape `(latent,)`, for `x` of shape `[*leading, *event]`."""
+        x = self._tensor(x, mask)
+        params = self.posterior.refine(self.encoder(x), lambda z: self._log_joint(z, x, mask))
+        return self.posterior.distribution(params)
+
+    def amortize(self, x: Tensor, mask: Tensor | None = None) -> dist.TorchDistribution:
+        """As `encode`, by the encoder alone, without the refinement that some guides do: what priors are built from."""
         return self.posterior.distribution(self.encoder(self._tensor(x, mask)))
 
     def decode(self, z: Tensor) -> dist.TorchDistribution:
@@ -136,6 +142,12 @@ class VAE(nn.Module):
 
     def _event(self, elements: dist.TorchDistribution) -> dist.TorchDistribution:
         return elements.to_event(len(self.shapes.event))
+
+    def _log_joint(self, z: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+        """log p(x, z), `[*particles, *leading]`, nats: what a guide may climb that refines its parameters."""
+        elements = self.likelihood(self.decoder(z))
+        log_likelihood = self._event(elements if mask is None else elements.mask(mask)).log_prob(x)
+        return log_likelihood + self.prior(self.amortize).log_prob(z)
 
     def _tensor(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """`x` in the weights' precision, with a value of the support where it is not observed."""

@@ -4,10 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from pyro_vae import plots
 from pyro_vae.cli.runs import first_rows
+from pyro_vae.compiling import log_once
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics import latent_statistics
+from pyro_vae.errors import UsageError
 from pyro_vae.evidence import Evidence, log_marginal
 from pyro_vae.tasks import manifold, reconstruct, sample
 from pyro_vae.vae import VAE
@@ -28,12 +32,23 @@ def save_pictures(vae: VAE, data: Dataset, run: Path, rows: Sequence[Mapping[str
         "curves": plots.curves(rows),
         "reconstructions": plots.reconstructions(x[:_SHOWN], reconstruct(vae, x[:_SHOWN], seed=seed)),
         "samples": plots.samples(sample(vae, 2 * _SHOWN, seed=seed)),
-        "latent_kl": plots.latent_kl(latent_statistics(vae, x)),
-        "pareto_k": plots.pareto_k(log_marginal(vae.model, vae.guide, x[:_CHECKED], num_particles=1000, seed=seed)),
+        **_of_the_guide(vae, x, seed),
     }
     if vae.shapes.latent == 2:
         figures["manifold"] = plots.manifold(manifold(vae))
     return [save_picture(figure, run / "pictures" / f"{name}.png") for name, figure in figures.items()]
+
+
+def _of_the_guide(vae: VAE, x: Tensor, seed: int) -> dict[str, Any]:
+    """What q(z|x) has to show; nothing for one without width or without moments, which has no such figures."""
+    try:
+        return {
+            "latent_kl": plots.latent_kl(latent_statistics(vae, x)),
+            "pareto_k": plots.pareto_k(log_marginal(vae.model, vae.guide, x[:_CHECKED], num_particles=1000, seed=seed)),
+        }
+    except UsageError as error:
+        log_once(f"no pictures of the guide: {error}")
+        return {}
 
 
 def save_pareto_k(evidence: Evidence, run: Path, split: str) -> Path:
