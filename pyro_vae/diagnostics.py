@@ -46,8 +46,9 @@ def latent_statistics(vae: VAE, x: Tensor, batch: int = 1000) -> LatentStatistic
 
     Here mu, sigma are the means and standard deviations of q(z|x), and m, tau those of p(z). The KL is exact where the
     marginals are normal (`DiagonalNormal`, `FullNormal`, `StandardNormal`); for other families it is the KL of the
-    normals with the same moments (of flows, averages over 512 fixed points), and infinite for `Delta`. The sum of `kl` over the dimensions is the KL of the whole code only where both
-    q(z|x) and p(z) are normal with independent dimensions.
+    normals with the same moments (of flows, averages over 512 fixed points), and infinite for `Delta`. The sum of `kl`
+    over the dimensions is the KL of the whole code only where both q(z|x) and p(z) are normal with independent
+    dimensions.
 
     Evaluation mode, no gradient; the sums stream in double precision, so memory does not grow with the data.
 

@@ -149,8 +149,8 @@ def refuse_point_masses(guide: Program, *args: Any, max_plate_nesting: int = 1, 
         if is_point_mass(site["fn"]):
             raise UsageError(
                 f"site {name!r} of the guide is a Delta: it puts all of q(z|x) on one point, so there are no draws to "
-                "estimate log p(x) with. Give the trained model a guide with a width (e.g. train one with DiagonalNormal, "
-                "the decoder frozen), or compare autoencoders by their reconstructions"
+                "estimate log p(x) with. Take a guide with a width (e.g. train DiagonalNormal for the same decoder, "
+                "frozen), or compare autoencoders by their reconstructions"
             )
 
 

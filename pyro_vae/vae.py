@@ -144,7 +144,7 @@ class VAE(nn.Module):
         return elements.to_event(len(self.shapes.event))
 
     def _log_joint(self, z: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
-        """log p(x, z), `[*particles, *leading]`, nats: what a guide may climb that refines its parameters."""
+        """Log p(x, z), `[*particles, *leading]`, nats: what a guide may climb that refines its parameters."""
         elements = self.likelihood(self.decoder(z))
         log_likelihood = self._event(elements if mask is None else elements.mask(mask)).log_prob(x)
         return log_likelihood + self.prior(self.amortize).log_prob(z)

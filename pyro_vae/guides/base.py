@@ -17,12 +17,16 @@ LogJoint = Callable[[Tensor], Tensor]
 """log p(x, z) of codes `[*particles, *leading, latent]` for the data at hand, `[*particles, *leading]`, nats."""
 
 
+FAR = 1e15
+"""As much noise as there is in single precision: what maps back from a z that no draw reaches, in place of infinity."""
+
+
 class Guide(nn.Module, ABC):
     """A family of distributions over codes whose parameters the encoder gives.
 
     A subclass takes `(shapes, **its own options)`, sets `param_shape` (what the encoder must return for one datum) and
-    implements `distribution`. Draws must be reparameterised. A family whose log q(z) at its own draws is known better, or
-    more cheaply, than at any other z returns a `FromNoise`.
+    implements `distribution`. Draws must be reparameterised. A family whose log q(z) is better known, or cheaper, at
+    its own draws than elsewhere returns a `FromNoise`.
 
     Args:
         shapes: the sizes of the VAE.
@@ -65,7 +69,7 @@ class Remembering:
         self._last = value, log_prob, torch.is_grad_enabled()
 
     def _recall(self, value: Tensor) -> Tensor | None:
-        """log q(z) where `value` is the last draw itself; not where a gradient is asked of a draw that has none."""
+        """Log q(z) where `value` is the last draw itself; not where a gradient is asked of a draw that has none."""
         if self._last is None or value is not self._last[0] or (torch.is_grad_enabled() and not self._last[2]):
             return None
         return self._last[1]
@@ -82,7 +86,7 @@ class FromNoise(Remembering, dist.TorchDistribution):
         noise_size: dimensions of e.
     """
 
-    arg_constraints = {}
+    arg_constraints = {}  # noqa: RUF012 - as torch has it
     support = constraints.real_vector
     has_rsample = True
 
@@ -96,7 +100,7 @@ class FromNoise(Remembering, dist.TorchDistribution):
 
     @abstractmethod
     def log_density(self, value: Tensor) -> Tensor:
-        """log q(z) at any z, `[*particles, *batch, size]`."""
+        """Log q(z) at any z, `[*particles, *batch, size]`."""
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """The draw that this noise gives; `log_prob` of the very tensor is then the draw's own."""
@@ -110,7 +114,7 @@ class FromNoise(Remembering, dist.TorchDistribution):
         return self.from_noise(torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """log q(z), nats: at the last draw its own, else `log_density`."""
+        """Log q(z), nats: at the last draw its own, else `log_density`."""
         known = self._recall(value)
         if known is not None:
             return known
@@ -123,7 +127,8 @@ class FromNoise(Remembering, dist.TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         """The same with a larger batch shape; parameters are not copied."""
         batch = torch.Size(batch_shape)
-        if torch.broadcast_shapes(batch, self.batch_shape) != batch:
+        sizes = zip(reversed(self.batch_shape), reversed(batch), strict=False)
+        if len(batch) < len(self.batch_shape) or any(old not in (1, new) for old, new in sizes):
             raise ValueError(f"can't expand batch shape {tuple(self.batch_shape)} to {tuple(batch)}")
         new = copy(self)
         new._batch_shape, new._last = batch, None
@@ -135,8 +140,13 @@ class FromNoise(Remembering, dist.TorchDistribution):
 
 
 def log_standard_normal(noise: Tensor) -> Tensor:
-    """log N(e; 0, I), summed over the last dimension."""
+    """Log N(e; 0, I), summed over the last dimension."""
     return -0.5 * (noise.square().sum(-1) + noise.shape[-1] * log(2 * pi))
+
+
+def standardised(value: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
+    """`(z - mu) exp(-s)`, kept where its square does not overflow."""
+    return ((value - loc) * (-log_scale).exp()).clamp(-FAR, FAR)
 
 
 def normal_points(count: int, size: int) -> Tensor:

@@ -1,5 +1,6 @@
 """Guides by normalising flows, in the direction in which drawing takes one pass."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Protocol
@@ -9,13 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.errors import UsageError
-from pyro_vae.guides.base import FromNoise, Guide, log_standard_normal, normal_points
+from pyro_vae.guides.base import FAR, FromNoise, Guide, log_standard_normal, normal_points, standardised
 from pyro_vae.shapes import Shapes
 
 _LEAST_GATE = 1e-3
 """A gate that closes all the way can't be inverted; this is the least that it lets through."""
-_FAR = 1e15
-"""What an inverse gives for a z that the flow never reaches, in place of infinity: its square must not overflow."""
 _POINTS = 512
 """Points that the mean and variance of a flow are averages over."""
 
@@ -54,14 +53,15 @@ class InverseAutoregressiveFlow(Guide):
 
     points: Tensor
 
-    def __init__(
-        self, shapes: Shapes, transforms: int = 2, hidden: tuple[int, ...] = (64,), context: int = 16
-    ) -> None:
+    def __init__(self, shapes: Shapes, transforms: int = 2, hidden: tuple[int, ...] = (64,), context: int = 16) -> None:
         super().__init__(shapes)
         _check_sizes(self, transforms=transforms, context=context, hidden=hidden)
         self.context = context
         self.param_shape = (2 * shapes.latent + context,)
-        self.steps = nn.ModuleList(_made(shapes.latent, context, hidden) for _ in range(transforms))
+        self.steps = nn.ModuleList(_made(shapes.latent, context, 2, hidden) for _ in range(transforms))
+        with torch.no_grad():
+            for network in self.steps:
+                network[-1].bias[::2] += 2  # gates start nearly open
         self.register_buffer("points", normal_points(_POINTS, shapes.latent), persistent=False)
 
     def distribution(self, params: Tensor) -> dist.TorchDistribution:
@@ -73,18 +73,19 @@ class InverseAutoregressiveFlow(Guide):
 
 
 class SplineFlow(Guide):
-    r"""An autoregressive neural spline flow, by zuko, followed by a mean-field affine map.
+    r"""An autoregressive neural spline flow, followed by a mean-field affine map.
 
     .. math:: z = \mu + \exp(s) \odot T_h(e), \qquad T_h = T^{(n)} \circ \dots \circ T^{(1)}, \quad
         T^{(t)}_i = \text{monotone rational-quadratic spline with parameters } f_t(e_{<i}, h)
 
     Splines work on [-5, 5] and are the identity outside. The encoder gives `(mu, s, h)`, flat: `2 latent + context`
-    numbers; the networks f_t are the guide's own. A draw and its log q cost one pass; log q at any other z takes
-    `latent` passes a transform. The mean and variance of q(z|x) are averages over 512 fixed points.
+    numbers; the networks f_t, which take the dimensions in turn forwards and backwards, are the guide's own. A draw and
+    its log q cost one pass; log q at any other z takes `latent` passes a transform. The mean and variance of q(z|x) are
+    averages over 512 fixed points.
 
     Args:
         shapes: the sizes of the VAE.
-        transforms: autoregressive transforms, at least 1; they take the dimensions in turn forwards and backwards.
+        transforms: autoregressive transforms, at least 1.
         bins: pieces of each spline, at least 2.
         hidden: widths of the hidden layers of each network, each at least 1; empty for affine ones.
         context: numbers in h, at least 1.
@@ -117,19 +118,19 @@ class SplineFlow(Guide):
             raise UsageError(f"SplineFlow needs bins >= 2, got {bins}")
         self.context = context
         self.param_shape = (2 * shapes.latent + context,)
-        options = {"transforms": transforms, "bins": bins, "hidden_features": hidden}
-        self.transform = _zuko().flows.NSF(shapes.latent, context, **options).transform
+        self.steps = nn.ModuleList(_made(shapes.latent, context, 3 * bins - 1, hidden) for _ in range(transforms))
         self.register_buffer("points", normal_points(_POINTS, shapes.latent), persistent=False)
 
     def distribution(self, params: Tensor) -> dist.TorchDistribution:
         """The flow's law, over `(latent,)`."""
         size = self.shapes.latent
         loc, log_scale, context = params.split([size, size, self.context], -1)
-        return _Flow(loc, [_Zuko(self.transform(context)), _Affine(loc, log_scale)], self.points)
+        splines = [_Spline(network, context, backwards=i % 2 == 1) for i, network in enumerate(self.steps)]
+        return _Flow(loc, [*splines, _Affine(loc, log_scale)], self.points)
 
 
 class _Step(Protocol):
-    """An invertible map, with the log of its Jacobian's determinant, `[*particles, *batch]`, both ways that of `forward`."""
+    """An invertible map; both ways with the log of the determinant of its forward Jacobian, `[*particles, *batch]`."""
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]: ...
 
@@ -195,60 +196,88 @@ class _Affine:
         return self.loc + self.log_scale.exp() * z, self.log_scale.sum(-1)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return ((z - self.loc) * (-self.log_scale).exp()).clamp(-_FAR, _FAR), self.log_scale.sum(-1)
+        return standardised(z, self.loc, self.log_scale), self.log_scale.sum(-1)
 
 
-class _Gated:
-    """z_i -> g_i z_i + (1 - g_i) m_i, with g_i and m_i functions of the dimensions before i (or after, backwards)."""
+class _Autoregressive(ABC):
+    """z_i -> f(z_i; terms_i), increasing, with terms from a network that sees the dimensions before i and a context.
+
+    Args:
+        network: as `_made` makes it.
+        context: h, `[*batch, context]`.
+        backwards: whether it sees the dimensions after i instead.
+    """
 
     def __init__(self, network: nn.Module, context: Tensor, backwards: bool) -> None:
         self.network, self.context, self.backwards = network, context, backwards
 
+    @abstractmethod
+    def apply(self, z: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
+        """The map and the log of its slope, elementwise; terms are `[*z.shape, outputs]`."""
+
+    @abstractmethod
+    def solve(self, z: Tensor, terms: Tensor) -> Tensor:
+        """The inverse of the map, elementwise."""
+
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        gate, other = self._terms(z)
-        return gate * z + (1 - gate) * other, gate.log().sum(-1)
+        value, log_slope = self.apply(z, self.terms(z))
+        return value, log_slope.sum(-1)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """One dimension a pass: each needs those found before; the rest stay zero, so that none is ever nonsense."""
-        found, log_det, places = torch.zeros_like(z), torch.zeros_like(z[..., 0]), range(z.shape[-1])
-        for i in reversed(places) if self.backwards else places:
-            gate, other = self._terms(found)
-            own = ((z - (1 - gate) * other) / gate).clamp(-_FAR, _FAR)
-            found = torch.where(torch.arange(z.shape[-1], device=z.device) == i, own, found)
-            log_det = log_det + gate[..., i].log()
-        return found, log_det
+        """One dimension a pass, from those found before; the others are zero till then, so none is ever nonsense."""
+        found, places = torch.zeros_like(z), torch.arange(z.shape[-1], device=z.device)
+        for i in reversed(range(z.shape[-1])) if self.backwards else range(z.shape[-1]):
+            found = torch.where(places == i, self.solve(z, self.terms(found)), found)
+        return found, self.forward(found)[1]
 
-    def _terms(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The gates and what comes through where they are closed, each `[..., size]`."""
+    def terms(self, z: Tensor) -> Tensor:
+        """What the network says of each dimension, `[*z.shape, outputs]`."""
         codes = z.flip(-1) if self.backwards else z
         inputs = torch.cat([codes, self.context.expand(*z.shape[:-1], -1)], -1)
-        logit, other = self.network(inputs).unflatten(-1, (z.shape[-1], 2)).unbind(-1)
-        gate = _LEAST_GATE + (1 - _LEAST_GATE) * logit.sigmoid()
-        return (gate.flip(-1), other.flip(-1)) if self.backwards else (gate, other)
+        terms = self.network(inputs).unflatten(-1, (z.shape[-1], -1))
+        return terms.flip(-2) if self.backwards else terms
 
 
-def _made(size: int, context: int, hidden: tuple[int, ...]) -> nn.Module:
-    """A network from `size` codes and the context to two numbers for each code, which see the codes before it."""
-    before = torch.ones(size, size).tril(-1)
-    sees = torch.cat([before, torch.ones(size, context)], -1).repeat_interleave(2, 0).bool()
-    network = _zuko().nn.MaskedMLP(sees, hidden, activation=nn.ELU)
-    with torch.no_grad():
-        network[-1].bias.reshape(size, 2)[:, 0] += 2
-    return network
+class _Gated(_Autoregressive):
+    """z_i -> g_i z_i + (1 - g_i) m_i."""
+
+    def apply(self, z: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
+        gate, other = self._gate(terms)
+        return gate * z + (1 - gate) * other, gate.log()
+
+    def solve(self, z: Tensor, terms: Tensor) -> Tensor:
+        gate, other = self._gate(terms)
+        return ((z - (1 - gate) * other) / gate).clamp(-FAR, FAR)
+
+    def _gate(self, terms: Tensor) -> tuple[Tensor, Tensor]:
+        logit, other = terms.unbind(-1)
+        return _LEAST_GATE + (1 - _LEAST_GATE) * logit.sigmoid(), other
 
 
-class _Zuko:
-    """A transform of zuko's."""
+class _Spline(_Autoregressive):
+    """Monotone rational-quadratic splines, by zuko."""
 
-    def __init__(self, transform: Any) -> None:
-        self.transform = transform
+    def apply(self, z: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
+        return self._spline(terms).call_and_ladj(z)
 
-    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return self.transform.call_and_ladj(z)
+    def solve(self, z: Tensor, terms: Tensor) -> Tensor:
+        """As zuko's inverse, but with a root that rounding can't make imaginary."""
+        spline = self._spline(terms)
+        inside, x0, x1, y0, y1, d0, d1, s = spline.bin(spline.searchsorted(spline.vertical, z) - 1)
+        height, curve = inside * (z - y0), d0 + d1 - 2 * s
+        a, b, c = (y1 - y0) * (s - d0) + height * curve, (y1 - y0) * d0 - height * curve, -s * height
+        root = (b.square() - 4 * a * c).clamp(min=1e-20).sqrt()
+        return torch.where(inside, x0 + (x1 - x0) * 2 * c / (-b - root), z)
 
-    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        noise = self.transform.inv(z)
-        return noise, self.transform.call_and_ladj(noise)[1]
+    def _spline(self, terms: Tensor) -> Any:
+        bins = (terms.shape[-1] + 1) // 3
+        return _zuko().transforms.MonotonicRQSTransform(*terms.split([bins, bins, bins - 1], -1))
+
+
+def _made(size: int, context: int, outputs: int, hidden: tuple[int, ...]) -> nn.Sequential:
+    """A masked network from `size` codes and a context to `outputs` numbers for each code, of the codes before it."""
+    sees = torch.cat([torch.ones(size, size).tril(-1), torch.ones(size, context)], -1).bool()
+    return _zuko().nn.MaskedMLP(sees.repeat_interleave(outputs, 0), hidden, activation=nn.ELU)
 
 
 def _zuko() -> Any:

@@ -96,7 +96,7 @@ class _Mixture(FromNoise):
         return torch.is_grad_enabled() and any(p.requires_grad for p in parameters)
 
     def _standardised(self, value: Tensor, exact: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """u = (z - mu_k) / sigma_k, `[..., components, size]`; for a draw's own component the noise, without rounding.
+        """`(z - mu_k) / sigma_k`, `[..., components, size]`; for a draw's own component the noise, without rounding.
 
         Args:
             value: z.
@@ -109,7 +109,7 @@ class _Mixture(FromNoise):
         return torch.logsumexp(self.log_weights + self._log_densities(u).sum(-1), -1)
 
     def _log_densities(self, u: Tensor) -> Tensor:
-        """log N(z_i; mu_ki, sigma_ki^2), `[..., components, size]`."""
+        """Log N(z_i; mu_ki, sigma_ki^2), `[..., components, size]`."""
         return -0.5 * (u.square() + log(2 * pi)) - self.log_scales
 
     def _movement(self, value: Tensor, exact: tuple[Tensor, Tensor]) -> Tensor:

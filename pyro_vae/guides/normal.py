@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.errors import UsageError
-from pyro_vae.guides.base import FromNoise, Guide, Remembering, log_standard_normal
+from pyro_vae.guides.base import FromNoise, Guide, Remembering, log_standard_normal, standardised
 from pyro_vae.shapes import Shapes
 
 
@@ -108,7 +108,7 @@ class FullNormal(Guide):
 
 
 class LowRankNormal(Guide):
-    r"""The normal family with a covariance of a diagonal plus low rank: `latent (2 + rank)` numbers, not `latent^2 / 2`.
+    r"""The normal family with a diagonal plus low rank covariance: `latent (2 + rank)` numbers, not `latent^2 / 2`.
 
     .. math:: q(z|x) = N(z; \mu(x), S (I + U U^T) S), \quad S = \mathrm{diag}(\exp(s(x))), \; U(x) \in R^{L \times R}
 
@@ -162,7 +162,7 @@ class _LowRank(FromNoise):
         return value, self._log_density_of(noise)
 
     def log_density(self, value: Tensor) -> Tensor:
-        scaled = (value - self.loc) * (-self.log_scale).exp()
+        scaled = standardised(value, self.loc, self.log_scale)
         zeros = scaled.new_zeros(*scaled.shape[:-1], self.columns.shape[-2])
         return self._log_density_of(torch.cat([scaled, zeros], -1))
 
@@ -259,7 +259,8 @@ class _Reflected(FromNoise):
         noise = value - self.loc
         for unit in self.units:
             noise = _reflect(noise, unit)
-        return log_standard_normal(noise * (-self.log_scale).exp()) - self.log_scale.sum(-1)
+        noise = standardised(noise, torch.zeros_like(self.loc), self.log_scale)
+        return log_standard_normal(noise) - self.log_scale.sum(-1)
 
     @property
     def mean(self) -> Tensor:

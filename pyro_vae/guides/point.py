@@ -21,9 +21,9 @@ class Delta(Guide):
 
     .. math:: q(z|x) = \delta(z - \mu(x))
 
-    log q(z|x) counts as 0, so an objective maximises log p(x, mu(x)): reconstruction, and the prior as a penalty on
-    codes. That is no bound on log p(x), and there is no importance sampling with it: `log_marginal` refuses. The encoder
-    gives `mu`, `[latent]`.
+    log q(z|x) counts as 0, so an objective maximises log p(x, mu(x)): reconstruction, with the prior as a penalty on
+    codes. That is no bound on log p(x), and importance sampling makes no sense with it: `log_marginal` refuses. The
+    encoder gives `mu`, `[latent]`.
 
     Args:
         shapes: the sizes of the VAE.

@@ -28,13 +28,13 @@ class SemiAmortized(Guide):
     on the rest of the batch.
 
     In training the decoder and the prior are trained at the refined parameters. The encoder is trained by the gradient
-    there, as if the refinement were the identity ("straight through"): first order, no derivative of the steps. Each run
-    of the guide costs `steps num_particles` runs of the decoder and its gradient more. Priors made of q(z|x) (VampPrior)
-    take the encoder's, not refined.
+    there, as if the refinement were the identity ("straight through"): first order, no derivative of the steps. A run
+    of the guide costs `steps num_particles` runs of the decoder and its gradient more. Priors made of q(z|x) take the
+    encoder's, not refined.
 
     Args:
         shapes: the sizes of the VAE.
-        guide: the family that is refined; its distributions must be functions of noise, as all of `pyro_vae.guides` are.
+        guide: the family that is refined; its distributions are functions of noise, as all of `pyro_vae.guides` are.
         steps: refinements, at least 1.
         lr: size of a step, above 0.
         num_particles: draws of z in an estimate of the ELBO, at least 1; even numbers make pairs e, -e.
@@ -96,7 +96,7 @@ class SemiAmortized(Guide):
     def _gradient(self, params: Tensor, noise: Tensor, log_joint: LogJoint) -> Tensor:
         """Of each datum's ELBO, also where gradients are off."""
         leading = params.shape[: params.dim() - len(self.param_shape)]
-        noise = noise.reshape(-1, *[1] * len(leading), noise.shape[-1]).expand(-1, *leading, -1)
+        noise = noise.reshape(len(noise), *[1] * len(leading), noise.shape[-1]).expand(-1, *leading, -1)
         with torch.enable_grad():
             params = params.detach().requires_grad_()
             q = self.inner.distribution(params)
