@@ -549,7 +549,7 @@ class TestPPCA:
 
     def test_semi_amortised(self, process):
         """From an encoder that knows nothing, the mean-field optimum: what is left is its gap, within 0.01 nats."""
-        vae = vae_of(process, guide=partial(SemiAmortized, steps=300, lr=0.03, num_particles=16))
+        vae = vae_of(process, guide=partial(SemiAmortized, steps=300, num_particles=16))
         with torch.no_grad():
             vae.encoder.output.weight.zero_()
         x = process.sample(8, seed=1)
@@ -561,7 +561,9 @@ class TestPPCA:
         assert (gap - self.mean_field_gap(process)).abs().max() < 0.01
 
     def test_delta_refined_finds_the_mode(self, process):
-        vae = vae_of(process, guide=partial(SemiAmortized, guide=Delta, steps=400, lr=0.03))
+        vae = vae_of(process, guide=partial(SemiAmortized, guide=Delta, steps=400))
+        with torch.no_grad():
+            vae.encoder.output.weight.zero_()
         x = process.sample(8, seed=1)
         torch.testing.assert_close(vae.encode(x).mean, process.posterior(x)[0], rtol=0, atol=0.02)
 
@@ -648,7 +650,7 @@ class TestSemiAmortized:
             got = vae.encode(x[3:5])
         torch.testing.assert_close(got.mean, expected.mean[3:5])
         torch.testing.assert_close(got.stddev, expected.stddev[3:5])
-        assert (vae.amortize(x).mean - expected.mean).abs().min() > 0.01
+        assert (vae.amortize(x).mean - expected.mean).abs().max() > 0.05
 
     def test_mask(self):
         """What is not observed is not looked at."""

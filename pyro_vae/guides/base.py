@@ -86,8 +86,8 @@ class FromNoise(Remembering, dist.TorchDistribution):
         noise_size: dimensions of e.
     """
 
-    arg_constraints = {}  # noqa: RUF012 - as torch has it
-    support = constraints.real_vector
+    arg_constraints = {}  # noqa: RUF012 # pyright: ignore[reportAssignmentType] - as torch has it
+    support = constraints.real_vector  # pyright: ignore[reportAssignmentType]
     has_rsample = True
 
     def __init__(self, loc: Tensor, noise_size: int) -> None:

@@ -58,10 +58,10 @@ class InverseAutoregressiveFlow(Guide):
         _check_sizes(self, transforms=transforms, context=context, hidden=hidden)
         self.context = context
         self.param_shape = (2 * shapes.latent + context,)
-        self.steps = nn.ModuleList(_made(shapes.latent, context, 2, hidden) for _ in range(transforms))
-        with torch.no_grad():
-            for network in self.steps:
-                network[-1].bias[::2] += 2  # gates start nearly open
+        networks = [_made(shapes.latent, context, 2, hidden) for _ in range(transforms)]
+        for network in networks:
+            network[-1].bias.data[::2] += 2  # gates start nearly open
+        self.steps = nn.ModuleList(networks)
         self.register_buffer("points", normal_points(_POINTS, shapes.latent), persistent=False)
 
     def distribution(self, params: Tensor) -> dist.TorchDistribution:

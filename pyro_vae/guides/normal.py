@@ -239,7 +239,8 @@ class Householder(Guide):
 
     def distribution(self, params: Tensor) -> dist.TorchDistribution:
         """The normal with covariance H S^2 H^T."""
-        return _Reflected(*params[..., :2, :].unbind(-2), list(params[..., 2:, :].unbind(-2)))
+        loc, log_scale, *vectors = params.unbind(-2)
+        return _Reflected(loc, log_scale, vectors)
 
 
 class _Reflected(FromNoise):

@@ -11,21 +11,21 @@ from pyro_vae.guides.base import Guide, LogJoint, normal_points
 from pyro_vae.guides.normal import DiagonalNormal
 from pyro_vae.shapes import Shapes
 
-_FADES = 0.9, 0.999
-"""How Adam's averages of gradients and of their squares fade."""
+_FADE = 0.99
+"""How fast the mean of the squares of gradients forgets."""
 
 
 class SemiAmortized(Guide):
     r"""A guide whose parameters climb each datum's own ELBO for a few steps, from where the encoder puts them.
 
     .. math:: \lambda_0 = \mathrm{encoder}(x), \qquad
-        \lambda_{t+1} = \lambda_t + \mathrm{Adam}(\nabla_\lambda \hat{\mathcal L}_t(x; \lambda_t)), \qquad
-        q(z|x) = q(z; \lambda_T)
+        \lambda_{t+1} = \lambda_t + \eta_t \, g_t / \sqrt{\overline{g^2}}, \quad
+        g_t = \nabla_\lambda \hat{\mathcal L}_t(x; \lambda_t), \qquad q(z|x) = q(z; \lambda_T)
 
-    This takes out part of the amortisation gap: what an encoder loses by sharing its weights among all data. Steps are
-    Adam's, so `lr` is about the size of one. The noise of the ELBO estimates is a fixed low-discrepancy set, another
-    part of it in each step and the same for all data: q(z|x) stays a function of x, draws nothing, and does not depend
-    on the rest of the batch.
+    This takes out part of the amortisation gap: what an encoder loses by sharing its weights among all data. A step is
+    the gradient over its root mean square, times a rate that goes down to zero linearly from `lr`. The noise of the
+    ELBO estimates is a fixed low-discrepancy set, another part of it in each step and the same for all data: q(z|x)
+    stays a function of x, draws nothing, and does not depend on the rest of the batch.
 
     In training the decoder and the prior are trained at the refined parameters. The encoder is trained by the gradient
     there, as if the refinement were the identity ("straight through"): first order, no derivative of the steps. A run
@@ -36,7 +36,7 @@ class SemiAmortized(Guide):
         shapes: the sizes of the VAE.
         guide: the family that is refined; its distributions are functions of noise, as all of `pyro_vae.guides` are.
         steps: refinements, at least 1.
-        lr: size of a step, above 0.
+        lr: size of the first step, above 0, in the units of the parameters.
         num_particles: draws of z in an estimate of the ELBO, at least 1; even numbers make pairs e, -e.
 
     Raises:
@@ -62,7 +62,7 @@ class SemiAmortized(Guide):
         shapes: Shapes,
         guide: Callable[[Shapes], Guide] = DiagonalNormal,
         steps: int = 10,
-        lr: float = 0.05,
+        lr: float = 0.1,
         num_particles: int = 2,
     ) -> None:
         super().__init__(shapes)
@@ -84,13 +84,12 @@ class SemiAmortized(Guide):
         """The parameters after the steps; gradients go straight through to `params`."""
         params = self.inner.refine(params, log_joint)
         refined = params.detach()
-        first = second = torch.zeros_like(refined)
-        for step, noise in enumerate(self.noise, start=1):
+        squares = torch.zeros_like(refined)
+        for step, noise in enumerate(self.noise):
             gradient = self._gradient(refined, noise, log_joint)
-            first = _FADES[0] * first + (1 - _FADES[0]) * gradient
-            second = _FADES[1] * second + (1 - _FADES[1]) * gradient.square()
-            rms = (second / (1 - _FADES[1] ** step)).sqrt() + 1e-8
-            refined = refined + self.lr * first / (1 - _FADES[0] ** step) / rms
+            squares = _FADE * squares + (1 - _FADE) * gradient.square()
+            usual = (squares / (1 - _FADE ** (step + 1))).sqrt() + 1e-8
+            refined = refined + self.lr * (1 - step / len(self.noise)) * gradient / usual
         return params + (refined - params).detach()
 
     def _gradient(self, params: Tensor, noise: Tensor, log_joint: LogJoint) -> Tensor:
