@@ -501,7 +501,7 @@ class TestPPCA:
         layer = vae.posterior.steps[0][-1]
         with torch.no_grad():
             layer.weight.zero_(), layer.bias.zero_()
-            layer.bias[::2] = torch.logit(torch.tensor((0.5 - 1e-3) / (1 - 1e-3)))
+            layer.bias[::2] = torch.logit(torch.tensor((0.5 - 1e-3) / (1 - 1e-3))) - 2
             layer.weight[1::2, :3] = mixing
         back = torch.linalg.inv((torch.eye(3, dtype=torch.float64) + mixing) / 2)
         set_affine(vae, back @ rows, back @ at_zero, torch.cat([scale.log(), torch.zeros(1).double()]))

@@ -15,6 +15,8 @@ from pyro_vae.shapes import Shapes
 
 _LEAST_GATE = 1e-3
 """A gate that closes all the way can't be inverted; this is the least that it lets through."""
+_OPEN = 2.0
+"""Logit of a gate where the network says nothing: codes pass nearly as they are."""
 _POINTS = 512
 """Points that the mean and variance of a flow are averages over."""
 
@@ -58,10 +60,7 @@ class InverseAutoregressiveFlow(Guide):
         _check_sizes(self, transforms=transforms, context=context, hidden=hidden)
         self.context = context
         self.param_shape = (2 * shapes.latent + context,)
-        networks = [_made(shapes.latent, context, 2, hidden) for _ in range(transforms)]
-        for network in networks:
-            network[-1].bias.data[::2] += 2  # gates start nearly open
-        self.steps = nn.ModuleList(networks)
+        self.steps = nn.ModuleList(_made(shapes.latent, context, 2, hidden) for _ in range(transforms))
         self.register_buffer("points", normal_points(_POINTS, shapes.latent), persistent=False)
 
     def distribution(self, params: Tensor) -> dist.TorchDistribution:
@@ -251,7 +250,7 @@ class _Gated(_Autoregressive):
 
     def _gate(self, terms: Tensor) -> tuple[Tensor, Tensor]:
         logit, other = terms.unbind(-1)
-        return _LEAST_GATE + (1 - _LEAST_GATE) * logit.sigmoid(), other
+        return _LEAST_GATE + (1 - _LEAST_GATE) * (logit + _OPEN).sigmoid(), other
 
 
 class _Spline(_Autoregressive):
