@@ -13,7 +13,7 @@ from pyro_vae.agreement import agreed
 from pyro_vae.backends import exact_products, fast_cpu
 from pyro_vae.distributed import World
 from pyro_vae.errors import NumericalError, UsageError
-from pyro_vae.importance import Called, Program, evaluation_mode, importance, owners
+from pyro_vae.importance import Called, Program, evaluation_mode, importance, owners, refuse_point_masses
 from pyro_vae.networks import computing_in
 from pyro_vae.pareto import pareto_k_of_tail, tail_kept
 from pyro_vae.seeding import seeded
@@ -158,7 +158,7 @@ def log_marginal(
         An `Evidence`; tensors in double precision on the CPU.
 
     Raises:
-        UsageError: if `num_particles` or `max_rows` is not positive, or `x` is empty.
+        UsageError: if `num_particles` or `max_rows` is not positive, `x` is empty, or a site of the guide is a Delta.
         NumericalError: if a datum's log-weights are all -inf, or one is nan or +inf.
 
     References:
@@ -182,6 +182,8 @@ def log_marginal(
     starts = range(0, len(x), TILE_DATA)
     mine = starts[world.rows(len(starts))]
     with evaluation_mode(model, guide), fast_cpu(), exact_products():
+        with seeded(seed, "structure"):
+            refuse_point_masses(guide, *(a[:1] for a in data), max_plate_nesting=max_plate_nesting)
         with _computing(programs, precision):
             pair = make_pair(programs, _block(data, 0), compile)
             with agreed(world):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
@@ -153,6 +154,34 @@ def sites_at(
     sites = _sites_per_datum(trace, role)
     _check_match(set(latents), {name for name, site in sites.items() if not site["is_observed"]}, set(sites))
     return sites
+
+
+def is_point_mass(distribution: Any) -> bool:
+    """Whether a distribution is a `Delta`, under whatever masks, events and transforms."""
+    while not isinstance(distribution, dist.Delta) and hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return isinstance(distribution, dist.Delta)
+
+
+def refuse_point_masses(guide: Program, *args: Any, max_plate_nesting: int = 1, **kwargs: Any) -> None:
+    """Refuse a guide that puts all probability on single points: weights p(x, z) / q(z|x) say nothing about p(x) then.
+
+    Args:
+        guide: Pyro program of q(z|x).
+        *args: its arguments.
+        max_plate_nesting: number of plate dimensions it uses.
+        **kwargs: its keyword arguments.
+
+    Raises:
+        UsageError: with the site.
+    """
+    for name, site in sample_sites(_run(guide, 1, max_plate_nesting, args, kwargs)).items():
+        if is_point_mass(site["fn"]):
+            raise UsageError(
+                f"site {name!r} of the guide is a Delta: it puts all of q(z|x) on one point, so there are no draws to "
+                "estimate log p(x) with. Take a guide with a width (e.g. train DiagonalNormal for the same decoder, "
+                "frozen), or compare autoencoders by their reconstructions"
+            )
 
 
 @contextmanager

@@ -417,7 +417,12 @@ def latent_kl(stats: LatentStatistics) -> "Figure":
 
     Returns:
         The figure; bars in nats per datum, labelled with the dimension's index.
+
+    Raises:
+        UsageError: if a KL is not finite, as for a guide without width.
     """
+    if not stats.kl.isfinite().all():
+        raise UsageError("a KL is infinite, so there are no bars to draw: q(z|x) has no width (a Delta guide)")
     order = stats.kl.argsort(descending=True)
     kl, active = stats.kl[order].numpy(), stats.active[order].numpy()
     place = np.arange(len(kl))

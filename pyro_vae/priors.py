@@ -263,7 +263,7 @@ class VampPrior(Prior):
         >>> from functools import partial
         >>> vae = VAE((8, 8), latent_dim=2, prior=partial(VampPrior, components=30))
         >>> vae.start_prior(torch.rand(30, 8, 8).round())
-        >>> vae.prior(vae.encode).sample((5,)).shape
+        >>> vae.prior(vae.amortize).sample((5,)).shape
         torch.Size([5, 2])
     """
 

@@ -83,7 +83,7 @@ def cross_entropy(vae: VAE, x: Tensor, num_particles: int = 1, seed: int = 0) ->
         for start in range(0, len(x), _TILE):
             with seeded(seed, "cross_entropy", start):
                 z = vae.encode(x[start : start + _TILE].to(device)).sample(torch.Size([num_particles]))
-            values.append(-vae.prior(vae.encode).log_prob(z).double().mean(0).cpu())
+            values.append(-vae.prior(vae.amortize).log_prob(z).double().mean(0).cpu())
     return CrossEntropy(torch.cat(values))
 
 

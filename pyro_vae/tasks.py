@@ -63,7 +63,7 @@ def sample(vae: VAE, num: int, seed: int = 0, context: Tensor | None = None) -> 
     with evaluation_mode(vae):
         for start in range(0, num, _TILE):
             given = None if contexts is None else _tile(contexts, start).to(device)
-            prior = vae.prior(vae.encode, given)
+            prior = vae.prior(vae.amortize, given)
             with seeded(seed, "sample", start):
                 z = prior.sample(torch.Size([_TILE] if not prior.batch_shape else []))
                 likelihood = vae.decode(z, given)

@@ -105,7 +105,7 @@ class VAE(Autoencoder):
         self.register()
         x, context = self._tensor(x, mask), self._context(c)
         with pyro.plate("data", x.shape[0], dim=-1):
-            z = pyro.sample("z", self.prior(self.encode, context))
+            z = pyro.sample("z", self.prior(self.amortize, context))
             elements = self.likelihood(self._run(self.decoder, z, context))
             pyro.sample("x", self._event(elements if mask is None else elements.mask(mask)), obs=x)
         return z
@@ -124,6 +124,13 @@ class VAE(Autoencoder):
             mask: True where an element of `x` is observed; None where all are.
             context: c, `[*leading, *context]`, where the guide takes one.
         """
+        x, context = self._tensor(x, mask), self._context(context)
+        params = self._run(self.encoder, x, context)
+        params = self.posterior.refine(params, lambda z: self._log_joint(z, x, mask, context))
+        return self.posterior.distribution(params)
+
+    def amortize(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> dist.TorchDistribution:
+        """As `encode`, by the encoder alone, without the refinement that some guides do: what priors are built from."""
         return self.posterior.distribution(self._run(self.encoder, self._tensor(x, mask), self._context(context)))
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
@@ -196,6 +203,12 @@ class VAE(Autoencoder):
 
     def _event(self, elements: dist.TorchDistribution) -> dist.TorchDistribution:
         return elements.to_event(len(self.shapes.event))
+
+    def _log_joint(self, z: Tensor, x: Tensor, mask: Tensor | None, context: Tensor | None) -> Tensor:
+        """Log p(x, z), `[*particles, *leading]`, nats: what a guide may climb that refines its parameters."""
+        elements = self.likelihood(self._run(self.decoder, z, context))
+        log_likelihood = self._event(elements if mask is None else elements.mask(mask)).log_prob(x)
+        return log_likelihood + self.prior(self.amortize, context).log_prob(z)
 
     def _tensor(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """`x` in the weights' precision, with a value of the support where it is not observed."""

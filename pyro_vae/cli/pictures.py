@@ -9,8 +9,10 @@ from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae.cli.runs import first_rows, given
+from pyro_vae.compiling import log_once
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics import latent_statistics
+from pyro_vae.errors import UsageError
 from pyro_vae.evidence import Evidence, log_marginal
 from pyro_vae.tasks import manifold, reconstruct, sample
 from pyro_vae.vae import VAE
@@ -28,21 +30,31 @@ def save_pictures(vae: VAE, data: Dataset, run: Path, rows: Sequence[Mapping[str
     device = next(vae.parameters()).device
     x = first_rows(data, held_out, _MEASURED).to(device)
     inputs = given(data, held_out, len(x), device)
-    shown, checked = ({name: value[:n] for name, value in inputs.items()} for n in (_SHOWN, _CHECKED))
+    shown = {name: value[:_SHOWN] for name, value in inputs.items()}
     drawn = sample(vae, 2 * _SHOWN, seed=seed, context=contexts_to_show(data, 2 * _SHOWN))
-    evidence = log_marginal(vae.model, vae.guide, x[:_CHECKED], num_particles=1000, seed=seed, **checked)
     figures = {
         "curves": plots.curves(rows),
         "reconstructions": plots.reconstructions(
             x[:_SHOWN], reconstruct(vae, x[:_SHOWN], seed=seed, context=shown.get("c"))
         ),
         "samples": plots.samples(drawn, columns=_columns(data)),
-        "latent_kl": plots.latent_kl(latent_statistics(vae, x, context=inputs.get("c"))),
-        "pareto_k": plots.pareto_k(evidence),
+        **_of_the_guide(vae, x, inputs, seed),
     }
     if vae.shapes.latent == 2 and vae.shapes.context is None:
         figures["manifold"] = plots.manifold(manifold(vae))
     return [save_picture(figure, run / "pictures" / f"{name}.png") for name, figure in figures.items()]
+
+
+def _of_the_guide(vae: VAE, x: Tensor, inputs: Mapping[str, Tensor], seed: int) -> dict[str, Any]:
+    """What q(z|x) has to show; nothing for one without width or without moments, which has no such figures."""
+    checked = {name: value[:_CHECKED] for name, value in inputs.items()}
+    try:
+        evidence = log_marginal(vae.model, vae.guide, x[:_CHECKED], num_particles=1000, seed=seed, **checked)
+        latent = latent_statistics(vae, x, context=inputs.get("c"))
+    except UsageError as error:
+        log_once(f"no pictures of the guide: {error}")
+        return {}
+    return {"latent_kl": plots.latent_kl(latent), "pareto_k": plots.pareto_k(evidence)}
 
 
 def contexts_to_show(data: Dataset, num: int) -> Tensor | None:
