@@ -133,8 +133,8 @@ def _path_of(cls: type) -> str:
             "outside of functions and classes"
         )
     module = cls.__module__
-    if cls.__module__.startswith("torch.optim."):
-        module = "torch.optim"
+    if module.startswith(("torch.optim.", "pyro_vae.")):  # by the public name, wherever in the package it is written
+        module = ".".join(module.split(".")[:2])
     return f"{module}.{cls.__qualname__}"
 
 

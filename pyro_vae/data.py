@@ -69,6 +69,7 @@ def load_data(
     source: str | Path = "digits",
     *,
     binarize: Binarization = "none",
+    dequantize: bool = False,
     divide_by: float | None = None,
     valid_size: int = 0,
     root: str | Path | None = None,
@@ -90,11 +91,12 @@ def load_data(
             an `.npy` (train only; mapped), a folder with IDX files (`train-images-idx3-ubyte`, also `.gz`), or one of
             these files.
         binarize: none | static | dynamic | threshold; see `Dataset`.
+        dequantize: add uniform noise within each grey level, for densities; see `Dataset`.
         divide_by: divide all values by this instead.
         valid_size: take the last n of train as the validation set, where the source has none.
         root: where the downloadable sets lie; by default `$PYRO_VAE_DATA`, else `~/.cache/pyro_vae`.
         download: fetch a downloadable set through torchvision where it is not in `root`.
-        seed: of the binarisation, and of the process and samples of `linear_gaussian`.
+        seed: of the binarisation or dequantisation, and of the process and samples of `linear_gaussian`.
 
     Raises:
         DataError: the source is unknown, absent or damaged, or its values are not usable.
@@ -107,8 +109,11 @@ def load_data(
     if divide_by is not None:
         check_divisor("divide_by", divide_by)
     options = {"binarize": binarize, "divide_by": divide_by, "valid_size": valid_size, "data_seed": seed}
+    options |= {"dequantize": True} if dequantize else {}  # a run begun before there was this option is still the same
     origin = {"data": _lasting(source), **options, "data_root": None if root is None else str(root)}
     if source == "linear_gaussian":
+        if dequantize:
+            raise UsageError("linear_gaussian has no levels to dequantize: its elements are real")
         return _linear_gaussian(binarize, divide_by, valid_size, seed, origin)
     raw = read(source, root, download)
     splits, divisor, scaling = _scaled(raw.arrays, 16 if source == "digits" and divide_by is None else divide_by)
@@ -116,7 +121,8 @@ def load_data(
     notes = [note for note in (raw.note, scaling, _hold_out(splits, labels, valid_size)) if note]
     train, valid, test = (splits.get(split) for split in SPLITS)
     assert train is not None  # every reader sees to it
-    return Dataset(raw.name, train, valid, test, labels, binarize, seed, None, ", ".join(notes), origin, divisor)
+    note = ", ".join(notes)
+    return Dataset(raw.name, train, valid, test, labels, binarize, seed, None, note, origin, divisor, dequantize)
 
 
 def _lasting(source: str | Path) -> str:

@@ -92,8 +92,9 @@ def known_classes(base: type) -> list[type]:
 
 def _unknown_option(key: str, base: type, option: str, message: str) -> str:
     paths = re.findall(r"class_path[= ]'([\w.]+)'", message)
-    name = paths[-1].rpartition(".")[2] if paths else ""
-    cls = next((c for c in known_classes(base) if c.__name__ == name), None)
+    module, _, name = paths[-1].rpartition(".") if paths else ("", "", "")
+    named = (c for c in known_classes(base) if c.__name__ == name)
+    cls = getattr(sys.modules.get(module), name, None) or next(named, None)
     accepted = (
         [p for p in signature(cls).parameters if p not in ("shapes", "in_shape", "out_shape", "params")] if cls else []
     )
