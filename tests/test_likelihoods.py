@@ -185,19 +185,20 @@ class _Density(torch.nn.Module):
 @each
 @pytest.mark.parametrize("size", [1.0, 10.0])
 def test_single_precision_has_the_digits_of_double(make, size):
-    """Values to 1e-5 and gradients to 1e-4, relative to the largest in each (0.5 in the exponent of a scale costs)."""
+    """Values to 2e-5 and gradients to 2e-4; less where a mean near 1, which has 24 bits, is over a scale of 0.001."""
     likelihood = make(SHAPES)
+    lost = 20 if getattr(likelihood, "bounded", False) else 1
     params = size * params_for(likelihood, 50)
     x = likelihood(params_for(likelihood, 50)).sample()
     results = []
     for dtype in (torch.float32, torch.float64):
-        leaf = params.to(dtype).requires_grad_()
+        leaf = params.detach().clone().to(dtype).requires_grad_()
         log_p = likelihood.to(dtype)(leaf).log_prob(x.to(dtype))
         log_p.sum().backward()
         results.append((log_p.detach().double(), leaf.grad.double()))
     (value, gradient), (exact, exact_gradient) = results
-    assert ((value - exact).abs() <= 2e-5 * exact.abs().clamp(min=1)).all()
-    assert ((gradient - exact_gradient).abs() <= 2e-4 * exact_gradient.abs().clamp(min=1)).all()
+    assert ((value - exact).abs() <= 2e-5 * lost * exact.abs().clamp(min=1)).all()
+    assert ((gradient - exact_gradient).abs() <= 2e-4 * lost * exact_gradient.abs().clamp(min=1)).all()
 
 
 @each
@@ -267,20 +268,19 @@ def test_mask_leaves_out_exactly_the_unobserved(make):
 def test_can_be_recorded(make):
     """Loss and gradients as one graph, which gives the same on other data and parameters."""
     vae = small(make)
-    x, other = (data_for(vae.likelihood, 4) for _ in range(2))
+    inputs, others = ((torch.randn(3, 4, 2), data_for(vae.likelihood, 4)) for _ in range(2))
 
-    def loss(x):
-        with seeded(0, "z"):
-            value = -vae.decode(vae.encode(x).rsample()).log_prob(x).sum()
+    def loss(z, x):
+        value = -vae.decode(z).log_prob(x).sum()
         return value, value
 
     with pyro.validation_enabled(False):
-        graph, used = record_gradients(vae, loss, [x], compile=False)
+        graph, used = record_gradients(vae, loss, inputs, compile=False)
     with torch.no_grad():
         for p in vae.parameters():
             p.add_(0.1 * torch.randn_like(p))
-    value, *gradients = graph(other)
-    expected = loss(other)[0]
+    value, *gradients = graph(*others)
+    expected = loss(*others)[0]
     torch.testing.assert_close(value, expected.detach())
     assert set(used) >= set(vae.likelihood.parameters())
     for got, p in zip(gradients, used, strict=True):
@@ -291,7 +291,7 @@ def test_can_be_recorded(make):
 def test_trains_saves_and_estimates(make, tmp_path):
     with seeded(0, "weights"):
         vae = small(make)
-        train = vae.likelihood(params_for(vae.likelihood).expand(60, *vae.likelihood.param_shape)).sample()
+        train = vae.likelihood(0.3 * params_for(vae.likelihood, 60)).sample()
     data = Dataset("x", train, train[:10])
     history = fit(vae, data, epochs=3, batch_size=30, start_at_mean=True, progress=False)
     assert math.isfinite(history.rows[-1]["valid_elbo"])
@@ -485,12 +485,14 @@ def test_degrees_of_freedom_have_a_mean():
 
 
 def exact_logistic(k, levels, loc, scale):
-    """The probability of a level, by the difference of distribution functions with 50 digits."""
+    """The probability of a level, by the difference of distribution functions with 50 digits, in the lower tail."""
+    if k / (levels - 1) > loc:
+        k, loc = levels - 1 - k, 1 - loc
     with mpmath.workdps(50):
-        cdf = lambda edge: 1 / (1 + mpmath.exp(-(edge - mpmath.mpf(loc)) / mpmath.mpf(scale)))  # noqa: E731
-        step = mpmath.mpf(1) / (levels - 1)
-        high = 1 if k == levels - 1 else cdf((k + mpmath.mpf("0.5")) * step)
-        return float(mpmath.log(high - (0 if k == 0 else cdf((k - mpmath.mpf("0.5")) * step))))
+        step, loc, scale = mpmath.mpf(1) / (levels - 1), mpmath.mpf(loc), mpmath.mpf(scale)
+        below, above = ((k + half) * step for half in (mpmath.mpf("-0.5"), mpmath.mpf("0.5")))
+        low = 0 if k == 0 else 1 / (1 + mpmath.exp((loc - below) / scale))
+        return float(mpmath.log((1 if k == levels - 1 else 1 / (1 + mpmath.exp((loc - above) / scale))) - low))
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
@@ -709,6 +711,6 @@ def test_traced_without_constants_of_the_data():
             p.requires_grad_(False)
         params, x = params_for(likelihood, 4), data_for(likelihood, 4)
         with pyro.validation_enabled(False):
-            graph = make_fx(lambda params, x, likelihood=likelihood: likelihood(params).log_prob(x))(params, x)
+            graph = make_fx(_Density(likelihood))(params, x)
             params, x = params_for(likelihood, 4), data_for(likelihood, 4)
             torch.testing.assert_close(graph(params, x), likelihood(params).log_prob(x))

@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid, softplus
 
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.likelihoods.elements import Elements, tame
@@ -34,7 +34,7 @@ class _Counts(Likelihood):
         """The counts with their further zeros, whose logit is the last parameter."""
         if not self.zero_inflated:
             return counts
-        return dist.ZeroInflatedDistribution(counts, gate_logits=params[-1])
+        return _ZeroInflated(counts, params[-1])
 
     def initial(self, mean: Tensor, *others: Tensor) -> Tensor:
         """Log means (of 0.001 and more), other parameters, and the logit of one further zero in ten."""
@@ -122,6 +122,34 @@ class NegativeBinomial(_Counts):
         if self.dispersion == "per_element":
             return params[1]
         return self.log_dispersion if self.dispersion == "learned" else constant(log(self.dispersion), params[0])
+
+
+class _ZeroInflated(Elements):
+    """Zero with the probability of a logit, else as another distribution of counts."""
+
+    support = constraints.nonnegative_integer
+
+    def __init__(self, counts: Elements, logit: Tensor, validate_args: bool | None = None) -> None:
+        self.counts, self.logit = counts, logit
+        super().__init__(torch.broadcast_shapes(counts.batch_shape, logit.shape), validate_args)
+
+    def log_density(self, value: Tensor) -> Tensor:
+        log_p = logsigmoid(-self.logit) + self.counts.log_density(value)
+        return torch.where(value == 0, torch.logaddexp(logsigmoid(self.logit), log_p), log_p)
+
+    def draw(self, shape: torch.Size) -> Tensor:
+        zero = torch.rand(shape, dtype=self.logit.dtype, device=self.logit.device) < self.logit.sigmoid()
+        return torch.where(zero, 0, self.counts.draw(shape))
+
+    @property
+    def mean(self) -> Tensor:
+        return ((-self.logit).sigmoid() * self.counts.mean).expand(self.batch_shape)
+
+    @property
+    def variance(self) -> Tensor:
+        counts, kept = self.counts, (-self.logit).sigmoid()
+        variance = kept * (counts.variance + self.logit.sigmoid() * counts.mean.square())
+        return variance.expand(self.batch_shape)
 
 
 class _Poisson(Elements):

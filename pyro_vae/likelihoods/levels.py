@@ -32,6 +32,11 @@ class Levels(constraints.Constraint):
     def __init__(self, levels: int) -> None:
         self.levels = levels
 
+    @property
+    def values(self) -> Tensor:
+        """All of them, `[levels]`, in double precision."""
+        return torch.arange(self.levels, dtype=torch.float64) / (self.levels - 1)
+
     def check(self, value: Any) -> Any:
         """Which elements are such values."""
         level = value * (self.levels - 1)
@@ -308,8 +313,8 @@ class _CategoricalLevels(_LevelElements):
         return mean.expand(self.batch_shape)
 
 
-_LOG_MOST, _LOG_LEAST = 15.0, -100.0
-"""Of concentrations: beyond the first it is a binomial, to 1e-4 or better; below the second, zero even in doubles."""
+_LOG_MOST, _LOG_LEAST = 20.0, -100.0
+"""Of concentrations: beyond the first it is all but a binomial, and doubles lose digits; the second is as good as 0."""
 
 
 class _BetaBinomial(_LevelElements):
