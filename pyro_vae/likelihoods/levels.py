@@ -5,7 +5,7 @@ A level k = 0, ..., levels - 1 is written `x = k / (levels - 1)`, as `load_data`
 """
 
 from math import pi
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -97,6 +97,7 @@ class DiscretizedLogistic(Scaled):
     """
 
     support = Levels(256)
+    variants: ClassVar[tuple[dict[str, Any], ...]] = ({"levels": 17, "components": 3}, {"levels": 2})
 
     def __init__(
         self,
@@ -126,11 +127,11 @@ class DiscretizedLogistic(Scaled):
         return dist.MixtureSameFamily(dist.Categorical(logits=params[-1]), logistics)
 
     def initial_params(self, mean: Tensor, std: Tensor) -> Tensor:
-        """Equal components of the means (clipped to [0.001, 0.999]) and, per element, of the standard deviations."""
+        """Equal components of the means (of 0.01 levels and more) and, per element, of the spread."""
         scale = (std * 3**0.5 / pi).clamp(min=0.5 / (self.levels - 1))
         if self.scale != "per_element":
             scale = self.scale_of((mean,)).detach().reshape(-1)[0].to(mean).expand_as(mean)
-        loc = _location(mean.clamp(1e-3, 1 - 1e-3), scale, self.levels)
+        loc = _location(mean, scale, self.levels)
         groups = [loc, self.initial_log_scale(scale)] if self.scale == "per_element" else [loc]
         groups += [torch.zeros_like(loc)] * (self.components > 1)
         return torch.stack([group.to(mean.dtype) for group in groups]).repeat_interleave(self.components, 0)
@@ -171,9 +172,9 @@ class Categorical(Likelihood):
         return _CategoricalLevels(params[0])
 
     def initial_params(self, mean: Tensor, std: Tensor) -> Tensor:
-        """Log-probabilities of a discretised logistic with the means, clipped to [0.001, 0.999], and the spread."""
+        """Log-probabilities of a discretised logistic of the means (of 0.01 levels and more) and the spread."""
         scale = (std * 3**0.5 / pi).clamp(min=max(0.02, 0.5 / (self.levels - 1)))  # no level is out of reach
-        loc = _location(mean.clamp(1e-3, 1 - 1e-3), scale, self.levels)
+        loc = _location(mean, scale, self.levels)
         logistic = _DiscretizedLogistic(loc, scale.double(), self.levels)
         grid = torch.arange(self.levels, dtype=torch.float64, device=mean.device) / (self.levels - 1)
         return logistic.log_prob(grid.reshape(-1, *[1] * mean.dim())).to(mean.dtype)
@@ -214,11 +215,11 @@ class BetaBinomial(Likelihood):
         return _BetaBinomial(params[0], params[1], self.levels)
 
     def initial_params(self, mean: Tensor, std: Tensor) -> Tensor:
-        """Logits of the means, clipped to [0.001, 0.999], and the log concentrations of the spread, in [0.1, 1000]."""
+        """Logits of the means (of 0.01 levels and more), log concentrations of the spread, in [0.1, 1000]."""
         n, binomial = self.levels - 1, (mean * (1 - mean)).clamp(min=1e-6)
         excess = (std.square() * n / binomial - 1).clamp(min=1e-6)  # (n - 1) / (c + 1)
         concentration = ((n - 1) / excess - 1).clamp(0.1, 1000)
-        return torch.stack([logit_of(mean), concentration.log()])
+        return torch.stack([logit_of(mean, _margin(self.levels)), concentration.log()])
 
 
 class _LevelElements(Elements):
@@ -283,9 +284,15 @@ class _DiscretizedLogistic(_LevelElements):
         return self.loc * (self.levels - 1), self.scale * (self.levels - 1)
 
 
+def _margin(levels: int) -> float:
+    """How far a mean is kept from 0 and 1: 0.001, or a hundredth of a level."""
+    return min(1e-3, 0.01 / (levels - 1))
+
+
 def _location(mean: Tensor, scale: Tensor, levels: int) -> Tensor:
-    """The location, in double precision, at which a discretised logistic has this mean."""
-    reach = 1 + 50 * scale
+    """The location, in double precision, at which a discretised logistic has this mean, as far as it is inside."""
+    margin, reach = _margin(levels), 1 + 50 * scale
+    mean = mean.clamp(margin, 1 - margin)
     return solve(lambda loc: _DiscretizedLogistic(loc, scale.double(), levels).mean, mean, -reach, reach)
 
 
