@@ -121,17 +121,17 @@ class NegativeBinomial(_Counts):
     def _log_dispersion_of(self, params: tuple[Tensor, ...]) -> Tensor:
         if self.dispersion == "per_element":
             return params[1]
-        return self.log_dispersion if self.dispersion == "learned" else constant(log(self.dispersion), params[0])
+        if self.dispersion == "learned":
+            return self.log_dispersion
+        return constant(log(float(self.dispersion)), params[0])
 
 
 class _ZeroInflated(Elements):
     """Zero with the probability of a logit, else as another distribution of counts."""
 
-    support = constraints.nonnegative_integer
-
-    def __init__(self, counts: Elements, logit: Tensor, validate_args: bool | None = None) -> None:
+    def __init__(self, counts: Elements, logit: Tensor) -> None:
         self.counts, self.logit = counts, logit
-        super().__init__(torch.broadcast_shapes(counts.batch_shape, logit.shape), validate_args)
+        super().__init__(torch.broadcast_shapes(counts.batch_shape, logit.shape), constraints.nonnegative_integer)
 
     def log_density(self, value: Tensor) -> Tensor:
         log_p = logsigmoid(-self.logit) + self.counts.log_density(value)
@@ -155,11 +155,9 @@ class _ZeroInflated(Elements):
 class _Poisson(Elements):
     """By the log rate."""
 
-    support = constraints.nonnegative_integer
-
-    def __init__(self, log_rate: Tensor, validate_args: bool | None = None) -> None:
+    def __init__(self, log_rate: Tensor) -> None:
         self.log_rate = log_rate
-        super().__init__(log_rate.shape, validate_args)
+        super().__init__(log_rate.shape, constraints.nonnegative_integer)
 
     def log_density(self, value: Tensor) -> Tensor:
         x, log_rate = value.double(), self.log_rate.double()
@@ -184,11 +182,9 @@ _LOG_MOST, _LOG_LEAST = 18.0, -100.0
 class _NegativeBinomial(Elements):
     """By log mean and log theta."""
 
-    support = constraints.nonnegative_integer
-
-    def __init__(self, log_mean: Tensor, log_theta: Tensor, validate_args: bool | None = None) -> None:
+    def __init__(self, log_mean: Tensor, log_theta: Tensor) -> None:
         self.log_mean, self.log_theta = log_mean, log_theta.clamp(min=_LOG_LEAST)
-        super().__init__(torch.broadcast_shapes(log_mean.shape, log_theta.shape), validate_args)
+        super().__init__(torch.broadcast_shapes(log_mean.shape, log_theta.shape), constraints.nonnegative_integer)
 
     def log_density(self, value: Tensor) -> Tensor:
         x, log_theta = value.double(), self.log_theta.double()

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions import constraints
 from torch import Tensor
 
 
@@ -16,13 +17,19 @@ class Elements(dist.TorchDistribution):
 
     Args:
         batch_shape: what the parameters broadcast to.
-        validate_args: as torch has it; None for the global switch.
+        values: the support.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, batch_shape: torch.Size, validate_args: bool | None = None) -> None:
-        super().__init__(batch_shape, validate_args=validate_args)
+    def __init__(self, batch_shape: torch.Size, values: constraints.Constraint) -> None:
+        self.values = values
+        super().__init__(batch_shape)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """The values that have probability."""
+        return self.values
 
     def log_density(self, value: Tensor) -> Tensor:
         """Log p(value), of the shape that `value` and the parameters broadcast to."""

@@ -127,7 +127,7 @@ class DiscretizedLogistic(Scaled):
         return dist.MixtureSameFamily(dist.Categorical(logits=params[-1]), logistics)
 
     def initial_params(self, mean: Tensor, std: Tensor) -> Tensor:
-        """Equal components of the means (of 0.01 levels and more) and, per element, of the spread."""
+        """Equal components of the means (of 0.0001 levels and more) and, per element, of the spread."""
         scale = (std * 3**0.5 / pi).clamp(min=0.5 / (self.levels - 1))
         if self.scale != "per_element":
             scale = self.scale_of((mean,)).detach().reshape(-1)[0].to(mean).expand_as(mean)
@@ -172,7 +172,7 @@ class Categorical(Likelihood):
         return _CategoricalLevels(params[0])
 
     def initial_params(self, mean: Tensor, std: Tensor) -> Tensor:
-        """Log-probabilities of a discretised logistic of the means (of 0.01 levels and more) and the spread."""
+        """Log-probabilities of a discretised logistic of the means (of 0.0001 levels and more) and the spread."""
         scale = (std * 3**0.5 / pi).clamp(min=max(0.02, 0.5 / (self.levels - 1)))  # no level is out of reach
         loc = _location(mean, scale, self.levels)
         logistic = _DiscretizedLogistic(loc, scale.double(), self.levels)
@@ -215,7 +215,7 @@ class BetaBinomial(Likelihood):
         return _BetaBinomial(params[0], params[1], self.levels)
 
     def initial_params(self, mean: Tensor, std: Tensor) -> Tensor:
-        """Logits of the means (of 0.01 levels and more), log concentrations of the spread, in [0.1, 1000]."""
+        """Logits of the means (of 0.0001 levels and more), log concentrations of the spread, in [0.1, 1000]."""
         n, binomial = self.levels - 1, (mean * (1 - mean)).clamp(min=1e-6)
         excess = (std.square() * n / binomial - 1).clamp(min=1e-6)  # (n - 1) / (c + 1)
         concentration = ((n - 1) / excess - 1).clamp(0.1, 1000)
@@ -225,13 +225,9 @@ class BetaBinomial(Likelihood):
 class _LevelElements(Elements):
     """Independent elements on levels; a subclass implements `log_mass` of the levels 0, 1, ... and `draw_level`."""
 
-    def __init__(self, batch_shape: torch.Size, levels: int, validate_args: bool | None = None) -> None:
+    def __init__(self, batch_shape: torch.Size, levels: int) -> None:
         self.levels = levels
-        super().__init__(batch_shape, validate_args)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return Levels(self.levels)
+        super().__init__(batch_shape, Levels(levels))
 
     def log_mass(self, level: Tensor) -> Tensor:
         raise NotImplementedError
@@ -249,9 +245,9 @@ class _LevelElements(Elements):
 class _DiscretizedLogistic(_LevelElements):
     """By location and scale in units of the data; edges lie halfway between levels."""
 
-    def __init__(self, loc: Tensor, scale: Tensor, levels: int, validate_args: bool | None = None) -> None:
+    def __init__(self, loc: Tensor, scale: Tensor, levels: int) -> None:
         self.loc, self.scale = loc, scale
-        super().__init__(torch.broadcast_shapes(loc.shape, scale.shape), levels, validate_args)
+        super().__init__(torch.broadcast_shapes(loc.shape, scale.shape), levels)
 
     def squeezed(self) -> "_DiscretizedLogistic":
         """The only component, without its dimension."""
@@ -285,8 +281,8 @@ class _DiscretizedLogistic(_LevelElements):
 
 
 def _margin(levels: int) -> float:
-    """How far a mean is kept from 0 and 1: 0.001, or a hundredth of a level."""
-    return min(1e-3, 0.01 / (levels - 1))
+    """How far a mean is kept from 0 and 1: a ten-thousandth of a level."""
+    return 1e-4 / (levels - 1)
 
 
 def _location(mean: Tensor, scale: Tensor, levels: int) -> Tensor:
@@ -299,9 +295,9 @@ def _location(mean: Tensor, scale: Tensor, levels: int) -> Tensor:
 class _CategoricalLevels(_LevelElements):
     """By logits `[*batch, levels]`."""
 
-    def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
+    def __init__(self, logits: Tensor) -> None:
         self.logits = logits
-        super().__init__(logits.shape[:-1], logits.shape[-1], validate_args)
+        super().__init__(logits.shape[:-1], logits.shape[-1])
 
     def log_mass(self, level: Tensor) -> Tensor:
         log_p = self.logits.log_softmax(-1)
@@ -327,9 +323,9 @@ _LOG_MOST, _LOG_LEAST = 20.0, -100.0
 class _BetaBinomial(_LevelElements):
     """By the logit of the mean and the log concentration."""
 
-    def __init__(self, logit: Tensor, log_concentration: Tensor, levels: int, validate_args: bool | None = None):
+    def __init__(self, logit: Tensor, log_concentration: Tensor, levels: int):
         self.logit, self.log_concentration = logit, log_concentration
-        super().__init__(torch.broadcast_shapes(logit.shape, log_concentration.shape), levels, validate_args)
+        super().__init__(torch.broadcast_shapes(logit.shape, log_concentration.shape), levels)
 
     def log_mass(self, level: Tensor) -> Tensor:
         """In double precision: gammas as large as the concentration cancel."""

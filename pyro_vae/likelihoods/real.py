@@ -161,11 +161,9 @@ _LOG_MANY = 15.0
 class _StudentT(Elements):
     """Student's t whose normaliser holds in single precision also for many degrees of freedom."""
 
-    support = constraints.real
-
-    def __init__(self, df: Tensor, loc: Tensor, scale: Tensor, validate_args: bool | None = None) -> None:
+    def __init__(self, df: Tensor, loc: Tensor, scale: Tensor) -> None:
         self.df, self.loc, self.scale = df, loc, scale
-        super().__init__(torch.broadcast_shapes(df.shape, loc.shape, scale.shape), validate_args)
+        super().__init__(torch.broadcast_shapes(df.shape, loc.shape, scale.shape), constraints.real)
 
     def log_density(self, value: Tensor) -> Tensor:
         y = (value - self.loc) / self.scale

@@ -88,11 +88,9 @@ class ContinuousBernoulli(Likelihood):
 class _ContinuousBernoulli(Elements):
     """By logits; x is distributed as `1 - x` under the negative logit."""
 
-    support = constraints.unit_interval
-
-    def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
+    def __init__(self, logits: Tensor) -> None:
         self.logits = logits
-        super().__init__(logits.shape, validate_args)
+        super().__init__(logits.shape, constraints.unit_interval)
 
     def log_density(self, value: Tensor) -> Tensor:
         near, far = _parts(self.logits)
