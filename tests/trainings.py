@@ -69,8 +69,8 @@ def settings(**others):
 
 def dequantized():
     """The noise in the data is drawn for whole batches, whoever reads which rows."""
-    grey, vae = digits(), make(likelihood=ContinuousBernoulli)
-    data = Dataset("digits", grey.train, grey.train[:30], divisor=16, dequantize=True)
+    grey, vae = load_data("digits"), make(likelihood=ContinuousBernoulli)
+    data = Dataset("digits", grey.train[:61], grey.valid[:30], divisor=16, dequantize=True)
     return outcome(vae, fit(vae, data, **settings()))
 
 
