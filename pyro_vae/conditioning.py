@@ -66,10 +66,10 @@ def conditioned_on_elements(data: Dataset, given: Tensor) -> Dataset:
     if tuple(given.shape) != data.event_shape or given.dtype != torch.bool or given.all() or not given.any():
         shape = list(data.event_shape)
         raise UsageError(f"given: expected bool of shape {shape}, some but not all true, got {list(given.shape)}")
-    if data.binarization == "dynamic":
+    if data.draws_each_visit:
         raise UsageError(
-            "dynamic binarisation draws the data anew at each visit, and what is given would not be: "
-            "pass binarize='static' or 'threshold'"
+            "dynamic binarisation, or dequantisation, draws the data anew at each visit, and what is given would not "
+            "be: pass binarize='static' or 'threshold', without dequantize"
         )
     splits = {name: data.split(name) for name in ("train", "valid", "test") if getattr(data, name) is not None}
     parts = {name: _compact(x, data) for name, x in splits.items()}

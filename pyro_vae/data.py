@@ -80,6 +80,7 @@ def load_data(
     source: str | Path = "digits",
     *,
     binarize: Binarization = "none",
+    dequantize: bool = False,
     divide_by: float | None = None,
     valid_size: int = 0,
     root: str | Path | None = None,
@@ -102,11 +103,12 @@ def load_data(
             an `.npy` (train only; mapped), a folder with IDX files (`train-images-idx3-ubyte`, also `.gz`), or one of
             these files.
         binarize: none | static | dynamic | threshold; see `Dataset`.
+        dequantize: add uniform noise within each grey level, for densities; see `Dataset`.
         divide_by: divide all values by this instead.
         valid_size: take the last n of train as the validation set, where the source has none.
         root: where the downloadable sets lie; by default `$PYRO_VAE_DATA`, else `~/.cache/pyro_vae`.
         download: fetch a downloadable set through torchvision where it is not in `root`.
-        seed: of the binarisation, and of the process and samples of `linear_gaussian`.
+        seed: of the binarisation or dequantisation, and of the process and samples of `linear_gaussian`.
         context: what a conditional VAE is conditioned on: `labels` (one-hot), `array` (the arrays `train_context`,
             `valid_context`, `test_context` of an `.npz`), or `quadrants-n` (n quadrants of each image, of which the
             others are then the data).
@@ -122,9 +124,12 @@ def load_data(
     if divide_by is not None:
         check_divisor("divide_by", divide_by)
     options = {"binarize": binarize, "divide_by": divide_by, "valid_size": valid_size, "data_seed": seed}
+    options |= {"dequantize": True} if dequantize else {}  # a run begun before there was this option is still the same
     options |= {} if context == "none" else {"context": context}
     origin = {"data": _lasting(source), **options, "data_root": None if root is None else str(root)}
     if source == "linear_gaussian":
+        if dequantize:
+            raise UsageError("linear_gaussian has no levels to dequantize: its elements are real")
         if context != "none":
             raise UsageError("linear_gaussian takes no context: its evidence is known as it is")
         return _linear_gaussian(binarize, divide_by, valid_size, seed, origin)
@@ -135,11 +140,9 @@ def load_data(
     notes = [note for note in (raw.note, scaling, _hold_out(splits, labels, contexts, valid_size)) if note]
     train, valid, test = (splits.get(split) for split in SPLITS)
     assert train is not None  # every reader sees to it
-    inputs = {"c": contexts} if contexts else {}
-    named = ", ".join(notes)
-    return _conditioned(
-        Dataset(raw.name, train, valid, test, labels, binarize, seed, None, named, origin, divisor, inputs), context
-    )
+    note, inputs = ", ".join(notes), {"c": contexts} if contexts else {}
+    options = (labels, binarize, seed, None, note, origin, divisor, dequantize, inputs)
+    return _conditioned(Dataset(raw.name, train, valid, test, *options), context)
 
 
 def _conditioned(data: Dataset, context: Context) -> Dataset:

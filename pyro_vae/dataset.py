@@ -1,4 +1,4 @@
-"""`Dataset`: splits held as compactly as they were stored, and how grey values become binary."""
+"""`Dataset`: splits held as compactly as they were stored, and how grey values become binary, or real."""
 
 import copy
 import hashlib
@@ -44,6 +44,10 @@ class Dataset:
     drawn afresh at each `visit`, while valid and test are drawn here, once. Values 0 and 1 stay so under all of these.
     What is drawn here is kept in memory, also where it comes from a mapped file: refused above 2^30 elements.
 
+    With `dequantize` every element is spread over the cell of its level k, `x = (k + u) / levels` with u uniform on
+    [0, 1), so that a density on [0, 1) bounds the probability of the levels. Train is drawn afresh at each `visit`,
+    the other splits always with the same noise; all stay as they are stored.
+
     A mapped file is read at each use and never whole, except by `split`; it must stay as it is meanwhile.
 
     Args:
@@ -53,11 +57,12 @@ class Dataset:
         test: as train, with another N.
         labels: split -> integer labels `[N]`.
         binarization: none | static (one Bernoulli draw) | dynamic (a draw per visit) | threshold (x > 0.5).
-        seed: of the binarisation; each split has a stream of its own.
+        seed: of the binarisation, or dequantisation; each split has a stream of its own.
         exact: the generating process, where the evidence is known.
         preparation: what was done to the values before they came here; part of `protocol`.
         origin: how to load them again, as the command's options; empty where they came as an array.
         divisor: what stored uint8 and mapped values are divided by; 1 once they are binarised for good.
+        dequantize: whether to add uniform noise within each level; for whole numbers and a whole divisor.
         inputs: what model and guide are called with beside x: name -> split -> `[N, *shape]`, e.g. the context `c` of a
             conditional VAE; uint8 (one-hot labels, binary pixels) become floats as they are. Every split has all.
 
@@ -66,6 +71,9 @@ class Dataset:
             where it is to be binarised, or too large to be binarised into memory; or labels or inputs don't fit their
             split.
         UsageError: options that make no sense together.
+
+    References:
+        Theis, van den Oord & Bethge 2016, A note on the evaluation of generative models: uniform dequantisation.
 
     Example:
         >>> data = Dataset("grey", torch.arange(6, dtype=torch.uint8).reshape(3, 2), binarization="dynamic", divisor=5)
@@ -86,6 +94,7 @@ class Dataset:
     preparation: str = "values as given"
     origin: Mapping[str, Any] = field(default_factory=dict)
     divisor: float = 1.0
+    dequantize: bool = False
     inputs: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -93,6 +102,7 @@ class Dataset:
         for split, x in self._splits().items():
             _check_layout(split, x, self.train)
         self._check_divisor()
+        self._check_levels()
         for split, x in self._splits().items():
             self._check_values(split, x)
         for split, labels in self.labels.items():
@@ -112,12 +122,28 @@ class Dataset:
         return tuple(self.train.shape[1:])
 
     @property
+    def levels(self) -> int | None:
+        """Values that an element in [0, 1] can have: `divisor + 1`, of bytes at most 256; None for floats."""
+        kinds = {_kind(x) for x in self._splits().values()}
+        if self.binarization != "none" or (kinds == {"bool"} and self.divisor == 1):
+            return 2
+        if not kinds <= {"uint8", "integer"} or self.divisor != int(self.divisor):
+            return None
+        return min(int(self.divisor) + 1, 256) if kinds == {"uint8"} else int(self.divisor) + 1
+
+    @property
+    def draws_each_visit(self) -> bool:
+        """Whether each `visit` draws: then the noise of a batch is drawn for all of its rows at once."""
+        return self.dequantize or self.binarization == "dynamic"
+
+    @property
     def protocol(self) -> str:
         """One line: the name, how the values were scaled and binarised, and the sizes of the splits."""
+        drawn = f"with seed {self.seed} (train drawn at each visit, the other splits once)"
         binarized = {
-            "none": "not binarised",
+            "none": f"dequantised to (k + u) / {self.levels} {drawn}" if self.dequantize else "not binarised",
             "static": f"static binarisation with seed {self.seed}",
-            "dynamic": f"dynamic binarisation with seed {self.seed} (train drawn at each visit, the other splits once)",
+            "dynamic": f"dynamic binarisation {drawn}",
             "threshold": "binarised at > 0.5",
         }[self.binarization]
         sizes = ", ".join(f"{split} {len(x)}" for split, x in self._splits().items())
@@ -149,7 +175,7 @@ class Dataset:
         return {name: x.to(self._dtype) if x.dtype in narrow else x for name, x in inputs.items()}
 
     def split(self, name: str) -> Tensor:
-        """The data of one split in memory; of a dynamically binarised train, one draw that is always the same.
+        """The data of one split in memory; where train is drawn at each visit, one draw that is always the same.
 
         Args:
             name: train | valid | test.
@@ -164,6 +190,8 @@ class Dataset:
         x = self._stored(name)
         if self._drawn_by_visit(name):
             return _joined(self._binary(name, x, _rows(x)), x, self._dtype)
+        if self.dequantize:
+            return _joined(self._spread(name, x, _rows(x)), x, self._dtype)
         return self._float(x)
 
     def chunks(self, split: str, rows: int | None = None) -> Iterator[Tensor]:
@@ -190,6 +218,8 @@ class Dataset:
         rows = rows or min(10_000, _rows(x, 8 * _CHUNK))
         if self._drawn_by_visit(split):
             return (drawn.to(self._dtype) for drawn in self._binary(split, x, rows))
+        if self.dequantize:
+            return self._spread(split, x, rows)
         return map(self._float, _slices(x, rows))
 
     def visit(self, index: Tensor, *key: object) -> Tensor:
@@ -200,8 +230,8 @@ class Dataset:
             *key: which visit this is, e.g. `epoch, step`.
 
         Returns:
-            `[B, *event]`, floating point: under dynamic binarisation a Bernoulli draw that depends only on the rows,
-            the seed and `key`, and is the same on every device; otherwise the rows themselves.
+            `[B, *event]`, floating point: under dynamic binarisation and dequantisation a draw that depends only on the
+            rows, the seed and `key`, and is the same on every device; otherwise the rows themselves.
         """
         return self.widen(self.batch(index, *key))
 
@@ -213,13 +243,16 @@ class Dataset:
             *key: which visit this is, e.g. `epoch, step`.
 
         Returns:
-            `[B, *event]`, where train is (a mapped file: on the CPU): uint8 0 and 1 under dynamic binarisation; else
-            the rows as they are stored (of a mapped file: uint8, or torch's default type), not yet divided.
+            `[B, *event]`, where train is (a mapped file: on the CPU): uint8 0 and 1 under dynamic binarisation; floats
+            under dequantisation; else the rows as they are stored (of a mapped file: uint8, or torch's default type),
+            not yet divided.
         """
         if isinstance(self.train, Tensor):
             rows = self.train.index_select(0, index.to(self.train.device))  # bytes: 5 times as fast as []
         else:
             rows = _read_in(self.train[index.cpu().numpy()])
+        if self.dequantize:
+            return self._dequantized(rows, generator(self.seed, "visit", *key))
         if self.binarization != "dynamic":
             return rows
         return _bernoulli(self._scaled(rows), generator(self.seed, "visit", *key)).to(torch.uint8)
@@ -231,9 +264,9 @@ class Dataset:
             batch: what `batch` returned, or parts of it.
 
         Returns:
-            Its values: floating point, divided by `divisor` where they are not binarised.
+            Its values: floating point, divided by `divisor` where they are not binarised or dequantised.
         """
-        return self._scaled(batch) if self.binarization == "none" else batch.to(self._dtype)
+        return batch.to(self._dtype) if self.dequantize or self.binarization != "none" else self._scaled(batch)
 
     def some(self, count: int, seed: int, *key: object) -> Tensor:
         """Rows of train drawn without replacement, all of them in a random order where they are fewer than asked for.
@@ -253,17 +286,20 @@ class Dataset:
         """Mean of each element over train, `[*event]` (of the grey values under dynamic binarisation)."""
         if _floating(self.train):
             return self.train.mean(0)
-        return self._moments[0].to(self._dtype)
+        mean = self._moments[0]
+        return ((mean * self.divisor + 0.5) / self._cells if self.dequantize else mean).to(self._dtype)
 
     def std(self) -> Tensor:
         """Standard deviation of each element over train (divided by N), `[*event]`; grey under dynamic binarisation."""
         if _floating(self.train):
             return self.train.std(0, correction=0)
-        return self._moments[1].to(self._dtype)
+        std = self._moments[1]
+        spread = ((std * self.divisor).square() + 1 / 12).sqrt() / self._cells if self.dequantize else std
+        return spread.to(self._dtype)
 
     def fingerprint(self) -> str:
         """The sha256 of what is trained on: equal for equal stored data, wherever they are stored."""
-        drawn = self.seed if self.binarization == "dynamic" else None
+        drawn = self.seed if self.binarization == "dynamic" else ("dequantize", self.seed) if self.dequantize else None
         digest = hashlib.sha256(repr((tuple(self.train.shape), float(self.divisor), drawn)).encode())
         for x in _slices(self.train, _rows(self.train)):
             _digest(digest, x if isinstance(x, Tensor) else _read_in(x))
@@ -314,14 +350,30 @@ class Dataset:
         if x.dtype == torch.bool or self.divisor == 1:
             return x if x.is_floating_point() else x.to(self._dtype)
         x = x if x.is_floating_point() else x.to(self._dtype)
-        # By a tensor: CUDA would multiply by the reciprocal of a number, which is not always the same quotient.
-        return x / x.new_full((), self.divisor)
+        return _over(x, self.divisor)
 
     def _binary(self, split: str, x: Stored, rows: int) -> Iterator[Tensor]:
         """The split binarised once and for all, in bool chunks; the draw does not depend on how it is cut."""
         stream = generator(self.seed, "binarize", split)
         for grey in map(self._float, _slices(x, rows)):
             yield grey > 0.5 if self.binarization == "threshold" else _bernoulli(grey, stream)
+
+    @property
+    def _cells(self) -> int:
+        assert self.levels is not None  # checked when made
+        return self.levels
+
+    def _spread(self, split: str, x: Stored, rows: int) -> Iterator[Tensor]:
+        """The split dequantised, always with the same noise however it is cut."""
+        stream = generator(self.seed, "dequantize", split)
+        for part in _slices(x, rows):
+            yield self._dequantized(part if isinstance(part, Tensor) else _read_in(part), stream)
+
+    def _dequantized(self, stored: Tensor, stream: torch.Generator) -> Tensor:
+        """`(k + u) / levels`, with so many bits of u that k can be read back from single precision."""
+        steps = 2.0 ** (23 - (self._cells - 1).bit_length())
+        u = torch.rand(stored.shape, generator=stream, dtype=torch.float32, device="cpu").mul_(steps).floor_()
+        return _over(stored.to(self._dtype) + (u / steps).to(stored.device), self._cells)
 
     def _prepared(self, split: str, x: Stored) -> Stored:
         if self.binarization == "none" or self._drawn_by_visit(split):
@@ -353,6 +405,20 @@ class Dataset:
                 "the known evidence of the generating process is not that of binarised data: pass exact=None"
             )
 
+    def _check_levels(self) -> None:
+        if not self.dequantize:
+            return
+        if self.binarization != "none":
+            raise UsageError(
+                f"choose one of dequantize and {self.binarization} binarisation: binary data have no noise"
+            )
+        if self.levels is None or not 2 <= self.levels <= 2**16:
+            held = ", ".join(f"{split} {x.dtype}" for split, x in self._splits().items())
+            raise UsageError(
+                f"dequantize needs whole numbers k = 0, 1, ..., divisor with a whole divisor below 2^16, got {held} "
+                f"with divisor {self.divisor:g}: give bytes (uint8), or an .npy of integers with divide_by"
+            )
+
     def _check_divisor(self) -> None:
         check_divisor("divisor", self.divisor)
         for split, x in self._splits().items():
@@ -362,7 +428,7 @@ class Dataset:
                 )
 
     def _check_values(self, split: str, x: Stored) -> None:
-        binary = self.binarization != "none"
+        binary = self.binarization != "none" or self.dequantize
         if all(bool(_usable(values, binary).all()) for values in map(self._float, _slices(x, _rows(x)))):
             return
         count, first, _ = _find(map(self._float, _slices(x, _rows(x))), lambda values: ~torch.isfinite(values))
@@ -371,6 +437,8 @@ class Dataset:
             raise DataError(f"{split} has {where}: drop those rows or replace the values")
         count, first, value = _find(map(self._float, _slices(x, _rows(x))), lambda values: ~_usable(values, True))
         problem = f"{split} has {count} values outside [0, 1], the first {value:g} at {first}"
+        if self.dequantize:
+            raise DataError(f"{problem}, but dequantize needs k / {self.divisor:g}: pass divide_by=the highest level")
         remedy = "scale them, e.g. divide_by=255 (--divide_by 255), or pass binarize='none'"
         raise DataError(f"{problem}, where {self.binarization} binarisation needs probabilities: {remedy}")
 
@@ -380,8 +448,19 @@ def _bernoulli(p: Tensor, stream: torch.Generator) -> Tensor:
     return torch.rand(p.shape, generator=stream, dtype=torch.float32, device="cpu").to(p.device) < p
 
 
+def _over(x: Tensor, divisor: float) -> Tensor:
+    # By a tensor: CUDA would multiply by the reciprocal of a number, which is not always the same quotient.
+    return x / x.new_full((), divisor)
+
+
 def _floating(x: Stored) -> TypeGuard[Tensor]:
     return isinstance(x, Tensor) and x.is_floating_point()
+
+
+def _kind(x: Stored) -> str:
+    """The kind of numbers stored: bool, uint8, integer or float."""
+    name = str(x.dtype).removeprefix("torch.")
+    return name if name in ("bool", "uint8") else "integer" if "int" in name else "float"
 
 
 def _rows(x: Stored, elements: int = _CHUNK) -> int:

@@ -284,12 +284,12 @@ class _Trainer:
         bar.show(epoch + 1, _row_text(self.rows[-1]), now=epoch == 0 or self._finished())
 
     def _share_of(self, index: Tensor, epoch: int, step: int) -> Batch:
-        """This process's rows of a batch; no others are read, unless binarisation draws for all at once.
+        """This process's rows of a batch; no others are read, unless the data draw for all at once.
 
         As they are stored, beside the weights: a mapped file gives batches on the CPU.
         """
         own, key = self.world.rows(len(index)), (self.settings.seed, epoch, step)
-        if self.data.binarization == "dynamic":
+        if self.data.draws_each_visit:
             rows = self.data.batch(index, *key)[own]
         else:
             rows = self.data.batch(index[own], *key)

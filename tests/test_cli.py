@@ -287,6 +287,22 @@ class TestEvaluate:
         )
         assert not (run / "evidence-test.npz").exists()
 
+    def test_bits(self, run):
+        """Of a probability, of a density on dequantised data as a bound, and of no other density."""
+        result = done("evaluate", run, "--num_particles 20 --num_data 30")
+        assert result["bits_per_dim"]["mean"] == pytest.approx(-result["log_p"] / 64 / np.log(2))
+        assert result["bits_per_dim"]["dequantized"] is None
+        done("fit", FAST, "--dequantize true --vae.likelihood ContinuousBernoulli --epochs 1 --run r")
+        assert read_config(Path("r"))["dequantize"] is True and done("info r")["dequantize"] is True
+        result = done("evaluate r --num_particles 20 --num_data 30")
+        bits = result["bits_per_dim"]
+        assert bits["mean"] == pytest.approx(-result["log_p"] / 64 / np.log(2) + np.log2(17))
+        assert bits["dequantized"] == 17 and "dequantised to (k + u) / 17 with seed 0" in result["data"]
+        shown = call("evaluate r --num_particles 20 --num_data 30").out
+        assert f"{bits['mean']:.4f} (standard errors" in shown and "upper bound for the 17 levels" in shown
+        done("fit", FAST, "--vae.likelihood Normal --epochs 1 --run normal")
+        assert "bits_per_dim" not in done("evaluate normal --num_particles 20 --num_data 30")
+
     def test_linear_gaussian(self):
         """The evidence of the generating process is known, and told beside the model's."""
         words = "--data linear_gaussian --vae.likelihood Normal --vae.likelihood.scale 0.5 --epochs 2 --run r"

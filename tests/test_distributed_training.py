@@ -15,7 +15,7 @@ from pyro_vae.checkpoint import load, read_manifest, read_metrics
 from pyro_vae.cli import main
 
 from .test_distributed import TORCHRUN, free_ports, needs_gloo
-from .trainings import COMMAND, call, evidence, own_rows, recorded, trained
+from .trainings import COMMAND, call, dequantized, evidence, own_rows, recorded, trained
 
 ROOT = Path(__file__).parents[1]
 TORCHRUN_COMMAND = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -84,6 +84,11 @@ class TestOneResult:
         assert ours["graph"] == theirs["graph"] and ours["graph"]["mode"] == "compiled (graph)"
         assert_same(ours["graph"], recorded())
         assert_same(ours["graph"], ours["eager"])
+
+    def test_dequantized(self, pair):
+        (ours, theirs), _ = pair
+        assert ours["dequantized"] == theirs["dequantized"]
+        assert_same(ours["dequantized"], dequantized())
 
     def test_processes_read_their_own_rows(self, pair):
         (ours, theirs), _ = pair

@@ -22,7 +22,7 @@ from pyro_vae.distributed import connect
 from pyro_vae.errors import PyroVaeError
 from pyro_vae.evidence import log_marginal
 from pyro_vae.guides import FullNormal
-from pyro_vae.likelihoods import Normal
+from pyro_vae.likelihoods import ContinuousBernoulli, Normal
 from pyro_vae.networks import MLP
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.parallel import Summing
@@ -65,6 +65,13 @@ def settings(**others):
     adam = partial(torch.optim.Adam, lr=5e-3)
     regular = {"weight_prior": 1.0, "clip_norm": 0.5, "optimizer": adam, "lr_schedule": Cosine()}
     return {**plain, **regular, "objective": ELBO(beta=Linear(0.2, 1, epochs=2)), **others}
+
+
+def dequantized():
+    """The noise in the data is drawn for whole batches, whoever reads which rows."""
+    grey, vae = load_data("digits"), make(likelihood=ContinuousBernoulli)
+    data = Dataset("digits", grey.train[:61], grey.valid[:30], divisor=16, dequantize=True)
+    return outcome(vae, fit(vae, data, **settings()))
 
 
 def weights(vae):
@@ -233,6 +240,7 @@ def everything(world, folder):
     return {
         "eager": trained(seed=world.rank),  # the weights of process 0 are those of all
         "graph": recorded(),
+        "dequantized": dequantized(),
         "own rows": own_rows(),
         "evidence": evidence(world),
         "refusals": refusals(world.rank),

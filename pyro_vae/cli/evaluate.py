@@ -17,7 +17,7 @@ from pyro_vae.data import Dataset
 from pyro_vae.diagnostics import latent_statistics
 from pyro_vae.distributed import World
 from pyro_vae.errors import UsageError
-from pyro_vae.evidence import Evidence, log_marginal
+from pyro_vae.evidence import Evidence, bits_per_dim, log_marginal
 from pyro_vae.progress import Progress
 
 
@@ -94,6 +94,8 @@ def _parser() -> ArgumentParser:
 def _result(saved: SavedRun, data: Dataset, x: Tensor, options: Namespace, evidence: Evidence) -> dict[str, Any]:
     result = {"run": str(saved.path), "data": data.protocol, "split": options.split, "weights": saved.weights}
     result |= {"nll": -evidence.mean, **evidence.summary(), "device": str(saved.device)}
+    if (bits := bits_per_dim(evidence, saved.vae.likelihood, data)) is not None:
+        result["bits_per_dim"] = vars(bits)
     if data.exact is not None:
         result["exact_log_p_of_the_generating_process"] = data.exact.log_prob(x).mean().item()
     return result
@@ -110,14 +112,23 @@ def _readable(result: dict[str, Any]) -> dict[str, Any]:
     shift = (
         f" in {fast}, off by {r.pop('measured_shift'):+.4f} nats on the first data: not to be reported" if fast else ""
     )
+    bits = r.pop("bits_per_dim", None)
     lines = {
         f"NLL{', FAST ESTIMATE' if fast else ''}": f"{nll:.3f} nats per datum (log p(x) = {log_p:.3f}){shift}",
+        **({} if bits is None else {"bits per element": _bits_text(**bits)}),
         "standard error, data": f"{error_data:.3f} nats (N = {r.pop('num_data')} data)",
         "standard error, Monte Carlo": f"{error_mc:.4f} nats (K = {num_particles} draws, seed {r.pop('seed')})",
         f"k-hat > {threshold:.2f}": f"{share:.1%} of the data{warning}",
         "ELBO": f"{r.pop('elbo'):.3f} nats per datum",
     }
     return {**{name: r.pop(name) for name in ("run", "data", "split", "weights")}, **lines, **r}
+
+
+def _bits_text(
+    mean: float, standard_error_data: float, standard_error_monte_carlo: float, dequantized: int | None
+) -> str:
+    bound = f", an upper bound for the {dequantized} levels without noise" if dequantized else ""
+    return f"{mean:.4f} (standard errors {standard_error_data:.4f} and {standard_error_monte_carlo:.5f}){bound}"
 
 
 def _save(saved: SavedRun, split: str, evidence: Evidence, result: dict[str, Any]) -> None:

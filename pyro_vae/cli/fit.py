@@ -107,13 +107,16 @@ def _add_data(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--binarize", type=kinds, default="auto", help="auto: dynamic if the likelihood is for {0, 1}, else none"
     )
+    parser.add_argument(
+        "--dequantize", type=bool, default=False, help="add uniform noise within each grey level, for densities"
+    )
     parser.add_argument("--divide_by", type=float | None, default=None, help="divide all values by this")
     parser.add_argument("--valid_size", type=int, default=0, help="hold out the last n of train for validation")
     parser.add_argument(
         "--context", type=Context, default="none", help="of a conditional VAE: labels, array or quadrants-N"
     )
     parser.add_argument("--data_root", type=str | None, default=None, help="where downloadable sets lie")
-    parser.add_argument("--data_seed", type=int, default=0, help="seed of the binarisation")
+    parser.add_argument("--data_seed", type=int, default=0, help="seed of the binarisation or dequantisation")
     parser.add_argument("--download", type=bool, default=False, help="fetch a downloadable set that is not there")
 
 
@@ -159,8 +162,8 @@ def _add_training(parser: ArgumentParser) -> None:
 
 def load_from_options(options: Namespace) -> Dataset:
     """The data set that the options name, `--binarize auto` decided."""
-    load = {name: options[name] for name in ("divide_by", "valid_size", "download")}
-    load |= {"root": options.data_root, "seed": options.data_seed, "context": options.context}
+    load = {name: options[name] for name in ("context", "dequantize", "divide_by", "valid_size", "download")}
+    load |= {"root": options.data_root, "seed": options.data_seed}
     if options.binarize != "auto":
         return load_data(options.data, binarize=options.binarize, **load)
     data = load_data(options.data, **load)

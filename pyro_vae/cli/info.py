@@ -28,6 +28,7 @@ def _result(saved: SavedRun) -> dict[str, Any]:
         "written_by": f"pyro-vae {read_manifest(saved.path)['pyro_vae']}",
         "data": config.get("data") or "an array",
         "binarize": config.get("binarize", "none"),
+        "dequantize": config.get("dequantize", False),
         "event_shape": "x".join(map(str, vae.shapes.event)),
         "latent_dim": vae.shapes.latent,
         **parts,

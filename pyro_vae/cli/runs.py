@@ -45,7 +45,10 @@ def add_split(parser: ArgumentParser) -> None:
     """The options of the commands that read data: by default those of the run."""
     parser.add_argument("--split", type=str, default="test", choices=SPLITS, help="which data")
     parser.add_argument(
-        "--data", type=str | None, default=None, help="another data set than the run's, binarised likewise"
+        "--data",
+        type=str | None,
+        default=None,
+        help="another data set than the run's, prepared likewise",
     )
 
 
@@ -68,6 +71,7 @@ def load_split(saved: SavedRun, options: Namespace, num: int | None) -> tuple[Da
     data = load_data(
         source,
         binarize=config.get("binarize", "none"),
+        dequantize=config.get("dequantize", False),
         divide_by=config.get("divide_by"),
         valid_size=config.get("valid_size", 0),
         root=config.get("data_root"),

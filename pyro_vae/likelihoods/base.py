@@ -1,0 +1,99 @@
+"""`Likelihood`, the base class: masks, the check of the data and the decoder's output, written once for all."""
+
+from abc import ABC, abstractmethod
+
+import pyro.distributions as dist
+from pyro.distributions import constraints
+from torch import Tensor, nn
+
+from pyro_vae.errors import DataError, UsageError
+from pyro_vae.shapes import Shapes
+
+
+class Likelihood(nn.Module, ABC):
+    """A distribution p(x|z), elementwise over the event, whose parameters the decoder gives.
+
+    A subclass takes `(shapes, **its own options)`, says how many parameters an element has (`num_params`), what data it
+    gives probability to (`support`, and `remedy` for data outside), and implements `distribution`. Masks of observed
+    elements, the sum over the event and the check of the data are the same for every likelihood and written once.
+
+    Args:
+        shapes: the sizes of the VAE.
+    """
+
+    num_params: int = 1
+    support: constraints.Constraint = constraints.real
+    remedy: str = "choose a likelihood whose support holds these data"
+    placeholder: float = 0.0
+    """A value inside the support: stands in for elements that are not observed."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        super().__init__()
+        self.shapes = shapes
+
+    @abstractmethod
+    def distribution(self, *params: Tensor) -> dist.TorchDistribution:
+        """Map `num_params` tensors `[*leading, *event]` to independent elements, batch shape `[*leading, *event]`."""
+
+    def initial_params(self, mean: Tensor, std: Tensor) -> Tensor:
+        """Decoder outputs that reproduce the data's mean (and spread) per element, where the decoder should start.
+
+        Args:
+            mean: mean of the training data, `[*event]`.
+            std: standard deviation of the training data, `[*event]`.
+
+        Returns:
+            `[num_params, *event]`.
+
+        Raises:
+            UsageError: if this likelihood defines no such start.
+        """
+        raise UsageError(
+            f"{type(self).__name__} does not say where a decoder starts: implement initial_params, or do not ask for it"
+        )
+
+    @property
+    def discrete(self) -> bool:
+        """Whether p(x|z) is a probability, as of grey levels and counts, and not a density."""
+        return self.support.is_discrete
+
+    @property
+    def param_shape(self) -> tuple[int, ...]:
+        """What the decoder must return for one code: `(num_params, *event)`."""
+        return (self.num_params, *self.shapes.event)
+
+    def forward(self, params: Tensor) -> dist.TorchDistribution:
+        """Map the decoder's output `[*leading, *param_shape]` to elementwise p(x|z)."""
+        elements = self.distribution(*self.split(params))
+        if elements.event_shape:
+            raise UsageError(
+                f"{type(self).__name__}.distribution must be elementwise, with event shape (), got "
+                f"{tuple(elements.event_shape)}: leave out to_event, the VAE applies it after the mask"
+            )
+        return elements
+
+    def split(self, params: Tensor) -> tuple[Tensor, ...]:
+        """Cut the decoder's output `[*leading, *param_shape]` into what `distribution` takes: by default one by one."""
+        return params.unbind(-1 - len(self.shapes.event))
+
+    def check(self, x: Tensor, name: str = "x") -> None:
+        """Refuse data of another shape, or that this likelihood gives no probability to.
+
+        Args:
+            x: data `[N, *event]`.
+            name: what to call them in the message.
+
+        Raises:
+            DataError: with the first offending value, its position and the remedy.
+        """
+        if tuple(x.shape[1:]) != tuple(self.shapes.event) or len(x) == 0:
+            raise DataError(
+                f"{name}: expected shape [N >= 1, {', '.join(map(str, self.shapes.event))}], got {list(x.shape)}"
+            )
+        bad = ~(self.support.check(x) & x.isfinite())
+        if bad.any():
+            where = tuple(bad.nonzero()[0].tolist())
+            raise DataError(
+                f"{name}: {int(bad.sum())} of {x.numel()} values are outside the support of {type(self).__name__} "
+                f"({self.support}), the first is {x[where].item():.6g} at {where}: {self.remedy}"
+            )

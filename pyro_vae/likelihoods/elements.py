@@ -1,0 +1,93 @@
+"""`Elements`, a distribution of independent elements that is easy to write, and the numerics that several share."""
+
+from collections.abc import Callable
+from copy import copy
+from typing import Any, ClassVar
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+
+
+class Elements(dist.TorchDistribution):
+    """Independent scalars whose parameters are tensors that broadcast.
+
+    A subclass keeps its parameters as attributes and implements `log_density` and `draw`; `mean` where it is known.
+
+    Args:
+        batch_shape: what the parameters broadcast to.
+        values: the support.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, batch_shape: torch.Size, values: constraints.Constraint) -> None:
+        self.values = values
+        super().__init__(batch_shape)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """The values that have probability."""
+        return self.values
+
+    def log_density(self, value: Tensor) -> Tensor:
+        """Log p(value), of the shape that `value` and the parameters broadcast to."""
+        raise NotImplementedError
+
+    def draw(self, shape: torch.Size) -> Tensor:
+        """Draws of this shape, to which the parameters broadcast."""
+        raise NotImplementedError
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "Elements":
+        """The same with a larger batch shape; the parameters stay as they are, for they broadcast."""
+        new = copy(self)
+        new._batch_shape = torch.Size(batch_shape)
+        return new
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log p(value), `[*sample, *batch]`, nats."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return self.log_density(value).expand(torch.broadcast_shapes(self.batch_shape, value.shape))
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 - torch's own default
+        """Draws `[*sample_shape, *batch_shape]`, without gradients."""
+        return self.draw(self._extended_shape(sample_shape))
+
+
+def tame(log_value: Tensor, highest: float = 30.0) -> Tensor:
+    """A logarithm as it is up to `highest`, growing as a logarithm itself beyond.
+
+    Its exponential is then continued by its tangent: it does not overflow, and its gradient does not vanish.
+    """
+    return log_value.clamp(max=highest) + (log_value - highest).clamp(min=0).log1p()
+
+
+def positive(log_value: Tensor) -> Tensor:
+    """The exponential, continued by its tangent above 30."""
+    return tame(log_value).exp()
+
+
+def logit_of(mean: Tensor, margin: float = 1e-3) -> Tensor:
+    """The logit of a probability, which is first brought into `[margin, 1 - margin]`."""
+    return torch.logit(mean.clamp(margin, 1 - margin))
+
+
+def solve(increasing: Callable[[Tensor], Tensor], target: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Where an increasing function of each element has the value `target`, by 60 bisections in double precision.
+
+    Args:
+        increasing: of a tensor, element by element.
+        target: its values, `[*shape]`.
+        low: below the solutions, broadcastable to `target`.
+        high: above them.
+    """
+    target = target.double()
+    low, high = (bound.double().expand_as(target) for bound in (low, high))
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = increasing(middle) < target
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return (low + high) / 2
