@@ -289,10 +289,8 @@ class _Trainer:
         As they are stored, beside the weights: a mapped file gives batches on the CPU.
         """
         own, key = self.world.rows(len(index)), (self.settings.seed, epoch, step)
-        if self.data.draws_each_visit:
-            rows = self.data.batch(index, *key)[own]
-        else:
-            rows = self.data.batch(index[own], *key)
+        whole = self.data.draws_each_visit
+        rows = self.data.batch(index, *key)[own] if whole else self.data.batch(index[own], *key)
         inputs = self.data.given("train", index[own]) if self.data.inputs else {}
         return Batch(self._to_device(rows), inputs, len(index))
 
