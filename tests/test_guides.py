@@ -716,6 +716,18 @@ class TestPipeline:
         for gradient, reference in zip(gradients, torch.autograd.grad(expected, parameters), strict=True):
             torch.testing.assert_close(gradient, reference, rtol=1e-3, atol=1e-4)
 
+    @pytest.mark.slow
+    @each(ALL)
+    def test_compiled_training_is_the_eager_one(self, make):
+        """Three steps on batches of 100 by inductor and by autograd: the same weights to rounding."""
+        data, weights = load_data("digits", binarize="static").split("train")[:300], []
+        for compile in (False, True):
+            vae = vae_with(make)
+            history = fit(vae, data, epochs=1, batch_size=100, progress=False, compile=compile)
+            assert history.mode.startswith("compiled" if compile else "eager")
+            weights.append(torch.cat([p.detach().reshape(-1) for p in vae.parameters()]))
+        torch.testing.assert_close(*weights, rtol=0, atol=1e-5)
+
     @each({name: make for name, make in ALL.items() if name != "Delta"})
     def test_recorded_evidence(self, make):
         vae, x = vae_with(make), binary(4)

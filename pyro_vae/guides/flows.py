@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import pyro.distributions as dist
 import torch
@@ -53,6 +53,7 @@ class InverseAutoregressiveFlow(Guide):
         True
     """
 
+    variants: ClassVar[tuple[dict[str, Any], ...]] = ({"transforms": 3, "hidden": (8, 8)}, {"hidden": (), "context": 1})
     points: Tensor
 
     def __init__(self, shapes: Shapes, transforms: int = 2, hidden: tuple[int, ...] = (64,), context: int = 16) -> None:
@@ -101,6 +102,7 @@ class SplineFlow(Guide):
         torch.Size([5, 3])
     """
 
+    variants: ClassVar[tuple[dict[str, Any], ...]] = ({"transforms": 1, "bins": 2, "hidden": (8,)},)
     points: Tensor
 
     def __init__(

@@ -1,6 +1,7 @@
 """Mixture guides, with reparameterised draws."""
 
 from math import log, pi, sqrt
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -45,6 +46,8 @@ class MixtureOfNormals(Guide):
         >>> guide.distribution(torch.zeros(5, *guide.param_shape)).rsample().shape
         torch.Size([5, 2])
     """
+
+    variants: ClassVar[tuple[dict[str, Any], ...]] = ({"components": 1},)
 
     def __init__(self, shapes: Shapes, components: int = 4) -> None:
         super().__init__(shapes)

@@ -1,7 +1,7 @@
 """Normal guides: mean-field, dense, low rank, and mean-field turned by reflections."""
 
 from math import log, pi
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -130,6 +130,8 @@ class LowRankNormal(Guide):
         torch.Size([3, 5])
     """
 
+    variants: ClassVar[tuple[dict[str, Any], ...]] = ({"rank": 1}, {"rank": 5})
+
     def __init__(self, shapes: Shapes, rank: int = 2) -> None:
         super().__init__(shapes)
         if rank < 1:
@@ -230,6 +232,8 @@ class Householder(Guide):
     References:
         Tomczak & Welling 2016, Improving variational auto-encoders using Householder flow.
     """
+
+    variants: ClassVar[tuple[dict[str, Any], ...]] = ({"reflections": 1},)
 
     def __init__(self, shapes: Shapes, reflections: int = 4) -> None:
         super().__init__(shapes)

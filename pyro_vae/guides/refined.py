@@ -1,6 +1,7 @@
 """Guides whose parameters are refined for each datum, starting from the encoder's."""
 
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from pyro_vae.errors import UsageError
 from pyro_vae.guides.base import Guide, LogJoint, normal_points
+from pyro_vae.guides.mixture import MixtureOfNormals
 from pyro_vae.guides.normal import DiagonalNormal
 from pyro_vae.shapes import Shapes
 
@@ -55,6 +57,7 @@ class SemiAmortized(Guide):
         True
     """
 
+    variants: ClassVar[tuple[dict[str, Any], ...]] = ({"guide": MixtureOfNormals, "steps": 2, "num_particles": 1},)
     noise: Tensor
 
     def __init__(
