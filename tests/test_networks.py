@@ -30,6 +30,7 @@ from pyro_vae.networks import (
     joining,
 )
 from pyro_vae.objectives import ELBO
+from pyro_vae.parallel import _refuse_batch_norm
 from pyro_vae.seeding import seeded
 from pyro_vae.steps import EagerStep, GraphStep, Loss, choose_step
 from pyro_vae.training import fit
@@ -206,11 +207,24 @@ class TestBatchNorm:
         network, x = moved(make((5, 7), (2, 3))).train(), torch.randn(4, 5, 7)
         torch.testing.assert_close(network(x)[1], network(x[1]), rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.parametrize("make", with_norm("batch"), ids=name_of)
+    @pytest.mark.parametrize(("in_shape", "out_shape"), DIRECTIONS)
+    def test_no_bias_that_it_would_take_off(self, make, in_shape, out_shape):
+        kinds = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+        products = {name: m for name, m in make(in_shape, out_shape).named_modules() if isinstance(m, kinds)}
+        assert len(products) >= 3
+        assert all((m.bias is not None) == name.endswith("output") for name, m in products.items())
+
     @pytest.mark.parametrize("make", [MLP, ConvNet])
     def test_is_not_recorded(self, make):
         """It would lose the running moments."""
         with pytest.raises(Unrecordable, match="batch normalisation"):
             graph_step(digits_vae(partial(make, norm="batch")), digits(10))
+
+    @pytest.mark.parametrize("make", with_norm("batch"), ids=name_of)
+    def test_is_not_shared_out_over_processes(self, make):
+        with pytest.raises(UsageError, match="is batch normalisation, which couples the rows"):
+            _refuse_batch_norm(digits_vae(make))
 
 
 class TestConvolutions:
