@@ -204,7 +204,7 @@ class VAE(Autoencoder):
     def _event(self, elements: dist.TorchDistribution) -> dist.TorchDistribution:
         return elements.to_event(len(self.shapes.event))
 
-    def _log_joint(self, z: Tensor, x: Tensor, mask: Tensor | None, context: Tensor | None) -> Tensor:
+    def _log_joint(self, z: Tensor, x: Tensor, mask: Tensor | None, context: Tensor | None = None) -> Tensor:
         """Log p(x, z), `[*particles, *leading]`, nats: what a guide may climb that refines its parameters."""
         elements = self.likelihood(self._run(self.decoder, z, context))
         log_likelihood = self._event(elements if mask is None else elements.mask(mask)).log_prob(x)

@@ -38,7 +38,7 @@ from pyro_vae.objectives import ELBO
 from pyro_vae.priors import Prior
 from pyro_vae.seeding import seeded
 from pyro_vae.shapes import Shapes
-from pyro_vae.steps import GraphStep, Loss
+from pyro_vae.steps import Batch, GraphStep, Loss
 from pyro_vae.tasks import reconstruct, sample
 from pyro_vae.tiles import EagerPair, GraphPair
 from pyro_vae.training import fit
@@ -706,9 +706,9 @@ class TestPipeline:
         vae, x = vae_with(make), binary()
         loss = Loss(vae, objective, lambda x: x, lambda batch: 0.0)
         step = GraphStep(loss, full=0)  # no batch is full: the graph runs as it is, which takes no compiler
-        step.prepare(x, 0.0, 1.0)
+        step.prepare(Batch(x), 0.0, 1.0)
         with seeded(2):
-            value, parameters, gradients = step(x, 0.0, 1.0)
+            value, parameters, gradients = step(Batch(x), 0.0, 1.0)
         with seeded(2):
             expected = objective(vae.model, vae.guide, x)
         torch.testing.assert_close(value, expected.detach(), rtol=1e-5, atol=1e-5)

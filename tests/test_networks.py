@@ -32,7 +32,7 @@ from pyro_vae.networks import (
 from pyro_vae.objectives import ELBO
 from pyro_vae.parallel import _refuse_batch_norm
 from pyro_vae.seeding import seeded
-from pyro_vae.steps import EagerStep, GraphStep, Loss, choose_step
+from pyro_vae.steps import Batch, EagerStep, GraphStep, Loss, choose_step
 from pyro_vae.training import fit
 from pyro_vae.vae import VAE
 
@@ -364,7 +364,7 @@ def loss_of(vae, objective=None):
 
 def graph_step(vae, x, objective=None):
     step = GraphStep(loss_of(vae, objective), full=0)  # no batch is full: graphs run as they are, without a compiler
-    step.prepare(x, 0.0, 1.0)
+    step.prepare(Batch(x), 0.0, 1.0)
     return step
 
 
@@ -376,7 +376,7 @@ class TestTraining:
         results = []
         for step in (graph_step(vae, x, objective), EagerStep(loss_of(vae, objective))):
             with seeded(1):
-                results.append(step(x, 0.0, 1.0))
+                results.append(step(Batch(x), 0.0, 1.0))
         (value, parameters, gradients), (expected, all_parameters, references) = results
         torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-4)
         assert {id(p) for p in parameters} == {id(p) for p in all_parameters} == {id(p) for p in vae.parameters()}
@@ -386,7 +386,7 @@ class TestTraining:
     def test_a_compiled_step(self):
         """Compiling compares with an eager run by itself; here that it did not fall back."""
         vae, x = digits_vae(partial(ConvNet, channels=(4,), hidden=())), digits(10)
-        assert choose_step(loss_of(vae), x, compile=True, total=1.0).mode.startswith("compiled")
+        assert choose_step(loss_of(vae), Batch(x), compile=True, total=1.0).mode.startswith("compiled")
 
     @pytest.mark.parametrize("network", [GatedMLP, ConvNet, partial(ResNet, channels=(16,), blocks=1)], ids=name_of)
     def test_learns_to_use_its_code(self, network):
@@ -533,7 +533,7 @@ class TestOnTheCommandLine:
             ("mine.Net --vae.encoder.widht 3", "Net has no option 'widht', did you mean 'width'?"),
             ("mine.Nothing", "no attribute 'Nothing'"),
             ("torch.nn.Linear", "can't build Linear((8, 8), (2, 20))"),
-            ("ConvNett", "unknown class 'ConvNett', did you mean 'ConvNet'? Known: ConvNet, "),
+            ("ConvNett", "unknown class 'ConvNett', did you mean 'ConvNet'? Known: "),
             ("ConvNet --vae.encoder.channles [3]", "ConvNet has no option 'channles', did you mean 'channels'?"),
             ("ConvNet --vae.encoder.kernel 2", "kernel of odd size"),
         ],

@@ -37,7 +37,7 @@ from pyro_vae.objectives.draws import draw_held, log_guide_of_dreams, log_joint
 from pyro_vae.parallel import check_shares
 from pyro_vae.schedules import Linear
 from pyro_vae.seeding import seeded
-from pyro_vae.steps import EagerStep, GraphStep, Loss
+from pyro_vae.steps import Batch, EagerStep, GraphStep, Loss
 from pyro_vae.training import fit
 from pyro_vae.vae import VAE
 
@@ -94,7 +94,7 @@ def loss_of(vae, objective):
 
 def run(step, x, epoch=0.0, total=1.0, size=None):
     """A step of training on these rows, of `size` in all: the loss followed by its gradients."""
-    value, _, found = step(x, epoch, total, size)
+    value, _, found = step(Batch(x, size=size), epoch, total)
     return [value, *found]
 
 
@@ -113,7 +113,7 @@ class TestEvery:
         vae = make() if objective.couples_rows else make(guide=FullNormal if objective in ANY_GUIDE else DiagonalNormal)
         loss = loss_of(vae, objective)
         graphs, eager = GraphStep(loss, full=0), EagerStep(loss)
-        graphs.prepare(binary(), 0.0, 4.0)
+        graphs.prepare(Batch(binary()), 0.0, 4.0)
         for rows, epoch in ((8, 1.0), (5, 2.5)):
             results = []
             for step in (graphs, eager):
@@ -395,13 +395,13 @@ class TestSeveralProcesses:
         vae, x = make(likelihood=Bernoulli), binary()
         one, two = (self.gradients(vae, objective, x, size) for size in (1, 2))
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
-        check_shares(World(), loss_of(vae, objective), x, 1.0, 1e-3)
+        check_shares(World(), loss_of(vae, objective), Batch(x), 1.0, 1e-3)
 
     @pytest.mark.parametrize("objective", COUPLED, ids=str)
     def test_coupled_rows_are_refused(self, objective):
         vae = make()
         with pytest.raises(UsageError, match=f"{type(objective).__name__}.*couples the rows of a batch"):
-            check_shares(World(), loss_of(vae, objective), binary(), 1.0, 1e-3)
+            check_shares(World(), loss_of(vae, objective), Batch(binary()), 1.0, 1e-3)
 
     @pytest.mark.parametrize("objective", [BetaTC(4.0), BetaTC(num_data=100), BetaTC(sampling="weighted")], ids=str)
     def test_their_gradients_tell_as_well(self, objective):

@@ -38,7 +38,7 @@ from pyro_vae.priors import (
 )
 from pyro_vae.seeding import seeded
 from pyro_vae.shapes import Shapes
-from pyro_vae.steps import EagerStep, GraphStep, Loss
+from pyro_vae.steps import Batch, EagerStep, GraphStep, Loss
 from pyro_vae.tasks import sample
 from pyro_vae.tiles import TILE_DATA, EagerPair, GraphPair
 from pyro_vae.training import fit
@@ -474,11 +474,11 @@ class TestInPrograms:
         for objective in (ELBO(), ELBO(num_particles=2, analytic_kl=True)):
             loss = Loss(vae, objective, lambda batch: batch, lambda batch: 0.0)
             step = GraphStep(loss, full=0)
-            step.prepare(x, 0.0, 1.0)
+            step.prepare(Batch(x), 0.0, 1.0)
             results = []
             for function in (step, EagerStep(loss)):
                 with seeded(2):
-                    value, parameters, gradients = function(x, 0.0, 1.0)
+                    value, parameters, gradients = function(Batch(x), 0.0, 1.0)
                 results.append([value, *gradients])
             assert len(parameters) == len(list(vae.parameters()))
             for a, b in zip(*results, strict=True):

@@ -49,12 +49,12 @@ def _of_the_guide(vae: VAE, x: Tensor, inputs: Mapping[str, Tensor], seed: int) 
     """What q(z|x) has to show; nothing for one without width or without moments, which has no such figures."""
     checked = {name: value[:_CHECKED] for name, value in inputs.items()}
     try:
+        latent = plots.latent_kl(latent_statistics(vae, x, context=inputs.get("c")))
         evidence = log_marginal(vae.model, vae.guide, x[:_CHECKED], num_particles=1000, seed=seed, **checked)
-        latent = latent_statistics(vae, x, context=inputs.get("c"))
     except UsageError as error:
         log_once(f"no pictures of the guide: {error}")
         return {}
-    return {"latent_kl": plots.latent_kl(latent), "pareto_k": plots.pareto_k(evidence)}
+    return {"latent_kl": latent, "pareto_k": plots.pareto_k(evidence)}
 
 
 def contexts_to_show(data: Dataset, num: int) -> Tensor | None:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
@@ -20,7 +19,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.errors import UsageError
-from pyro_vae.importance import Program, Proposal, log_density, propose, sample_sites, sites_at, weigh
+from pyro_vae.importance import Program, Proposal, is_point_mass, log_density, propose, sample_sites, sites_at, weigh
 
 
 def draw_along_path(guide: Program, *args: Any, num_particles: int, max_plate_nesting: int, **kwargs: Any) -> Proposal:
@@ -85,10 +84,7 @@ def refuse_point_masses(proposal: Proposal) -> None:
         UsageError: if a site of the guide is a `Delta`.
     """
     for name, site in proposal.sites.items():
-        distribution = site["fn"]
-        while not isinstance(distribution, dist.Delta) and hasattr(distribution, "base_dist"):
-            distribution = distribution.base_dist
-        if isinstance(distribution, dist.Delta):
+        if is_point_mass(site["fn"]):
             raise UsageError(
                 f"site {name!r} of the guide is a Delta, which has no density to learn from: take ELBO, or a guide "
                 "with a width"
