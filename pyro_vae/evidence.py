@@ -238,7 +238,7 @@ def log_marginal(
     mine = starts[world.rows(len(starts))]
     with evaluation_mode(model, guide), fast_cpu(), exact_products():
         with seeded(seed, "structure"):
-            refuse_point_masses(programs.guide, *(a[:1] for a in data), max_plate_nesting=max_plate_nesting)
+            refuse_point_masses(programs.guide, *_block(data, 0), max_plate_nesting=max_plate_nesting)
         with _computing(programs, precision):
             pair = make_pair(programs, _block(data, 0), compile)
             with agreed(world):

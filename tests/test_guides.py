@@ -105,6 +105,7 @@ class TestShapes:
         assert wide.log_prob(z[0]).shape == (7, *leading)
         assert wide.mean.shape == wide.stddev.shape == z.shape
         torch.testing.assert_close(wide.mean[3], q.mean)
+        assert q.log_prob(torch.zeros(6, *[1] * len(leading), latent).double()).shape == (6, *leading)
         mask = torch.rand(7, *leading) < 0.5
         torch.testing.assert_close(wide.mask(mask).log_prob(z), wide.log_prob(z) * mask)
 
