@@ -417,7 +417,12 @@ def latent_kl(stats: LatentStatistics) -> "Figure":
 
     Returns:
         The figure; bars in nats per datum, labelled with the dimension's index.
+
+    Raises:
+        UsageError: if the statistics have no KL.
     """
+    if stats.kl is None:
+        raise UsageError("these statistics have no KL of each dimension: only those of a VAE with one site 'z' do")
     order = stats.kl.argsort(descending=True)
     kl, active = stats.kl[order].numpy(), stats.active[order].numpy()
     place = np.arange(len(kl))

@@ -43,8 +43,7 @@ def _tell(
     """Save and print all there is to know."""
     result = _result(saved, data, x, options, evidence)
     if len(x) > 1:
-        latent = latent_statistics(saved.vae, x, context=inputs.get("c"))
-        result["active_units"] = f"{latent.num_active} of {saved.vae.shapes.latent}"
+        result["active_units"] = str(latent_statistics(saved.vae, x, **inputs))
     _save(saved, options.split, evidence, result)
     print_result(result if options.json else _readable(result), as_json=options.json)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae import plots
+from pyro_vae.autoencoder import Autoencoder
 from pyro_vae.cli.runs import first_rows, given
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics import latent_statistics
@@ -22,7 +23,9 @@ _CHECKED = 200
 """Data whose Pareto k a fit's own histogram shows; `evaluate` draws it for all."""
 
 
-def save_pictures(vae: VAE, data: Dataset, run: Path, rows: Sequence[Mapping[str, Any]], seed: int) -> list[Path]:
+def save_pictures(
+    vae: Autoencoder, data: Dataset, run: Path, rows: Sequence[Mapping[str, Any]], seed: int
+) -> list[Path]:
     """Save everything a trained VAE has to show under `run/pictures`; returns the files."""
     held_out = next(name for name in ("valid", "test", "train") if getattr(data, name) is not None)
     device = next(vae.parameters()).device
@@ -30,17 +33,17 @@ def save_pictures(vae: VAE, data: Dataset, run: Path, rows: Sequence[Mapping[str
     inputs = given(data, held_out, len(x), device)
     shown, checked = ({name: value[:n] for name, value in inputs.items()} for n in (_SHOWN, _CHECKED))
     drawn = sample(vae, 2 * _SHOWN, seed=seed, context=contexts_to_show(data, 2 * _SHOWN))
+    latent = latent_statistics(vae, x, **inputs)
     evidence = log_marginal(vae.model, vae.guide, x[:_CHECKED], num_particles=1000, seed=seed, **checked)
     figures = {
         "curves": plots.curves(rows),
-        "reconstructions": plots.reconstructions(
-            x[:_SHOWN], reconstruct(vae, x[:_SHOWN], seed=seed, context=shown.get("c"))
-        ),
+        "reconstructions": plots.reconstructions(x[:_SHOWN], reconstruct(vae, x[:_SHOWN], seed=seed, **shown)),
         "samples": plots.samples(drawn, columns=_columns(data)),
-        "latent_kl": plots.latent_kl(latent_statistics(vae, x, context=inputs.get("c"))),
         "pareto_k": plots.pareto_k(evidence),
     }
-    if vae.shapes.latent == 2 and vae.shapes.context is None:
+    if latent.kl is not None:
+        figures["latent_kl"] = plots.latent_kl(latent)
+    if isinstance(vae, VAE) and vae.shapes.latent == 2 and vae.shapes.context is None:
         figures["manifold"] = plots.manifold(manifold(vae))
     return [save_picture(figure, run / "pictures" / f"{name}.png") for name, figure in figures.items()]
 
