@@ -165,7 +165,7 @@ def _moments_of_both(vae: VAE, inputs: Mapping[str, Tensor], batch: int) -> Iter
         yield _moments(vae.encode(part["x"], part.get("mask"), context), "the guide q(z|x)"), prior
 
 
-def _batches(vae: Autoencoder, inputs: Mapping[str, Tensor], batch: int) -> Iterator[dict[str, Tensor]]:
+def _batches(vae: Autoencoder, inputs: Mapping[str, Tensor], batch: int) -> Iterator[dict[str, Any]]:
     """The inputs, `batch` data at a time, on the VAE's device."""
     device = next(vae.parameters()).device
     for start in range(0, len(inputs["x"]), batch):

@@ -71,28 +71,30 @@ def set_affine(network, weight, bias):
 class Chain:
     """A linear Gaussian chain whose posterior factors into normals with independent dimensions.
 
-    z_L ~ N(0, I), z_l | z_{l+1} ~ N(A_l z_{l+1} + a_l, diag(s_l^2)), x | z_1 ~ N(W z_1 + b, sigma^2), where A_l is
+    z_L ~ N(0, I), z_l | z_{l+1} ~ N(G_l z_{l+1} + a_l, diag(s_l^2)), x | z_1 ~ N(W z_1 + b, sigma^2), where G_l is
     diagonal and the columns of W are orthogonal.
     """
 
     def __init__(self, dims, event=6):
         with seeded(3, "chain"):
             self.dims = dims
-            pairs = list(pairwise(dims))
-            self.A = [torch.eye(n, m, dtype=torch.float64) * draw(m, low=0.5, high=2.0) for n, m in pairs]
-            self.a, self.s = [draw(n) for n, _ in pairs], [draw(n, low=0.3, high=1.5) for n, _ in pairs]
+            links = []
+            for low, high in pairwise(dims):
+                gain = torch.eye(low, high, dtype=torch.float64) * draw(high, low=0.5, high=2.0)
+                links.append((gain, draw(low), draw(low, low=0.3, high=1.5)))
+            self.links = links
             orthogonal = torch.linalg.qr(torch.randn(event, event, dtype=torch.float64))[0]
-            self.W, self.b = orthogonal[:, : dims[0]] * draw(dims[0], low=0.5, high=2.0), draw(event)
+            self.weight, self.bias = orthogonal[:, : dims[0]] * draw(dims[0], low=0.5, high=2.0), draw(event)
 
     def moments(self):
         """Mean and covariance of every layer from z1 up, and of x."""
         mean, covariance = torch.zeros(self.dims[-1]).double(), torch.eye(self.dims[-1]).double()
         found = [(mean, covariance)]
-        for A, a, s in zip(self.A[::-1], self.a[::-1], self.s[::-1], strict=True):
-            mean, covariance = A @ mean + a, A @ covariance @ A.T + torch.diag(s**2)
+        for gain, shift, scale in reversed(self.links):
+            mean, covariance = gain @ mean + shift, gain @ covariance @ gain.T + torch.diag(scale**2)
             found.insert(0, (mean, covariance))
-        noise = SIGMA**2 * torch.eye(len(self.b), dtype=torch.float64)
-        return found, (self.W @ mean + self.b, self.W @ covariance @ self.W.T + noise)
+        noise = SIGMA**2 * torch.eye(len(self.bias), dtype=torch.float64)
+        return found, (self.weight @ mean + self.bias, self.weight @ covariance @ self.weight.T + noise)
 
     def log_prob(self, x):
         mean, covariance = self.moments()[1]
@@ -107,41 +109,46 @@ class Chain:
     def vae(self, ladder):
         """With the chain for a model and its exact posterior for a guide."""
         nets = dict.fromkeys(("encoder", "decoder", "upper_encoder", "upper_decoder"), AFFINE)
-        vae = HierarchicalVAE(
-            (2, 3), self.dims, likelihood=partial(Normal, scale=SIGMA), ladder=ladder, ladder_width=6, **nets
-        ).double()
-        set_affine(vae.decoder, self.W, self.b)
-        for network, A, a, s in zip(vae.upper_decoders, self.A, self.a, self.s, strict=True):
-            set_affine(network, torch.cat([A, 0 * A]), torch.cat([a, s.log()]))
+        likelihood = partial(Normal, scale=SIGMA)
+        vae = HierarchicalVAE((2, 3), self.dims, likelihood=likelihood, ladder=ladder, ladder_width=6, **nets).double()
+        set_affine(vae.decoder, self.weight, self.bias)
+        for network, (gain, shift, scale) in zip(vae.upper_decoders, self.links, strict=True):
+            set_affine(network, torch.cat([gain, 0 * gain]), torch.cat([shift, scale.log()]))
         self._set_ladder(vae) if ladder else self._set_up(vae)
         return vae
 
     def _set_up(self, vae):
-        below = [(self.W, self.b, torch.full_like(self.b, SIGMA)), *zip(self.A, self.a, self.s, strict=True)]
-        for network, layer, likelihood in zip(vae.encoders, self.moments()[0], below, strict=True):
-            gain, shift, scale = posterior(*layer, *likelihood)
+        below = [(self.weight, self.bias, torch.full_like(self.bias, SIGMA)), *self.links]
+        for network, layer, link in zip(vae.encoders, self.moments()[0], below, strict=True):
+            gain, shift, scale = posterior(*layer, *link)
             set_affine(network, torch.cat([gain, 0 * gain]), torch.cat([shift, scale.log()]))
 
     def _set_ladder(self, vae):
-        """Of a layer, p(x|z_l) as a function of z_l: N(mean; W' z + b', C), whose W'^T C^-1 W' is diagonal."""
-        W, b, C = self.W, self.b, SIGMA**2 * torch.eye(len(self.b), dtype=torch.float64)
-        for index, network in enumerate(vae.encoders):
-            if index:
-                A, a, s = self.A[index - 1], self.a[index - 1], self.s[index - 1]
-                W, b, C = W @ A, W @ a + b, W @ torch.diag(s**2) @ W.T + C
-            precision = W.T @ C.inverse() @ W + (0 if index < len(self.dims) - 1 else torch.eye(W.shape[1]))
-            gain, log_scale = precision.inverse() @ W.T @ C.inverse(), -diagonal(precision).log() / 2
-            weight, bias = torch.cat([gain, 0 * gain]), torch.cat([-gain @ b, log_scale])
-            if index < len(self.dims) - 1:  # d is x itself
-                weight, bias = torch.cat([weight, torch.eye(6)]), torch.cat([bias, torch.zeros(6)])
-            set_affine(network, weight, bias)
+        """Of each layer, p(x|z_l) as a function of z_l, a normal; at the top p(x|z_L) p(z_L)."""
+        weight, bias = self.weight, self.bias
+        noise = SIGMA**2 * torch.eye(len(bias), dtype=torch.float64)
+        for network, link in zip(vae.encoders, [*self.links, None], strict=True):
+            precision = weight.T @ noise.inverse() @ weight + (torch.eye(weight.shape[1]) if link is None else 0)
+            gain, log_scale = precision.inverse() @ weight.T @ noise.inverse(), -diagonal(precision).log() / 2
+            rows, constants = torch.cat([gain, 0 * gain]), torch.cat([-gain @ bias, log_scale])
+            if link is None:
+                set_affine(network, rows, constants)
+                return
+            set_affine(network, torch.cat([rows, torch.eye(6)]), torch.cat([constants, torch.zeros(6)]))  # d is x
+            weight, bias, noise = through(link, weight, bias, noise)
 
 
-def posterior(mean, covariance, A, a, s):
-    """Of z ~ N(mean, covariance) given y = A z + a + noise of deviation s: gain, shift and scale, if independent."""
-    precision = covariance.inverse() + A.T @ torch.diag(s**-2) @ A
-    gain = precision.inverse() @ A.T @ torch.diag(s**-2)
-    return gain, precision.inverse() @ covariance.inverse() @ mean - gain @ a, diagonal(precision) ** -0.5
+def through(link, weight, bias, noise):
+    """p(x|z_{l+1}) from p(x|z_l): weight, bias and the noise's covariance."""
+    gain, shift, scale = link
+    return weight @ gain, weight @ shift + bias, weight @ torch.diag(scale**2) @ weight.T + noise
+
+
+def posterior(mean, covariance, weight, bias, scale):
+    """Of z ~ N(mean, covariance) given y ~ N(weight z + bias, scale^2): gain, shift and scale, if independent."""
+    precision = covariance.inverse() + weight.T @ torch.diag(scale**-2) @ weight
+    gain = precision.inverse() @ weight.T @ torch.diag(scale**-2)
+    return gain, precision.inverse() @ covariance.inverse() @ mean - gain @ bias, diagonal(precision) ** -0.5
 
 
 def diagonal(matrix):
@@ -213,7 +220,7 @@ class TestExact:
             scale = covariance.diagonal().sqrt()
             assert ((values.mean(0) - mean).abs() < 6 * scale / 4000**0.5).all()
             assert (((values.T.cov() - covariance) / torch.outer(scale, scale)).abs() < 0.15).all()
-        torch.testing.assert_close(drawn.mean.flatten(1), found[0] @ chain.W.T + chain.b)
+        torch.testing.assert_close(drawn.mean.flatten(1), found[0] @ chain.weight.T + chain.bias)
 
 
 @pytest.mark.parametrize("ladder", [False, True])
@@ -323,11 +330,8 @@ class TestDensities:
         with torch.no_grad():  # a guide that is wider than any posterior, so that the weights have a variance
             for network, size, scale in zip(vae.encoders, (3, 2), (3.0 if ladder else 0.7, 0.7), strict=True):
                 network.output.weight.zero_()
-                network.output.bias.copy_(
-                    torch.cat([torch.zeros(size), torch.full((size,), scale), torch.zeros(7)])[
-                        : len(network.output.bias)
-                    ]
-                )
+                network.output.bias.zero_()
+                network.output.bias[size : 2 * size] = scale
         with seeded(4):
             vae.start_prior(torch.rand(max(vae.start_count, 1), 2, 3).round())
         bits = torch.arange(64).unsqueeze(-1).bitwise_and(2 ** torch.arange(6)).ne(0).float().reshape(64, 2, 3)
@@ -381,8 +385,10 @@ class TestActiveUnits:
         x = chain.sample(20_000)
         statistics = latent_statistics(chain.vae(False), x)
         layers, (_, of_x) = chain.moments()
-        of_layers = [chain.W, chain.W @ chain.A[0]]
-        covariances = [W @ covariance for W, (_, covariance) in zip(of_layers, layers, strict=True)]  # of x and z
+        of_layers = [chain.weight, chain.weight @ chain.links[0][0]]
+        covariances = [
+            weight @ covariance for weight, (_, covariance) in zip(of_layers, layers, strict=True)
+        ]  # of x and z
         expected = torch.cat([(c.T @ of_x.inverse() @ c).diagonal() for c in covariances])
         assert statistics.sizes == {"z1": 3, "z2": 2} and statistics.kl is None
         torch.testing.assert_close(statistics.active_variance, expected, rtol=6 * (2 / 20_000) ** 0.5, atol=0.01)

@@ -140,7 +140,8 @@ def _suggest(name: str, known: Iterable[str]) -> str:
 
 
 def _plain(message: str) -> str:
-    """The message without Python's notation."""
+    """The message without Python's notation, nor the guess that a class's name might be a file's."""
+    message = re.sub(r"- Expected a path but \S+ either not accessible or invalid\s+", "", message)
     message = re.sub(r"Type collections\.abc\.Callable\[.*?\] expects a function or a callable class: ", "", message)
     message = re.sub(r"\.? Got value: Namespace\(.*\)$", "", message)
     message = re.sub(r'Parser key "([\w.]+)":', r"\1:", message)

@@ -79,7 +79,7 @@ def load_split(saved: SavedRun, options: Namespace, num: int | None) -> tuple[Da
     return data, x.to(saved.device)
 
 
-def given(data: Dataset, split: str, num: int, device: torch.device) -> dict[str, torch.Tensor]:
+def given(data: Dataset, split: str, num: int, device: torch.device) -> dict[str, Any]:
     """What the programs are called with beside the first `num` data of a split, e.g. a context `c`."""
     inputs = data.widen_inputs(data.given(split, slice(num)))
     return {name: x.to(device) for name, x in inputs.items()}
