@@ -38,7 +38,7 @@ def run(argv: list[str]) -> int:
 
 
 def _tell(
-    saved: SavedRun, data: Dataset, x: Tensor, inputs: dict[str, Tensor], options: Namespace, evidence: Evidence
+    saved: SavedRun, data: Dataset, x: Tensor, inputs: dict[str, Any], options: Namespace, evidence: Evidence
 ) -> None:
     """Save and print all there is to know."""
     result = _result(saved, data, x, options, evidence)
@@ -48,7 +48,7 @@ def _tell(
     print_result(result if options.json else _readable(result), as_json=options.json)
 
 
-def _estimate(saved: SavedRun, x: Tensor, inputs: dict[str, Tensor], options: Namespace, world: World) -> Evidence:
+def _estimate(saved: SavedRun, x: Tensor, inputs: dict[str, Any], options: Namespace, world: World) -> Evidence:
     """Estimate log p(x) of all of `x`, with the progress of the first process for that of all."""
     with Progress(len(x), "datum", enabled=world.main and not options.quiet) as bar:
         return log_marginal(
