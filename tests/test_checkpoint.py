@@ -226,9 +226,9 @@ class Unfinished(Autoencoder):
 class TestAnyAutoencoder:
     """A run holds a `VAE` as its keywords, any other class as class path and keywords."""
 
-    def hierarchical(self):
+    def hierarchical(self, ladder=True):
         with seeded(0, "init"):
-            return HierarchicalVAE((8, 8), (4, 2), encoder=SMALL, upper_encoder=SMALL, decoder=SMALL, ladder=True)
+            return HierarchicalVAE((8, 8), (4, 2), encoder=SMALL, upper_encoder=SMALL, decoder=SMALL, ladder=ladder)
 
     def test_round_trip_and_resume(self, tmp_path):
         vae, options = self.hierarchical(), {"run": tmp_path / "run", "progress": False, "batch_size": 200}
@@ -242,7 +242,7 @@ class TestAnyAutoencoder:
         fit(resumed, digits(), epochs=1, **options)
         assert same(resumed.state_dict(), vae.state_dict())
         with pytest.raises(CheckpointError, match=r"vae\.init_args\.ladder is True there, False here"):
-            fit(HierarchicalVAE((8, 8), (4, 2), SMALL, ladder=False), digits(), epochs=1, **options)
+            fit(self.hierarchical(ladder=False), digits(), epochs=1, **options)
 
     def test_a_vae_is_its_keywords_or_its_class_path(self, run):
         config = read_config(run)

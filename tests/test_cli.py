@@ -229,16 +229,19 @@ class TestFit:
         assert refused.code == 2 and "expected at least 1 datum of train, got 0" in refused.error
 
 
+LAYERS = "--vae HierarchicalVAE --vae.latent_dims [4,2] --vae.encoder.hidden [8] --vae.upper_encoder.hidden [6]"
+
+
+@pytest.fixture(scope="module")
+def layers(tmp_path_factory):
+    """A finished run of another class than VAE; never changed, only copied."""
+    run = tmp_path_factory.mktemp("layers") / "run"
+    assert call("fit", LAYERS, "--epochs 2 --quiet --run", run).code == 0
+    return run
+
+
 class TestAnyAutoencoder:
     """`--vae CLASS`: the class as on the axes of a VAE's parts, its options under `--vae.`."""
-
-    WORDS = "--vae HierarchicalVAE --vae.latent_dims [4,2] --vae.encoder.hidden [8] --vae.upper_encoder.hidden [6]"
-
-    @pytest.fixture(scope="class")
-    def layers(self, tmp_path_factory):
-        run = tmp_path_factory.mktemp("layers") / "run"
-        assert call("fit", self.WORDS, "--epochs 2 --quiet --run", run).code == 0
-        return run
 
     def test_fit(self, layers):
         config = read_config(layers)
@@ -269,14 +272,14 @@ class TestAnyAutoencoder:
 
     def test_the_same_command_resumes(self, layers, tmp_path):
         run = Path(shutil.copytree(layers, tmp_path / "copy"))
-        assert done("fit", self.WORDS, "--epochs 2 --quiet --pictures false --run", run)["epochs"] == 2
-        result = call("fit", self.WORDS, "--vae.ladder true --epochs 2 --quiet --run", run)
+        assert done("fit", LAYERS, "--epochs 2 --quiet --pictures false --run", run)["epochs"] == 2
+        result = call("fit", LAYERS, "--vae.ladder true --epochs 2 --quiet --run", run)
         assert result.code == 4 and "vae.init_args.ladder is False there, True here" in result.error
         result = call("fit --epochs 2 --quiet --run", run)
         assert result.code == 4 and "holds a run with other settings" in result.error
 
     def test_print_config(self):
-        printed = call("fit", self.WORDS, "--vae.ladder true --print_config")
+        printed = call("fit", LAYERS, "--vae.ladder true --print_config")
         Path("printed.yaml").write_text(printed.out)
         done("fit --config printed.yaml --epochs 1 --quiet --pictures false --run r")
         assert load("r").ladder and load("r").latent_dims == (4, 2)
@@ -309,17 +312,17 @@ class TestAnyAutoencoder:
             ("--vae HierarchicVAE", ["vae: unknown class 'HierarchicVAE', did you mean 'HierarchicalVAE'?", "VAE"]),
             ("--vae.latnt_dim 3", ["VAE has no option 'latnt_dim', did you mean 'latent_dim'?", "conditions"]),
             (
-                f"{WORDS} --vae.latent_dim 3",
+                f"{LAYERS} --vae.latent_dim 3",
                 ["HierarchicalVAE has no option 'latent_dim', did you mean 'latent_dims'?"],
             ),
-            (f"{WORDS} --vae.upper_encoder MPL", ["vae.upper_encoder: unknown class 'MPL', did you mean 'MLP'?"]),
-            (f"{WORDS} --vae.upper_encoder.hiden 3", ["MLP has no option 'hiden', did you mean 'hidden'?"]),
-            (f"{WORDS} --vae.prior Vamp", ["vae.prior: unknown class 'Vamp'", "VampPrior"]),
-            (f"{WORDS} --vae.ladder maybe", ["vae.ladder", "true or false", "maybe"]),
+            (f"{LAYERS} --vae.upper_encoder MPL", ["vae.upper_encoder: unknown class 'MPL', did you mean 'MLP'?"]),
+            (f"{LAYERS} --vae.upper_encoder.hiden 3", ["MLP has no option 'hiden', did you mean 'hidden'?"]),
+            (f"{LAYERS} --vae.prior Vamp", ["vae.prior: unknown class 'Vamp'", "VampPrior"]),
+            (f"{LAYERS} --vae.ladder maybe", ["vae.ladder", "true or false", "maybe"]),
             ("--vae HierarchicalVAE --vae.latent_dims [3]", ["expected two layers or more, got (3,)"]),
             ("--vae pyro_vae.networks.MLP", ["vae: ", "does not correspond to a subclass of Autoencoder"]),
             ("--vae.latent_dim three", ["vae.latent_dim: Expected a whole number. Got value: three"]),
-            (f"{WORDS} --context labels", ["--context: HierarchicalVAE takes none"]),
+            (f"{LAYERS} --context labels", ["--context: HierarchicalVAE takes none"]),
         ],
     )
     def test_mistakes(self, words, parts):
