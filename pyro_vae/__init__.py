@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pyro_vae.data import load_data
     from pyro_vae.diagnostics import latent_statistics
     from pyro_vae.evidence import log_marginal
+    from pyro_vae.hierarchical import HierarchicalVAE
     from pyro_vae.refit import refit_prior
     from pyro_vae.seeding import seeded
     from pyro_vae.tasks import reconstruct, sample
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "VAE": "vae",
+    "HierarchicalVAE": "hierarchical",
     "fit": "training",
     "log_marginal": "evidence",
     "load": "checkpoint",
@@ -33,6 +35,7 @@ _HOMES = {
 _MODULES = ("data", "guides", "importance", "likelihoods", "networks", "objectives", "priors", "schedules")
 
 __all__ = [
+    "HierarchicalVAE",
     "VAE",
     "data",
     "fit",

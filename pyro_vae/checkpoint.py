@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from importlib import import_module, metadata
+from inspect import isabstract
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,6 +30,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from pyro_vae.autoencoder import Autoencoder
 from pyro_vae.errors import CheckpointError, PyroVaeError, UsageError
 from pyro_vae.seeding import seeded
 from pyro_vae.vae import VAE
@@ -39,6 +41,7 @@ _MANIFEST = {"pyro_vae": str, "files": dict, "rows": int, "progress": dict}
 _TENSORS = rf"({'|'.join(_KINDS)})-\d{{6,}}-\d{{6,}}\.safetensors"
 _SWEPT = re.compile(rf"{_TENSORS}|\.({_TENSORS}|config\.yaml|metrics\.csv|manifest\.json)\.tmp")
 """What may be deleted: files that only a save writes. All others in the directory are the user's."""
+_PARTS = ("prior", "likelihood", "guide", "encoder", "decoder")
 _IGNORED = ("device", "run")
 """Settings that may differ when a run is resumed: where, not what."""
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
@@ -105,6 +108,34 @@ def resolve(description: Any, trust: Sequence[str]) -> Any:
         except TypeError as error:
             raise CheckpointError(f"can't build {description['class_path']} from its description: {error}") from error
     return partial(cls, **init_args) if init_args else cls
+
+
+def describe_vae(vae: Autoencoder) -> dict[str, Any]:
+    """An autoencoder as plain data: a `VAE` by its keywords alone, any other class by class path and keywords.
+
+    Example:
+        >>> describe_vae(VAE((8, 8), latent_dim=2))["latent_dim"]
+        2
+    """
+    arguments = {name: describe(value) for name, value in vae.arguments.items()}
+    return arguments if type(vae) is VAE else {"class_path": _path_of(type(vae)), "init_args": arguments}
+
+
+def vae_parts(description: Any) -> tuple[str, dict[str, Any]]:
+    """Class path and keywords of a description of an autoencoder in either form.
+
+    Raises:
+        CheckpointError: if it is neither.
+    """
+    if isinstance(description, Mapping) and "class_path" not in description:
+        description = {"class_path": "pyro_vae.vae.VAE", "init_args": description}
+    if not isinstance(description, Mapping) or not isinstance(description.get("init_args") or {}, Mapping):
+        raise CheckpointError(f"can't build the VAE from its description: expected a mapping, got {description!r}")
+    if unknown := set(description) - {"class_path", "init_args"}:
+        raise CheckpointError(
+            f"can't build the VAE from its description: {sorted(map(str, unknown))} beside class_path"
+        )
+    return description["class_path"], dict(description.get("init_args") or {})
 
 
 def import_class(path: Any, trust: Sequence[str]) -> type:
@@ -268,7 +299,7 @@ def open_run(path: str | Path | None, config: Mapping[str, Any]) -> Iterator[Run
 # ---- reading a run -------------------------------------------------------------------------------------------------
 
 
-def load(path: str | Path, *, trust: Sequence[str] = (), device: str = "cpu", which: str = "best") -> VAE:
+def load(path: str | Path, *, trust: Sequence[str] = (), device: str = "cpu", which: str = "best") -> Any:
     """Build the VAE of a run directory with its trained weights, in evaluation mode.
 
     Args:
@@ -278,7 +309,7 @@ def load(path: str | Path, *, trust: Sequence[str] = (), device: str = "cpu", wh
         which: `"best"` (by the validation bound; the latest where there was no validation) or `"last"`.
 
     Returns:
-        The VAE.
+        The VAE, of the class it was trained as: a `VAE`, or any other `Autoencoder`.
 
     Raises:
         CheckpointError: if the directory is missing, damaged, or names a class outside the trusted modules.
@@ -311,17 +342,30 @@ def _read_weights(path: Path, which: str) -> dict[str, Tensor]:
         return _read_weights(path, which)
 
 
-def build_vae(description: Mapping[str, Any], trust: Sequence[str] = ()) -> VAE:
-    """A VAE with fresh weights from its description: sizes, and a class path with keywords for each part."""
-    if not isinstance(description, Mapping):
-        raise CheckpointError(f"can't build the VAE from its description: expected a mapping, got {description!r}")
-    arguments = resolve(dict(description), ("pyro_vae", *trust))
-    for part in ("prior", "likelihood", "guide", "encoder", "decoder"):
-        factory = getattr(arguments.get(part), "func", arguments.get(part))
-        if factory is not None and not (isinstance(factory, type) and issubclass(factory, nn.Module)):
-            raise CheckpointError(f"vae.{part} must be a module class, got {factory!r}")
+def build_vae(description: Mapping[str, Any], trust: Sequence[str] = ()) -> Any:
+    """A VAE with fresh weights from its description: sizes, and a class path with keywords for each part.
+
+    Args:
+        description: the keywords of a `VAE`; or `class_path` and `init_args` of any `Autoencoder`.
+        trust: further modules whose classes may be imported and built.
+
+    Returns:
+        The `Autoencoder`.
+
+    Raises:
+        CheckpointError: if there is no such class, or it can't be built so.
+    """
+    path, keywords = vae_parts(description)
+    cls, arguments = import_class(path, ("pyro_vae", *trust)), resolve(keywords, ("pyro_vae", *trust))
+    if not issubclass(cls, Autoencoder) or isabstract(cls):
+        raise CheckpointError(f"vae: {path!r} is no autoencoder: expected a class like VAE, derived from Autoencoder")
+    for name, value in arguments.items():
+        factory = getattr(value, "func", value)
+        is_part = isinstance(factory, type) or (name in _PARTS and value is not None)
+        if is_part and not (isinstance(factory, type) and issubclass(factory, nn.Module)):
+            raise CheckpointError(f"vae.{name} must be a module class, got {factory!r}")
     try:
-        return VAE(**arguments)
+        return cls(**arguments)
     except PyroVaeError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:

@@ -1,18 +1,22 @@
 """What a VAE does with its code: which latent dimensions carry information about the data, and how much."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyro_vae.autoencoder import Autoencoder
 from pyro_vae.errors import DataError, NumericalError, UsageError
-from pyro_vae.importance import evaluation_mode
+from pyro_vae.importance import evaluation_mode, propose
 from pyro_vae.seeding import seeded
 from pyro_vae.vae import VAE
 
 ACTIVE_VARIANCE = 0.01
 """A latent dimension is active where the variance of its posterior mean over the data is above this."""
+_DRAWS = 10
+"""Draws of the sites that a site's mean depends on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,11 +25,14 @@ class LatentStatistics:
 
     Args:
         active_variance: Var_x(E_q[z_i|x]), with N - 1 below, `[L]`; 0 where the code ignores the data.
-        kl: mean over x of KL(q(z_i|x) || p(z_i)) of the marginals, `[L]`, nats per datum.
+        kl: mean over x of KL(q(z_i|x) || p(z_i)) of the marginals, `[L]`, nats per datum; None where the latent
+            variables are more than one site `"z"`.
+        sizes: dimensions of each site, by name, in the order in which they follow each other in L.
     """
 
     active_variance: Tensor
-    kl: Tensor
+    kl: Tensor | None
+    sizes: Mapping[str, int] | None = None
 
     @property
     def active(self) -> Tensor:
@@ -37,8 +44,17 @@ class LatentStatistics:
         """Number of active dimensions."""
         return int(self.active.sum())
 
+    def __str__(self) -> str:
+        """How many dimensions are active, site by site where there are several."""
+        sizes = self.sizes or {"z": len(self.active_variance)}
+        counts = zip(sizes.items(), self.active.split(list(sizes.values())), strict=True)
+        told = {name: f"{int(active.sum())} of {size}" for (name, size), active in counts}
+        return told.get("z", "") if len(told) == 1 else ", ".join(f"{name}: {text}" for name, text in told.items())
 
-def latent_statistics(vae: VAE, x: Tensor, batch: int = 1000, context: Tensor | None = None) -> LatentStatistics:
+
+def latent_statistics(
+    vae: Autoencoder, x: Tensor, batch: int = 1000, context: Tensor | None = None, **inputs: Tensor
+) -> LatentStatistics:
     r"""Measure, for each latent dimension, the spread of its posterior mean over the data and its KL from the prior.
 
     .. math:: A_i = \mathrm{Var}_x(E_{q(z|x)}[z_i]), \qquad
@@ -51,13 +67,18 @@ def latent_statistics(vae: VAE, x: Tensor, batch: int = 1000, context: Tensor | 
     `FlowPrior`, over 10,000 draws), and infinite for `Delta`. The sum of `kl` over the dimensions is the KL of the
     whole code only where both q(z|x) and p(z) are normal with independent dimensions.
 
+    Of another `Autoencoder` than `VAE`, with sites of any names, the active variance alone is measured, site by site,
+    for the continuous ones whose mean is known: E_q[z_i|x] is then the mean over 10 draws of the sites before, and what
+    their noise adds to the variance over x is taken off (the estimate is unbiased, but cut at 0).
+
     Evaluation mode, no gradient; the sums stream in double precision, so memory does not grow with the data.
 
     Args:
-        vae: the VAE; left as it is.
+        vae: the VAE, or any other `Autoencoder`; left as it is.
         x: data `[N, *event]`, N at least 2.
         batch: data in one run of the encoder.
         context: c of a conditional VAE, `[N, *context]`.
+        **inputs: what else the programs are to be given by name, `[N, ...]`.
 
     Returns:
         A `LatentStatistics`; tensors `[L]` in double precision on the CPU.
@@ -76,15 +97,55 @@ def latent_statistics(vae: VAE, x: Tensor, batch: int = 1000, context: Tensor | 
         torch.Size([3])
     """
     _check(vae, x, batch)
+    inputs = {"x": x, **inputs, **({} if context is None else {"c": context})}
+    if not isinstance(vae, VAE):
+        return _site_statistics(vae, inputs, batch)
     spread, kl = _Spread(vae.shapes.latent), torch.zeros(vae.shapes.latent, dtype=torch.float64)
     with evaluation_mode(vae):
-        for guide, prior in _moments_of_both(vae, x, context, batch):
+        for guide, prior in _moments_of_both(vae, inputs, batch):
             spread.add(guide[0])
             kl += _normal_kl(*guide, *prior).sum(0)
-    return LatentStatistics(spread.squares / (len(x) - 1), kl / len(x))
+    return LatentStatistics(spread.squares / (len(x) - 1), kl / len(x), {"z": vae.shapes.latent})
 
 
-def _check(vae: VAE, x: Tensor, batch: int) -> None:
+def _site_statistics(vae: Autoencoder, inputs: Mapping[str, Tensor], batch: int) -> LatentStatistics:
+    """The active variance of every site whose mean is known, by running the guide."""
+    spreads: dict[str, _Spread] = {}
+    noise: dict[str, Tensor] = {}
+    with evaluation_mode(vae):
+        for name, means in _means_of_sites(vae, inputs, batch):
+            spreads.setdefault(name, _Spread(means.shape[-1])).add(means.mean(0))
+            noise[name] = noise.get(name, 0) + means.var(0).sum(0) / len(means)
+    if not spreads:
+        raise UsageError("no site of the guide has a mean that is known: there are no active units to count")
+    n = len(inputs["x"])
+    variances = [(spreads[name].squares / (n - 1) - noise[name] / n).clamp(min=0) for name in spreads]
+    sizes = {name: len(variance) for name, variance in zip(spreads, variances, strict=True)}
+    return LatentStatistics(torch.cat(variances), None, sizes)
+
+
+def _means_of_sites(vae: Autoencoder, inputs: Mapping[str, Tensor], batch: int) -> Iterator[tuple[str, Tensor]]:
+    """The mean of every continuous site, `[particles, batch, L]`, given draws of the sites before it."""
+    for index, part in enumerate(_batches(vae, inputs, batch)):
+        with seeded(0, "latent_statistics", index):
+            sites = propose(vae.guide, **part, num_particles=_DRAWS).sites
+        for name, site in sites.items():
+            if (mean := _mean_of(site)) is not None:
+                yield name, mean.double().cpu().reshape(_DRAWS, len(part["x"]), -1)
+
+
+def _mean_of(site: Mapping[str, Any]) -> Tensor | None:
+    """The mean of a site's distribution; None where it is discrete, or not known."""
+    try:
+        mean = None if site["fn"].support.is_discrete else site["fn"].mean
+    except (NotImplementedError, AttributeError):
+        return None
+    if mean is not None and not mean.isfinite().all():
+        raise NumericalError(f"site {site['name']!r} of the guide has a mean that is not finite")
+    return mean
+
+
+def _check(vae: Autoencoder, x: Tensor, batch: int) -> None:
     if tuple(x.shape[1:]) != vae.shapes.event:
         raise DataError(f"x: expected shape [N, {', '.join(map(str, vae.shapes.event))}], got {list(x.shape)}")
     if len(x) < 2 or batch < 1:
@@ -94,14 +155,21 @@ def _check(vae: VAE, x: Tensor, batch: int) -> None:
 Moments = tuple[Tensor, Tensor]
 
 
-def _moments_of_both(vae: VAE, x: Tensor, context: Tensor | None, batch: int) -> Iterator[tuple[Moments, Moments]]:
+def _moments_of_both(vae: VAE, inputs: Mapping[str, Tensor], batch: int) -> Iterator[tuple[Moments, Moments]]:
     """Of the guide and of the prior, batch by batch; a prior without context is asked once."""
-    device, prior = next(vae.parameters()).device, None
-    for start in range(0, len(x), batch):
-        given = None if context is None else context[start : start + batch].to(device)
-        if prior is None or given is not None:
-            prior = _moments(vae.prior(vae.amortize, given), "the prior p(z)")
-        yield _moments(vae.encode(x[start : start + batch].to(device), None, given), "the guide q(z|x)"), prior
+    prior = None
+    for part in _batches(vae, inputs, batch):
+        context = part.get("c")
+        if prior is None or context is not None:
+            prior = _moments(vae.prior(vae.amortize, context), "the prior p(z)")
+        yield _moments(vae.encode(part["x"], part.get("mask"), context), "the guide q(z|x)"), prior
+
+
+def _batches(vae: Autoencoder, inputs: Mapping[str, Tensor], batch: int) -> Iterator[dict[str, Any]]:
+    """The inputs, `batch` data at a time, on the VAE's device."""
+    device = next(vae.parameters()).device
+    for start in range(0, len(inputs["x"]), batch):
+        yield {name: value[start : start + batch].to(device) for name, value in inputs.items()}
 
 
 def _moments(distribution: torch.distributions.Distribution, name: str) -> Moments:

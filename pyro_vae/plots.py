@@ -419,8 +419,10 @@ def latent_kl(stats: LatentStatistics) -> "Figure":
         The figure; bars in nats per datum, labelled with the dimension's index.
 
     Raises:
-        UsageError: if a KL is not finite, as for a guide without width.
+        UsageError: if the statistics have no KL, or one is not finite, as for a guide without width.
     """
+    if stats.kl is None:
+        raise UsageError("these statistics have no KL of each dimension: only those of a VAE with one site 'z' do")
     if not stats.kl.isfinite().all():
         raise UsageError("a KL is infinite, so there are no bars to draw: q(z|x) has no width (a Delta guide)")
     order = stats.kl.argsort(descending=True)

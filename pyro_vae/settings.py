@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim import Optimizer
 
-from pyro_vae.checkpoint import describe
+from pyro_vae.checkpoint import describe, describe_vae
 from pyro_vae.data import Dataset
 from pyro_vae.errors import UsageError
 from pyro_vae.objectives import Objective
@@ -56,7 +56,8 @@ def run_config(vae: Any, dataset: Dataset, objective: Any, settings: Settings) -
     """Everything needed to repeat a training, as the plain data that `pyro-vae fit --config` takes."""
     if not hasattr(vae, "arguments"):
         raise UsageError(
-            f"can't save a {type(vae).__name__} to a run directory: only a VAE knows how to describe itself"
+            f"can't save a {type(vae).__name__} to a run directory: only an Autoencoder, such as VAE, knows how to "
+            "describe itself"
         )
     if not isinstance(objective, Objective):
         raise UsageError(
@@ -65,7 +66,7 @@ def run_config(vae: Any, dataset: Dataset, objective: Any, settings: Settings) -
         )
     return {
         **dataset.origin,
-        "vae": {name: describe(value) for name, value in vae.arguments.items()},
+        "vae": describe_vae(vae),
         "objective": describe(objective),
         **settings.described(),
     }

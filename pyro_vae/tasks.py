@@ -1,14 +1,20 @@
-"""What a trained VAE is for: drawing data, reconstructing data, and looking over its latent space."""
+"""What a trained VAE is for: drawing data, reconstructing data, and looking over its latent space.
 
+`sample` and `reconstruct` run the Pyro programs of any `Autoencoder` and read their sites.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
-from typing import NamedTuple
+from typing import Any
 
 import torch
+from pyro import poutine
 from torch import Tensor
 
+from pyro_vae.autoencoder import Autoencoder
 from pyro_vae.errors import DataError, NumericalError, UsageError
-from pyro_vae.importance import evaluation_mode
+from pyro_vae.importance import evaluation_mode, sample_sites
 from pyro_vae.seeding import seeded
 from pyro_vae.vae import VAE
 
@@ -21,17 +27,28 @@ class Generated:
     """Draws from a VAE.
 
     Args:
-        z: codes z ~ p(z), `[num, latent]`.
+        latents: draws of the latent sites by name, `[num, *site]`; those of a `VAE` are the codes `"z"`.
         mean: E[x|z], `[num, *event]`.
         x: data x ~ p(x|z), `[num, *event]`.
     """
 
-    z: Tensor
+    latents: Mapping[str, Tensor]
     mean: Tensor
     x: Tensor
 
+    @property
+    def z(self) -> Tensor:
+        """The codes z ~ p(z), `[num, latent]`, where `"z"` is the one latent site.
 
-def sample(vae: VAE, num: int, seed: int = 0, context: Tensor | None = None) -> Generated:
+        Raises:
+            UsageError: if there are others.
+        """
+        if set(self.latents) != {"z"}:
+            raise UsageError(f"this model draws {', '.join(self.latents)}: take latents[name]")
+        return self.latents["z"]
+
+
+def sample(vae: Autoencoder, num: int, seed: int = 0, context: Tensor | None = None, **inputs: Tensor) -> Generated:
     r"""Draw data from the model.
 
     .. math:: z \sim p(z|c), \qquad x \sim p(x|z, c)
@@ -40,10 +57,11 @@ def sample(vae: VAE, num: int, seed: int = 0, context: Tensor | None = None) -> 
     left alone.
 
     Args:
-        vae: the VAE; left as it is.
+        vae: the VAE, or any other `Autoencoder`; left as it is.
         num: number of draws, at least 1.
         seed: seed of the draws.
         context: c of a conditional VAE: one for all draws, `[*context]`, or one for each, `[num, *context]`.
+        **inputs: what else the model is to be given by name, `[num, ...]`.
 
     Returns:
         A `Generated`, on the CPU.
@@ -58,26 +76,33 @@ def sample(vae: VAE, num: int, seed: int = 0, context: Tensor | None = None) -> 
     """
     if num < 1:
         raise UsageError(f"num must be at least 1, got {num}")
-    tiles, device = [], next(vae.parameters()).device
-    contexts = None if context is None else _for_each(context, num, vae)
+    inputs = _inputs(vae, num, inputs, context)
     with evaluation_mode(vae):
-        for start in range(0, num, _TILE):
-            given = None if contexts is None else _tile(contexts, start).to(device)
-            prior = vae.prior(vae.amortize, given)
-            with seeded(seed, "sample", start):
-                z = prior.sample(torch.Size([_TILE] if not prior.batch_shape else []))
-                likelihood = vae.decode(z, given)
-                tiles.append((z.cpu(), _mean(likelihood).cpu(), likelihood.sample().cpu()))
-    return Generated(*(torch.cat(column)[:num] for column in zip(*tiles, strict=True)))
+        tiles = [_sample_tile(vae, inputs, start, seed) for start in range(0, num, _TILE)]
+    latents = {name: torch.cat([tile.latents[name] for tile in tiles])[:num] for name in tiles[0].latents}
+    return Generated(latents, *(torch.cat([getattr(tile, name) for tile in tiles])[:num] for name in ("mean", "x")))
+
+
+def _sample_tile(vae: Autoencoder, inputs: Mapping[str, Tensor], start: int, seed: int) -> Generated:
+    """`_TILE` draws; x is drawn by hand, once its distribution is known to be in order."""
+    weights = next(vae.parameters())
+    blank = torch.zeros(_TILE, *vae.shapes.event, dtype=weights.dtype, device=weights.device)
+    with seeded(seed, "sample", start):
+        sites = _sites(vae.model, blank, **_on(weights.device, inputs, start))
+        likelihood = sites.pop("x")["fn"]
+        mean = _mean(likelihood).cpu()
+        latents = {name: site["value"].cpu() for name, site in sites.items() if not site["is_observed"]}
+        return Generated(latents, mean, likelihood.sample().cpu())
 
 
 def reconstruct(
-    vae: VAE,
+    vae: Autoencoder,
     x: Tensor,
     mask: Tensor | None = None,
     num_particles: int = 1,
     seed: int = 0,
     context: Tensor | None = None,
+    **inputs: Tensor,
 ) -> Tensor:
     r"""Reconstruct data through their codes.
 
@@ -88,12 +113,13 @@ def reconstruct(
     generators are left alone.
 
     Args:
-        vae: the VAE; left as it is.
+        vae: the VAE, or any other `Autoencoder`; left as it is.
         x: data `[N, *event]`; any value, also nan, where not observed.
         mask: True where an element of `x` is observed, broadcastable to `x`; None where all are.
         num_particles: K, draws of the code for each datum, at least 1.
         seed: seed of the draws.
         context: c of a conditional VAE, `[N, *context]` or `[*context]`.
+        **inputs: what else the programs are to be given by name, `[N, ...]`.
 
     Returns:
         The reconstructions, `[N, *event]`, on the CPU.
@@ -108,14 +134,34 @@ def reconstruct(
         torch.Size([5, 8, 8])
     """
     _check(vae, x, num_particles)
-    observed = None if mask is None else _fitted(mask, x)
-    contexts = None if context is None else _for_each(context, len(x), vae)
+    observed = {} if mask is None else {"mask": _fitted(mask, x)}
+    inputs = {"x": x, **observed, **_inputs(vae, len(x), inputs, context)}
     with evaluation_mode(vae):
-        means = [
-            _reconstruct_tile(vae, _Tile(x, observed, contexts, start), num_particles, seed)
-            for start in range(0, len(x), _TILE)
-        ]
-    return torch.cat(means)
+        return torch.cat(
+            [
+                _reconstruct_tile(vae, inputs, start, num_particles, seed)[: len(x) - start]
+                for start in range(0, len(x), _TILE)
+            ]
+        )
+
+
+def _reconstruct_tile(
+    vae: Autoencoder, inputs: Mapping[str, Tensor], start: int, num_particles: int, seed: int
+) -> Tensor:
+    """The reconstructions of one tile: the model run on each of the guide's draws."""
+    given = _on(next(vae.parameters()).device, inputs, start)
+
+    def particle(k: int) -> Tensor:
+        with seeded(seed, "reconstruct", start, k):
+            drawn = {name: site["value"] for name, site in _sites(vae.guide, **given).items()}
+            return _mean(_sites(poutine.condition(vae.model, data=drawn), **given)["x"]["fn"])
+
+    return (reduce(torch.add, map(particle, range(num_particles))) / num_particles).cpu()
+
+
+def _sites(program: Any, *args: Tensor, **kwargs: Tensor) -> dict[str, Any]:
+    """The sample sites of one run of a program, by name."""
+    return sample_sites(poutine.trace(program).get_trace(*args, **kwargs))
 
 
 def manifold(vae: VAE, side: int = 20, margin: float = 0.05, context: Tensor | None = None) -> Tensor:
@@ -160,7 +206,7 @@ def manifold(vae: VAE, side: int = 20, margin: float = 0.05, context: Tensor | N
     return means.reshape(side, side, *vae.shapes.event)
 
 
-def _check(vae: VAE, x: Tensor, num_particles: int) -> None:
+def _check(vae: Autoencoder, x: Tensor, num_particles: int) -> None:
     if tuple(x.shape[1:]) != vae.shapes.event or len(x) == 0:
         raise DataError(f"x: expected shape [N >= 1, {', '.join(map(str, vae.shapes.event))}], got {list(x.shape)}")
     if num_particles < 1:
@@ -178,33 +224,20 @@ def _fitted(mask: Tensor, x: Tensor) -> Tensor:
     return fitted
 
 
-class _Tile(NamedTuple):
-    """Where a tile begins in the data, their mask and their context."""
-
-    x: Tensor
-    mask: Tensor | None
-    context: Tensor | None
-    start: int
-
-    def on(self, device: torch.device) -> list[Tensor | None]:
-        """The three, filled up."""
-        return [None if a is None else _tile(a, self.start).to(device) for a in (self.x, self.mask, self.context)]
+def _inputs(vae: Autoencoder, num: int, inputs: Mapping[str, Tensor], context: Tensor | None) -> dict[str, Tensor]:
+    """What the programs take beside x, by name, `[num, ...]`; the context is their `c`."""
+    for name, value in inputs.items():
+        if len(value) != num:
+            raise UsageError(f"{name}: expected one for each of {num} data, got {list(value.shape)}")
+    return {**inputs, **({} if context is None else {"c": _for_each(context, num, vae)})}
 
 
-def _reconstruct_tile(vae: VAE, tile: _Tile, num_particles: int, seed: int) -> Tensor:
-    x, mask, context = tile.on(next(vae.parameters()).device)
-    size = min(_TILE, len(tile.x) - tile.start)
-    assert x is not None
-    guide = vae.encode(x, mask, context)
-
-    def particle(k: int) -> Tensor:
-        with seeded(seed, "reconstruct", tile.start, k):
-            return _mean(vae.decode(guide.sample(), context))[:size]
-
-    return (reduce(torch.add, map(particle, range(num_particles))) / num_particles).cpu()
+def _on(device: torch.device, inputs: Mapping[str, Tensor], start: int) -> dict[str, Tensor]:
+    """A tile of each, on the device."""
+    return {name: _tile(value, start).to(device) for name, value in inputs.items()}
 
 
-def _for_each(context: Tensor, num: int, vae: VAE) -> Tensor:
+def _for_each(context: Tensor, num: int, vae: Autoencoder) -> Tensor:
     """The context of each datum, `[num, *context]`."""
     shape = vae.shapes.context
     if shape is None:

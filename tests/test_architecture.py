@@ -19,7 +19,7 @@ ROWS = [
     ["networks", "schedules", "data", "compiling", "optimizers", "distributed", "mixtures"],
     ["priors", "likelihoods", "guides", "importance", "agreement"],
     ["autoencoder"],
-    ["vae", "objectives", "tiles"],
+    ["vae", "hierarchical", "objectives", "tiles"],
     ["evidence", "checkpoint", "steps"],
     ["parallel", "settings"],
     ["diagnostics", "tasks", "training", "refit"],

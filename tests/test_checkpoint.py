@@ -23,6 +23,7 @@ from pyro_vae.checkpoint import (
     State,
     build_vae,
     describe,
+    describe_vae,
     load,
     open_run,
     optimizer_tensors,
@@ -35,6 +36,7 @@ from pyro_vae.checkpoint import (
 from pyro_vae.data import load_data
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.evidence import log_marginal
+from pyro_vae.hierarchical import HierarchicalVAE
 from pyro_vae.likelihoods import Bernoulli, Normal
 from pyro_vae.networks import MLP
 from pyro_vae.objectives import ELBO
@@ -202,6 +204,90 @@ class TestDescriptions:
 
         with pytest.raises(UsageError, match="can't save a Pair to a run directory"):
             fit(Pair(2, 2), torch.ones(4, 2), run=tmp_path / "run", progress=False)
+
+
+OWN = """\
+import pyro_vae.vae
+from pyro_vae.autoencoder import Autoencoder
+from pyro_vae.hierarchical import HierarchicalVAE
+
+
+class Mine(HierarchicalVAE):
+    def __init__(self, event_shape):
+        super().__init__(event_shape, (3, 2))
+        self.arguments = {"event_shape": event_shape}
+
+
+class Unfinished(Autoencoder):
+    def model(self, x): ...
+"""
+
+
+class TestAnyAutoencoder:
+    """A run holds a `VAE` as its keywords, any other class as class path and keywords."""
+
+    def hierarchical(self, ladder=True):
+        with seeded(0, "init"):
+            return HierarchicalVAE((8, 8), (4, 2), encoder=SMALL, upper_encoder=SMALL, decoder=SMALL, ladder=ladder)
+
+    def test_round_trip_and_resume(self, tmp_path):
+        vae, options = self.hierarchical(), {"run": tmp_path / "run", "progress": False, "batch_size": 200}
+        fit(vae, digits(), epochs=1, **options)
+        description = read_config(tmp_path / "run")["vae"]
+        assert description["class_path"] == "pyro_vae.hierarchical.HierarchicalVAE"
+        assert description["init_args"]["latent_dims"] == [4, 2] and description["init_args"]["ladder"] is True
+        again = load(tmp_path / "run")
+        assert type(again) is HierarchicalVAE and same(again.state_dict(), vae.state_dict())
+        resumed = self.hierarchical()
+        fit(resumed, digits(), epochs=1, **options)
+        assert same(resumed.state_dict(), vae.state_dict())
+        with pytest.raises(CheckpointError, match=r"vae\.init_args\.ladder is True there, False here"):
+            fit(self.hierarchical(ladder=False), digits(), epochs=1, **options)
+
+    def test_a_vae_is_its_keywords_or_its_class_path(self, run):
+        config = read_config(run)
+        assert "class_path" not in config["vae"] and config["vae"]["event_shape"] == [8, 8]
+        for path in ("pyro_vae.vae.VAE", "pyro_vae.VAE"):
+            description = {"class_path": path, "init_args": config["vae"]}
+            (run / "config.yaml").write_text(yaml.safe_dump({**config, "vae": description}))
+            vae = load(run)
+            assert type(vae) is VAE and describe_vae(vae) == config["vae"]
+
+    def test_a_class_of_ones_own(self, tmp_path, monkeypatch, modules):
+        (tmp_path / "own.py").write_text(OWN)
+        description = {"class_path": "own.Mine", "init_args": {"event_shape": [4]}}
+        with pytest.raises(CheckpointError, match=r"refused to import 'own\.Mine'"):
+            build_vae(description)
+        assert "own" not in sys.modules
+        monkeypatch.syspath_prepend(tmp_path)
+        vae = build_vae(description, trust=["own"])
+        assert type(vae).__name__ == "Mine" and describe_vae(vae) == description
+        with pytest.raises(CheckpointError, match=r"vae: 'own\.Unfinished' is no autoencoder"):
+            build_vae({"class_path": "own.Unfinished"}, trust=["own"])
+
+    @pytest.mark.parametrize(
+        ("description", "message"),
+        [
+            ({"class_path": "pyro_vae.networks.MLP"}, r"'pyro_vae\.networks\.MLP' is no autoencoder: expected a class"),
+            ({"class_path": "pyro_vae.autoencoder.Autoencoder"}, "is no autoencoder"),
+            ({"class_path": "os.system"}, "refused to import"),
+            ({"class_path": None}, "refused to import"),
+            ({"class_path": "pyro_vae.VAE", "init_args": [3]}, "expected a mapping"),
+            ({"class_path": "pyro_vae.VAE", "latent_dim": 3}, r"\['latent_dim'\] beside class_path"),
+            ({"class_path": "pyro_vae.VAE"}, "can't build the VAE from its description: .*event_shape"),
+            ([3], "expected a mapping"),
+            (
+                {
+                    "class_path": "pyro_vae.HierarchicalVAE",
+                    "init_args": {"event_shape": [4], "upper_encoder": {"class_path": "pyro_vae.errors.UsageError"}},
+                },
+                r"vae\.upper_encoder must be a module class",
+            ),
+        ],
+    )
+    def test_refused(self, description, message):
+        with pytest.raises(CheckpointError, match=message):
+            build_vae(description)
 
 
 class TestTrust:

@@ -22,6 +22,7 @@ import yaml
 from pyro_vae.checkpoint import load, read_config, read_manifest, read_metrics
 from pyro_vae.cli import main
 from pyro_vae.data import load_data
+from pyro_vae.diagnostics import latent_statistics
 from pyro_vae.errors import CheckpointError
 from pyro_vae.evidence import log_marginal
 from pyro_vae.training import fit
@@ -226,6 +227,110 @@ class TestFit:
             np.testing.assert_array_equal(arrays["x"], expected)
         refused = call("reconstruct r-x.npy --split train --num 0")
         assert refused.code == 2 and "expected at least 1 datum of train, got 0" in refused.error
+
+
+LAYERS = "--vae HierarchicalVAE --vae.latent_dims [4,2] --vae.encoder.hidden [8] --vae.upper_encoder.hidden [6]"
+
+
+@pytest.fixture(scope="module")
+def layers(tmp_path_factory):
+    """A finished run of another class than VAE; never changed, only copied."""
+    run = tmp_path_factory.mktemp("layers") / "run"
+    assert call("fit", LAYERS, "--epochs 2 --quiet --run", run).code == 0
+    return run
+
+
+class TestAnyAutoencoder:
+    """`--vae CLASS`: the class as on the axes of a VAE's parts, its options under `--vae.`."""
+
+    def test_fit(self, layers):
+        config = read_config(layers)
+        assert config["vae"]["class_path"] == "pyro_vae.hierarchical.HierarchicalVAE"
+        arguments = config["vae"]["init_args"]
+        assert arguments["event_shape"] == [8, 8] and arguments["latent_dims"] == [4, 2]
+        assert arguments["upper_encoder"]["init_args"]["hidden"] == [6] and config["binarize"] == "dynamic"
+        assert {path.stem for path in (layers / "pictures").iterdir()} == PICTURES - {"manifold", "latent_kl"}
+
+    def test_the_other_commands(self, layers, tmp_path):
+        run = Path(shutil.copytree(layers, tmp_path / "copy"))
+        result = done("evaluate", run, "--num_particles 20 --num_data 30")
+        vae, x = load(run), load_data("digits", binarize="dynamic").split("test")[:30]
+        expected = log_marginal(vae.model, vae.guide, x, num_particles=20)
+        assert result["log_p"] == pytest.approx(expected.mean, abs=1e-5)
+        assert result["active_units"] == str(latent_statistics(vae, x)) and result["active_units"].startswith("z1: ")
+        with np.load(done("sample", run, "--num 9 --out draws.npz")["saved"]) as arrays:
+            assert set(arrays) == {"z1", "z2", "mean", "x"} and arrays["z2"].shape == (9, 2)
+        assert is_png(done("sample", run, "--num 9")["saved"])
+        assert 0 < done("reconstruct", run, "--num 9 --num_particles 2")["mean_squared_error"] < 1
+        told = done("info", run)
+        assert told["class"] == "HierarchicalVAE" and told["latent_dims"] == "[4, 2]" and told["latent_dim"] == 6
+        assert told["upper_encoder"].startswith("MLP(hidden=[6]") and "ladder" not in told
+
+    def test_a_runs_config_repeats_it(self, layers):
+        assert call("fit --quiet --pictures false --run other --config", layers / "config.yaml").code == 0
+        assert tensors("other") == tensors(layers) and read_config(Path("other")) == read_config(layers)
+
+    def test_the_same_command_resumes(self, layers, tmp_path):
+        run = Path(shutil.copytree(layers, tmp_path / "copy"))
+        assert done("fit", LAYERS, "--epochs 2 --quiet --pictures false --run", run)["epochs"] == 2
+        result = call("fit", LAYERS, "--vae.ladder true --epochs 2 --quiet --run", run)
+        assert result.code == 4 and "vae.init_args.ladder is False there, True here" in result.error
+        result = call("fit --epochs 2 --quiet --run", run)
+        assert result.code == 4 and "holds a run with other settings" in result.error
+
+    def test_print_config(self):
+        printed = call("fit", LAYERS, "--vae.ladder true --print_config")
+        Path("printed.yaml").write_text(printed.out)
+        done("fit --config printed.yaml --epochs 1 --quiet --pictures false --run r")
+        assert load("r").ladder and load("r").latent_dims == (4, 2)
+
+    @pytest.mark.parametrize(
+        ("vae", "latent"),
+        [
+            ({"latent_dim": 3}, 3),
+            ({"event_shape": [8, 8], "latent_dim": 3}, 3),
+            ({"class_path": "pyro_vae.vae.VAE", "init_args": {"latent_dim": 3}}, 3),
+            ({"class_path": "VAE", "init_args": {"latent_dim": 3, "event_shape": [8, 8]}}, 3),
+            ({"class_path": "pyro_vae.hierarchical.HierarchicalVAE", "init_args": {"latent_dims": [4, 2]}}, 6),
+            ({"class_path": "HierarchicalVAE", "init_args": {"latent_dims": [4, 2]}}, 6),
+        ],
+    )
+    def test_yaml(self, vae, latent):
+        Path("vae.yaml").write_text(yaml.safe_dump({"vae": vae, "epochs": 1, "run": "r"}))
+        done("fit --config vae.yaml --quiet --pictures false")
+        assert load("r").shapes.latent == latent and load("r").shapes.event == (8, 8)
+
+    def test_help(self):
+        result = call("fit --help")
+        assert "HierarchicalVAE" in result.out and "--vae.latent_dim" in result.out
+        result = call("fit --vae.help HierarchicalVAE")
+        assert result.code == 0 and "--vae.latent_dims" in result.out and "--vae.upper_encoder" in result.out
+
+    @pytest.mark.parametrize(
+        ("words", "parts"),
+        [
+            ("--vae HierarchicVAE", ["vae: unknown class 'HierarchicVAE', did you mean 'HierarchicalVAE'?", "VAE"]),
+            ("--vae.latnt_dim 3", ["VAE has no option 'latnt_dim', did you mean 'latent_dim'?", "conditions"]),
+            (
+                f"{LAYERS} --vae.latent_dim 3",
+                ["HierarchicalVAE has no option 'latent_dim', did you mean 'latent_dims'?"],
+            ),
+            (f"{LAYERS} --vae.upper_encoder MPL", ["vae.upper_encoder: unknown class 'MPL', did you mean 'MLP'?"]),
+            (f"{LAYERS} --vae.upper_encoder.hiden 3", ["MLP has no option 'hiden', did you mean 'hidden'?"]),
+            (f"{LAYERS} --vae.prior Vamp", ["vae.prior: unknown class 'Vamp'", "VampPrior"]),
+            (f"{LAYERS} --vae.ladder maybe", ["vae.ladder", "true or false", "maybe"]),
+            ("--vae HierarchicalVAE --vae.latent_dims [3]", ["expected two layers or more, got (3,)"]),
+            ("--vae pyro_vae.networks.MLP", ["vae: ", "does not correspond to a subclass of Autoencoder"]),
+            ("--vae.latent_dim three", ["vae.latent_dim: Expected a whole number. Got value: three"]),
+            (f"{LAYERS} --context labels", ["--context: HierarchicalVAE takes none"]),
+        ],
+    )
+    def test_mistakes(self, words, parts):
+        result = call("fit", words)
+        assert result.code == 2
+        for part in parts:
+            assert part in result.error
+        assert "Expected a path" not in result.error
 
 
 class TestEvaluate:

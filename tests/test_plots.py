@@ -222,7 +222,7 @@ def test_pairs_share_one_scale_and_one_shape():
 
 
 def test_samples_show_the_means_and_the_draws_in_two_panels():
-    figure = plots.samples(Generated(z=torch.zeros(6, 2), mean=torch.full((6, 4, 4), 0.25), x=torch.ones(6, 4, 4)))
+    figure = plots.samples(Generated({"z": torch.zeros(6, 2)}, mean=torch.full((6, 4, 4), 0.25), x=torch.ones(6, 4, 4)))
     assert [axes.get_title() for axes in figure.axes] == ["mean E[x|z]", "draw x ~ p(x|z)"]
     assert canvas(figure, 0)[0, 0, 0] == 0.25 and canvas(figure, 1)[0, 0, 0] == 1
 

@@ -640,15 +640,15 @@ class TestFit:
 class TestCommand:
     def test_options(self):
         words = "--vae.prior VampPrior --vae.prior.components 5 --vae.prior.bounds null --vae.prior.learn_weights true"
-        options = fit_parser().parse_args(words.split()).vae.prior.init_args
+        options = fit_parser().parse_args(words.split()).vae.init_args.prior.init_args
         assert (options.components, options.bounds, options.learn_weights) == (5, None, True)
         words = "--vae.prior FlowPrior --vae.prior.flow NSF --vae.prior.hidden [8,8]"
-        assert tuple(fit_parser().parse_args(words.split()).vae.prior.init_args.hidden) == (8, 8)
+        assert tuple(fit_parser().parse_args(words.split()).vae.init_args.prior.init_args.hidden) == (8, 8)
         words = "--vae.prior Laplace --vae.prior.scale unit_variance"
-        assert fit_parser().parse_args(words.split()).vae.prior.init_args.scale == "unit_variance"
-        assert fit_parser().parse_args([*words.split()[:-1], "0.3"]).vae.prior.init_args.scale == 0.3
+        assert fit_parser().parse_args(words.split()).vae.init_args.prior.init_args.scale == "unit_variance"
+        assert fit_parser().parse_args([*words.split()[:-1], "0.3"]).vae.init_args.prior.init_args.scale == 0.3
         words = "--vae.prior ConditionalNormal --vae.prior.network MLP --vae.prior.network.hidden [3]"
-        network = fit_parser().parse_args(words.split()).vae.prior.init_args.network
+        network = fit_parser().parse_args(words.split()).vae.init_args.prior.init_args.network
         assert network.class_path == "pyro_vae.networks.MLP" and tuple(network.init_args.hidden) == (3,)
 
     @pytest.mark.parametrize(

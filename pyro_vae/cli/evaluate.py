@@ -38,18 +38,17 @@ def run(argv: list[str]) -> int:
 
 
 def _tell(
-    saved: SavedRun, data: Dataset, x: Tensor, inputs: dict[str, Tensor], options: Namespace, evidence: Evidence
+    saved: SavedRun, data: Dataset, x: Tensor, inputs: dict[str, Any], options: Namespace, evidence: Evidence
 ) -> None:
     """Save and print all there is to know."""
     result = _result(saved, data, x, options, evidence)
     if len(x) > 1:
-        latent = latent_statistics(saved.vae, x, context=inputs.get("c"))
-        result["active_units"] = f"{latent.num_active} of {saved.vae.shapes.latent}"
+        result["active_units"] = str(latent_statistics(saved.vae, x, **inputs))
     _save(saved, options.split, evidence, result)
     print_result(result if options.json else _readable(result), as_json=options.json)
 
 
-def _estimate(saved: SavedRun, x: Tensor, inputs: dict[str, Tensor], options: Namespace, world: World) -> Evidence:
+def _estimate(saved: SavedRun, x: Tensor, inputs: dict[str, Any], options: Namespace, world: World) -> Evidence:
     """Estimate log p(x) of all of `x`, with the progress of the first process for that of all."""
     with Progress(len(x), "datum", enabled=world.main and not options.quiet) as bar:
         return log_marginal(

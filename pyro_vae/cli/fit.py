@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +14,15 @@ from jsonargparse import ArgumentParser, Namespace
 from pyro.distributions import constraints
 
 from pyro_vae.agreement import agreed
-from pyro_vae.checkpoint import build_vae, resolve
-from pyro_vae.cli.parsing import add_common, allow_own_modules, make_parser, parse
+from pyro_vae.autoencoder import Autoencoder
+from pyro_vae.checkpoint import build_vae, resolve, vae_parts
+from pyro_vae.cli.parsing import add_common, allow_own_modules, known_classes, make_parser, parse
 from pyro_vae.cli.pictures import save_pictures
 from pyro_vae.cli.processes import in_turn, joined
 from pyro_vae.cli.tables import print_result
 from pyro_vae.data import Context, Dataset, load_data
+from pyro_vae.errors import UsageError
+from pyro_vae.hierarchical import HierarchicalVAE as HierarchicalVAE  # so that it is known by name
 from pyro_vae.objectives import Objective
 from pyro_vae.schedules import Schedule
 from pyro_vae.seeding import seeded
@@ -43,6 +47,8 @@ _SETTINGS = (
 _WARM_UP = {"class_path": "pyro_vae.schedules.Linear", "init_args": {"start": 0.0, "end": 1.0, "share": 0.125}}
 _WARMED_ELBO = {"class_path": "pyro_vae.objectives.ELBO", "init_args": {"beta": _WARM_UP}}
 _ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 2e-3}}
+_VAE = {"class_path": "pyro_vae.VAE", "init_args": {"event_shape": []}}
+"""No event shape: that of the data."""
 _DECAY = {"class_path": "pyro_vae.schedules.Cosine"}
 
 
@@ -80,10 +86,7 @@ def fit_parser() -> ArgumentParser:
     parser = make_parser("fit", "Train a VAE by stochastic variational inference and save the run.")
     parser.add_argument("--config", action="config", help="YAML with any of these options, e.g. a run's config.yaml")
     _add_data(parser)
-    parser.add_class_arguments(VAE, "vae", skip={"event_shape"})
-    parser.add_argument(
-        "--vae.event_shape", type=tuple[int, ...] | None, default=None, help="shape of one datum; from the data"
-    )
+    parser.add_subclass_arguments(Autoencoder, "vae", default=_VAE, instantiate=False, help=_vae_help())
     parser.add_subclass_arguments(Objective, "objective", default=_WARMED_ELBO, instantiate=False)
     _add_training(parser)
     parser.add_argument(
@@ -94,6 +97,16 @@ def fit_parser() -> ArgumentParser:
     parser.add_argument("--quiet", action="store_true", help="no progress")
     add_common(parser)
     return parser
+
+
+def _vae_help() -> str:
+    """The classes, and the options of the one that is taken where none is named."""
+    names = [name for name in signature(VAE).parameters if name != "event_shape"]
+    classes = " or ".join(cls.__name__ for cls in known_classes(Autoencoder))
+    return (
+        f"{classes}, or a class of your own by import path; without one a VAE, whose options are "
+        f"{', '.join(f'--vae.{name}' for name in names)}. See --vae.help CLASS"
+    )
 
 
 def _add_data(parser: ArgumentParser) -> None:
@@ -167,7 +180,7 @@ def load_from_options(options: Namespace) -> Dataset:
     if options.binarize != "auto":
         return load_data(options.data, binarize=options.binarize, **load)
     data = load_data(options.data, **load)
-    if not _is_binary(options.vae.likelihood) or data.exact is not None or _holds_binary(data):
+    if not _is_binary(options.vae.init_args.get("likelihood")) or data.exact is not None or _holds_binary(data):
         return data
     return replace(data, binarization="dynamic", origin={**data.origin, "binarize": "dynamic"})
 
@@ -176,18 +189,17 @@ def _holds_binary(data: Dataset) -> bool:
     return all(bool(((x == 0) | (x == 1)).all()) for x in data.chunks("train"))
 
 
-def _is_binary(likelihood: Namespace) -> bool:
+def _is_binary(likelihood: Namespace | None) -> bool:
+    if likelihood is None:
+        return False
     cls = resolve({"class_path": likelihood.class_path}, _named(likelihood))
     return getattr(cls, "support", None) is constraints.boolean
 
 
-def _build(options: Namespace, data: Dataset) -> tuple[VAE, Objective, Settings]:
+def _build(options: Namespace, data: Dataset) -> tuple[Autoencoder, Objective, Settings]:
     """The VAE with its first weights, the objective and the settings; every class was named by the user."""
-    description = options.vae.as_dict()
-    found = {"event_shape": data.event_shape, "context": data.input_shapes.get("c")}
-    description |= {name: shape for name, shape in found.items() if description[name] is None}
     with seeded(options.seed, "init"):
-        vae = build_vae(description, _named(options.vae))
+        vae = build_vae(_with_shapes(options.vae, data), _named(options.vae))
     values = {
         name: resolve(options[name].as_dict(), _named(options[name]))
         for name in ("objective", "lr_schedule", "optimizer")
@@ -197,6 +209,19 @@ def _build(options: Namespace, data: Dataset) -> tuple[VAE, Objective, Settings]
     if options.start_at_mean == "auto":
         values["start_at_mean"] = vae.can_start_at_mean
     return vae, objective, Settings(**values)
+
+
+def _with_shapes(vae: Namespace, data: Dataset) -> dict[str, Any]:
+    """The description of the VAE, with the shapes that the options leave to the data."""
+    path, keywords = vae_parts(vae.as_dict())
+    context = data.input_shapes.get("c")
+    if not keywords.get("event_shape"):
+        keywords["event_shape"] = data.event_shape
+    if "context" in keywords:
+        keywords["context"] = context if keywords["context"] is None else keywords["context"]
+    elif context is not None:
+        raise UsageError(f"--context: {path.rpartition('.')[2]} takes none; leave it out, or take --vae VAE")
+    return {"class_path": path, "init_args": keywords}
 
 
 def _named(options: Any) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ def run_sample(argv: list[str]) -> int:
     context, columns = _context(saved, options)
     drawn = sample(saved.vae, options.num, seed=options.seed, context=context)
     path = _output(saved, options.out, "samples")
-    arrays = {"z": drawn.z, "mean": drawn.mean, "x": drawn.x, **({} if context is None else {"context": context})}
+    arrays = {**drawn.latents, "mean": drawn.mean, "x": drawn.x, **({} if context is None else {"context": context})}
     _save(path, arrays, lambda: plots.samples(drawn, columns=columns))
     result = {"weights": saved.weights, "num": options.num, "seed": options.seed}
     told = {} if context is None else {"context": options.context}
@@ -74,7 +74,7 @@ def run_reconstruct(argv: list[str]) -> int:
     saved = open_saved(options)
     data, x = load_split(saved, options, options.num)
     inputs = given(data, options.split, len(x), saved.device)
-    mean = reconstruct(saved.vae, x, num_particles=options.num_particles, seed=options.seed, context=inputs.get("c"))
+    mean = reconstruct(saved.vae, x, num_particles=options.num_particles, seed=options.seed, **inputs)
     path = _output(saved, options.out, "reconstructions")
     _save(path, {"x": x, "mean": mean}, lambda: plots.reconstructions(x, mean))
     error = (x - mean).square().mean().item()

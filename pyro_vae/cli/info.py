@@ -1,8 +1,10 @@
 """`pyro-vae info`: what a run directory holds."""
 
+from inspect import signature
 from typing import Any
 
-from pyro_vae.checkpoint import read_manifest, read_metrics
+from pyro_vae.autoencoder import Autoencoder
+from pyro_vae.checkpoint import describe, read_manifest, read_metrics, vae_parts
 from pyro_vae.cli.parsing import make_parser, parse
 from pyro_vae.cli.runs import SavedRun, add_run, open_saved
 from pyro_vae.cli.tables import print_result
@@ -22,21 +24,32 @@ def run(argv: list[str]) -> int:
 def _result(saved: SavedRun) -> dict[str, Any]:
     config, vae = saved.config, saved.vae
     rows = read_metrics(saved.path)
-    parts = {name: _part(config["vae"][name]) for name in ("prior", "likelihood", "guide", "encoder", "decoder")}
     return {
         "run": str(saved.path),
         "written_by": f"pyro-vae {read_manifest(saved.path)['pyro_vae']}",
         "data": config.get("data") or "an array",
         "binarize": config.get("binarize", "none"),
         "dequantize": config.get("dequantize", False),
+        "class": type(vae).__name__,
         "event_shape": "x".join(map(str, vae.shapes.event)),
         "latent_dim": vae.shapes.latent,
-        **parts,
+        **_parts(vae, vae_parts(config["vae"])[1]),
         "objective": _part(config["objective"]),
         "parameters": sum(p.numel() for p in vae.parameters()),
         "epochs": f"{saved.progress['epoch']} of {config['epochs']}",
         "weights": saved.weights,
         **({k: v for k, v in rows[-1].items() if k.startswith(("train_", "valid_"))} if rows else {}),
+    }
+
+
+def _parts(vae: Autoencoder, arguments: dict[str, Any]) -> dict[str, str]:
+    """The parts and sizes that a VAE is made of, and options that are not left at their defaults."""
+    defaults = {name: parameter.default for name, parameter in signature(type(vae)).parameters.items()}
+    return {
+        name: _value(value)
+        for name, value in arguments.items()
+        if name not in ("event_shape", "latent_dim")
+        and (isinstance(value, dict) or name == "latent_dims" or value != describe(defaults.get(name)))
     }
 
 

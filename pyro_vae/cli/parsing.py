@@ -3,28 +3,23 @@
 import argparse
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from inspect import isabstract, signature
 from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
+from pyro_vae.autoencoder import Autoencoder
 from pyro_vae.errors import UsageError
-from pyro_vae.guides import Guide
-from pyro_vae.likelihoods import Likelihood
-from pyro_vae.networks import Network
+from pyro_vae.networks import FromShapes, Network
 from pyro_vae.objectives import Objective
-from pyro_vae.priors import Prior
 from pyro_vae.schedules import Schedule
 
 _BASES: dict[str, type] = {
-    "vae.prior": Prior,
-    "vae.likelihood": Likelihood,
-    "vae.guide": Guide,
-    "vae.encoder": Network,
-    "vae.decoder": Network,
+    "vae": Autoencoder,
     "objective": Objective,
     "beta": Schedule,
     "capacity": Schedule,
@@ -33,7 +28,7 @@ _BASES: dict[str, type] = {
     "lr_schedule": Schedule,
     "optimizer": torch.optim.Optimizer,
 }
-"""The base class behind each option that takes a class."""
+"""The base class behind each option that takes a class; the parts of a VAE say theirs in its annotations."""
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "tuple": "a list"}
 
 
@@ -75,8 +70,12 @@ def explain(message: str, parser: ArgumentParser) -> str:
         return f"unknown option {match[1]!r}{_suggest(match[1], shown)}"
     if match := re.search(r"unrecognized arguments: (.*)", message):
         return f"unexpected argument {match[1]!r}: options are written --name value"
+    classes = re.findall(r"given class_path '([\w.]+)'", message)
+    message = re.sub(
+        r"(Parser key \"[\w.]+)\":\s+Problem with given class_path '[\w.]+':\s+Parser key \"", r"\1.", message
+    )
     keys = re.findall(r'[Pp]arser key "([\w.]+)"', message)
-    base = _BASES.get(keys[-1]) if keys else None
+    base = _base_of(".".join(keys), classes)
     if base and (match := re.search(r"Option '(\w+)' is not accepted", message)):
         return _unknown_option(".".join(keys), match[1], message)
     if base and (match := re.search(r"Expected a dot import path string: (\S+)", message)):
@@ -98,12 +97,31 @@ def known_classes(base: type) -> list[type]:
     return sorted({c for c in found if not isabstract(c) and not c.__name__.startswith("_")}, key=lambda c: c.__name__)
 
 
+def _base_of(key: str, classes: list[str]) -> type | None:
+    """The base class behind an option, by its name or by the annotation in the class that has it."""
+    name = key.rpartition(".")[2]
+    if name in _BASES:
+        return _BASES[name]
+    for cls in filter(None, map(_imported, classes)):
+        if get_origin(hint := get_type_hints(cls.__init__).get(name)) is Callable:
+            made = get_args(hint)[-1]
+            return Network if made is FromShapes else made
+    return None
+
+
+def _imported(path: str) -> Any:
+    """The class at an import path, if its module is imported."""
+    module, _, name = path.rpartition(".")
+    return getattr(sys.modules.get(module), name, None)
+
+
 def _unknown_option(key: str, option: str, message: str) -> str:
     paths = re.findall(r"class_path[= ]'([\w.]+)'", message)
-    module, _, name = paths[-1].rpartition(".") if paths else ("", "", "")
-    cls = getattr(sys.modules.get(module), name, None)
+    cls, name = (_imported(paths[-1]), paths[-1].rpartition(".")[2]) if paths else (None, "")
     accepted = (
-        [p for p in signature(cls).parameters if p not in ("shapes", "in_shape", "out_shape", "params")] if cls else []
+        [p for p in signature(cls).parameters if p not in ("shapes", "event_shape", "in_shape", "out_shape", "params")]
+        if cls
+        else []
     )
     return f"{key}: {name or 'the class'} has no option {option!r}{_suggest(option, accepted)}"
 
@@ -122,7 +140,8 @@ def _suggest(name: str, known: Iterable[str]) -> str:
 
 
 def _plain(message: str) -> str:
-    """The message without Python's notation."""
+    """The message without Python's notation, nor the guess that a class's name might be a file's."""
+    message = re.sub(r"- Expected a path but \S+ either not accessible or invalid\s+", "", message)
     message = re.sub(r"Type collections\.abc\.Callable\[.*?\] expects a function or a callable class: ", "", message)
     message = re.sub(r"\.? Got value: Namespace\(.*\)$", "", message)
     message = re.sub(r'Parser key "([\w.]+)":', r"\1:", message)

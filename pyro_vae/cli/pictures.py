@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae import plots
+from pyro_vae.autoencoder import Autoencoder
 from pyro_vae.cli.runs import first_rows, given
 from pyro_vae.compiling import log_once
 from pyro_vae.data import Dataset
@@ -24,7 +25,9 @@ _CHECKED = 200
 """Data whose Pareto k a fit's own histogram shows; `evaluate` draws it for all."""
 
 
-def save_pictures(vae: VAE, data: Dataset, run: Path, rows: Sequence[Mapping[str, Any]], seed: int) -> list[Path]:
+def save_pictures(
+    vae: Autoencoder, data: Dataset, run: Path, rows: Sequence[Mapping[str, Any]], seed: int
+) -> list[Path]:
     """Save everything a trained VAE has to show under `run/pictures`; returns the files."""
     held_out = next(name for name in ("valid", "test", "train") if getattr(data, name) is not None)
     device = next(vae.parameters()).device
@@ -34,27 +37,27 @@ def save_pictures(vae: VAE, data: Dataset, run: Path, rows: Sequence[Mapping[str
     drawn = sample(vae, 2 * _SHOWN, seed=seed, context=contexts_to_show(data, 2 * _SHOWN))
     figures = {
         "curves": plots.curves(rows),
-        "reconstructions": plots.reconstructions(
-            x[:_SHOWN], reconstruct(vae, x[:_SHOWN], seed=seed, context=shown.get("c"))
-        ),
+        "reconstructions": plots.reconstructions(x[:_SHOWN], reconstruct(vae, x[:_SHOWN], seed=seed, **shown)),
         "samples": plots.samples(drawn, columns=_columns(data)),
         **_of_the_guide(vae, x, inputs, seed),
     }
-    if vae.shapes.latent == 2 and vae.shapes.context is None:
+    if isinstance(vae, VAE) and vae.shapes.latent == 2 and vae.shapes.context is None:
         figures["manifold"] = plots.manifold(manifold(vae))
     return [save_picture(figure, run / "pictures" / f"{name}.png") for name, figure in figures.items()]
 
 
-def _of_the_guide(vae: VAE, x: Tensor, inputs: Mapping[str, Tensor], seed: int) -> dict[str, Any]:
+def _of_the_guide(vae: Autoencoder, x: Tensor, inputs: Mapping[str, Tensor], seed: int) -> dict[str, Any]:
     """What q(z|x) has to show; nothing for one without width or without moments, which has no such figures."""
-    checked = {name: value[:_CHECKED] for name, value in inputs.items()}
+    checked, figures = {name: value[:_CHECKED] for name, value in inputs.items()}, {}
     try:
-        latent = plots.latent_kl(latent_statistics(vae, x, context=inputs.get("c")))
+        latent = latent_statistics(vae, x, **inputs)
+        if latent.kl is not None:
+            figures["latent_kl"] = plots.latent_kl(latent)
         evidence = log_marginal(vae.model, vae.guide, x[:_CHECKED], num_particles=1000, seed=seed, **checked)
+        return {**figures, "pareto_k": plots.pareto_k(evidence)}
     except UsageError as error:
         log_once(f"no pictures of the guide: {error}")
         return {}
-    return {"latent_kl": latent, "pareto_k": plots.pareto_k(evidence)}
 
 
 def contexts_to_show(data: Dataset, num: int) -> Tensor | None:

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
+from pyro_vae.autoencoder import Autoencoder
 from pyro_vae.checkpoint import load, read_config, read_manifest
 from pyro_vae.cli.parsing import add_common, allow_own_modules
 from pyro_vae.data import Dataset, load_data
 from pyro_vae.errors import UsageError
 from pyro_vae.training import choose_device
-from pyro_vae.vae import VAE
 
 SPLITS = ("train", "valid", "test")
 
@@ -24,7 +24,7 @@ class SavedRun:
     path: Path
     config: dict[str, Any]
     progress: dict[str, Any]
-    vae: VAE
+    vae: Autoencoder
     device: torch.device
 
     @property
@@ -83,7 +83,7 @@ def load_split(saved: SavedRun, options: Namespace, num: int | None) -> tuple[Da
     return data, x.to(saved.device)
 
 
-def given(data: Dataset, split: str, num: int, device: torch.device) -> dict[str, torch.Tensor]:
+def given(data: Dataset, split: str, num: int, device: torch.device) -> dict[str, Any]:
     """What the programs are called with beside the first `num` data of a split, e.g. a context `c`."""
     inputs = data.widen_inputs(data.given(split, slice(num)))
     return {name: x.to(device) for name, x in inputs.items()}
