@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.conditioning import Context, conditioned_on_elements, conditioned_on_labels, quadrants
+from pyro_vae.conditioning import Context, conditioned_on_elements, conditioned_on_labels, quadrants, semi_supervised
 from pyro_vae.dataset import SPLITS, Binarization, Dataset, Stored, check_divisor, check_real, to_floats
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.linear_gaussian import LinearGaussian
@@ -36,6 +36,7 @@ __all__ = [
     "conditioned_on_labels",
     "load_data",
     "quadrants",
+    "semi_supervised",
 ]
 
 
@@ -86,6 +87,8 @@ def load_data(
     download: bool = False,
     seed: int = 0,
     context: Context = "none",
+    labelled: int = 0,
+    repeats: int = 1,
 ) -> Dataset:
     """Read a named data set, a file or a folder.
 
@@ -110,6 +113,8 @@ def load_data(
         context: what a conditional VAE is conditioned on: `labels` (one-hot), `array` (the arrays `train_context`,
             `valid_context`, `test_context` of an `.npz`), or `quadrants-n` (n quadrants of each image, of which the
             others are then the data).
+        labelled: how many data of train keep their label, as the input `y`; 0 for no such input. See `semi_supervised`.
+        repeats: how often each of these is in train.
 
     Raises:
         DataError: the source is unknown, absent or damaged, or its values are not usable.
@@ -123,10 +128,11 @@ def load_data(
         check_divisor("divide_by", divide_by)
     options = {"binarize": binarize, "divide_by": divide_by, "valid_size": valid_size, "data_seed": seed}
     options |= {} if context == "none" else {"context": context}
+    options |= {"labelled": labelled, "repeats": repeats} if labelled else {}
     origin = {"data": _lasting(source), **options, "data_root": None if root is None else str(root)}
     if source == "linear_gaussian":
-        if context != "none":
-            raise UsageError("linear_gaussian takes no context: its evidence is known as it is")
+        if context != "none" or labelled:
+            raise UsageError("linear_gaussian takes no context and no labels: its evidence is known as it is")
         return _linear_gaussian(binarize, divide_by, valid_size, seed, origin)
     raw = read(source, root, download)
     splits, divisor, scaling = _scaled(raw.arrays, 16 if source == "digits" and divide_by is None else divide_by)
@@ -137,9 +143,9 @@ def load_data(
     assert train is not None  # every reader sees to it
     inputs = {"c": contexts} if contexts else {}
     named = ", ".join(notes)
-    return _conditioned(
-        Dataset(raw.name, train, valid, test, labels, binarize, seed, None, named, origin, divisor, inputs), context
-    )
+    data = Dataset(raw.name, train, valid, test, labels, binarize, seed, None, named, origin, divisor, inputs)
+    data = _conditioned(data, context)
+    return semi_supervised(data, labelled, seed, repeats) if labelled else data
 
 
 def _conditioned(data: Dataset, context: Context) -> Dataset:
