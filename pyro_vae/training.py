@@ -479,7 +479,7 @@ class _Trainer:
                     loss(self.vae.model, self.vae.guide, wide.x, **wide.inputs)
         except PyroVaeError:
             raise
-        except (ValueError, RuntimeError, AssertionError, NotImplementedError) as error:
+        except (TypeError, ValueError, RuntimeError, AssertionError, NotImplementedError) as error:
             raise UsageError(f"the first batch fails in the model, the guide or the objective: {error}") from error
 
     def _restore(self, state: State) -> None:
