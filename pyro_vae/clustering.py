@@ -1,4 +1,4 @@
-"""Clusters as the components of a mixture prior: where they start, which data belong to which, and how good they are."""
+"""Clusters as the components of a mixture prior: where they start, what belongs to them, and how good they are."""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -237,7 +237,7 @@ def _ari(counts: Tensor) -> float:
     total = _pairs(counts.sum()).item()
     expected = clusters * classes / total if total else 0.0
     most = (clusters + classes) / 2
-    return 1.0 if most == expected else (same - expected) / (most - expected)
+    return 1.0 if most - expected <= 1e-12 * most else (same - expected) / (most - expected)
 
 
 def _pairs(n: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Data sets with inputs made from their labels or their elements: a context `c`, or labels `y` that are known to some."""
+"""Data sets with inputs made from their labels or elements: a context `c`, or `y`, the labels of a few."""
 
 from dataclasses import replace
 from typing import Literal

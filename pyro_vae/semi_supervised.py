@@ -1,4 +1,4 @@
-"""`SemiSupervisedVAE`: a class label as a second latent variable, known for some of the data, and what it classifies."""
+"""`SemiSupervisedVAE`: a class as a second latent variable, known for some of the data, and how well it is told."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -147,7 +147,8 @@ class SemiSupervisedVAE(Autoencoder):
             UsageError: if the labels have another shape or are no integers.
         """
         self.register()
-        unlabelled, infer = self.classify(x, mask), {"enumerate": "parallel"}
+        unlabelled = self.classify(x, mask)
+        infer: Any = {"enumerate": "parallel"}
         if y is not None:
             _check_labels(y, x)
             infer |= {"labels": y, "classifier": unlabelled}

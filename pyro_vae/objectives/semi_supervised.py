@@ -34,8 +34,8 @@ class SemiSupervisedELBO(Objective):
 
     Where labels are known the guide is a point mass on them, which teaches its classifier nothing; hence the last term.
     The guide hands over what it takes: `infer={"enumerate": "parallel", "labels": y, "classifier": q}` at the site,
-    with q the distribution q(y|x) and y the labels, `[B]`, -1 where there is none. With `alpha=0`, and for programs that
-    hand over no labels, the loss is minus the ELBO.
+    with q the distribution q(y|x) and y the labels, `[B]`, -1 where there is none. With `alpha=0`, and for programs
+    that hand over no labels, the loss is minus the ELBO.
 
     Args:
         alpha: weight of log q(y|x) of each labelled datum, not negative; None for 0.1 N / N_labelled of the data that
@@ -92,7 +92,7 @@ class SemiSupervisedELBO(Objective):
             model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
         drawn, scored = sample_sites(guide_trace), sample_sites(model_trace)
         _check_sites(drawn)
-        log_weights = sum(map(_log_prob, scored.values())) - sum(map(_log_prob, drawn.values()))
+        log_weights = _log_density(scored) - _log_density(drawn)
         loss = -(_probability(drawn) * log_weights).sum() / self.num_particles
         return loss - sum(self._classification(site["infer"]) for site in drawn.values())
 
@@ -107,12 +107,13 @@ class SemiSupervisedELBO(Objective):
         return alpha * log_q.sum()
 
 
-def _log_prob(site: Mapping[str, Any]) -> Tensor:
-    """The log-density of a site, `[*values, particles, batch]`, nats."""
-    return scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
+def _log_density(sites: Mapping[str, Any]) -> Tensor:
+    """The log-density of all sites together, `[*values, particles, batch]`, nats."""
+    log_probs = [scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"]) for site in sites.values()]
+    return sum(log_probs, torch.zeros(()))
 
 
-def _probability(drawn: Mapping[str, Any]) -> Tensor | float:
+def _probability(drawn: Mapping[str, Any]) -> Tensor:
     """The guide's probability of each combination of values; over them it sums to 1, also where a site is masked."""
     summed = [site for site in drawn.values() if "_enumerate_dim" in site["infer"]]
     return sum((site["fn"].log_prob(site["value"]) for site in summed), torch.zeros(())).exp()
