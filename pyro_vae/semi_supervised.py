@@ -154,7 +154,10 @@ class SemiSupervisedVAE(Autoencoder):
             infer |= {"labels": y, "classifier": unlabelled}
         with pyro.plate("data", x.shape[0], dim=-1):
             label = pyro.sample("y", unlabelled if y is None else self._known(unlabelled, y), infer=infer)
-            z = pyro.sample("z", self.encode(x, mask, self.one_hot(label)))
+            context = self.one_hot(label)
+            if y is not None:  # what is of no class has no code; a value can't be looked at where this is recorded
+                context = torch.where((y < self.classes).unsqueeze(-1), context, torch.nan)
+            z = pyro.sample("z", self.encode(x, mask, context))
         return label, z
 
     def classify(self, x: Tensor, mask: Tensor | None = None) -> dist.Categorical:
@@ -206,9 +209,8 @@ class SemiSupervisedVAE(Autoencoder):
         return f"event_shape={self.shapes.event}, classes={self.classes}, latent_dim={self.shapes.latent}"
 
     def _known(self, unlabelled: dist.Categorical, y: Tensor) -> dist.Categorical:
-        """q(y|x) where there is no label, a point mass where there is one, and nan where it is of no class."""
+        """q(y|x) where there is no label, and a point mass where there is one."""
         certain = torch.where(self.one_hot(y) > 0, 0.0, _NEVER)
-        certain = torch.where((y < self.classes).unsqueeze(-1), certain, torch.nan)
         return dist.Categorical(logits=torch.where((y >= 0).unsqueeze(-1), certain, unlabelled.logits))
 
     def _event(self, elements: dist.TorchDistribution) -> dist.TorchDistribution:

@@ -166,7 +166,7 @@ class TestStart:
 
 
 def test_digits():
-    """The recipe on the packaged digits: more than 60 % right by 10 clusters (chance: 15 % or so), all of them in use."""
+    """The recipe on the packaged digits: more than 60 % right by 10 clusters (chance: 15 %), all of them in use."""
     data = load_data("digits", binarize="threshold")
     network = partial(MLP, hidden=(64,))
     with seeded(0, "init"):

@@ -103,7 +103,7 @@ class SemiSupervisedELBO(Objective):
         labels: Tensor = infer["labels"]
         known = labels >= 0
         log_q = torch.where(known, infer["classifier"].log_prob(labels.clamp(min=0)), 0.0)
-        alpha = 0.1 * len(labels) / known.sum().clamp(min=1) if self.alpha is None else self.alpha
+        alpha = 0.1 * len(labels) / known.sum().clamp(min=1).to(log_q) if self.alpha is None else self.alpha
         return alpha * log_q.sum()
 
 
