@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyro_vae import data, guides, importance, likelihoods, networks, objectives, priors, schedules
     from pyro_vae.checkpoint import load
+    from pyro_vae.clustering import cluster, clustering_scores, with_clusters
     from pyro_vae.data import load_data
     from pyro_vae.diagnostics import latent_statistics
     from pyro_vae.evidence import log_marginal
     from pyro_vae.hierarchical import HierarchicalVAE
     from pyro_vae.refit import refit_prior
     from pyro_vae.seeding import seeded
+    from pyro_vae.semi_supervised import SemiSupervisedVAE, accuracy, classify
     from pyro_vae.tasks import reconstruct, sample
     from pyro_vae.training import fit
     from pyro_vae.vae import VAE
@@ -31,12 +33,23 @@ _HOMES = {
     "reconstruct": "tasks",
     "refit_prior": "refit",
     "seeded": "seeding",
+    "SemiSupervisedVAE": "semi_supervised",
+    "classify": "semi_supervised",
+    "accuracy": "semi_supervised",
+    "cluster": "clustering",
+    "clustering_scores": "clustering",
+    "with_clusters": "clustering",
 }
 _MODULES = ("data", "guides", "importance", "likelihoods", "networks", "objectives", "priors", "schedules")
 
 __all__ = [
     "HierarchicalVAE",
     "VAE",
+    "SemiSupervisedVAE",
+    "accuracy",
+    "classify",
+    "cluster",
+    "clustering_scores",
     "data",
     "fit",
     "guides",
@@ -54,6 +67,7 @@ __all__ = [
     "sample",
     "schedules",
     "seeded",
+    "with_clusters",
 ]
 
 

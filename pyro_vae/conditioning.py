@@ -1,4 +1,4 @@
-"""What a conditional VAE is conditioned on: data sets with a context `c` made from their labels, or from the data."""
+"""Data sets with inputs made from their labels or elements: a context `c`, or `y`, the labels of a few."""
 
 from dataclasses import replace
 from typing import Literal
@@ -9,6 +9,7 @@ from torch.nn.functional import one_hot
 
 from pyro_vae.dataset import Dataset
 from pyro_vae.errors import DataError, UsageError
+from pyro_vae.seeding import generator
 
 Context = Literal["none", "labels", "array", "quadrants-1", "quadrants-2", "quadrants-3"]
 
@@ -78,6 +79,70 @@ def conditioned_on_elements(data: Dataset, given: Tensor) -> Dataset:
     note = f"{data.preparation}, {int(given.sum())} of {given.numel()} elements given"
     changed = {"preparation": note, "divisor": 1.0, "binarization": "none", "exact": None}
     return replace(data, **missing, **changed, inputs={**data.inputs, "c": contexts})
+
+
+def semi_supervised(data: Dataset, labelled: int, seed: int = 0, repeats: int = 1) -> Dataset:
+    """The same data with the labels of a few of train as input `y`; all others, valid and test have -1 there.
+
+    As many are kept of each class, or one more of some. `labels` stays whole, to measure accuracy by.
+
+    A batch is drawn from labelled and unlabelled data alike, so where labels are rare few batches have one, and the
+    noise of the gradient is large. `repeats` puts each labelled datum into train several times: it counts as often in
+    the bound, while the weight of `SemiSupervisedELBO`'s other term falls as it should.
+
+    Args:
+        data: a data set with labels from 0 for train.
+        labelled: how many data of train keep their label, at least one of each class.
+        seed: of the choice.
+        repeats: how often each labelled datum is in train, at least 1.
+
+    Raises:
+        DataError: if train has no labels, or not enough of a class.
+        UsageError: if `labelled` is less than the number of classes, or `repeats` is not positive; or if train is a
+            mapped file, where no datum can be repeated.
+
+    Example:
+        >>> from pyro_vae.data import load_data
+        >>> few = semi_supervised(load_data("digits"), labelled=50)
+        >>> few.inputs["y"]["train"].unique(return_counts=True)[1].tolist()
+        [1347, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5]
+    """
+    if "train" not in data.labels or int(data.labels["train"].min()) < 0:
+        raise DataError(f"{data.name} has no labels from 0 for train: semi-supervised training keeps some of them")
+    if repeats < 1 or (repeats > 1 and not isinstance(data.train, Tensor)):
+        raise UsageError(f"expected repeats of at least 1, and of 1 for a mapped file, got {repeats}")
+    labels, splits = data.labels["train"], [n for n in ("train", "valid", "test") if getattr(data, n) is not None]
+    kept = _some_of_each(labels, labelled, seed)
+    known = {name: torch.full((len(getattr(data, name)),), -1, device=labels.device) for name in splits}
+    known["train"][kept] = labels[kept]
+    again = f", each {repeats} times" if repeats > 1 else ""
+    note = f"{data.preparation}, labels of {labelled} known (seed {seed}){again}"
+    few = replace(data, inputs={**data.inputs, "y": known}, preparation=note)
+    return few if repeats == 1 else _repeated(few, kept.repeat(repeats - 1))
+
+
+def _some_of_each(labels: Tensor, count: int, seed: int) -> Tensor:
+    """Rows of so many labels, equally many of each class or one more of some, in a random order."""
+    classes = int(labels.max()) + 1
+    if count < classes:
+        raise UsageError(f"expected labelled to be at least 1 for each of {classes} classes, got {count}")
+    order = torch.randperm(len(labels), generator=generator(seed, "labelled")).to(labels.device)
+    extra = torch.randperm(classes, generator=generator(seed, "extra")) < count % classes
+    kept = []
+    for y, more in enumerate(extra.tolist()):
+        rows, wanted = order[labels[order] == y], count // classes + more
+        if len(rows) < wanted:
+            raise DataError(f"train has {len(rows)} data of class {y}, of which {wanted} should keep their label")
+        kept.append(rows[:wanted])
+    return torch.cat(kept)
+
+
+def _repeated(data: Dataset, rows: Tensor) -> Dataset:
+    """With some rows of train once more, at its end."""
+    inputs = {name: {**x, "train": torch.cat([x["train"], x["train"][rows]])} for name, x in data.inputs.items()}
+    labels = {**data.labels, "train": torch.cat([data.labels["train"], data.labels["train"][rows]])}
+    assert isinstance(data.train, Tensor)
+    return replace(data, train=torch.cat([data.train, data.train[rows]]), labels=labels, inputs=inputs)
 
 
 def quadrants(event: tuple[int, ...], number: int) -> Tensor:

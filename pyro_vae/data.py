@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.conditioning import Context, conditioned_on_elements, conditioned_on_labels, quadrants
+from pyro_vae.conditioning import Context, conditioned_on_elements, conditioned_on_labels, quadrants, semi_supervised
 from pyro_vae.dataset import SPLITS, Binarization, Dataset, Stored, check_divisor, check_real, to_floats
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.linear_gaussian import LinearGaussian
@@ -36,6 +36,7 @@ __all__ = [
     "conditioned_on_labels",
     "load_data",
     "quadrants",
+    "semi_supervised",
 ]
 
 
@@ -87,6 +88,8 @@ def load_data(
     download: bool = False,
     seed: int = 0,
     context: Context = "none",
+    labelled: int = 0,
+    repeats: int = 1,
 ) -> Dataset:
     """Read a named data set, a file or a folder.
 
@@ -112,6 +115,8 @@ def load_data(
         context: what a conditional VAE is conditioned on: `labels` (one-hot), `array` (the arrays `train_context`,
             `valid_context`, `test_context` of an `.npz`), or `quadrants-n` (n quadrants of each image, of which the
             others are then the data).
+        labelled: how many data of train keep their label, as the input `y`; 0 for no such input. See `semi_supervised`.
+        repeats: how often each of these is in train.
 
     Raises:
         DataError: the source is unknown, absent or damaged, or its values are not usable.
@@ -126,12 +131,13 @@ def load_data(
     options = {"binarize": binarize, "divide_by": divide_by, "valid_size": valid_size, "data_seed": seed}
     options |= {"dequantize": True} if dequantize else {}  # a run begun before there was this option is still the same
     options |= {} if context == "none" else {"context": context}
+    options |= {"labelled": labelled, "repeats": repeats} if labelled else {}
     origin = {"data": _lasting(source), **options, "data_root": None if root is None else str(root)}
     if source == "linear_gaussian":
         if dequantize:
             raise UsageError("linear_gaussian has no levels to dequantize: its elements are real")
-        if context != "none":
-            raise UsageError("linear_gaussian takes no context: its evidence is known as it is")
+        if context != "none" or labelled:
+            raise UsageError("linear_gaussian takes no context and no labels: its evidence is known as it is")
         return _linear_gaussian(binarize, divide_by, valid_size, seed, origin)
     raw = read(source, root, download)
     splits, divisor, scaling = _scaled(raw.arrays, 16 if source == "digits" and divide_by is None else divide_by)
@@ -142,7 +148,8 @@ def load_data(
     assert train is not None  # every reader sees to it
     note, inputs = ", ".join(notes), {"c": contexts} if contexts else {}
     options = (labels, binarize, seed, None, note, origin, divisor, dequantize, inputs)
-    return _conditioned(Dataset(raw.name, train, valid, test, *options), context)
+    data = _conditioned(Dataset(raw.name, train, valid, test, *options), context)
+    return semi_supervised(data, labelled, seed, repeats) if labelled else data
 
 
 def _conditioned(data: Dataset, context: Context) -> Dataset:

@@ -203,7 +203,8 @@ class _Trainer:
         save_every: float,
         pending: list[int],
     ) -> None:
-        objective = objective.for_data(len(data.train)) if isinstance(objective, Objective) else objective
+        if isinstance(objective, Objective):
+            objective = objective.for_data(len(data.train), data.given("train"))
         self.vae, self.data, self.objective, self.settings = vae, data, objective, settings
         self.world, self.directory, self.save_every, self.pending = world, run, save_every, pending
         self.optimizer = make_optimizer(settings.optimizer, list(vae.parameters()))
@@ -476,7 +477,7 @@ class _Trainer:
                     loss(self.vae.model, self.vae.guide, wide.x, **wide.inputs)
         except PyroVaeError:
             raise
-        except (ValueError, RuntimeError, AssertionError, NotImplementedError) as error:
+        except (TypeError, ValueError, RuntimeError, AssertionError, NotImplementedError) as error:
             raise UsageError(f"the first batch fails in the model, the guide or the objective: {error}") from error
 
     def _restore(self, state: State) -> None:

@@ -22,7 +22,7 @@ ROWS = [
     ["vae", "hierarchical", "objectives", "tiles"],
     ["evidence", "checkpoint", "steps"],
     ["parallel", "settings"],
-    ["diagnostics", "tasks", "training", "refit"],
+    ["diagnostics", "tasks", "training", "refit", "semi_supervised", "clustering"],
     ["plots"],
     ["cli"],
     ["__init__", "__main__"],

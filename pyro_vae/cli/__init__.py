@@ -11,6 +11,7 @@ COMMANDS = {
     "evaluate": "estimate log p(x) of a split by importance sampling, with errors and health",
     "sample": "draw from a trained VAE's prior and save a picture or arrays",
     "reconstruct": "encode and decode data and save a picture or arrays",
+    "cluster": "assign data to the components of a mixture prior, and compare with their labels",
     "info": "tell what a run directory holds",
 }
 _MODULES = {"sample": "generate", "reconstruct": "generate"}

@@ -128,6 +128,8 @@ def _add_data(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--context", type=Context, default="none", help="of a conditional VAE: labels, array or quadrants-N"
     )
+    parser.add_argument("--labelled", type=int, default=0, help="data of train that keep their label, as the input y")
+    parser.add_argument("--repeats", type=int, default=1, help="how often each labelled datum is in train")
     parser.add_argument("--data_root", type=str | None, default=None, help="where downloadable sets lie")
     parser.add_argument("--data_seed", type=int, default=0, help="seed of the binarisation or dequantisation")
     parser.add_argument("--download", type=bool, default=False, help="fetch a downloadable set that is not there")
@@ -175,7 +177,8 @@ def _add_training(parser: ArgumentParser) -> None:
 
 def load_from_options(options: Namespace) -> Dataset:
     """The data set that the options name, `--binarize auto` decided."""
-    load = {name: options[name] for name in ("context", "dequantize", "divide_by", "valid_size", "download")}
+    names = ("context", "dequantize", "divide_by", "valid_size", "download", "labelled", "repeats")
+    load = {name: options[name] for name in names}
     load |= {"root": options.data_root, "seed": options.data_seed}
     if options.binarize != "auto":
         return load_data(options.data, binarize=options.binarize, **load)

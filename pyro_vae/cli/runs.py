@@ -77,6 +77,8 @@ def load_split(saved: SavedRun, options: Namespace, num: int | None) -> tuple[Da
         root=config.get("data_root"),
         seed=config.get("data_seed", 0),
         context=config.get("context", "none"),
+        labelled=config.get("labelled", 0),
+        repeats=config.get("repeats", 1),
     )
     x = data.split(options.split) if num is None else first_rows(data, options.split, num)
     saved.vae.likelihood.check(x, f"{options.split} data")

@@ -47,8 +47,13 @@ class Objective(ABC):
         """
         return False
 
-    def for_data(self, num_data: int) -> Self:
-        """This objective for a training set of so many data, which `fit` tells it."""
+    def for_data(self, num_data: int, inputs: Mapping[str, Tensor] | None = None) -> Self:
+        """This objective for a training set, which `fit` tells it.
+
+        Args:
+            num_data: how many data.
+            inputs: what the programs are called with beside them, by name, `[num_data, ...]`.
+        """
         return self
 
     @property

@@ -208,7 +208,7 @@ class BetaTC(Objective):
         """Always: q(z) is the batch's."""
         return True
 
-    def for_data(self, num_data: int) -> Self:
+    def for_data(self, num_data: int, inputs: Mapping[str, Tensor] | None = None) -> Self:
         """With N, where it was left open."""
         return self if self.num_data is not None else replace(self, num_data=num_data)
 

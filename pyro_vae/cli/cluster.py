@@ -1,0 +1,33 @@
+"""`pyro-vae cluster`: which component of a mixture prior the data belong to, and how that agrees with their labels."""
+
+from typing import Any
+
+from pyro_vae.checkpoint import write_arrays
+from pyro_vae.cli.parsing import make_parser, parse
+from pyro_vae.cli.runs import add_run, add_split, load_split, open_saved
+from pyro_vae.cli.tables import print_result
+from pyro_vae.clustering import cluster, clustering_scores
+
+
+def run(argv: list[str]) -> int:
+    """Run the command with its arguments; returns the exit code."""
+    parser = make_parser("cluster", "Assign data to the components of a run's mixture prior.")
+    add_run(parser)
+    add_split(parser)
+    parser.add_argument("--num_particles", type=int, default=10, help="codes drawn for each datum")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
+    options = parse(parser, argv)
+    saved = open_saved(options)
+    data, x = load_split(saved, options, None)
+    found = cluster(saved.vae, x, options.num_particles, options.seed)
+    path = saved.path / f"clusters-{options.split}.npz"
+    write_arrays(path, {"assignments": found.assignments, "probabilities": found.probabilities})
+    sizes = found.assignments.bincount(minlength=found.probabilities.shape[1]).tolist()
+    result: dict[str, Any] = {"data": data.protocol, "split": options.split, "weights": saved.weights, "num": len(x)}
+    result |= {"components_in_use": found.num_used, "sizes": sizes if options.json else " ".join(map(str, sizes))}
+    if options.split in data.labels:
+        scores = clustering_scores(found.assignments, data.labels[options.split])
+        names = ("accuracy", "standard_error", "nmi", "ari")
+        result |= {name: getattr(scores, name) for name in names}
+    print_result({**result, "saved": str(path)}, options.json)
+    return 0

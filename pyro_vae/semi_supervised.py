@@ -1,0 +1,353 @@
+"""`SemiSupervisedVAE`: a class as a second latent variable, known for some of the data, and how well it is told."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.autoencoder import Autoencoder
+from pyro_vae.errors import DataError, UsageError
+from pyro_vae.evidence import log_marginal
+from pyro_vae.guides import DiagonalNormal, Guide
+from pyro_vae.importance import evaluation_mode
+from pyro_vae.likelihoods import Bernoulli, Likelihood
+from pyro_vae.networks import MLP, FromShapes, build, conditioned
+from pyro_vae.priors import Prior, StandardNormal
+from pyro_vae.shapes import Shapes
+
+Factory = Callable[[tuple[int, ...], tuple[int, ...]], FromShapes]
+
+_NEVER = -1e4
+"""Logarithm of the probability of what is known not to be: its exponential is 0, and 0 times it is 0, not nan."""
+
+
+class SemiSupervisedVAE(Autoencoder):
+    r"""A VAE with two latent sites, a discrete class `"y"` and a code `"z"`; the class is known for some of the data.
+
+    .. math:: y \sim p(y), \quad z \sim p(z), \quad x \sim p(x | \mathrm{decoder}(z, y)); \qquad
+        q(y, z | x) = q(y | \mathrm{classifier}(x)) \, q(z | \mathrm{encoder}(x, y))
+
+    Both programs take the labels as the input `y`, int64 `[B]`, -1 where there is none. Where there is a label the
+    guide is a point mass on it in place of q(y|x). So one program of the joint density serves all rows of a batch: each
+    row's log-weight is log p(x, y, z) - log q(z|x, y) with a label, and log p(x, y, z) - log q(y|x) - log q(z|x, y)
+    without, and their means are bounds on log p(x, y) and log p(x). Two sites with masks (Pyro's `obs_mask`) would say
+    the same, but `TraceEnum_ELBO` counts a masked site once for each of its values.
+
+    Train it by `SemiSupervisedELBO`, which sums over y exactly. `log_marginal(vae.model, vae.guide, x)` draws y from
+    q(y|x) and estimates log p(x); with labels, `y=labels`, log p(x, y); `label_evidence` gives log p(x, y) of every y,
+    and so log p(x) with an exact sum. Networks get x or z joined with the one-hot label, as a conditional VAE's do with
+    a context.
+
+    Args:
+        event_shape: shape of one datum.
+        classes: number of classes, at least 2.
+        latent_dim: number of dimensions of z.
+        labels: p(y): `"uniform"`, or `"learned"`, which starts uniform.
+        prior: p(z), called with `Shapes` whose context is the one-hot label: `ConditionalNormal` is p(z|y).
+        likelihood: p(x|z, y), called with `Shapes`.
+        guide: q(z|x, y), called with `Shapes`.
+        classifier: network of x, called with `(event_shape, (classes,))`; it gives the logits of q(y|x).
+        encoder: network of x and y, which gives the guide's parameters.
+        decoder: network of z and y, which gives the likelihood's.
+
+    Raises:
+        UsageError: if a size is out of range, or a part can't be made with these sizes.
+
+    References:
+        Kingma et al. 2014, Semi-supervised learning with deep generative models (model M2).
+
+    Example:
+        >>> vae = SemiSupervisedVAE((8, 8), classes=10, latent_dim=2)
+        >>> vae.classify(torch.zeros(5, 8, 8)).probs.shape
+        torch.Size([5, 10])
+        >>> vae.decode(torch.zeros(3, 5, 2), vae.one_hot(torch.arange(5))).sample().shape
+        torch.Size([3, 5, 8, 8])
+    """
+
+    label_logits: Tensor
+
+    def __init__(
+        self,
+        event_shape: tuple[int, ...],
+        classes: int = 10,
+        latent_dim: int = 50,
+        labels: Literal["uniform", "learned"] = "uniform",
+        prior: Callable[[Shapes], Prior] = StandardNormal,
+        likelihood: Callable[[Shapes], Likelihood] = Bernoulli,
+        guide: Callable[[Shapes], Guide] = DiagonalNormal,
+        classifier: Factory = MLP,
+        encoder: Factory = MLP,
+        decoder: Factory = MLP,
+    ) -> None:
+        super().__init__()
+        _check(event_shape, classes, latent_dim, labels)
+        self.arguments: dict[str, Any] = {
+            "event_shape": tuple(event_shape),
+            "classes": classes,
+            "latent_dim": latent_dim,
+            "labels": labels,
+            "prior": prior,
+            "likelihood": likelihood,
+            "guide": guide,
+            "classifier": classifier,
+            "encoder": encoder,
+            "decoder": decoder,
+        }
+        self.classes = classes
+        self.shapes = Shapes(tuple(event_shape), latent_dim, (classes,))
+        if labels == "learned":
+            self.label_logits = nn.Parameter(torch.zeros(classes))
+        else:
+            self.register_buffer("label_logits", torch.zeros(classes), persistent=False)
+        self.prior = prior(self.shapes)
+        self.likelihood = likelihood(self.shapes)
+        self.posterior = guide(self.shapes)
+        self.classifier = build(classifier, self.shapes.event, (classes,))
+        self.encoder = conditioned(encoder, self.shapes.event, self.posterior.param_shape, (classes,))
+        self.decoder = conditioned(decoder, (latent_dim,), self.likelihood.param_shape, (classes,))
+
+    def model(self, x: Tensor, mask: Tensor | None = None, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The Pyro program of p(x, y, z), with `"x"` observed.
+
+        Args:
+            x: data `[B, *event]`.
+            mask: True where an element of `x` is observed, broadcastable to `x`; None where all are.
+            y: taken because both programs take the same inputs: it is the guide that puts `"y"` at the labels.
+
+        Returns:
+            The class `[*particles, B]` and the code `[*particles, B, latent]`.
+        """
+        self.register()
+        x = self._tensor(x, mask)
+        with pyro.plate("data", x.shape[0], dim=-1):
+            label = pyro.sample("y", dist.Categorical(logits=self.label_logits))
+            context = self.one_hot(label)
+            z = pyro.sample("z", self.prior(_no_encoder, context))
+            elements = self.likelihood(self.decoder(z, context))
+            pyro.sample("x", self._event(elements if mask is None else elements.mask(mask)), obs=x)
+        return label, z
+
+    def guide(self, x: Tensor, mask: Tensor | None = None, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The Pyro program of q(y, z|x), with `"y"` at the label of each datum that has one.
+
+        Args:
+            x: data `[B, *event]`.
+            mask: as for `model`.
+            y: labels `[B]`, from 0 to `classes` - 1, or -1 for none; None where there are none at all. The densities of
+                a datum with a larger label are nan.
+
+        Returns:
+            As `model`.
+
+        Raises:
+            UsageError: if the labels have another shape or are no integers.
+        """
+        self.register()
+        unlabelled = self.classify(x, mask)
+        infer: Any = {"enumerate": "parallel"}
+        if y is not None:
+            _check_labels(y, x)
+            infer |= {"labels": y, "classifier": unlabelled}
+        with pyro.plate("data", x.shape[0], dim=-1):
+            label = pyro.sample("y", unlabelled if y is None else self._known(unlabelled, y), infer=infer)
+            context = self.one_hot(label)
+            if y is not None:  # what is of no class has no code; a value can't be looked at where this is recorded
+                context = torch.where((y < self.classes).unsqueeze(-1), context, torch.nan)
+            z = pyro.sample("z", self.encode(x, mask, context))
+        return label, z
+
+    def classify(self, x: Tensor, mask: Tensor | None = None) -> dist.Categorical:
+        """q(y|x): batch shape `[*leading]`, for `x` of shape `[*leading, *event]`.
+
+        Args:
+            x: data.
+            mask: True where an element of `x` is observed; None where all are.
+        """
+        return dist.Categorical(logits=self.classifier(self._tensor(x, mask)))
+
+    def encode(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> dist.TorchDistribution:
+        """q(z|x, y): batch shape `[*leading]`, event shape `(latent,)`, for `x` of shape `[*leading, *event]`.
+
+        Args:
+            x: data.
+            mask: True where an element of `x` is observed; None where all are.
+            context: the class, one-hot (`one_hot`), `[*leading, classes]`, with more or fewer leading dimensions.
+
+        Raises:
+            UsageError: if there is no class.
+        """
+        return self.posterior.distribution(self.encoder(self._tensor(x, mask), _given(context)))
+
+    def decode(self, z: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
+        """p(x|z, y): batch shape `[*leading]`, event shape `event`, for `z` of shape `[*leading, latent]`.
+
+        Args:
+            z: codes.
+            context: the class, one-hot (`one_hot`), `[*leading, classes]`, with more or fewer leading dimensions.
+
+        Raises:
+            UsageError: if there is no class.
+        """
+        return self._event(self.likelihood(self.decoder(z, _given(context))))
+
+    def one_hot(self, y: Tensor) -> Tensor:
+        """Classes `[*leading]` as vectors of zeros with a one, `[*leading, classes]`, in the weights' precision."""
+        known = y.unsqueeze(-1) == torch.arange(self.classes, device=y.device)
+        return known.to(self.label_logits.dtype)
+
+    @property
+    def can_start_at_mean(self) -> bool:
+        """Whether the likelihood and the decoder know how."""
+        return type(self.likelihood).initial_params is not Likelihood.initial_params and self.decoder.has_output_bias
+
+    def extra_repr(self) -> str:
+        """The sizes."""
+        return f"event_shape={self.shapes.event}, classes={self.classes}, latent_dim={self.shapes.latent}"
+
+    def _known(self, unlabelled: dist.Categorical, y: Tensor) -> dist.Categorical:
+        """q(y|x) where there is no label, and a point mass where there is one."""
+        certain = torch.where(self.one_hot(y) > 0, 0.0, _NEVER)
+        return dist.Categorical(logits=torch.where((y >= 0).unsqueeze(-1), certain, unlabelled.logits))
+
+    def _event(self, elements: dist.TorchDistribution) -> dist.TorchDistribution:
+        return elements.to_event(len(self.shapes.event))
+
+    def _tensor(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """`x` in the weights' precision, with a value of the support where it is not observed."""
+        x = x.to(self.label_logits.dtype)
+        return x if mask is None else torch.where(mask, x, self.likelihood.placeholder)
+
+
+def classify(vae: SemiSupervisedVAE, x: Tensor, mask: Tensor | None = None, batch: int = 1000) -> Tensor:
+    r"""The classifier's probabilities q(y|x), in evaluation mode and without gradients.
+
+    Args:
+        vae: the model; left as it is.
+        x: data `[N, *event]`.
+        mask: True where an element of `x` is observed, broadcastable to `x`; None where all are.
+        batch: data in one run of the network.
+
+    Returns:
+        `[N, classes]`, on the CPU; `argmax(-1)` is the class.
+
+    Raises:
+        DataError: if the data have another shape than the model's.
+
+    Example:
+        >>> classify(SemiSupervisedVAE((8, 8), classes=10), torch.zeros(5, 8, 8)).shape
+        torch.Size([5, 10])
+    """
+    if tuple(x.shape[1:]) != vae.shapes.event or len(x) == 0:
+        raise DataError(f"x: expected shape [N >= 1, {', '.join(map(str, vae.shapes.event))}], got {list(x.shape)}")
+    device, observed = vae.label_logits.device, None if mask is None else mask.expand(x.shape)
+    with evaluation_mode(vae):
+        tiles = [slice(start, start + batch) for start in range(0, len(x), batch)]
+        masks = [None if observed is None else observed[tile].to(device) for tile in tiles]
+        probs = [vae.classify(x[tile].to(device), m).probs.cpu() for tile, m in zip(tiles, masks, strict=True)]
+    return torch.cat(probs)
+
+
+def label_evidence(
+    vae: SemiSupervisedVAE, x: Tensor, num_particles: int = 100, seed: int = 0, **options: Any
+) -> Tensor:
+    r"""Estimate log p(x, y) of every class y by importance sampling over z alone.
+
+    .. math:: \log p(x) = \log \sum_y p(x, y), \qquad p(y|x) = p(x, y) / p(x)
+
+    So `logsumexp(-1)` estimates log p(x) with an exact sum over y, and `softmax(-1)` the model's own posterior of the
+    class, which q(y|x) approximates. It costs as much as `classes` runs of `log_marginal`.
+
+    Args:
+        vae: the model; left as it is.
+        x: data `[N, *event]`.
+        num_particles: K, draws of z for each datum and class.
+        seed: seed of the draws.
+        **options: further options of `log_marginal`.
+
+    Returns:
+        `[N, classes]`, nats, in double precision on the CPU; each in expectation below its exact value.
+
+    Example:
+        >>> vae = SemiSupervisedVAE((4,), classes=3, latent_dim=2)
+        >>> label_evidence(vae, torch.ones(2, 4)).logsumexp(-1).shape
+        torch.Size([2])
+    """
+    sampling: dict[str, Any] = {"num_particles": num_particles, "seed": seed, **options}
+    each = [torch.full((len(x),), y, device=x.device) for y in range(vae.classes)]
+    return torch.stack([log_marginal(vae.model, vae.guide, x, y=y, **sampling).log_p for y in each], -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Accuracy:
+    """How often a classifier is right.
+
+    Args:
+        correct: whether it is right about each datum, `[N]` bool.
+    """
+
+    correct: Tensor
+
+    @property
+    def mean(self) -> float:
+        """Share of the data that are classified right."""
+        return self.correct.double().mean().item()
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of `mean`, from having N data: `sqrt(mean (1 - mean) / N)`."""
+        return (self.mean * (1 - self.mean) / len(self.correct)) ** 0.5
+
+    def __repr__(self) -> str:
+        return f"Accuracy({self.mean:.2%} +- {self.standard_error:.2%}, N = {len(self.correct)})"
+
+
+def accuracy(probabilities: Tensor, labels: Tensor) -> Accuracy:
+    """Compare the most probable class of each datum with its label.
+
+    Args:
+        probabilities: `[N, classes]`, as of `classify` or `label_evidence`.
+        labels: `[N]`, all known.
+
+    Raises:
+        DataError: if there are no labels, not as many as probabilities, or one below 0.
+
+    Example:
+        >>> accuracy(torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]), torch.tensor([0, 1, 1])).mean
+        0.6666666666666666
+    """
+    if labels.shape != probabilities.shape[:1] or len(labels) == 0 or labels.min() < 0:
+        raise DataError(
+            f"expected a label from 0 for each of {len(probabilities)} data, got {list(labels.shape)}"
+            f"{f' from {int(labels.min())}' if labels.numel() else ''}: leave out data whose class is not known"
+        )
+    return Accuracy(probabilities.argmax(-1).cpu() == labels.cpu())
+
+
+def _check(event: tuple[int, ...], classes: int, latent: int, labels: str) -> None:
+    if latent < 1 or classes < 2 or any(size < 1 for size in event):
+        sizes = f"event_shape={tuple(event)}, classes={classes}, latent_dim={latent}"
+        raise UsageError(f"sizes must be positive, and classes at least 2, got {sizes}")
+    if labels not in ("uniform", "learned"):
+        raise UsageError(f"labels: expected p(y) to be 'uniform' or 'learned', got {labels!r}")
+
+
+def _check_labels(y: Tensor, x: Tensor) -> None:
+    if y.shape != x.shape[:1] or y.is_floating_point():
+        raise UsageError(f"y: expected {len(x)} integers, -1 for no label, got {y.dtype} of shape {list(y.shape)}")
+
+
+def _given(context: Tensor | None) -> Tensor:
+    if context is None:
+        raise UsageError("q(z|x, y) and p(x|z, y) need a class: give context=vae.one_hot(y)")
+    return context
+
+
+def _no_encoder(x: Tensor) -> dist.TorchDistribution:
+    raise UsageError(
+        "a prior made of q(z|x) has none here, where the guide is q(z|x, y): take StandardNormal, MixtureOfNormals or "
+        "another prior of its own, or ConditionalNormal for p(z|y)"
+    )
