@@ -193,8 +193,9 @@ def manifold(vae: VAE, side: int = 20, margin: float = 0.05, context: Tensor | N
         >>> manifold(VAE((8, 8), latent_dim=2), side=3).shape
         torch.Size([3, 3, 8, 8])
     """
-    if vae.shapes.latent != 2:
-        raise UsageError(f"a manifold needs a VAE with latent_dim=2, got {vae.shapes.latent}: train one, or use sample")
+    if not isinstance(vae, VAE) or vae.shapes.latent != 2:
+        found = vae.shapes.latent if isinstance(vae, VAE) else f"a {type(vae).__name__}"
+        raise UsageError(f"a manifold needs a VAE with latent_dim=2, got {found}: train one, or use sample")
     if side < 2 or not 0 < margin < 0.5:
         raise UsageError(f"manifold needs side >= 2 and 0 < margin < 0.5, got {side} and {margin}")
     quantiles = torch.special.ndtri(torch.linspace(margin, 1 - margin, side, dtype=torch.float64))

@@ -235,6 +235,8 @@ def test_the_manifold_is_decoded_at_normal_quantiles(vae):
 def test_arguments_of_manifold_that_make_no_sense_are_refused(vae):
     with pytest.raises(UsageError, match="latent_dim=2, got 3"):
         manifold(VAE((3, 4), latent_dim=3))
+    with pytest.raises(UsageError, match="latent_dim=2, got a HierarchicalVAE"):
+        manifold(HierarchicalVAE((3, 4), latent_dims=(1, 1)))
     for arguments in ({"side": 1}, {"margin": 0.0}, {"margin": 0.5}, {"margin": float("nan")}):
         with pytest.raises(UsageError, match=r"side >= 2 and 0 < margin < 0\.5"):
             manifold(vae, **arguments)
