@@ -1,6 +1,6 @@
 """Semi-supervised digits: model M2 with the labels of a few, its accuracy on the test set, and log p(x).
 
-The published setting (Kingma et al. 2014) is MNIST with 100 or 3000 labels, 50 dimensions of z and networks of 500 units:
+The published setting (Kingma et al. 2014) is MNIST with 100 or 3000 labels, a 50-dimensional z and 500 hidden units:
 
     python examples/m2.py --data mnist.npz --labelled 100 --run runs/m2-100
     python examples/m2.py --data mnist.npz --labelled 3000 --run runs/m2-3000
