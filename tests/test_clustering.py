@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.distributions import Normal as TorchNormal
 
-from pyro_vae.clustering import ClusteringScores, _em, cluster, clustering_scores, with_clusters
+from pyro_vae.clustering import ClusteringScores, _codes, _em, cluster, clustering_scores, with_clusters
 from pyro_vae.data import load_data
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.evidence import bound
@@ -142,13 +142,17 @@ class TestStart:
         assert likelihoods == sorted(likelihoods) and likelihoods[0] < likelihoods[-1]
 
     def test_the_likelihood_is_the_prior_s(self):
-        """What EM maximised is the new prior's mean log-density of the codes."""
+        """What EM maximised is the new prior's mean log-density of the codes; so the KL from it falls."""
         vae, x = make(prior=partial(MixtureOfNormals, components=1)), torch.rand(60, 8, 8).round()
         clustered = with_clusters(vae, x, components=4, seed=1)
         assert clustered.arguments["prior"].keywords == {"components": 4} and not clustered.training
         assert all(
             torch.equal(a, b) for a, b in zip(vae.encoder.parameters(), clustered.encoder.parameters(), strict=True)
         )
+        z = torch.cat([tile[0] for tile in _codes(vae, x, 1, seed=1)])
+        with seeded(1, "clusters"):
+            expected = max(_em(z.double(), 4, 100).likelihood for _ in range(10))
+        assert clustered.prior().log_prob(z).mean().item() == pytest.approx(expected, abs=1e-5)
         before, after = (bound(v.model, v.guide, x, num_particles=50).kl.mean() for v in (vae, clustered))
         assert after < before
 

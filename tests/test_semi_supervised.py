@@ -1,7 +1,9 @@
 """Model M2 against a mixture of probabilistic PCAs, whose log p(x, y), log p(x) and p(y|x) are known in closed form."""
 
+import runpy
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyro
@@ -26,6 +28,7 @@ from pyro_vae.training import fit
 
 from .test_cli import FAST, call
 
+ROOT = Path(__file__).parents[1]
 C, L, D, SCALE = 3, 2, 4, 0.6
 AFFINE, SMALL = partial(MLP, hidden=()), partial(MLP, hidden=(5,))
 LABELS = torch.tensor([0, -1, 2, -1, -1, 1])
@@ -415,3 +418,10 @@ def test_fit_compiles():
     assert fit(vae, data, SemiSupervisedELBO(), epochs=1, batch_size=20, compile=True, progress=False).mode.startswith(
         "comp"
     )
+
+
+def test_example(capsys):
+    main = runpy.run_path(str(ROOT / "examples/m2.py"))
+    few = "--labelled 30 --repeats 2 --epochs 1 --hidden 16 --latent_dim 2 --num_data 5 --num_particles 50"
+    main["main"](main["parser"]().parse_args(few.split()))
+    assert "30 labels" in capsys.readouterr().out
