@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyro_vae import data, guides, importance, likelihoods, networks, objectives, priors, schedules
+    from pyro_vae import data, guides, importance, likelihoods, networks, objectives, priors, schedules, testing
     from pyro_vae.checkpoint import load
     from pyro_vae.data import load_data
     from pyro_vae.diagnostics import latent_statistics
@@ -28,7 +28,7 @@ _HOMES = {
     "reconstruct": "tasks",
     "seeded": "seeding",
 }
-_MODULES = ("data", "guides", "importance", "likelihoods", "networks", "objectives", "priors", "schedules")
+_MODULES = ("data", "guides", "importance", "likelihoods", "networks", "objectives", "priors", "schedules", "testing")
 
 __all__ = [
     "VAE",
@@ -48,6 +48,7 @@ __all__ = [
     "sample",
     "schedules",
     "seeded",
+    "testing",
 ]
 
 

@@ -20,7 +20,7 @@ ROWS = [
     ["vae", "objectives", "tiles"],
     ["evidence", "checkpoint", "steps"],
     ["parallel", "settings"],
-    ["diagnostics", "tasks", "training"],
+    ["diagnostics", "tasks", "training", "testing"],
     ["plots"],
     ["cli"],
     ["__init__", "__main__"],

@@ -14,6 +14,7 @@ import torch
 import pyro_vae
 from pyro_vae.cli import main
 from pyro_vae.cli.fit import fit_parser
+from pyro_vae.testing import AXES
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(
@@ -54,20 +55,8 @@ def test_readme_python(tmp_path, monkeypatch, capsys):
 
 
 def test_readme_names_every_part():
-    from .contract.test_parts import concrete
-
     text = (ROOT / "README.md").read_text()
-    from pyro_vae import guides, likelihoods, networks, objectives, priors, schedules
-
-    axes = [
-        (priors, priors.Prior),
-        (likelihoods, likelihoods.Likelihood),
-        (guides, guides.Guide),
-        (networks, networks.Network),
-        (objectives, objectives.Objective),
-        (schedules, schedules.Schedule),
-    ]
-    missing = [c.__name__ for module, base in axes for c in concrete(module, base) if f"`{c.__name__}`" not in text]
+    missing = [c.__name__ for axis in AXES for c in axis.classes() if f"`{c.__name__}`" not in text]
     assert not missing
 
 
