@@ -21,7 +21,8 @@ from pyro_vae.testing.parts import Part, offered_by
 LEADING: tuple[tuple[int, ...], ...] = ((), (4,), (3, 4), (2, 3, 4))
 """Leading dimensions to try: none, a batch, particles and a batch, and more."""
 
-small_mlp = partial(MLP, hidden=(5,))
+small_mlp = partial(MLP, hidden=(5,), activation="tanh")
+"""A network whose output stays moderate, however large the data are that a likelihood draws."""
 
 
 def perturbed(module: nn.Module) -> Any:

@@ -225,7 +225,7 @@ def follows_its_schedules(part: Part) -> None:
 
 def _expect_to_follow(part: Part, name: str) -> None:
     start = getattr(part().at(0.0, 1.0), name)
-    ramp = Linear(start, 0.9 * start + 0.05, epochs=1.0)
+    ramp = Linear(start, 0.9 * start if start else 0.05, epochs=1.0)
     objective = replace(part(), **{name: ramp})
     expect(objective.schedules.get(name) is ramp, f"schedules to have {name!r}", sorted(objective.schedules))
     for epoch in (0.0, 0.5, 1.0):
@@ -260,12 +260,12 @@ CHECKS: tuple[Check, ...] = (
     takes_its_options,
     is_a_value,
     is_a_loss,
+    leaves_the_programs_alone,
     sums_over_the_rows,
     passes_arguments_on,
     tensor_loss_is_the_loss,
     can_be_recorded,
     is_met_by_the_exact_posterior,
     takes_any_pair,
-    leaves_the_programs_alone,
     follows_its_schedules,
 )

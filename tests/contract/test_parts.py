@@ -87,3 +87,4 @@ def test_together(prior, guide, likelihood):
     except UsageError as reason:
         pytest.skip(str(reason))
     assert weights.shape == (3, 4) and weights.isfinite().all()
+    assert "latent_dim=2" in repr(vae)
