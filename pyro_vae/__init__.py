@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyro_vae import data, guides, importance, likelihoods, networks, objectives, priors, schedules
+    from pyro_vae import data, guides, importance, likelihoods, networks, objectives, priors, schedules, testing
     from pyro_vae.checkpoint import load
     from pyro_vae.clustering import cluster, clustering_scores, with_clusters
     from pyro_vae.data import load_data
@@ -40,7 +40,7 @@ _HOMES = {
     "clustering_scores": "clustering",
     "with_clusters": "clustering",
 }
-_MODULES = ("data", "guides", "importance", "likelihoods", "networks", "objectives", "priors", "schedules")
+_MODULES = ("data", "guides", "importance", "likelihoods", "networks", "objectives", "priors", "schedules", "testing")
 
 __all__ = [
     "HierarchicalVAE",
@@ -67,6 +67,7 @@ __all__ = [
     "sample",
     "schedules",
     "seeded",
+    "testing",
     "with_clusters",
 ]
 

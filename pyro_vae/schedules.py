@@ -6,6 +6,7 @@ Time is counted in epochs (a fraction inside an epoch), so that a schedule means
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import cos, pi
+from typing import Any, ClassVar
 
 from pyro_vae.errors import UsageError
 
@@ -58,6 +59,7 @@ class Linear(Schedule):
         [0.0, 0.5, 1.0, 1.0]
     """
 
+    variants: ClassVar[tuple[dict[str, Any], ...]] = ({"start": 1.0, "end": 0.2, "epochs": 5.0}, {"share": 0.3})
     start: float = 0.0
     end: float = 1.0
     epochs: float | None = None
@@ -88,6 +90,7 @@ class Cosine(Schedule):
         Loshchilov & Hutter 2017, SGDR (without the restarts).
     """
 
+    variants: ClassVar[tuple[dict[str, Any], ...]] = ({"end": 0.1, "epochs": 5.0},)
     start: float = 1.0
     end: float = 0.0
     epochs: float | None = None
@@ -114,6 +117,7 @@ class Cyclical(Schedule):
         Fu et al. 2019, Cyclical annealing schedule.
     """
 
+    variants: ClassVar[tuple[dict[str, Any], ...]] = ({"start": 0.5, "period": 3.0, "rise": 1.0},)
     start: float = 0.0
     end: float = 1.0
     period: float = 10.0

@@ -23,6 +23,7 @@ ROWS = [
     ["evidence", "checkpoint", "steps"],
     ["parallel", "settings"],
     ["diagnostics", "tasks", "training", "refit", "semi_supervised", "clustering"],
+    ["testing"],
     ["plots"],
     ["cli"],
     ["__init__", "__main__"],

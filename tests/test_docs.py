@@ -14,6 +14,7 @@ import torch
 import pyro_vae
 from pyro_vae.cli import main
 from pyro_vae.cli.fit import fit_parser
+from pyro_vae.testing import AXES, whole
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(
@@ -35,45 +36,66 @@ def test_the_doctests_are_there():
     assert sum(attempted.values()) > 25
 
 
-def test_readme_python(tmp_path, monkeypatch, capsys):
-    """All Python blocks in order, in one namespace; a block with `file=` is written to that file first."""
+@pytest.fixture
+def run_python(tmp_path, monkeypatch):
+    """A function that runs all Python blocks of a page in order, in one namespace, and returns it.
+
+    A block with `file=` is written to that file, which can then be imported.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    namespace = {}
-    blocks = re.findall(r"```python(?: file=(\S+))?\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) >= 4
-    for file, code in blocks:
-        if file:
-            (tmp_path / file).write_text(code)
-        else:
-            exec(compile(code, "README.md", "exec"), namespace)
-    sys.modules.pop("mine", None)
+    written = []
+
+    def run(page):
+        namespace = {}
+        blocks = re.findall(r"```python(?: file=(\S+))?\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+        assert len(blocks) >= 4
+        for file, code in blocks:
+            if file:
+                (tmp_path / file).write_text(code)
+                written.append(file.removesuffix(".py"))
+            else:
+                exec(compile(code, page, "exec"), namespace)
+        return namespace
+
+    yield run
+    for module in written:
+        sys.modules.pop(module, None)
+
+
+def test_readme_python(run_python, capsys):
+    namespace = run_python("README.md")
     assert "k-hat" in capsys.readouterr().out
     assert namespace["digits"].shape == (16, 8, 8)
     assert namespace["evidence"].mean > -28  # a trained model: the first epoch is below -30
 
 
 def test_readme_names_every_part():
-    from .contract.test_parts import concrete
-
     text = (ROOT / "README.md").read_text()
-    from pyro_vae import guides, likelihoods, networks, objectives, priors, schedules
-
-    axes = [
-        (priors, priors.Prior),
-        (likelihoods, likelihoods.Likelihood),
-        (guides, guides.Guide),
-        (networks, networks.Network),
-        (objectives, objectives.Objective),
-        (schedules, schedules.Schedule),
-    ]
-    missing = [c.__name__ for module, base in axes for c in concrete(module, base) if f"`{c.__name__}`" not in text]
+    missing = [c.__name__ for axis in AXES for c in axis.classes() if f"`{c.__name__}`" not in text]
     assert not missing
 
 
-def test_readme_links_exist():
-    for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text()):
-        assert (ROOT / target).exists(), target
+def test_extending_python(run_python, capsys):
+    namespace = run_python("docs/extending.md")
+    assert "normalises" in capsys.readouterr().out
+    assert type(namespace["vae"].encoder).__name__ == "Sines"
+
+
+def test_extending_names_every_check():
+    rows = re.findall(r"^\| (.+?) \| (.+) \|$", (ROOT / "docs/extending.md").read_text(), re.MULTILINE)
+    told = {name: re.findall(r"`(\w+)`", checks) for name, checks in rows}
+    of_a_vae = [check.__name__ for check in whole.CHECKS]
+    for axis in AXES:
+        own = [check.__name__ for check in axis.checks if check not in whole.CHECKS]
+        assert told[axis.name] == own
+    assert told["a VAE with the part in it"] == of_a_vae
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/extending.md"])
+def test_links_exist(page):
+    for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text()):
+        assert ((ROOT / page).parent / target).exists(), target
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda p: p.stem)
@@ -95,6 +117,18 @@ def test_demo_configuration_on_a_small_setting(tmp_path, capsys):
         ]
     )
     assert code == 0 and (tmp_path / "run/pictures/samples.png").exists()
+
+
+def test_extend_example(capsys, monkeypatch):
+    """The parts keep their contracts (imported, so that a run directory can name them), and the script runs."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    extend = importlib.import_module("extend")
+    try:
+        extend.main(epochs=2)
+    finally:
+        del sys.modules["extend"]
+    out = capsys.readouterr().out
+    assert out.count("checks passed") == 3 and "k-hat" in out
 
 
 def test_own_programs_example(capsys):

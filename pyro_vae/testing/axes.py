@@ -1,0 +1,84 @@
+"""The axes of choice: the base class of each, where its parts are, and what they promise."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from pyro_vae.errors import UsageError
+from pyro_vae.guides import Guide
+from pyro_vae.likelihoods import Likelihood
+from pyro_vae.networks import Network
+from pyro_vae.objectives import Objective
+from pyro_vae.priors import Prior
+from pyro_vae.schedules import Schedule
+from pyro_vae.testing import guides, likelihoods, networks, objectives, priors, schedules
+from pyro_vae.testing.contract import Check
+from pyro_vae.testing.parts import Part, concrete_classes, parts_of
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of choice.
+
+    Args:
+        base: base class of its parts.
+        module: the module of the package, or the package, that has them.
+        build: makes a part, at sizes that it takes.
+        checks: what its parts promise.
+    """
+
+    base: type
+    module: str
+    build: Callable[[Part], Any]
+    checks: tuple[Check, ...]
+
+    @property
+    def name(self) -> str:
+        """Its name in a sentence."""
+        return self.base.__name__.lower()
+
+    def classes(self) -> list[type]:
+        """The concrete classes of the package."""
+        return concrete_classes(import_module(self.module), self.base)
+
+    def parts(self) -> list[Part]:
+        """The concrete classes of the package, each with every setting to try."""
+        return [part for cls in self.classes() for part in self.settings(cls)]
+
+    def settings(self, value: Any, variants: bool = True, **sizes: Any) -> list[Part]:
+        """What to check of a class or a partial; combinations that the class refuses by UsageError are left out."""
+        first, *others = parts_of(value, variants, **sizes)
+        return [first, *(part for part in others if not self._refuses(part))]
+
+    def _refuses(self, part: Part) -> bool:
+        try:
+            self.build(part)
+        except UsageError:
+            return True
+        except Exception:  # not a refusal but a failure, which the checks will tell
+            return False
+        return False
+
+
+AXES: tuple[Axis, ...] = (
+    Axis(Prior, "pyro_vae.priors", priors.build, priors.CHECKS),
+    Axis(Likelihood, "pyro_vae.likelihoods", likelihoods.build, likelihoods.CHECKS),
+    Axis(Guide, "pyro_vae.guides", guides.build, guides.CHECKS),
+    Axis(Network, "pyro_vae.networks", networks.build, networks.CHECKS),
+    Axis(Objective, "pyro_vae.objectives", objectives.build, objectives.CHECKS),
+    Axis(Schedule, "pyro_vae.schedules", schedules.build, schedules.CHECKS),
+)
+
+
+def axis_of(cls: Any) -> Axis:
+    """The axis of a class.
+
+    Raises:
+        UsageError: if it has none.
+    """
+    for axis in AXES:
+        if isinstance(cls, type) and issubclass(cls, axis.base):
+            return axis
+    names = ", ".join(axis.base.__name__ for axis in AXES)
+    raise UsageError(f"expected a class that derives from one of {names}, or a functools.partial of one, got {cls!r}")
