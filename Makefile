@@ -11,7 +11,7 @@ demo: $(INSTALLED)  ## train on the packaged digits, print log p(x) with its err
 	$(BIN)/pyro-vae evaluate runs/demo
 
 test: $(INSTALLED)  ## the quick test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 slow: $(INSTALLED)  ## the heavier runs, on real data
 	$(BIN)/python -m pytest -m slow
