@@ -48,7 +48,7 @@ DIRECTIONS = [((5, 7), (2, 3)), ((4,), (2, 5, 7))]
 
 def name_of(value):
     if not isinstance(value, partial):
-        return str(value)
+        return getattr(value, "__name__", str(value))
     return f"{value.func.__name__}({', '.join(f'{k}={v}' for k, v in value.keywords.items())})"
 
 
