@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from pyro_vae.rewrites import group_softplus
+from pyro_vae.rewrites import cheaper
 from pyro_vae.seeding import seeded
 
 Runner = Callable[..., Sequence[Tensor]]
@@ -161,12 +161,12 @@ def _compiled(graph: GraphModule, example: list[Tensor], replayed: bool) -> tupl
 
     `replayed`: on a GPU as a CUDA graph, one launch for all its kernels; its outputs hold until the next call.
     """
-    cheaper = group_softplus(deepcopy(graph))
+    rewritten = cheaper(deepcopy(graph))
     options = {**_INDUCTOR, "triton.cudagraphs": replayed and any(t.is_cuda for t in example)}
     for backend, build in {"inductor": _standalone, "torch.compile": _guarded}.items():
         try:
             with seeded(0, "compile"), _quiet(), torch.no_grad():
-                return build(cheaper, example, options), backend
+                return build(rewritten, example, options), backend
         except Exception as error:  # private parts of torch: whatever they raise, the graph itself still runs
             log_once(f"{backend} can't compile the graph ({type(error).__name__}: {_first_line(error)})")
     return graph, "graph"

@@ -403,8 +403,16 @@ class TestCPU:
         monkeypatch.setattr(backends, "_speedup", lambda a, b: 10.0)
         assert not backends.onednn_is_better.__wrapped__()
 
-    def test_the_probe_wants_speed(self, monkeypatch):
-        for speedup, expected in ((1.1, False), (2.0, True)):
+    @pytest.mark.parametrize(
+        ("vendor", "slow", "enough"),
+        [("GenuineIntel", 1.1, 2.0), ("AuthenticAMD", 0.5, 1.1), (None, 1.1, 2.0)],
+    )
+    def test_the_probe_wants_speed(self, monkeypatch, tmp_path, vendor, slow, enough):
+        """More of it on the CPUs that MKL is made for, and where the CPU is not told."""
+        monkeypatch.setattr(backends, "_CPU_INFO", tmp_path / "cpuinfo")
+        if vendor:
+            (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+        for speedup, expected in ((slow, False), (enough, True)):
             monkeypatch.setattr(backends, "_speedup", lambda a, b, speedup=speedup: speedup)
             assert backends.onednn_is_better.__wrapped__() is expected
 

@@ -1,11 +1,11 @@
-"""Grouped softplus: the same sums and gradients with few logarithms, only where the operations are those."""
+"""Cheaper forms of recorded operations: the same values and gradients, only where the operations are those."""
 
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import softplus
 
-from pyro_vae.rewrites import _factors, group_softplus
+from pyro_vae.rewrites import _factors, cheaper, group_softplus, part_addmm
 
 aten = torch.ops.aten
 
@@ -87,3 +87,20 @@ def test_sizes_that_fill_no_register_stay():
 def test_double_precision_stays():
     x, logits = inputs((2, 4, 4))
     assert aten.softplus.default in targets(group_softplus(make_fx(log_likelihood)(x.double(), logits.double())))
+
+
+def test_linear_layers_in_parts():
+    """A product and an addition, in a form that inductor does not join again, to the last bit but one."""
+    layer, x = torch.nn.Linear(30, 20), torch.randn(7, 30)
+    recorded = make_fx(lambda x: torch.nn.functional.linear(x, layer.weight, layer.bias).tanh())(x)
+    assert aten.addmm.default in targets(recorded)
+    parted = part_addmm(recorded)
+    assert aten.addmm.default not in targets(parted) and aten.add.Tensor not in targets(parted)
+    torch.testing.assert_close(parted(x), layer(x).tanh())
+
+
+def test_scaled_addmm_is_left_alone():
+    a, b, bias = torch.randn(4, 3), torch.randn(3, 5), torch.randn(5)
+    recorded = make_fx(lambda a, b, bias: torch.addmm(bias, a, b, beta=0.5))(a, b, bias)
+    assert aten.addmm.default in targets(cheaper(recorded))
+    torch.testing.assert_close(cheaper(recorded)(a, b, bias), 0.5 * bias + a @ b)
