@@ -1,7 +1,7 @@
 """What a part promises inside a VAE, beside the default parts of the other axes."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -58,11 +58,21 @@ class Case:
 
     Args:
         make: builds the VAE, each time with fresh weights.
-        inputs: what its programs take beside x.
+        context: `[ROWS, *context]` for a part that needs one.
     """
 
     make: Any
-    inputs: Mapping[str, Any] = field(default_factory=dict)
+    context: Tensor | None = None
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What the programs take beside x, by name."""
+        return {} if self.context is None else {"c": self.context}
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The same, as `encode` and `decode` take it."""
+        return {} if self.context is None else {"context": self.context}
 
     def vae(self) -> VAE:
         """A VAE with its parameters moved a little."""
@@ -78,9 +88,8 @@ def case_of(part: Part) -> Case:
     context = shapes_for(part).context
     if context is None:
         return Case(partial(VAE, part.event, part.latent, **chosen))
-    return Case(
-        partial(VAE, part.event, part.latent, context=context, **chosen), {"context": torch.randn(ROWS, *context)}
-    )
+    make = partial(VAE, part.event, part.latent, context=context, **chosen)
+    return Case(make, torch.randn(ROWS, *context))
 
 
 def _with_network(part: Part) -> Iterator[Any]:
@@ -113,6 +122,11 @@ def data_for(likelihood: Likelihood, rows: int = ROWS) -> Tensor:
         return likelihood(params).sample()
 
 
+def prior_of(vae: VAE, context: Tensor | None) -> Any:
+    """p(z), given the map x -> q(z|x) that the model gives it: without a guide's refinement, where there is one."""
+    return vae.prior(getattr(vae, "amortize", vae.encode), context)
+
+
 # ---- checks --------------------------------------------------------------------------------------------------------
 
 
@@ -143,8 +157,8 @@ def weighs_by_its_densities(part: Part) -> None:
     with evaluation_mode(vae):
         samples = importance(vae.model, vae.guide, x, num_particles=5, **case.inputs)
         z = samples.latents["z"]
-        expected_prior = vae.prior(vae.encode, case.inputs.get("context")).log_prob(z)
-        expected_likelihood = vae.decode(z, **case.inputs).log_prob(x)
+        expected_prior = prior_of(vae, case.context).log_prob(z)
+        expected_likelihood = vae.decode(z, **case.given).log_prob(x)
     expect_finite("log-weights", samples.log_weights)
     expect_close("from importance log p(z)", samples.log_prior, expected_prior, 1e-4, 1e-3)
     expect_close("from importance log p(x|z)", samples.log_likelihood, expected_likelihood, 1e-4, 1e-3)
@@ -158,12 +172,12 @@ def leaves_out_what_is_not_observed(part: Part) -> None:
     mask = torch.rand(x.shape) < 0.5
     with_hole = x.masked_fill(~mask, torch.nan)
     got = weigh(vae.model, {"z": z.unsqueeze(0)}, with_hole, mask, **case.inputs)[0].squeeze(0)
-    elements = vae.decode(z, **case.inputs)
+    elements = vae.decode(z, **case.given)
     while isinstance(elements, torch.distributions.Independent):
         elements = elements.base_dist
     expected = (elements.log_prob(x) * mask).flatten(1).sum(1)
     expect_close("of a datum with holes the log-likelihood of what is observed,", got, expected, 1e-4, 1e-4)
-    expect_finite("codes of data with holes", vae.encode(with_hole, mask, **case.inputs).sample())
+    expect_finite("codes of data with holes", vae.encode(with_hole, mask, **case.given).sample())
     loss = ELBO()(vae.model, vae.guide, with_hole, mask, **case.inputs)
     expect_finite("the loss of data with holes", loss)
     loss.backward()
@@ -210,7 +224,7 @@ def description_rebuilds(part: Part) -> None:
     twin.load_state_dict(vae.state_dict())
     expect(repr(twin) == repr(vae), f"the rebuilt VAE to be {vae!r}", repr(twin))
     x, z = data_for(vae.likelihood), torch.ones(ROWS, vae.shapes.latent)
-    first, second = (_seen(v, x, z, case.inputs) for v in (vae, twin))
+    first, second = (_seen(v, x, z, case.given) for v in (vae, twin))
     expect_close("from the rebuilt VAE a code, or log p(x|z),", second, first)
 
 
@@ -221,18 +235,18 @@ def _modules_in(description: Any) -> set[str]:
     return set().union(*map(_modules_in, description)) if isinstance(description, list) else set()
 
 
-def _seen(vae: VAE, x: Tensor, z: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+def _seen(vae: VAE, x: Tensor, z: Tensor, given: Mapping[str, Any]) -> Tensor:
     """Draws of the guide and log-likelihoods, by a seed."""
     with seeded(1, "seen"):
-        return torch.cat([vae.encode(x, **inputs).rsample(), vae.decode(z, **inputs).log_prob(x).unsqueeze(-1)], -1)
+        return torch.cat([vae.encode(x, **given).rsample(), vae.decode(z, **given).log_prob(x).unsqueeze(-1)], -1)
 
 
 def vae_moves_and_casts(part: Part) -> None:
     """The whole VAE moves, and computes in double precision if told to."""
     case = case_of(part)
-    x, inputs = data_for(case.make().likelihood), {name: value.double() for name, value in case.inputs.items()}
-    expect_moves_and_casts(case.make, lambda vae: vae.encode(x, **inputs).rsample())
-    expect_moves_and_casts(case.make, lambda vae: vae.prior(vae.encode, inputs.get("context")).sample())
+    x, given = data_for(case.make().likelihood), {name: value.double() for name, value in case.given.items()}
+    expect_moves_and_casts(case.make, lambda vae: vae.encode(x, **given).rsample())
+    expect_moves_and_casts(case.make, lambda vae: prior_of(vae, given.get("context")).sample())
 
 
 CHECKS: tuple[Check, ...] = (
