@@ -21,6 +21,7 @@ import yaml
 
 from pyro_vae.checkpoint import load, read_config, read_manifest, read_metrics
 from pyro_vae.cli import main
+from pyro_vae.cli.fit import fit_parser
 from pyro_vae.data import load_data
 from pyro_vae.diagnostics import latent_statistics
 from pyro_vae.errors import CheckpointError
@@ -299,6 +300,12 @@ class TestAnyAutoencoder:
         Path("vae.yaml").write_text(yaml.safe_dump({"vae": vae, "epochs": 1, "run": "r"}))
         done("fit --config vae.yaml --quiet --pictures false")
         assert load("r").shapes.latent == latent and load("r").shapes.event == (8, 8)
+
+    def test_null_reaches_every_depth(self):
+        words = "--vae.prior VampPrior --vae.prior.bounds null --vae.context null --objective.beta.epochs null"
+        options = fit_parser().parse_args(words.split())
+        assert options.vae.init_args.prior.init_args.bounds is options.vae.init_args.context is None
+        assert options.objective.init_args.beta.init_args.epochs is None
 
     def test_help(self):
         result = call("fit --help")

@@ -86,7 +86,9 @@ def fit_parser() -> ArgumentParser:
     parser = make_parser("fit", "Train a VAE by stochastic variational inference and save the run.")
     parser.add_argument("--config", action="config", help="YAML with any of these options, e.g. a run's config.yaml")
     _add_data(parser)
-    parser.add_subclass_arguments(Autoencoder, "vae", default=_VAE, instantiate=False, help=_vae_help())
+    parser.add_subclass_arguments(
+        Autoencoder, "vae", default=_VAE, instantiate=False, fail_untyped=False, help=_vae_help()
+    )
     parser.add_subclass_arguments(Objective, "objective", default=_WARMED_ELBO, instantiate=False)
     _add_training(parser)
     parser.add_argument(

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
+import yaml
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_dumper, set_loader
 
 from pyro_vae.autoencoder import Autoencoder
 from pyro_vae.errors import UsageError
@@ -29,12 +30,26 @@ _BASES: dict[str, type] = {
     "optimizer": torch.optim.Optimizer,
 }
 """The base class behind each option that takes a class; the parts of a VAE say theirs in its annotations."""
+_MODE = "pyro-vae"
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "tuple": "a list"}
 
 
 def make_parser(command: str, description: str) -> ArgumentParser:
     """An empty parser for `pyro-vae COMMAND`, which raises instead of exiting."""
-    return ArgumentParser(prog=f"pyro-vae {command}", description=description, exit_on_error=False, allow_abbrev=False)
+    set_loader(_MODE, _loaded, exceptions=(yaml.YAMLError,))
+    set_dumper(_MODE, lambda data: yaml.safe_dump(data, sort_keys=False))
+    return ArgumentParser(
+        prog=f"pyro-vae {command}",
+        description=description,
+        exit_on_error=False,
+        allow_abbrev=False,
+        parser_mode=_MODE,
+    )
+
+
+def _loaded(text: str) -> Any:
+    """YAML, but `None` is null: jsonargparse writes a null so where it hands an option on to a class within a class."""
+    return None if text.strip() == "None" else get_loader("yaml")(text)
 
 
 def add_common(parser: ArgumentParser) -> None:
