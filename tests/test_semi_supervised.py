@@ -397,15 +397,15 @@ class TestData:
 
 
 def test_digits_from_50_labels():
-    """Five labels a class: above 80 % on the test set (chance: 10 %, a classifier alone: 76 %), in seconds."""
+    """Five labels a class: above 78 % on the test set (84.5 % when written; chance 10 %, the labels alone 72.5 %)."""
     data = semi_supervised(load_data("digits", binarize="threshold"), 50)
     network = partial(MLP, hidden=(64,))
     with seeded(0, "init"):
         vae = SemiSupervisedVAE((8, 8), 10, 8, classifier=network, encoder=network, decoder=network)
-    adam = partial(torch.optim.Adam, lr=3e-3)
-    history = fit(vae, data, SemiSupervisedELBO(), epochs=15, optimizer=adam, progress=False, compile=False)
+    adam = partial(torch.optim.Adam, lr=1e-2)
+    history = fit(vae, data, SemiSupervisedELBO(alpha=30.0), epochs=30, optimizer=adam, progress=False, compile=False)
     result = accuracy(classify(vae, data.split("test")), data.labels["test"])
-    assert result.mean > 0.8
+    assert result.mean > 0.78
     assert history.rows[-1]["valid_elbo"] > history.rows[0]["valid_elbo"] + 3
 
 
