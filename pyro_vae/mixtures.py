@@ -170,6 +170,14 @@ class _Any:
     """Whatever gives a density to every z."""
 
     def __init__(self, components: Distribution) -> None:
+        base: Any = components
+        while hasattr(base, "base_dist"):
+            base = base.base_dist
+        if isinstance(base, dist.Delta):
+            raise UsageError(
+                "a mixture of single points has no density: take a guide with a width (e.g. DiagonalNormal), or another "
+                "prior"
+            )
         self.components = components
 
     def log_prob(self, z: Tensor) -> Tensor:

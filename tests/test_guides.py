@@ -766,10 +766,10 @@ class TestPipeline:
 
     def test_command_line(self):
         options = "--data digits --epochs 1 --vae.guide SemiAmortized --vae.guide.guide SplineFlow"
-        guide = fit_parser().parse_args([*options.split(), "--vae.guide.guide.bins", "5"]).vae.guide
+        guide = fit_parser().parse_args([*options.split(), "--vae.guide.guide.bins", "5"]).vae.init_args.guide
         assert guide.init_args.guide.init_args.bins == 5
         options = "--data digits --epochs 1 --vae.guide InverseAutoregressiveFlow --vae.guide.hidden [32,32]"
-        assert fit_parser().parse_args(options.split()).vae.guide.init_args.hidden == (32, 32)
+        assert fit_parser().parse_args(options.split()).vae.init_args.guide.init_args.hidden == (32, 32)
 
     def test_zuko_leaves_validation_on(self):
         before = torch.distributions.Distribution._validate_args

@@ -32,7 +32,7 @@ class MixtureOfNormals(Guide):
 
     Args:
         shapes: the sizes of the VAE.
-        components: how many, at least 1; one is `DiagonalNormal`.
+        components: how many, at least 1; one is `DiagonalNormal`, whose weight the encoder gives in vain.
 
     Raises:
         UsageError: if `components` is below 1.
@@ -47,7 +47,7 @@ class MixtureOfNormals(Guide):
         torch.Size([5, 2])
     """
 
-    variants: ClassVar[tuple[dict[str, Any], ...]] = ({"components": 1},)
+    variants: ClassVar[tuple[dict[str, Any], ...]] = ({"components": 2},)
 
     def __init__(self, shapes: Shapes, components: int = 4) -> None:
         super().__init__(shapes)
