@@ -47,7 +47,7 @@ class MixtureOfNormals(Guide):
         torch.Size([5, 2])
     """
 
-    variants: ClassVar[tuple[dict[str, Any], ...]] = ({"components": 1},)
+    variants: ClassVar[tuple[dict[str, Any], ...]] = ({"components": 2},)
 
     def __init__(self, shapes: Shapes, components: int = 4) -> None:
         super().__init__(shapes)
