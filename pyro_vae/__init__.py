@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyro_vae import data, guides, importance, likelihoods, networks, objectives, priors, schedules
     from pyro_vae.checkpoint import load
+    from pyro_vae.codes import codebook_usage, fit_code_prior
     from pyro_vae.data import load_data
     from pyro_vae.diagnostics import latent_statistics
     from pyro_vae.evidence import log_marginal
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
     from pyro_vae.tasks import reconstruct, sample
     from pyro_vae.training import fit
     from pyro_vae.vae import VAE
+    from pyro_vae.vq import VQVAE
 
 _HOMES = {
     "VAE": "vae",
+    "VQVAE": "vq",
     "fit": "training",
     "log_marginal": "evidence",
     "load": "checkpoint",
@@ -28,14 +31,19 @@ _HOMES = {
     "sample": "tasks",
     "reconstruct": "tasks",
     "refit_prior": "refit",
+    "codebook_usage": "codes",
+    "fit_code_prior": "codes",
     "seeded": "seeding",
 }
 _MODULES = ("data", "guides", "importance", "likelihoods", "networks", "objectives", "priors", "schedules")
 
 __all__ = [
     "VAE",
+    "VQVAE",
+    "codebook_usage",
     "data",
     "fit",
+    "fit_code_prior",
     "guides",
     "importance",
     "latent_statistics",
