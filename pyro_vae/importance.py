@@ -184,8 +184,8 @@ def refuse_point_masses(guide: Program, *args: Any, max_plate_nesting: int = 1, 
 
 
 _INSTEAD = {
-    True: "Take a guide with a width (e.g. train DiagonalNormal for the same decoder, frozen), or compare autoencoders by "
-    "their reconstructions",
+    True: "Take a guide with a width (e.g. train DiagonalNormal for the same decoder, frozen), or compare autoencoders "
+    "by their reconstructions",
     False: "Its values are discrete, so evidence.bound gives a lower bound: log p(x|k) + log p(k)",
 }
 """What to do about a guide of single points: of numbers, and of discrete codes."""
