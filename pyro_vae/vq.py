@@ -196,7 +196,7 @@ class VQVAE(Autoencoder):
 
     def _tensor(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """`x` in the weights' precision, with a value of the support where it is not observed."""
-        x = x.to(next(self.encoder.parameters()).dtype)
+        x = x.to(self.quantizer.codebook.dtype)
         return x if mask is None else torch.where(mask, x, self.likelihood.placeholder)
 
     def _decoded_shape(self, decoder: Callable[..., Any]) -> tuple[int, ...]:
