@@ -426,7 +426,9 @@ class TestTraining:
 
     def test_default_settings_train(self):
         vqvae = VQVAE((8, 8))
-        history = fit(vqvae, binary(30, event=(8, 8)).float(), VQBound(beta=Linear(0, 0.25, epochs=1)), epochs=2)
+        history = fit(
+            vqvae, binary(30, event=(8, 8)).float(), VQBound(beta=Linear(0, 0.25, epochs=1)), epochs=2, progress=False
+        )
         assert history.rows[-1]["loss"] < history.rows[0]["loss"]
 
 
