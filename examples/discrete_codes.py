@@ -13,6 +13,7 @@ import torch
 
 from pyro_vae import VQVAE, codebook_usage, fit, fit_code_prior, load_data, plots, reconstruct, sample
 from pyro_vae.code_priors import AutoregressiveCodes
+from pyro_vae.dataset import Binarization
 from pyro_vae.evidence import bound
 from pyro_vae.grids import GridNet
 from pyro_vae.objectives import VQBound
@@ -21,7 +22,7 @@ from pyro_vae.schedules import Cosine
 
 def main(
     data: str = "digits",
-    binarize: str = "dynamic",
+    binarize: Binarization = "dynamic",
     codes: tuple[int, ...] = (4, 4),
     size: int = 32,
     width: int = 16,

@@ -111,6 +111,7 @@ class AutoregressiveCodes(CodePrior):
         Returns:
             `[N, min(m + 1, n), K]`.
         """
+        earlier = earlier.to(self.places.device)
         start = earlier.new_full((len(earlier), 1), self.shapes.codebook_size)
         seen = torch.cat([start, earlier], 1)[:, : self.shapes.positions]
         length = seen.shape[1]
@@ -157,9 +158,8 @@ class CodeSequence(dist.TorchDistribution):
         shape = self.shape(torch.Size(sample_shape))
         drawn = torch.empty(prod(shape[: len(shape) - len(self.event_shape)]), 0, dtype=torch.long)
         for _ in range(prod(self.event_shape)):
-            logits = self.logits(drawn)[:, -1]
-            drawn = drawn.to(logits.device)
-            drawn = torch.cat([drawn, torch.distributions.Categorical(logits=logits).sample().unsqueeze(-1)], 1)
+            k = torch.distributions.Categorical(logits=self.logits(drawn)[:, -1]).sample()
+            drawn = torch.cat([drawn.to(k.device), k.unsqueeze(-1)], 1)
         return drawn.reshape(shape)
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from pyro_vae import codebook_usage, fit, fit_code_prior, log_marginal, reconstr
 from pyro_vae.checkpoint import describe, resolve
 from pyro_vae.code_priors import AutoregressiveCodes, CodePrior, CodeSequence, UniformCodes
 from pyro_vae.data import Dataset, load_data
+from pyro_vae.distributed import ShardedNoise, World
 from pyro_vae.errors import DataError, Stopped, UsageError
 from pyro_vae.evidence import bound
 from pyro_vae.grids import GridNet
@@ -243,6 +244,17 @@ class TestGradients:
         parts = [gradients(VQBound()(vqvae.model, vqvae.guide, rows), vqvae) for rows in (x[:4], x[4:])]
         for name, gradient in whole.items():
             torch.testing.assert_close(parts[0][name] + parts[1][name], gradient)
+
+    def test_is_shared_out_over_processes(self):
+        """As `fit` does it: each process on its rows, under `ShardedNoise`."""
+        vqvae, x = make(), binary()
+        whole = VQBound()(vqvae.model, vqvae.guide, x).item()
+        parts = []
+        for rank in range(2):
+            world = World(rank, 2)
+            with ShardedNoise(world, len(x)):
+                parts.append(VQBound()(vqvae.model, vqvae.guide, x[world.rows(len(x))]).item())
+        assert sum(parts) == pytest.approx(whole, rel=1e-12)
 
     def test_of_a_vae_it_is_the_elbo(self):
         vae, x = VAE(EVENT, 2, encoder=SMALL, decoder=SMALL).double(), binary()
