@@ -130,7 +130,7 @@ class CodeSequence(dist.TorchDistribution):
         batch_shape: independent copies.
     """
 
-    arg_constraints = {}  # noqa: RUF012 - as torch declares it
+    arg_constraints: Any = {}  # noqa: RUF012 - as torch writes it
     has_rsample = False
 
     def __init__(
