@@ -7,6 +7,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.distributions import constraints
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
@@ -145,7 +146,7 @@ class VQVAE(Autoencoder):
         """
         _refuse_context(context)
         k = self.quantizer.quantize(self.vectors(self._tensor(x, mask)))
-        return dist.Delta(k, event_dim=len(self.shapes.codes))
+        return _Point(k, event_dim=len(self.shapes.codes))
 
     amortize = encode
     """The same, by the name that `VAE` has for it without refinement."""
@@ -210,6 +211,14 @@ class VQVAE(Autoencoder):
                 "the codes are discrete, and this objective's gradient does not reach the encoder through them: train "
                 "by pyro_vae.objectives.VQBound(); to evaluate, call .eval() first, or use torch.no_grad()"
             )
+
+
+class _Point(dist.Delta):
+    """All probability at one code, which is discrete and has no mean to speak of."""
+
+    @property
+    def support(self) -> Any:
+        return constraints.independent(constraints.nonnegative_integer, self.event_dim)
 
 
 _VECTORS_PER_ENTRY = 4
