@@ -245,6 +245,16 @@ class TestGradients:
         for name, gradient in whole.items():
             torch.testing.assert_close(parts[0][name] + parts[1][name], gradient)
 
+    def test_a_prior_with_parameters_learns_beside_the_rest(self):
+        """By maximum likelihood of the codes, and nothing else."""
+        vqvae, x = make(prior=TINY_PRIOR), binary()
+        randomised(vqvae.prior)
+        got = gradients(VQBound()(vqvae.model, vqvae.guide, x), vqvae)
+        k = by_brute_force(vqvae.vectors(x), vqvae.quantizer.codebook)
+        for name, expected in gradients(-vqvae.prior().log_prob(k).sum(), vqvae.prior).items():
+            assert expected.any()
+            torch.testing.assert_close(got[f"prior.{name}"], expected)
+
     def test_is_shared_out_over_processes(self):
         """As `fit` does it: each process on its rows, under `ShardedNoise`."""
         vqvae, x = make(), binary()

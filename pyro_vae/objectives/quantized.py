@@ -24,7 +24,7 @@ class VQBound(Objective):
     p(x) is a sum over codes; the squares, summed over positions and dimensions, are no nats and are left out of it.
     A codebook of moving averages moves after each evaluation with gradients, and then has no loss of its own.
 
-    Of a pair that quantises nothing it is the ELBO of one draw.
+    Scales on sites are ignored, masks count. Of a pair that quantises nothing it is the ELBO of one draw.
 
     Args:
         beta: weight of the commitment loss, not negative; a number, or a schedule.
