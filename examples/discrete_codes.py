@@ -1,6 +1,6 @@
 """A VQ-VAE: a grid of discrete codes, a prior over them learned afterwards, and the bound on log p(x) of both.
 
-On the packaged 8x8 digits it takes a minute. For MNIST, with a grid of 7x7:
+On the packaged 8x8 digits, with a grid of 2x2 codes, it takes some seconds. For MNIST, with a grid of 7x7:
 
     python examples/discrete_codes.py --data mnist --binarize dynamic --codes 7 7 --size 128 --width 64 --epochs 50
 """
@@ -23,9 +23,9 @@ from pyro_vae.schedules import Cosine
 def main(
     data: str = "digits",
     binarize: Binarization = "dynamic",
-    codes: tuple[int, ...] = (4, 4),
-    size: int = 32,
-    width: int = 16,
+    codes: tuple[int, ...] = (2, 2),
+    size: int = 64,
+    width: int = 32,
     epochs: int = 20,
     prior_epochs: int = 20,
     out: str | Path = "runs/discrete_codes",
@@ -63,9 +63,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits")
     parser.add_argument("--binarize", default="dynamic")
-    parser.add_argument("--codes", type=int, nargs="+", default=[4, 4])
-    parser.add_argument("--size", type=int, default=32, help="entries of the codebook")
-    parser.add_argument("--width", type=int, default=16, help="planes of the networks")
+    parser.add_argument("--codes", type=int, nargs="+", default=[2, 2])
+    parser.add_argument("--size", type=int, default=64, help="entries of the codebook")
+    parser.add_argument("--width", type=int, default=32, help="planes of the networks")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--prior_epochs", type=int, default=20)
     parser.add_argument("--out", default="runs/discrete_codes")

@@ -767,7 +767,7 @@ class TestGridNet:
 def test_example(tmp_path, capsys):
     """The script runs on the packaged digits, saves its pictures, and the learned prior raises the bound it prints."""
     script = Path(__file__).parents[1] / "examples/discrete_codes.py"
-    runpy.run_path(str(script))["main"](epochs=2, prior_epochs=3, out=tmp_path)
+    runpy.run_path(str(script))["main"](codes=(4, 4), size=32, width=16, epochs=2, prior_epochs=3, out=tmp_path)
     printed = capsys.readouterr().out
     bounds = [float(text) for text in re.findall(r"log p\(x\) >= (-[\d.]+)", printed)]
     assert len(bounds) == 2 and bounds[1] > bounds[0] + 1 and "perplexity" in printed
