@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pyro_vae import data, guides, importance, likelihoods, networks, objectives, priors, schedules, testing
     from pyro_vae.checkpoint import load
     from pyro_vae.clustering import cluster, clustering_scores, with_clusters
+    from pyro_vae.codes import codebook_usage, fit_code_prior
     from pyro_vae.data import load_data
     from pyro_vae.diagnostics import latent_statistics
     from pyro_vae.evidence import log_marginal
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
     from pyro_vae.tasks import reconstruct, sample
     from pyro_vae.training import fit
     from pyro_vae.vae import VAE
+    from pyro_vae.vq import VQVAE
 
 _HOMES = {
     "VAE": "vae",
     "HierarchicalVAE": "hierarchical",
+    "VQVAE": "vq",
     "fit": "training",
     "log_marginal": "evidence",
     "load": "checkpoint",
@@ -32,6 +35,8 @@ _HOMES = {
     "sample": "tasks",
     "reconstruct": "tasks",
     "refit_prior": "refit",
+    "codebook_usage": "codes",
+    "fit_code_prior": "codes",
     "seeded": "seeding",
     "SemiSupervisedVAE": "semi_supervised",
     "classify": "semi_supervised",
@@ -44,14 +49,17 @@ _MODULES = ("data", "guides", "importance", "likelihoods", "networks", "objectiv
 
 __all__ = [
     "HierarchicalVAE",
-    "VAE",
     "SemiSupervisedVAE",
+    "VAE",
+    "VQVAE",
     "accuracy",
     "classify",
     "cluster",
     "clustering_scores",
+    "codebook_usage",
     "data",
     "fit",
+    "fit_code_prior",
     "guides",
     "importance",
     "latent_statistics",

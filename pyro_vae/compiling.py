@@ -80,7 +80,11 @@ def record(
 
 
 def record_gradients(
-    module: nn.Module, function: Callable[..., tuple[Tensor, Tensor]], inputs: Sequence[Tensor], compile: bool
+    module: nn.Module,
+    function: Callable[..., tuple[Tensor, Tensor]],
+    inputs: Sequence[Tensor],
+    compile: bool,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[Graph, list[nn.Parameter]]:
     """Record a loss with its gradients.
 
@@ -89,13 +93,14 @@ def record_gradients(
         function: of tensors, to `(value, minimised)`: what to report, and what to differentiate.
         inputs: an example of the inputs.
         compile: as for `record`.
+        check: called when the graph is recorded, before the seconds that compiling takes; it may refuse.
 
     Returns:
         A graph that returns the value followed by the gradients, and the parameters that they belong to: those that
         `minimised` depends on.
 
     Raises:
-        Unrecordable: as `record`; or if the module changes its buffers, which would be lost.
+        Unrecordable: as `record`, and as `check`.
     """
     names, parameters = _parameters_of(module)
     call, used = _Call(module, function), []
@@ -110,7 +115,7 @@ def record_gradients(
         used[:] = [i for i, g in zip(_trained(parameters), gradients, strict=True) if g is not None]
         return [value.detach(), *(g for g in gradients if g is not None)]
 
-    graph = _finish(run, parameters, inputs, compile, replayed=True)
+    graph = _finish(run, parameters, inputs, compile, replayed=True, check=check)
     return graph, [parameters[i] for i in used]
 
 
@@ -135,9 +140,15 @@ def _parameters_of(module: nn.Module) -> tuple[list[str], list[nn.Parameter]]:
 
 
 def _finish(
-    run: Runner, parameters: Sequence[nn.Parameter], inputs: Sequence[Tensor], compile: bool, replayed: bool = False
+    run: Runner,
+    parameters: Sequence[nn.Parameter],
+    inputs: Sequence[Tensor],
+    compile: bool,
+    replayed: bool = False,
+    check: Callable[[], None] = lambda: None,
 ) -> Graph:
     graph = _record(run, [p.detach().clone().requires_grad_(p.requires_grad) for p in parameters], inputs)
+    check()
     example = [*(p.detach() for p in parameters), *inputs]
     compiled, backend = _compiled(graph, example, replayed) if compile else (graph, "graph")
     return Graph(compiled, parameters, backend)

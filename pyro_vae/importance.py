@@ -179,9 +179,16 @@ def refuse_point_masses(guide: Program, *args: Any, max_plate_nesting: int = 1, 
         if is_point_mass(site["fn"]):
             raise UsageError(
                 f"site {name!r} of the guide is a Delta: it puts all of q(z|x) on one point, so there are no draws to "
-                "estimate log p(x) with. Take a guide with a width (e.g. train DiagonalNormal for the same decoder, "
-                "frozen), or compare autoencoders by their reconstructions"
+                f"estimate log p(x) with. {_INSTEAD[site['value'].is_floating_point()]}"
             )
+
+
+_INSTEAD = {
+    True: "Take a guide with a width (e.g. train DiagonalNormal for the same decoder, frozen), or compare autoencoders "
+    "by their reconstructions",
+    False: "Its values are discrete, so evidence.bound gives a lower bound: log p(x|k) + log p(k)",
+}
+"""What to do about a guide of single points: of numbers, and of discrete codes."""
 
 
 @contextmanager

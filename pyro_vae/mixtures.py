@@ -175,8 +175,8 @@ class _Any:
             base = base.base_dist
         if isinstance(base, dist.Delta):
             raise UsageError(
-                "a mixture of single points has no density: take a guide with a width (e.g. DiagonalNormal), or another "
-                "prior"
+                "a mixture of single points has no density: take a guide with a width (e.g. DiagonalNormal), or "
+                "another prior"
             )
         self.components = components
 

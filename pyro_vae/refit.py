@@ -213,8 +213,8 @@ def _with_prior(vae: VAE, prior: Callable[[Shapes], Prior], data: Dataset, seed:
     with seeded(seed, "init"):
         copied.prior = prior(vae.shapes).to(next(vae.parameters()))
     copied.arguments = {**vae.arguments, "prior": prior}
-    if copied.start_count:
-        copied.start_prior(data.some(copied.start_count, seed, "start").to(next(vae.parameters())))
+    if count := getattr(copied.prior, "start_count", 0):
+        copied.prior.start_from(data.some(count, seed, "start").to(next(vae.parameters())))
     return copied
 
 

@@ -22,3 +22,23 @@ class Shapes:
     def event_size(self) -> int:
         """Number of elements of one datum."""
         return prod(self.event)
+
+
+@dataclass(frozen=True)
+class CodeShapes(Shapes):
+    """The sizes of an autoencoder whose code is discrete: a codebook's entry at each of some positions.
+
+    `latent` counts the numbers that the decoder is given: positions times the entries' dimension.
+
+    Args:
+        codes: the positions, `(n,)` or a grid `(height, width)`; every entry at least 1.
+        codebook_size: how many codes there are, K; a code is one of 0, ..., K - 1.
+    """
+
+    codes: tuple[int, ...] = (1,)
+    codebook_size: int = 2
+
+    @property
+    def positions(self) -> int:
+        """Number of positions."""
+        return prod(self.codes)

@@ -1,7 +1,7 @@
 """One step of training: the loss of a batch and its gradients, by a recorded graph or by running the Pyro programs."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -210,15 +210,29 @@ class GraphStep:
         def function(*tensors: Tensor) -> tuple[Tensor, Tensor]:
             return self.loss(batch.holding(tensors[: len(data)]), self.loss.holding(tensors[len(data) :]))
 
-        buffers = {b: b.clone() for b in self.loss.vae.buffers()}
-        versions = [b._version for b in buffers]
-        with pyro.validation_enabled(False):  # it reads values
-            recorded = record_gradients(self.loss.vae, function, [*data, *values], compile=len(batch) == self.full)
+        with pyro.validation_enabled(False), _same_buffers(self.loss.vae) as check:  # validation reads values
+            full = len(batch) == self.full
+            return record_gradients(self.loss.vae, function, [*data, *values], compile=full, check=check)
+
+
+@contextmanager
+def _same_buffers(module: nn.Module) -> Iterator[Callable[[], None]]:
+    """Put a module's buffers back as they were; what is given refuses, where they have changed inside."""
+    buffers = {b: b.clone() for b in module.buffers()}
+    versions = [b._version for b in buffers]
+
+    def check() -> None:
         if [b._version for b in buffers] != versions:
-            for buffer, before in buffers.items():
+            raise Unrecordable(
+                "the module changes its buffers (batch normalisation, moving averages?), which a graph would lose"
+            )
+
+    try:
+        yield check
+    finally:
+        for buffer, before in buffers.items():
+            if not torch.equal(buffer, before):
                 buffer.copy_(before)
-            raise Unrecordable("the module changes its buffers (batch normalisation?), which a graph would lose")
-        return recorded
 
 
 def _key(batch: Batch) -> tuple[torch.Size, int]:

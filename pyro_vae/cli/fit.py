@@ -22,13 +22,15 @@ from pyro_vae.cli.processes import in_turn, joined
 from pyro_vae.cli.tables import print_result
 from pyro_vae.data import Context, Dataset, load_data
 from pyro_vae.errors import UsageError
-from pyro_vae.hierarchical import HierarchicalVAE as HierarchicalVAE  # so that it is known by name
+from pyro_vae.hierarchical import HierarchicalVAE as HierarchicalVAE  # so that these are known by name
 from pyro_vae.objectives import Objective
 from pyro_vae.schedules import Schedule
 from pyro_vae.seeding import seeded
+from pyro_vae.semi_supervised import SemiSupervisedVAE as SemiSupervisedVAE
 from pyro_vae.settings import Precision, Settings, run_config
 from pyro_vae.training import History, fit
 from pyro_vae.vae import VAE
+from pyro_vae.vq import VQVAE as VQVAE
 
 _SETTINGS = (
     "epochs",

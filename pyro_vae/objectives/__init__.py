@@ -12,11 +12,13 @@ are fields that take a `Schedule` as well. `fit` compiles an objective that neve
     wake_sleep.py   ReweightedWakeSleep, WakeSleep: the model and the guide each by a loss of its own
     regularised.py  FreeBits, CapacityELBO, BetaTC: the ELBO with its KL treated differently
     semi_supervised.py  SemiSupervisedELBO: the ELBO with discrete sites summed out, and a classifier's term
+    quantized.py    VQBound: the bound of discrete codes, by the straight-through estimator
 """
 
 from pyro_vae.objectives.base import NotTensorial, Objective, as_loss
 from pyro_vae.objectives.bounds import ELBO, IWAE, Renyi, ScaleLatents
 from pyro_vae.objectives.estimators import DReG, ScoreFunction, StickingTheLanding
+from pyro_vae.objectives.quantized import VQBound
 from pyro_vae.objectives.regularised import BetaTC, CapacityELBO, FreeBits
 from pyro_vae.objectives.semi_supervised import SemiSupervisedELBO
 from pyro_vae.objectives.wake_sleep import ReweightedWakeSleep, WakeSleep
@@ -36,6 +38,7 @@ __all__ = [
     "ScoreFunction",
     "SemiSupervisedELBO",
     "StickingTheLanding",
+    "VQBound",
     "WakeSleep",
     "as_loss",
 ]
