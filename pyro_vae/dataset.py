@@ -155,7 +155,7 @@ class Dataset:
         """Shape of each input of one datum, by name."""
         return {name: tuple(tensors["train"].shape[1:]) for name, tensors in self.inputs.items()}
 
-    def given(self, split: str, rows: Tensor | slice = slice(None)) -> dict[str, Tensor]:
+    def given(self, split: str, rows: Tensor | slice = slice(None)) -> dict[str, Any]:
         """The inputs of some data of a split, as they are stored; `widen_inputs` makes them floating point.
 
         Args:
@@ -169,7 +169,7 @@ class Dataset:
         chosen = {name: tensors[split] for name, tensors in self.inputs.items()}
         return {name: x[rows.to(x.device) if isinstance(rows, Tensor) else rows] for name, x in chosen.items()}
 
-    def widen_inputs(self, inputs: Inputs) -> dict[str, Tensor]:
+    def widen_inputs(self, inputs: Inputs) -> dict[str, Any]:
         """Inputs as the programs take them: uint8 and bool as floating point, others as they are."""
         narrow = (torch.uint8, torch.bool)
         return {name: x.to(self._dtype) if x.dtype in narrow else x for name, x in inputs.items()}

@@ -36,7 +36,7 @@ class Batch:
     """
 
     x: Tensor
-    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict)
     size: int | None = None
 
     def __len__(self) -> int:

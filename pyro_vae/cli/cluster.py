@@ -7,6 +7,8 @@ from pyro_vae.cli.parsing import make_parser, parse
 from pyro_vae.cli.runs import add_run, add_split, load_split, open_saved
 from pyro_vae.cli.tables import print_result
 from pyro_vae.clustering import cluster, clustering_scores
+from pyro_vae.errors import UsageError
+from pyro_vae.vae import VAE
 
 
 def run(argv: list[str]) -> int:
@@ -19,6 +21,10 @@ def run(argv: list[str]) -> int:
     options = parse(parser, argv)
     saved = open_saved(options)
     data, x = load_split(saved, options, None)
+    if not isinstance(saved.vae, VAE):
+        raise UsageError(
+            f"clusters are components of a VAE's mixture prior, and this run is a {type(saved.vae).__name__}"
+        )
     found = cluster(saved.vae, x, options.num_particles, options.seed)
     path = saved.path / f"clusters-{options.split}.npz"
     write_arrays(path, {"assignments": found.assignments, "probabilities": found.probabilities})

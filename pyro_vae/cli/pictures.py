@@ -46,7 +46,7 @@ def save_pictures(
     return [save_picture(figure, run / "pictures" / f"{name}.png") for name, figure in figures.items()]
 
 
-def _of_the_guide(vae: Autoencoder, x: Tensor, inputs: Mapping[str, Tensor], seed: int) -> dict[str, Any]:
+def _of_the_guide(vae: Autoencoder, x: Tensor, inputs: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """What q(z|x) has to show; nothing for one without width or without moments, which has no such figures."""
     checked, figures = {name: value[:_CHECKED] for name, value in inputs.items()}, {}
     try:
