@@ -15,7 +15,7 @@ from pyro_vae.training import fit
 from pyro_vae.vae import VAE
 
 
-def quadrature(vae, x, half_width=7.0, side=201):
+def quadrature(vae, x, half_width=7.0, side=141):
     """log of the integral of p(x, z) over a square, by the trapezoid rule (spectrally accurate for smooth tails)."""
     axis = torch.linspace(-half_width, half_width, side, dtype=torch.float64)
     z = torch.cartesian_prod(axis, axis).unsqueeze(1)
@@ -26,23 +26,19 @@ def quadrature(vae, x, half_width=7.0, side=201):
 
 @pytest.mark.parametrize("likelihood", axis_of(Likelihood).parts(), ids=str)
 def test_importance_sampling_agrees_with_quadrature(likelihood):
-    """K = 5000 from a trained guide, 10 data of the model: each within 5 of its standard errors (false alarm < 6e-6).
+    """K = 2000 from a trained guide, 10 data of the model: each within 5 of its standard errors (false alarm < 6e-6).
 
     The decoder is a mild one and the guide widened a little, so that the weights have no heavy tail and the standard
-    errors are calibrated. Where the data have heavy tails of a width of their own, some weights have them all the same:
-    those are flagged, and the others are compared.
+    errors are calibrated.
     """
     torch.manual_seed(0)
     network = partial(MLP, hidden=(8,))
-    vae = VAE((2, 3), 2, likelihood=likelihood.factory, guide=FullNormal, encoder=network, decoder=network).double()
-    vae.decoder.requires_grad_(False).output.weight.mul_(0.5)
+    vae = VAE((3,), 2, likelihood=likelihood.factory, guide=FullNormal, encoder=network, decoder=network).double()
+    vae.decoder.requires_grad_(False).output.weight.mul_(0.3)
     x = vae.decode(torch.randn(200, 2, dtype=torch.float64)).sample()
     fit(vae, x, epochs=40, optimizer=partial(torch.optim.Adam, lr=1e-2), progress=False)
     with torch.no_grad():
-        vae.encoder.output.bias[2:4] += 0.2
-    x = x[: 10 if vae.likelihood.num_params < 100 else 2]
-    evidence, exact = log_marginal(vae.model, vae.guide, x, num_particles=5000), quadrature(vae, x)
-    heavy = str(likelihood).startswith(("StudentT(", "Laplace(scale='per_element'"))
-    assert evidence.unreliable <= (0.6 if heavy else 0)
-    close = (evidence.log_p - exact).abs() < 5 * evidence.standard_error + 1e-6
-    assert (close | evidence.flagged).all()
+        vae.encoder.output.bias[2:4] += 0.3
+    evidence, exact = log_marginal(vae.model, vae.guide, x[:10], num_particles=2000), quadrature(vae, x[:10])
+    assert evidence.unreliable == 0
+    assert ((evidence.log_p - exact).abs() < 5 * evidence.standard_error + 1e-6).all()
