@@ -10,9 +10,9 @@ import torch
 from pyro.contrib.zuko import ZukoToPyro
 from pyro.distributions import constraints
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from pyro_vae.errors import UsageError
+from pyro_vae.flow_library import zuko
 from pyro_vae.mixtures import Mixture
 from pyro_vae.networks import MLP, Network
 from pyro_vae.shapes import Shapes
@@ -382,7 +382,7 @@ class FlowPrior(Prior):
                 f"FlowPrior needs transforms >= 1 and positive widths, got {transforms} and hidden={tuple(hidden)}"
             )
         self.options = f"flow={flow!r}, transforms={transforms}, hidden={tuple(hidden)}"
-        make = getattr(_zuko().flows, flow)
+        make = getattr(zuko().flows, flow)
         self.flow: Any = make(shapes.latent, transforms=transforms, hidden_features=tuple(hidden), activation=nn.SiLU)
         _shrink(self.flow)
 
@@ -414,16 +414,6 @@ class _FlowDistribution(ZukoToPyro):
 
     def expand(self, batch_shape: Any, _instance: object = None) -> "_FlowDistribution":
         return _FlowDistribution(self.dist.expand(torch.Size(batch_shape)))
-
-
-def _zuko() -> Any:
-    """The package zuko, whose import switches the validation of all distributions off: it is put back as it was."""
-    validated = Distribution._validate_args
-    try:
-        import zuko
-    finally:
-        Distribution.set_default_validate_args(validated)
-    return zuko
 
 
 @torch.no_grad()

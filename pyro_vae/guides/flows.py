@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.errors import UsageError
+from pyro_vae.flow_library import zuko
 from pyro_vae.guides.base import FAR, FromNoise, Guide, log_standard_normal, normal_points, standardised
 from pyro_vae.shapes import Shapes
 
@@ -272,22 +273,13 @@ class _Spline(_Autoregressive):
 
     def _spline(self, terms: Tensor) -> Any:
         bins = (terms.shape[-1] + 1) // 3
-        return _zuko().transforms.MonotonicRQSTransform(*terms.split([bins, bins, bins - 1], -1))
+        return zuko().transforms.MonotonicRQSTransform(*terms.split([bins, bins, bins - 1], -1))
 
 
 def _made(size: int, context: int, outputs: int, hidden: tuple[int, ...]) -> nn.Sequential:
     """A masked network from `size` codes and a context to `outputs` numbers for each code, of the codes before it."""
     sees = torch.cat([torch.ones(size, size).tril(-1), torch.ones(size, context)], -1).bool()
-    return _zuko().nn.MaskedMLP(sees.repeat_interleave(outputs, 0), hidden, activation=nn.ELU)
-
-
-def _zuko() -> Any:
-    """The library; its import switches validation of all distributions off, which is put back."""
-    before = torch.distributions.Distribution._validate_args
-    import zuko
-
-    torch.distributions.Distribution.set_default_validate_args(before)
-    return zuko
+    return zuko().nn.MaskedMLP(sees.repeat_interleave(outputs, 0), hidden, activation=nn.ELU)
 
 
 def _check_sizes(guide: Guide, transforms: int, context: int, hidden: tuple[int, ...]) -> None:
