@@ -1,0 +1,26 @@
+"""Every recipe trains, on the packaged digits, by the one option that names it."""
+
+from pathlib import Path
+
+import pytest
+
+from pyro_vae.checkpoint import load, read_metrics
+
+from .test_cli import call
+
+RECIPES = sorted((Path(__file__).parents[1] / "examples" / "recipes").glob("*.yaml"))
+
+
+def test_there_are_recipes():
+    assert len(RECIPES) >= 12
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_trains(recipe, tmp_path):
+    """Eight epochs improve the reconstruction of held-out data, and the run can be opened again."""
+    few = "--data digits --epochs 8 --batch_size 50 --pictures false --quiet"
+    result = call("fit", f"--config {recipe} {few} --run {tmp_path}")
+    assert result.code == 0, result.err
+    first, *_, last = [float(row["valid_reconstruction"]) for row in read_metrics(tmp_path)]
+    assert last > first
+    assert load(tmp_path).shapes.event == (8, 8)
