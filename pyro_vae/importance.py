@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor, nn
 
 from pyro_vae.errors import UsageError
+from pyro_vae.point_masses import is_point_mass
 
 Program = Callable[..., Any]
 
@@ -154,13 +154,6 @@ def sites_at(
     sites = _sites_per_datum(trace, role)
     _check_match(set(latents), {name for name, site in sites.items() if not site["is_observed"]}, set(sites))
     return sites
-
-
-def is_point_mass(distribution: Any) -> bool:
-    """Whether a distribution is a `Delta`, under whatever masks, events and transforms."""
-    while not isinstance(distribution, dist.Delta) and hasattr(distribution, "base_dist"):
-        distribution = distribution.base_dist
-    return isinstance(distribution, dist.Delta)
 
 
 def refuse_point_masses(guide: Program, *args: Any, max_plate_nesting: int = 1, **kwargs: Any) -> None:

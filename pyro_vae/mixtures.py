@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from pyro_vae.errors import UsageError
+from pyro_vae.point_masses import is_point_mass
 
 
 class Mixture(dist.TorchDistribution):
@@ -170,10 +171,7 @@ class _Any:
     """Whatever gives a density to every z."""
 
     def __init__(self, components: Distribution) -> None:
-        base: Any = components
-        while hasattr(base, "base_dist"):
-            base = base.base_dist
-        if isinstance(base, dist.Delta):
+        if is_point_mass(components):
             raise UsageError(
                 "a mixture of single points has no density: take a guide with a width (e.g. DiagonalNormal), or "
                 "another prior"

@@ -32,9 +32,10 @@ from pyro_vae.guides import (
     SplineFlow,
 )
 from pyro_vae.guides.base import normal_points
-from pyro_vae.importance import importance, is_point_mass
+from pyro_vae.importance import importance
 from pyro_vae.networks import MLP
 from pyro_vae.objectives import ELBO
+from pyro_vae.point_masses import is_point_mass
 from pyro_vae.priors import Prior
 from pyro_vae.seeding import seeded
 from pyro_vae.shapes import Shapes

@@ -19,7 +19,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.errors import UsageError
-from pyro_vae.importance import Program, Proposal, is_point_mass, log_density, propose, sample_sites, sites_at, weigh
+from pyro_vae.importance import Program, Proposal, log_density, propose, sample_sites, sites_at, weigh
+from pyro_vae.point_masses import is_point_mass
 
 
 def draw_along_path(guide: Program, *args: Any, num_particles: int, max_plate_nesting: int, **kwargs: Any) -> Proposal:

@@ -1,0 +1,12 @@
+"""Distributions that put all probability on one point, told by what they are made of."""
+
+from typing import Any
+
+import pyro.distributions as dist
+
+
+def is_point_mass(distribution: Any) -> bool:
+    """Whether a distribution is a `Delta`, under whatever masks, events and transforms."""
+    while not isinstance(distribution, dist.Delta) and hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return isinstance(distribution, dist.Delta)
