@@ -4,14 +4,16 @@ Noise is drawn in tiles of a fixed number of data and particles, one random stre
 how the work is cut, on the data that follow, nor on who else works on it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.compiling import Unrecordable, log_once, record
+from pyro_vae.compiling import Graph, Unrecordable, log_once, record
 from pyro_vae.importance import Program, owners, propose, weigh
 from pyro_vae.seeding import seeded
 
@@ -23,6 +25,10 @@ _CACHED = 1 << 22
 _TOLERANCES = {True: 1e-3, False: 1.0}
 """Largest difference between a graph's log-densities and the programs', nats, where products are in full precision and
 where not: rounding gives 1e-4 or so, and that of bfloat16, which each does in places of its own, 0.1."""
+_DRAWS = {True: 1e-3, False: 0.1}
+"""The same for draws and their log q(z|x), absolute and relative."""
+_MOST_KEPT = 4
+"""Graphs kept for a module: for the last block, another data set, another precision."""
 
 Draws = tuple[Mapping[str, Tensor], Tensor]
 
@@ -70,10 +76,74 @@ class EagerPair:
         return log_likelihood + log_prior
 
 
+@dataclass(frozen=True)
+class Graphs:
+    """A pair recorded for blocks of one shape; they hold its parameters' storage, not the pair, so they can be kept.
+
+    Args:
+        names: the latent sites.
+        shape: of the first of them in a piece.
+        rows: particles in a piece, which stays in the cache.
+        draw: data to draws and their log q(z|x).
+        weigh: a piece of draws and the data to log p(x, z).
+    """
+
+    names: Sequence[str]
+    shape: torch.Size
+    rows: int
+    draw: Graph
+    weigh: Graph
+
+
 class GraphPair:
     """By graphs recorded from the programs: no Pyro in the loop, and pieces that stay in the cache.
 
     Graphs have fixed shapes; what is left over at the end of the data or of the particles runs the programs.
+
+    Args:
+        pair: the programs.
+        graphs: what was recorded from them.
+    """
+
+    def __init__(self, pair: EagerPair, graphs: Graphs) -> None:
+        self.pair, self.graphs = pair, graphs
+
+    def draw(self, data: Sequence[Tensor]) -> Draws:
+        """See `Pair`."""
+        *values, log_guide = self.graphs.draw(*data)
+        return dict(zip(self.graphs.names, values, strict=True)), log_guide
+
+    def log_joint(self, latents: Mapping[str, Tensor], data: Sequence[Tensor]) -> Tensor:
+        """See `Pair`."""
+        return torch.cat([self._run(part, data) for part in _parts(latents, self.graphs.rows)])
+
+    def _run(self, latents: Mapping[str, Tensor], data: Sequence[Tensor]) -> Tensor:
+        if _shape(latents) != self.graphs.shape:
+            return self.pair.weigh(latents, data)
+        return self.graphs.weigh(*latents.values(), *data)[0]
+
+    def check(self, data: Sequence[Tensor]) -> None:
+        """Run graphs and programs on the same draws.
+
+        Raises:
+            Unrecordable: if they differ.
+        """
+        with seeded(0, "record"):
+            latents, log_guide = self.pair.draw(padded(data))
+        with seeded(0, "record"):
+            drawn, log_guide_drawn = self.draw(padded(data))
+        exact = _is_exact(_module(self.pair))
+        for name, ours, theirs in [("log q(z|x)", log_guide_drawn, log_guide), *_pairs(drawn, latents)]:
+            if not torch.allclose(ours, theirs, rtol=_DRAWS[exact], atol=_DRAWS[exact]):
+                raise Unrecordable(f"the graph's draws differ from the program's: {name}")
+        part = _piece(latents, data, self.pair.nesting, self.graphs.rows)
+        difference = (self._run(part, data) - self.pair.weigh(part, data)).abs().max().item()
+        if not difference <= _TOLERANCES[exact]:
+            raise Unrecordable(f"the graph's log-densities differ from the program's by {difference:.2g} nats")
+
+
+def recorded(pair: EagerPair, data: Sequence[Tensor], compile: bool) -> GraphPair:
+    """The pair as graphs.
 
     Args:
         pair: the programs.
@@ -83,38 +153,66 @@ class GraphPair:
     Raises:
         Unrecordable: if there are no such graphs, or they differ from the programs.
     """
+    module, rows = _module(pair), _rows_in_cache(data, pair.max_rows)
 
-    def __init__(self, pair: EagerPair, data: Sequence[Tensor], compile: bool) -> None:
-        self.pair, self.rows = pair, _rows_in_cache(data, pair.max_rows)
-        module = nn.ModuleList(owners(pair.model, pair.guide))
-        with seeded(0, "record"):
-            latents, _ = pair.draw(padded(data))
-        self.names = list(latents)
-        part = next(_parts(_cut(latents, TILE_PARTICLES, len(data[0]), pair.nesting), self.rows))
-        self.shape = _shape(part)
-        self._draw = record(module, lambda *x: _flat(pair.draw(x)), padded(data), compile)
-        self._weigh = record(module, self._log_joint, [*part.values(), *data], compile)
-        difference = (self._run(part, data) - pair.weigh(part, data)).abs().max().item()
-        if not difference <= _TOLERANCES[_is_exact(module)]:
-            raise Unrecordable(f"the graph's log-densities differ from the program's by {difference:.2g} nats")
+    def weigh(*tensors: Tensor) -> list[Tensor]:
+        latents = dict(zip(names, tensors, strict=False))
+        return [pair.weigh(latents, tensors[len(latents) :])]
 
-    def draw(self, data: Sequence[Tensor]) -> Draws:
-        """See `Pair`."""
-        *values, log_guide = self._draw(*data)
-        return dict(zip(self.names, values, strict=True)), log_guide
+    with seeded(0, "record"):
+        latents, _ = pair.draw(padded(data))
+    names, part = list(latents), _piece(latents, data, pair.nesting, rows)
+    draw = record(module, lambda *x: _flat(pair.draw(x)), padded(data), compile)
+    graphs = Graphs(names, _shape(part), rows, draw, record(module, weigh, [*part.values(), *data], compile))
+    made = GraphPair(pair, graphs)
+    made.check(data)
+    return made
 
-    def log_joint(self, latents: Mapping[str, Tensor], data: Sequence[Tensor]) -> Tensor:
-        """See `Pair`."""
-        return torch.cat([self._run(part, data) for part in _parts(latents, self.rows)])
 
-    def _run(self, latents: Mapping[str, Tensor], data: Sequence[Tensor]) -> Tensor:
-        if _shape(latents) != self.shape:
-            return self.pair.weigh(latents, data)
-        return self._weigh(*latents.values(), *data)[0]
+def _compiled(pair: EagerPair, data: Sequence[Tensor]) -> GraphPair:
+    """The pair's compiled graphs: those of an earlier call where they still do what the programs do."""
+    found = owners(pair.model, pair.guide)
+    if not found:
+        return recorded(pair, data, compile=True)
+    kept, key = _kept.setdefault(found[0], {}), _key(pair, data)
+    if key in kept:
+        with suppress(Unrecordable):
+            again = GraphPair(pair, kept[key])
+            again.check(data)
+            return again
+    made = recorded(pair, data, compile=True)
+    while len(kept) >= _MOST_KEPT:
+        del kept[next(iter(kept))]
+    kept[key] = made.graphs
+    return made
 
-    def _log_joint(self, *tensors: Tensor) -> list[Tensor]:
-        latents = dict(zip(self.names, tensors, strict=False))
-        return [self.pair.weigh(latents, tensors[len(latents) :])]
+
+_kept: WeakKeyDictionary[nn.Module, dict[Hashable, Graphs]] = WeakKeyDictionary()
+"""Graphs of each module, which go with it."""
+
+
+def _key(pair: EagerPair, data: Sequence[Tensor]) -> Hashable:
+    """What graphs are fixed to, as far as it can be told; `GraphPair.check` sees to the rest."""
+    module = _module(pair)
+    tensors = [*module.parameters(), *module.buffers()]
+    return (
+        (_name(pair.model), _name(pair.guide)),
+        tuple((x.shape, x.dtype, x.device) for x in data),
+        tuple((x.data_ptr(), x.dtype, x.device) for x in tensors),
+        tuple(b._version for b in module.buffers()),
+        tuple(getattr(m, "compute_dtype", None) for m in module.modules()),
+        (pair.max_rows, pair.nesting, torch.get_num_threads()),
+    )
+
+
+def _name(program: Program) -> Hashable:
+    """Which of its owner's programs it is, and what it takes by name."""
+    called = getattr(program, "program", program)
+    return getattr(called, "__qualname__", type(called).__qualname__), getattr(program, "names", ())
+
+
+def _module(pair: EagerPair) -> nn.Module:
+    return nn.ModuleList(owners(pair.model, pair.guide))
 
 
 def _is_exact(module: nn.Module) -> bool:
@@ -126,7 +224,7 @@ def make_pair(pair: EagerPair, data: Sequence[Tensor], compile: bool) -> Pair:
     """The pair as graphs where asked for and possible, else as it is; the reason is logged."""
     if compile:
         try:
-            return GraphPair(pair, data, compile=True)
+            return _compiled(pair, data)
         except Unrecordable as error:
             log_once(f"log p(x) is estimated eagerly, not compiled: {error}")
     return pair
@@ -171,6 +269,15 @@ def _parts(latents: Mapping[str, Tensor], particles: int) -> Iterator[dict[str, 
 
 def _shape(latents: Mapping[str, Tensor]) -> torch.Size:
     return next(iter(latents.values())).shape
+
+
+def _piece(latents: Mapping[str, Tensor], data: Sequence[Tensor], nesting: int, rows: int) -> dict[str, Tensor]:
+    """The first piece of a tile's draws."""
+    return next(_parts(_cut(latents, TILE_PARTICLES, len(data[0]), nesting), rows))
+
+
+def _pairs(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[tuple[str, Tensor, Tensor]]:
+    return [(name, ours[name], value) for name, value in theirs.items()]
 
 
 def _flat(draws: Draws) -> list[Tensor]:

@@ -41,7 +41,7 @@ from pyro_vae.seeding import seeded
 from pyro_vae.shapes import Shapes
 from pyro_vae.steps import Batch, GraphStep, Loss
 from pyro_vae.tasks import reconstruct, sample
-from pyro_vae.tiles import EagerPair, GraphPair
+from pyro_vae.tiles import EagerPair, recorded
 from pyro_vae.training import fit
 from pyro_vae.vae import VAE
 
@@ -734,7 +734,7 @@ class TestPipeline:
     def test_recorded_evidence(self, make):
         vae, x = vae_with(make), binary(4)
         with torch.no_grad(), pyro.validation_enabled(False):
-            pair = GraphPair(EagerPair(vae.model, vae.guide, 4096), [x], compile=False)
+            pair = recorded(EagerPair(vae.model, vae.guide, 4096), [x], compile=False)
             padded = torch.cat([x, x[-1:].expand(46, 8, 8)])
             with seeded(1):
                 got, log_got = pair.draw([padded])

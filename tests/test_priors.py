@@ -40,7 +40,7 @@ from pyro_vae.seeding import seeded
 from pyro_vae.shapes import Shapes
 from pyro_vae.steps import Batch, EagerStep, GraphStep, Loss
 from pyro_vae.tasks import sample
-from pyro_vae.tiles import TILE_DATA, EagerPair, GraphPair
+from pyro_vae.tiles import TILE_DATA, EagerPair, recorded
 from pyro_vae.training import fit
 from pyro_vae.vae import VAE
 
@@ -489,7 +489,7 @@ class TestInPrograms:
         vae, x = make(prior), binary(TILE_DATA)
         pair = EagerPair(vae.model, vae.guide, 4096)
         with torch.no_grad(), pyro.validation_enabled(False):
-            graph = GraphPair(pair, [x], compile=False)
+            graph = recorded(pair, [x], compile=False)
             with seeded(0):
                 latents, _ = pair.draw([x])
             torch.testing.assert_close(

@@ -23,7 +23,7 @@ from pyro_vae.objectives import ELBO, ScoreFunction, SemiSupervisedELBO
 from pyro_vae.priors import ConditionalNormal, VampPrior
 from pyro_vae.seeding import seeded
 from pyro_vae.semi_supervised import SemiSupervisedVAE, accuracy, classify, label_evidence
-from pyro_vae.tiles import EagerPair, GraphPair
+from pyro_vae.tiles import EagerPair, recorded
 from pyro_vae.training import fit
 
 from .test_cli import FAST, call
@@ -246,7 +246,7 @@ class TestGradients:
         vae, x = make(), binary()
         pair = EagerPair(lambda x, y: vae.model(x, y=y), lambda x, y: vae.guide(x, y=y), 4096)
         with torch.no_grad(), pyro.validation_enabled(False):
-            GraphPair(pair, [x, LABELS], compile=False)  # compares itself with the programs
+            recorded(pair, [x, LABELS], compile=False)  # compares itself with the programs
 
 
 class TestClassificationTerm:

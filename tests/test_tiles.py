@@ -1,6 +1,8 @@
 """log p(x) by graphs: the same draws and numbers to rounding, and the programs themselves where there is no graph."""
 
+import gc
 import logging
+import weakref
 from functools import partial
 
 import pyro
@@ -20,7 +22,7 @@ from pyro_vae.importance import evaluation_mode, weigh
 from pyro_vae.likelihoods import Normal
 from pyro_vae.networks import MLP
 from pyro_vae.seeding import seeded
-from pyro_vae.tiles import EagerPair, GraphPair, log_weights
+from pyro_vae.tiles import EagerPair, log_weights, recorded
 from pyro_vae.vae import VAE
 
 SMALL = partial(MLP, hidden=(16,))
@@ -44,7 +46,7 @@ def _forget_what_was_logged():
 
 def graphs(monkeypatch):
     """Record, and run the graphs as they are: no compiler, and any part's graph in little time."""
-    monkeypatch.setattr(tiles, "GraphPair", lambda pair, data, compile: GraphPair(pair, data, compile=False))
+    monkeypatch.setattr(tiles, "_compiled", lambda pair, data: recorded(pair, data, compile=False))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,7 @@ def test_within_a_thousandth_of_a_nat_of_double_precision(compile):
             p.mul_(3)
     x, programs = binary(50), EagerPair(vae.model, vae.guide, 4096)
     with evaluation_mode(vae.model, vae.guide):
-        pair = GraphPair(programs, [x], compile=True) if compile else programs
+        pair = recorded(programs, [x], compile=True) if compile else programs
         with seeded(1):
             latents, log_guide = pair.draw([x])
         got = pair.log_joint(latents, [x]).double()
@@ -102,6 +104,71 @@ def test_weights_are_read_when_called(monkeypatch):
         vae.decoder.output.bias.add_(1.0)
     after = [log_marginal(vae.model, vae.guide, x, num_particles=250, compile=c).mean for c in (True, False)]
     assert after[0] == pytest.approx(after[1]) and abs(after[0] - before) > 1
+
+
+class TestKeptGraphs:
+    """A second estimate takes the graphs of the first, unless they are not the programs' any more."""
+
+    @pytest.fixture(autouse=True)
+    def _counted(self, monkeypatch):
+        self.records, record = [], tiles.recorded
+        monkeypatch.setattr(
+            tiles, "recorded", lambda pair, data, compile: self.records.append(1) or record(pair, data, compile=False)
+        )
+
+    def estimate(self, vae, num=60, **options):
+        x = binary(num)
+        return log_marginal(vae.model, vae.guide, x, num_particles=250, compile=True, **options).log_p
+
+    def assert_right(self, vae):
+        x = binary(60)
+        expected = log_marginal(vae.model, vae.guide, x, num_particles=250, compile=False).log_p
+        torch.testing.assert_close(self.estimate(vae), expected, rtol=1e-5, atol=1e-3)
+
+    def test_are_used_again(self):
+        vae = make()
+        first = self.estimate(vae)
+        assert torch.equal(self.estimate(vae), first) and len(self.records) == 1
+
+    def test_each_shape_and_precision_has_its_own(self):
+        vae = make()
+        for options in ({}, {"num": 30}, {"precision": "bf16"}, {"max_rows": 100}) * 2:
+            self.estimate(vae, **options)
+        assert len(self.records) == 4
+
+    def test_read_the_weights_anew(self):
+        vae = make()
+        self.estimate(vae)
+        with torch.no_grad():
+            vae.decoder.output.bias.add_(1.0)
+        self.assert_right(vae)
+        assert len(self.records) == 1
+
+    @pytest.mark.parametrize("part", ["decoder", "encoder"])
+    def test_are_replaced_where_a_network_is(self, part):
+        vae = make()
+        self.estimate(vae)
+        setattr(vae, part, getattr(make(), part))
+        with torch.no_grad():
+            next(getattr(vae, part).parameters()).mul_(-2)
+        self.assert_right(vae)
+        assert len(self.records) == 2
+
+    def test_are_replaced_where_a_plain_value_changes(self):
+        """No tensor is another: only running the programs can tell."""
+        vae = make(likelihood=partial(Normal, scale="learned"))
+        self.estimate(vae)
+        vae.likelihood.min_scale = 0.5
+        self.assert_right(vae)
+        assert len(self.records) == 2
+
+    def test_go_with_the_model(self):
+        vae = make()
+        self.estimate(vae)
+        gone = weakref.ref(vae)
+        del vae
+        gc.collect()
+        assert gone() is None
 
 
 def test_programs_that_are_plain_functions(monkeypatch):
