@@ -1,0 +1,86 @@
+"""What every estimator of log p(x) returns: the estimate of each datum, its error, and whether to believe it."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+BoundKind = Literal["lower", "upper", "consistent"]
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate(ABC):
+    """Estimates of log p(x), whatever the method; each method's own class adds its health.
+
+    Args:
+        log_p: the estimate for each datum, `[N]`, nats.
+        standard_error: its error, `[N]`, nats: a Monte Carlo standard error, or the error of a quadrature.
+    """
+
+    log_p: Tensor
+    standard_error: Tensor
+
+    @property
+    @abstractmethod
+    def method(self) -> str:
+        """The name of the method, as `methods.estimate` takes it."""
+
+    @property
+    @abstractmethod
+    def bound(self) -> BoundKind:
+        """The side of log p(x) that the estimate lies on in expectation; "consistent" where that is not known."""
+
+    @property
+    @abstractmethod
+    def flagged(self) -> Tensor:
+        """Which data's estimates are not to be trusted, `[N]` bool."""
+
+    @property
+    def health(self) -> str:
+        """What `flagged` found, in words."""
+        return f"{self.unreliable:.1%} flagged"
+
+    @property
+    def mean(self) -> float:
+        """Mean of log p(x) over the data, nats per datum."""
+        return self.log_p.mean().item()
+
+    @property
+    def standard_error_data(self) -> float:
+        """Standard error of `mean` that comes from having N data, nats: `sd(log_p) / sqrt(N)`; nan for one datum."""
+        return (self.log_p.std() / len(self.log_p) ** 0.5).item() if len(self.log_p) > 1 else float("nan")
+
+    @property
+    def standard_error_monte_carlo(self) -> float:
+        """Standard error of `mean` that comes from the method's own draws, the data held fixed, nats."""
+        return (self.standard_error.square().sum().sqrt() / len(self.log_p)).item()
+
+    @property
+    def unreliable(self) -> float:
+        """Share of the data whose estimate is `flagged`."""
+        return self.flagged.double().mean().item()
+
+    def summary(self) -> dict[str, float | int | str]:
+        """The averages as plain numbers, with their protocol; what the command prints."""
+        return {
+            "method": self.method,
+            "bound": self.bound,
+            "log_p": self.mean,
+            "standard_error_data": self.standard_error_data,
+            "standard_error_monte_carlo": self.standard_error_monte_carlo,
+            "unreliable": self.unreliable,
+            "health": self.health,
+            "num_data": len(self.log_p),
+        }
+
+    def columns(self) -> dict[str, Tensor]:
+        """All there is for each datum, `[N]` by name: the estimate, its error and its health."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor) and value.dim() == 1}
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(log p(x) = {self.mean:.3f} nats per datum ({self.bound}), "
+            f"se(data) {self.standard_error_data:.3f}, se(method) {self.standard_error_monte_carlo:.4f}, "
+            f"{self.health}, N = {len(self.log_p)})"
+        )
