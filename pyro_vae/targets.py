@@ -134,6 +134,11 @@ class Target:
         origins = [site.origin.movedim(self.nesting, 0) for site in self.sites]
         return all(torch.equal(origin, origin[:1].expand_as(origin)) for origin in origins)
 
+    def has_supports_of(self, other: "Target") -> bool:
+        """Whether all sites have the same supports here as there, and the data the same shapes."""
+        shapes = [(x.shape, x.dtype) for x in self.data] == [(x.shape, x.dtype) for x in other.data]
+        return shapes and all(torch.equal(a.origin, b.origin) for a, b in zip(self.sites, other.sites, strict=True))
+
     def _rows(self, value: Tensor) -> Tensor:
         """A site's unconstrained value `[S, *inner, N, *event]` as `[S, N, site.size]`."""
         value = value.movedim(self.nesting, 1)
