@@ -29,6 +29,8 @@ class AppendixD(Estimate):
     """Log p(x) by the inverse mean over posterior draws.
 
     Args:
+        log_p: the estimate for each datum, `[N]`, nats; in expectation above log p(x).
+        standard_error: its Monte Carlo standard error, `[N]`, nats (delta method).
         pareto_k: shape of the tail of the ratios q(z) / p(x, z), `[N]`.
         r_hat: the largest R-hat of HMC over the dimensions, `[N]`.
         ess: effective number of draws, the smallest over the dimensions, `[N]`.
@@ -37,6 +39,8 @@ class AppendixD(Estimate):
         seed: the seed of the draws.
     """
 
+    log_p: Tensor
+    standard_error: Tensor
     pareto_k: Tensor
     r_hat: Tensor
     ess: Tensor

@@ -1,7 +1,6 @@
 """What every estimator of log p(x) returns: the estimate of each datum, its error, and whether to believe it."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
@@ -9,27 +8,17 @@ from torch import Tensor
 BoundKind = Literal["lower", "upper", "consistent"]
 
 
-@dataclass(frozen=True, eq=False)
 class Estimate(ABC):
-    """Estimates of log p(x), whatever the method; each method's own class adds its health.
-
-    Args:
-        log_p: the estimate for each datum, `[N]`, nats.
-        standard_error: its error, `[N]`, nats: a Monte Carlo standard error, or the error of a quadrature.
-    """
+    """Estimates of log p(x), whatever the method; each method's own class, a frozen dataclass, adds its health."""
 
     log_p: Tensor
+    """The estimate for each datum, `[N]`, nats."""
     standard_error: Tensor
-
-    @property
-    @abstractmethod
-    def method(self) -> str:
-        """The name of the method, as `methods.estimate` takes it."""
-
-    @property
-    @abstractmethod
-    def bound(self) -> BoundKind:
-        """The side of log p(x) that the estimate lies on in expectation; "consistent" where that is not known."""
+    """Its error, `[N]`, nats: a Monte Carlo standard error, or the last change of a quadrature."""
+    method: str
+    """The name of the method, as `methods.estimate` takes it."""
+    bound: BoundKind
+    """The side of log p(x) that the estimate lies on in expectation; "consistent" where it has none."""
 
     @property
     @abstractmethod
@@ -76,7 +65,8 @@ class Estimate(ABC):
 
     def columns(self) -> dict[str, Tensor]:
         """All there is for each datum, `[N]` by name: the estimate, its error and its health."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor) and value.dim() == 1}
+        fields = {name: value for name, value in vars(self).items() if isinstance(value, Tensor) and value.dim() == 1}
+        return {"log_p": self.log_p, "standard_error": self.standard_error, **fields}
 
     def __repr__(self) -> str:
         return (

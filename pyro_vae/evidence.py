@@ -47,6 +47,8 @@ class Evidence(Estimate):
         method: `"importance"`, `"psis"` of smoothed weights, or `"prior"` of draws from p(z).
     """
 
+    log_p: Tensor
+    standard_error: Tensor
     ess: Tensor
     pareto_k: Tensor
     elbo: Tensor
@@ -54,7 +56,7 @@ class Evidence(Estimate):
     seed: int
     precision: str = "float32"
     shift: float | None = None
-    method: Literal["importance", "psis", "prior"] = "importance"  # pyright: ignore[reportIncompatibleMethodOverride]
+    method: Literal["importance", "psis", "prior"] = "importance"
 
     @property
     def bound(self) -> BoundKind:
@@ -131,7 +133,7 @@ class BitsPerDim:
     dequantized: int | None = None
 
 
-def bits_per_dim(evidence: Evidence, likelihood: Likelihood, data: Dataset) -> BitsPerDim | None:
+def bits_per_dim(evidence: Estimate, likelihood: Likelihood, data: Dataset) -> BitsPerDim | None:
     r"""Log p(x) as bits per element, where that has a meaning.
 
     .. math:: -\frac{\log_2 p(x)}{D} \text{ of a probability}, \qquad

@@ -1,6 +1,7 @@
 """The ways to estimate log p(x), by name: one call, one kind of result."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from difflib import get_close_matches
 from functools import partial
 from inspect import Parameter, signature
@@ -8,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_vae.annealed import AnnealedEvidence, Annealing
+from pyro_vae.annealing import ais
 from pyro_vae.appendix_d import appendix_d
 from pyro_vae.errors import UsageError
 from pyro_vae.estimates import Estimate
@@ -16,14 +19,24 @@ from pyro_vae.importance import Program
 from pyro_vae.prior_sampling import prior_sampling
 from pyro_vae.quadrature import quadrature
 
+
+def annealed(model: Program, guide: Program, x: Tensor, *args: Any, **options: Any) -> AnnealedEvidence:
+    """`ais` with the fields of an `Annealing` as options of its own."""
+    how = {field.name: options.pop(field.name) for field in fields(Annealing) if field.name in options}
+    return ais(model, guide, x, *args, annealing=Annealing(**how), **options)
+
+
 METHODS: Mapping[str, Callable[..., Estimate]] = {
     "importance": log_marginal,
     "psis": partial(log_marginal, smoothed=True),
+    "ais": annealed,
     "appendix_d": appendix_d,
     "prior": prior_sampling,
     "quadrature": quadrature,
 }
 """Each is called with the model, the guide, the data and its own options by name, and returns an `Estimate`."""
+_SET = ("smoothed", "annealing")
+"""Options that the name of the method, or other options, stand for."""
 
 
 def estimate(method: str, model: Program, guide: Program, x: Tensor, *args: Any, **options: Any) -> Estimate:
@@ -33,6 +46,7 @@ def estimate(method: str, model: Program, guide: Program, x: Tensor, *args: Any,
     |---|---|---|---|
     | `importance` | draws from the guide, weighed | too low | where the guide covers the posterior |
     | `psis` | the same, with the largest weights smoothed | either | the same, and a little beyond |
+    | `ais` | anneals from the prior or the guide to the posterior | too low | any continuous latent variables |
     | `appendix_d` | draws from the posterior, inverse mean | too high | up to 5 latent dimensions |
     | `prior` | draws from the prior | too low | where x says little about z |
     | `quadrature` | the integral itself | none | 1 or 2 latent dimensions |
@@ -67,8 +81,9 @@ def options_of(method: str) -> list[str]:
     Args:
         method: its name, one of `METHODS`.
     """
-    parameters = signature(METHODS[method]).parameters.values()
-    return [p.name for p in parameters if p.kind is Parameter.KEYWORD_ONLY and p.name != "smoothed"]
+    own = [field.name for field in fields(Annealing)] if method == "ais" else []
+    parameters = signature(ais if method == "ais" else METHODS[method]).parameters.values()
+    return own + [p.name for p in parameters if p.kind is Parameter.KEYWORD_ONLY and p.name not in _SET]
 
 
 def _check(method: str, options: Mapping[str, Any]) -> None:

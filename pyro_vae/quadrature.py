@@ -32,10 +32,14 @@ class Quadrature(Estimate):
     """Log p(x) by quadrature: `standard_error` is the change at the last refinement of the rule, not a random error.
 
     Args:
+        log_p: the integral for each datum, `[N]`, nats.
+        standard_error: the last change, `[N]`, nats; infinite where no box holds the mass.
         side: points a dimension in the last rule of each datum, `[N]`.
         tolerance: the change below which a rule counts as converged, nats.
     """
 
+    log_p: Tensor
+    standard_error: Tensor
     side: Tensor
     tolerance: float
 
@@ -115,16 +119,19 @@ def quadrature(
     """
     if len(x) == 0 or not tolerance > 0 or max_rows < 1:
         raise UsageError(f"need data, tolerance > 0 and max_rows >= 1, got {len(x)} data, {tolerance:g} and {max_rows}")
+
+    def target(index: Tensor) -> Target:
+        first, *others = (a[index] for a in (x, *args))
+        named = {name: a[index] for name, a in inputs.items()}
+        return Target(model, guide, first, *others, max_plate_nesting=max_plate_nesting, **named)
+
     columns: list[tuple[Tensor, ...]] = []
     with evaluation_mode(model, guide), fast_cpu(), exact_products():
         for start in range(0, len(x), TILE_DATA):
-            first, *others = (a[start : start + TILE_DATA] for a in (x, *args))
-            named = {name: a[start : start + TILE_DATA] for name, a in inputs.items()}
-            target = Target(model, guide, first, *others, max_plate_nesting=max_plate_nesting, **named)
-            _refuse(target.size)
-            columns.append(_integrate(target, start, tolerance, seed, max_rows))
+            block = torch.arange(start, min(start + TILE_DATA, len(x)), device=x.device)
+            columns.append(_integrate(target, block, tolerance, seed, max_rows))
             if progress is not None:
-                progress(start + len(first))
+                progress(start + len(block))
     return Quadrature(*(torch.cat(column).cpu() for column in zip(*columns, strict=True)), tolerance=tolerance)
 
 
@@ -153,10 +160,14 @@ class _Box:
         return torch.linalg.slogdet(self.frame).logabsdet + self.centre.shape[-1] * log(2)
 
 
-def _integrate(target: Target, start: int, tolerance: float, seed: int, max_rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(log_p, error, side) of one block, each `[block]`."""
-    draws = torch.cat([target.draw_guide(_DRAWS, seed, start)[0], target.draw_prior(_DRAWS, seed, start)])
-    density = _Density(target, start, max_rows, draws.dtype)
+def _integrate(
+    target: Callable[[Tensor], Target], block: Tensor, tolerance: float, seed: int, max_rows: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(log_p, error, side) of one block of data, each `[block]`."""
+    start, own = int(block[0]), target(block)
+    _refuse(own.size)
+    draws = torch.cat([own.draw_guide(_DRAWS, seed, start)[0], own.draw_prior(_DRAWS, seed, start)])
+    density = _Density(target, block, max_rows, draws.dtype)
     box, settled = _search(density, _first_box(draws.double()))
     return _refine(density, box, settled, tolerance)
 
@@ -166,20 +177,20 @@ class _Density:
     """Log p(x, z) on grids in the boxes of some data.
 
     Args:
-        target: the density at the data of a block.
-        start: the position of its first datum in the whole set.
+        target: the density at the data of these positions in the whole set.
+        block: the positions that `index` chooses from.
         max_rows: the most (datum, point) pairs in one run.
         dtype: of z.
     """
 
-    target: Target
-    start: int
+    target: Callable[[Tensor], Target]
+    block: Tensor
     max_rows: int
     dtype: torch.dtype
 
     def on_grid(self, index: Tensor, box: _Box, t: Tensor) -> Iterator[Tensor]:
         """Of these data in their boxes at the points t, `[S, n]` in parts, double precision."""
-        target = self.target.at(*(a[index] for a in self.target.data))
+        target = self.target(self.block[index])
         for part in t.split(max(1, self.max_rows // len(index))):
             yield target.log_joint(box.at(part).to(self.dtype)).double()
 
@@ -194,8 +205,8 @@ class _Density:
         if not highest.isfinite().all():
             first = int((~highest.isfinite()).nonzero()[0])
             raise NumericalError(
-                f"the largest log p(x, z) of datum {self.start + int(index[first])} is {highest[first].item()}: look "
-                "at the decoder's outputs for it"
+                f"the largest log p(x, z) of datum {int(self.block[index][first])} is {highest[first].item()}: look at "
+                "the decoder's outputs for it"
             )
 
 

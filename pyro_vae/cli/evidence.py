@@ -12,7 +12,6 @@ from pyro_vae.cli.pictures import save_pareto_k
 from pyro_vae.cli.runs import SavedRun
 from pyro_vae.cli.tables import finite
 from pyro_vae.data import Dataset
-from pyro_vae.errors import UsageError
 from pyro_vae.estimates import Estimate
 from pyro_vae.evidence import Evidence, bits_per_dim
 
@@ -20,9 +19,7 @@ Found = Mapping[str, tuple[Estimate | str, float]]
 """Of each method: its estimate, or why there is none; and the seconds it took."""
 
 
-def result_of(
-    saved: SavedRun, data: Dataset, x: torch.Tensor, options: Namespace, found: Estimate
-) -> dict[str, Any]:
+def result_of(saved: SavedRun, data: Dataset, x: torch.Tensor, options: Namespace, found: Estimate) -> dict[str, Any]:
     """All numbers of one method, with their protocol."""
     result = _protocol(saved, data, options)
     result |= {"nll": -found.mean, **found.summary(), "device": str(saved.device)}
@@ -31,9 +28,7 @@ def result_of(
     return result | _exact(data, x)
 
 
-def result_of_all(
-    saved: SavedRun, data: Dataset, x: torch.Tensor, options: Namespace, found: Found
-) -> dict[str, Any]:
+def result_of_all(saved: SavedRun, data: Dataset, x: torch.Tensor, options: Namespace, found: Found) -> dict[str, Any]:
     """All numbers of all methods, with the reason where one has none."""
     result = _protocol(saved, data, options)
     result |= {"num_data": len(x), "seed": options.seed, "device": str(saved.device), **_exact(data, x)}
