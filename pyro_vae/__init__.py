@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pyro_vae.diagnostics import latent_statistics
     from pyro_vae.evidence import log_marginal
     from pyro_vae.hierarchical import HierarchicalVAE
+    from pyro_vae.methods import estimate
     from pyro_vae.refit import refit_prior
     from pyro_vae.seeding import seeded
     from pyro_vae.semi_supervised import SemiSupervisedVAE, accuracy, classify
@@ -29,6 +30,7 @@ _HOMES = {
     "VQVAE": "vq",
     "fit": "training",
     "log_marginal": "evidence",
+    "estimate": "methods",
     "load": "checkpoint",
     "load_data": "data",
     "latent_statistics": "diagnostics",
@@ -58,6 +60,7 @@ __all__ = [
     "clustering_scores",
     "codebook_usage",
     "data",
+    "estimate",
     "fit",
     "fit_code_prior",
     "guides",

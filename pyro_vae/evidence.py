@@ -76,7 +76,7 @@ class Evidence(Estimate):
     @property
     def health(self) -> str:
         """The share of the data with heavy tails, and the median effective sample size."""
-        ess = f"ESS {self.ess.median().item():.3g} of {self.num_particles}"
+        ess = f"ESS {self.ess.median().item():.0f} of {self.num_particles}"
         return f"k-hat > {self.threshold:.2f} for {self.unreliable:.1%}, {ess}"
 
     @property
@@ -254,7 +254,7 @@ def log_marginal(
     empty = [torch.empty(0, dtype=torch.float64)] * 5
     columns = [world.gather(torch.cat(column)) for column in zip(empty, *shards, strict=True)]
     method = "psis" if smoothed else "importance"
-    return Evidence(*columns, num_particles, seed, precision=precision, shift=shift, method=method)
+    return Evidence(*columns, num_particles=num_particles, seed=seed, precision=precision, shift=shift, method=method)
 
 
 def _worth_compiling(pair: EagerPair, rows: int) -> bool:

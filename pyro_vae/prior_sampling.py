@@ -72,6 +72,7 @@ def prior_sampling(
     """
     if len(x) == 0:
         raise UsageError("need data, got 0 data")
+    named: dict[str, Any] = dict(inputs)
     first = {name: value[:1] for name, value in inputs.items()}
     evidence = log_marginal(
         model,
@@ -85,7 +86,7 @@ def prior_sampling(
         compile=compile,
         world=world,
         progress=progress,
-        **inputs,
+        **named,
     )
     return replace(evidence, method="prior")
 

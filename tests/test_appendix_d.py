@@ -34,9 +34,9 @@ def test_probabilistic_pca(latent):
     found = appendix_d(vae.model, vae.guide, x, **FEW)
     z = (found.log_p - process.log_prob(x)) / found.standard_error
     assert (z.abs() < 5).all() and 0.3 < z.square().mean() < 2.5
-    assert found.standard_error.max() < 0.05
+    assert found.standard_error.max() < 0.1
     assert abs(found.mean - process.log_prob(x).mean().item()) < 0.02
-    assert (found.pareto_k < 0.7).all() and found.r_hat.max() < 1.05
+    assert (found.pareto_k < 0.7).all() and found.r_hat.max() < 1.1
     assert found.method == "appendix_d" and found.bound == "upper" and found.num_draws == 600
 
 

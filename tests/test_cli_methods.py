@@ -77,7 +77,9 @@ class TestOne:
         for text in ("quadrature (log p(x) off to either side)", "NLL ", "standard error, method", "not converged"):
             assert text in shown
         shown = call("evaluate", run, FEW, "--method psis").out
-        assert "psis" in shown and "(K = 40 draws, seed 0)" in shown and "k-hat > " in shown
+        assert (
+            "psis (log p(x) off to either side)" in shown and "(K = 40 draws, seed 0)" in shown and "k-hat > " in shown
+        )
 
     def test_the_number_of_data_by_default_is_told(self, run):
         result = done("evaluate", run, "--method quadrature --quiet")

@@ -244,7 +244,7 @@ class TestParetoK:
             top = np.sort(log_w, -1)[:, -tail_kept(20_000) :]
             assert abs(pareto_k_of_tail(top, 20_000).mean() - k) < 0.15 / 20**0.5 * 3
 
-    @pytest.mark.parametrize("num_particles", [30, 100, 1000, 5000, 50_000])
+    @pytest.mark.parametrize("num_particles", [30, 100, 400, 1000, 5000, 10_000, 50_000])
     def test_tail_alone_gives_the_same_as_all_weights(self, num_particles):
         log_w = np.random.default_rng(1).standard_normal((4, num_particles)) * np.array([[0.3], [1], [2], [5]])
         kept = np.sort(log_w, -1)[:, -tail_kept(num_particles) :]

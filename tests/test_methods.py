@@ -35,6 +35,7 @@ FASTEST = {
     **{name: {"num_particles": 100} for name in ("importance", "psis", "prior")},
     "ais": {"num_temperatures": 5, "num_chains": 2, "num_leapfrog": 1},
     "appendix_d": {"num_samples": 50, "num_warmup": 10, "num_leapfrog": 1},
+    "quadrature": {"tolerance": 0.01},
 }
 """Settings for what does not depend on the quality."""
 
@@ -74,10 +75,9 @@ class TestExact:
     @pytest.mark.parametrize("latent", [1, 2, 3])
     @pytest.mark.parametrize("method", METHODS)
     def test_probabilistic_pca(self, method, latent):
-        vae, x, exact = pca(latent)
-        if method == "quadrature" and latent == 3:
-            pytest.skip("refused; see test_quadrature")
-        assert_right(method, vae, x, exact)
+        if (method == "quadrature" and latent == 3) or (method == "prior" and latent > 1):
+            pytest.skip("refused, or not healthy: see test_quadrature and test_prior_sampling")
+        assert_right(method, *pca(latent))
 
     @pytest.mark.parametrize("method", METHODS)
     def test_a_bernoulli_decoder(self, method):
@@ -148,7 +148,7 @@ class TestMistakesOfOthers:
         state, generator = {n: v.clone() for n, v in vae.state_dict().items()}, torch.get_rng_state()
         whole = estimate(method, vae.train().model, vae.guide, x, **FASTEST[method]).log_p
         assert vae.training and vae.decoder.dropout.training
-        part = estimate(method, vae.eval().model, vae.guide, x[:4], max_rows=9, **FASTEST[method]).log_p
+        part = estimate(method, vae.eval().model, vae.guide, x[:4], max_rows=50, **FASTEST[method]).log_p
         torch.testing.assert_close(part, whole[:4], rtol=0, atol=1e-6)
         assert not vae.training and torch.equal(torch.get_rng_state(), generator)
         assert all(torch.equal(v, state[n]) for n, v in vae.state_dict().items())

@@ -75,6 +75,7 @@ def _of_importance(r: dict[str, Any]) -> dict[str, str]:
         f" in {fast}, off by {r.pop('measured_shift'):+.4f} nats on the first data: not to be reported" if fast else ""
     )
     return {
+        **_method_line(r),
         f"NLL{', FAST ESTIMATE' if fast else ''}": f"{nll:.3f} nats per datum (log p(x) = {log_p:.3f}){shift}",
         **_bits_line(r),
         "standard error, data": f"{error_data:.3f} nats (N = {r.pop('num_data')} data)",
@@ -88,7 +89,7 @@ def _of_another(r: dict[str, Any]) -> dict[str, str]:
     error_data, error = r.pop("standard_error_data"), r.pop("standard_error_monte_carlo")
     warning = ": their estimates are not to be trusted" if r["unreliable"] else ""
     return {
-        "method": f"{r.pop('method')} ({_SIDES[r.pop('bound')]})",
+        **_method_line(r),
         "NLL": f"{r.pop('nll'):.3f} nats per datum (log p(x) = {r.pop('log_p'):.3f})",
         **_bits_line(r),
         "standard error, data": f"{error_data:.3f} nats (N = {r.pop('num_data')} data)",
@@ -96,6 +97,11 @@ def _of_another(r: dict[str, Any]) -> dict[str, str]:
         "flagged": f"{r.pop('unreliable'):.1%} of the data{warning}",
         "health": r.pop("health"),
     }
+
+
+def _method_line(r: dict[str, Any]) -> dict[str, str]:
+    """What the method is, of a result that is not plain importance sampling."""
+    return {"method": f"{r.pop('method')} ({_SIDES[r.pop('bound')]})"} if "method" in r else {}
 
 
 _SIDES = {
@@ -135,7 +141,7 @@ _HEADER = ["method", "NLL", "s.e. data", "s.e. method", "log p(x) is", "flagged"
 
 
 def _row(name: str, entry: Mapping[str, Any]) -> list[str]:
-    side = {"lower": "too low", "upper": "too high", "consistent": "either"}[entry["bound"]]
+    side = {"lower": "too low", "upper": "too high", "consistent": "off either way"}[entry["bound"]]
     errors = f"{entry['standard_error_data']:.3f}", f"{entry['standard_error_monte_carlo']:.2g}"
     return [name, f"{entry['nll']:.3f}", *errors, side, f"{entry['unreliable']:.1%}", f"{entry['seconds']:.1f}"]
 
