@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyro_vae import data, guides, importance, likelihoods, networks, objectives, priors, schedules, testing
+    from pyro_vae.annealing import ais, bdmc
     from pyro_vae.checkpoint import load
     from pyro_vae.clustering import cluster, clustering_scores, with_clusters
     from pyro_vae.codes import codebook_usage, fit_code_prior
@@ -29,6 +30,8 @@ _HOMES = {
     "VQVAE": "vq",
     "fit": "training",
     "log_marginal": "evidence",
+    "ais": "annealing",
+    "bdmc": "annealing",
     "load": "checkpoint",
     "load_data": "data",
     "latent_statistics": "diagnostics",
@@ -53,6 +56,8 @@ __all__ = [
     "VAE",
     "VQVAE",
     "accuracy",
+    "ais",
+    "bdmc",
     "classify",
     "cluster",
     "clustering_scores",

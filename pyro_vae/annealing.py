@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyro_vae.annealed import AnnealedEvidence, Annealing, Sandwich
 from pyro_vae.backends import exact_products, fast_cpu
-from pyro_vae.bridges import Bridge, Bridges, Steps, adapted, num_adapted, start_draws
+from pyro_vae.bridges import Bridge, Bridges, Steps, adapted, num_ticks, start_draws
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.hmc import Noise, Walk
 from pyro_vae.importance import Called, Program, evaluation_mode, owners, refuse_point_masses, sample_sites
@@ -54,8 +54,9 @@ def ais(
     found by a run of their own (a fifth of the temperatures), independent of the one that counts: w stays unbiased.
 
     A datum costs about `1.2 num_chains num_temperatures (num_leapfrog + 1) / 2` runs of the decoder with its gradient;
-    the result counts them. It is a function of `(x, annealing, seed)`: of the data's company, of `max_rows` and of the
-    training mode it depends at most by rounding, which long chains in single precision can turn into another draw.
+    the result counts them. With `start="guide"` each is a run of the guide too. The result is a function of
+    `(x, annealing, seed)`: on the data's company, on `max_rows` and on the training mode it depends at most by
+    rounding, which long chains in single precision can turn into another draw.
 
     Args:
         model: Pyro program of p(x, z), with one data plate and continuous latent sites.
@@ -312,9 +313,13 @@ class _Run:
         progress: Progress | None,
     ) -> dict[Bound, AnnealedEvidence]:
         """The bounds of all data, block by block."""
-        if len(data[0]) == 0:
-            raise DataError("expected data, got 0 rows")
-        bridges = Bridges(self.annealing, self.max_rows, self._compiles(len(data[0]) * len(wanted)))
+        num_data, plate = len(data[0]), self.programs.nesting - 1
+        lengths = {name: value.shape[plate] for name, value in (latents or {}).items()}
+        if num_data == 0 or any(length != num_data for length in lengths.values()):
+            raise DataError(
+                f"expected data, and latents with one row for each datum, got {num_data} rows and {lengths}"
+            )
+        bridges = Bridges(self.annealing, self.max_rows, self._compiles(num_data * len(wanted)))
         with evaluation_mode(self.programs.model, self.programs.guide), fast_cpu(), exact_products():
             if self.annealing.start == "guide":
                 self.programs.refuse_point_masses([x[:1] for x in data])
@@ -330,7 +335,7 @@ class _Run:
         """The log-weights of one block."""
         how, target = self.annealing, self.programs.target(block.data)
         bridge = bridges.bridge(target, how.num_chains)
-        total = num_adapted(how) + how.num_temperatures * len(wanted)
+        total = num_ticks(how) + how.num_temperatures * len(wanted)
         tick = _Ticker(progress, block.start, block.size, total)
         steps = adapted(target, bridge, how, self.seed, block.start, tick)
         walks: dict[Bound, Callable[[], _Weights]] = {
@@ -367,13 +372,13 @@ class _Run:
 
     def _joined(self, parts: Sequence["_Weights"], bound: Bound) -> AnnealedEvidence:
         log_weights, accept = (torch.cat([getattr(p, name) for p in parts], -1) for name in ("log_weights", "accept"))
-        evaluations = max(part.evaluations for part in parts) * self.annealing.num_chains
+        evaluations = max(part.evaluations for part in parts)
         return AnnealedEvidence(log_weights, accept, bound, self.annealing, evaluations, self.seed)
 
 
 @dataclass(frozen=True, eq=False)
 class _Weights:
-    """Log-weights `[chains, N]`, mean acceptance `[N]`, in double precision on the CPU, and evaluations a chain."""
+    """Log-weights `[chains, N]`, mean acceptance `[N]`, in double precision on the CPU, and evaluations a datum."""
 
     log_weights: Tensor
     accept: Tensor
@@ -401,7 +406,7 @@ def _anneal(
             accept, moves = accept + walk.step(steps.at(beta)).double().mean(0), moves + 1
         log_weights = log_weights + (after - beta) * walk.point[2].double()
         tick()
-    return _Weights(log_weights, accept / max(moves, 1), walk.evaluations + steps.evaluations)
+    return _Weights(log_weights, accept / max(moves, 1), walk.evaluations * len(z) + steps.evaluations)
 
 
 @dataclass(frozen=True, eq=False)

@@ -70,7 +70,13 @@ class Target:
 
         Returns:
             `[S, N, size]`.
+
+        Raises:
+            UsageError: if a site is missing.
         """
+        missing = [site.name for site in self.sites if site.name not in latents]
+        if missing:
+            raise UsageError(f"latents: expected {[site.name for site in self.sites]}, got {list(latents)}")
         return torch.cat([self._rows(site.transform.inv(latents[site.name])) for site in self.sites], -1)
 
     def latents(self, z: Tensor) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from pyro_vae.annealed import AnnealedEvidence, Annealing
 from pyro_vae.annealing import ais, bdmc, reverse_ais, simulate
 from pyro_vae.compiling import log_once, record
 from pyro_vae.errors import DataError, NumericalError, UsageError
-from pyro_vae.guides import Delta, DiagonalNormal
+from pyro_vae.guides import Delta, DiagonalNormal, InverseAutoregressiveFlow
 from pyro_vae.hierarchical import HierarchicalVAE
 from pyro_vae.networks import MLP
 from pyro_vae.priors import ConditionalNormal
@@ -27,8 +27,8 @@ from .exact.test_quadrature import quadrature
 from .networks import Dropping
 from .test_importance import normal_pair, two_layer_guide, two_layer_model
 
-QUICK = Annealing(num_temperatures=10, num_chains=4, num_leapfrog=2)
-GOOD = Annealing(num_temperatures=300, num_chains=8, num_leapfrog=3)
+QUICK = Annealing(num_temperatures=10, num_chains=4, num_leapfrog=2, start="prior")
+GOOD = Annealing(num_temperatures=300, num_chains=8, num_leapfrog=3, start="prior")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ class TestAgainstExactValues:
     def test_a_poor_schedule_is_wide_and_flagged_and_still_bounds(self, process):
         """Five temperatures: below and above the truth on average by more than chance (3 standard errors, 0.3%)."""
         vae = vae_of(process)
-        result = bdmc(vae.model, vae.guide, 50, annealing=Annealing(num_temperatures=5, num_chains=2, num_leapfrog=2))
+        result = bdmc(vae.model, vae.guide, 50, annealing=Annealing(5, 2, 2, "prior"))
         exact = process.log_prob(result.x)
         for difference in (exact - result.lower.log_p, result.upper.log_p - exact):
             assert difference.mean() > 3 * difference.std() / 50**0.5
@@ -65,7 +65,7 @@ class TestAgainstExactValues:
     def test_weights_are_unbiased_forwards(self, process):
         """E[w] = p(x) for few temperatures and badly mixing chains: the mean of 1500 within 5 standard errors."""
         vae, x = vae_of(process), process.sample(3, seed=1).double()
-        how = Annealing(num_temperatures=12, num_chains=1500, num_leapfrog=2)
+        how = Annealing(12, 1500, 2, "prior")
         self.assert_unbiased((ais(vae.model, vae.guide, x, annealing=how).log_weights - process.log_prob(x)).exp())
 
     def test_weights_are_unbiased_backwards(self, process):
@@ -73,9 +73,9 @@ class TestAgainstExactValues:
         vae, x = vae_of(process), process.sample(1, seed=1).double()
         mean, covariance = process.posterior(x)
         torch.manual_seed(0)
-        z = torch.distributions.MultivariateNormal(mean[0], covariance).sample((500,))
-        how = Annealing(num_temperatures=12, num_chains=1, num_leapfrog=2)
-        many = x.expand(500, -1)
+        z = torch.distributions.MultivariateNormal(mean[0], covariance).sample((300,))
+        how = Annealing(40, 1, 2, "prior")
+        many = x.expand(300, -1)
         result = reverse_ais(vae.model, vae.guide, many, latents={"z": z}, annealing=how)
         self.assert_unbiased((result.log_weights + process.log_prob(many)).exp().T)
 
@@ -114,7 +114,7 @@ class TestAgainstExactValues:
 
     def test_the_linear_schedule(self, process):
         vae, x = vae_of(process), process.sample(5, seed=1).double()
-        how = Annealing(num_temperatures=200, num_chains=8, num_leapfrog=3, schedule="linear")
+        how = Annealing(200, 8, 3, "prior", schedule="linear")
         result = ais(vae.model, vae.guide, x, annealing=how)
         assert ((result.log_p - process.log_prob(x)).abs() < 5 * result.standard_error).all()
 
@@ -140,6 +140,15 @@ class TestAgainstExactValues:
             assert ((result.log_p - exact).abs() < 5 * result.standard_error + 1e-3).all()
             assert (result.log_p - exact).abs().mean() < 0.2
 
+    def test_from_a_flow(self, process):
+        """The density of a flow away from its own draws, and its gradient."""
+        vae, x = vae_of(process, partial(InverseAutoregressiveFlow, hidden=(4,), context=2)), process.sample(4, seed=1)
+        with torch.no_grad():
+            vae.encoder.output.weight.zero_()  # as wide as the prior
+        result = ais(vae.model, vae.guide, x.double(), annealing=Annealing(150, 8, 3))
+        assert not result.flagged.any()
+        assert ((result.log_p - process.log_prob(x)).abs() < 5 * result.standard_error.clamp(min=0.02)).all()
+
     def test_two_sites_and_an_inner_plate(self):
         """x ~ N(0, 2.5 11^T + I) once the latents are integrated out."""
         x = torch.randn(5, 3)
@@ -150,6 +159,14 @@ class TestAgainstExactValues:
         assert ((result.log_p - exact).abs() < 5 * result.standard_error + 1e-2).all()
 
 
+@pytest.fixture
+def _few_adapted(monkeypatch):
+    """Step sizes found in no time: what is tested does not depend on how good they are."""
+    monkeypatch.setattr(bridges, "_LEAST_ADAPTED", 5)
+    monkeypatch.setattr(bridges, "_FIRST_STEPS", 3)
+
+
+@pytest.mark.usefixtures("_few_adapted")
 class TestWhatItDoesNotDependOn:
     def test_the_company_of_a_datum(self):
         vae, x = VAE((4,), 2).double(), torch.rand(60, 4).round()
@@ -197,7 +214,7 @@ class TestPrograms:
         """What is not observed does not count: log p of the others, exactly known."""
         vae, x = vae_of(process), process.sample(5, seed=1).double()
         mask = torch.tensor([True, False, True, True, False, True]).expand(5, -1)
-        how = Annealing(num_temperatures=150, num_chains=8, num_leapfrog=3)
+        how = Annealing(150, 8, 3, "prior")
         result = ais(vae.model, vae.guide, torch.where(mask, x, torch.nan), mask, annealing=how)
         weight, bias = process.weight[mask[0]], process.bias[mask[0]]
         covariance = weight @ weight.T + process.scale**2 * torch.eye(4, dtype=torch.float64)
@@ -223,13 +240,14 @@ class TestPrograms:
         assert seen == sorted(seen) and seen[-1] == 60 and 50 in seen and len(seen) > 10
 
     def test_evaluations_are_counted(self):
-        """Every run of the decoder on four chains of five data, by counting them."""
+        """Every run of the decoder on four and eight chains of five data, by counting them."""
         vae, runs = VAE((4,), 2), []
         vae.decoder.register_forward_hook(lambda module, args, output: runs.append(args[0].shape[:-1].numel()))
         result = ais(vae.model, vae.guide, torch.ones(5, 4), annealing=QUICK)
-        assert 4 * runs.count(4 * 5) == result.evaluations > 200
+        assert 4 * runs.count(4 * 5) + 8 * runs.count(8 * 5) == result.evaluations > 500
 
 
+@pytest.mark.usefixtures("_few_adapted")
 class TestGraphs:
     @pytest.fixture(autouse=True)
     def _forget_what_was_logged(self):
@@ -348,13 +366,19 @@ class TestRefusals:
     def test_settings(self):
         with pytest.raises(UsageError, match="must be at least 1"):
             Annealing(num_temperatures=0)
-        with pytest.raises(UsageError, match="start must be 'prior' or 'guide'"):
+        with pytest.raises(UsageError, match="start must be 'guide' or 'prior'"):
             Annealing(start="posterior")
         with pytest.raises(UsageError, match="target_accept"):
             Annealing(target_accept=1.0)
 
     def test_data_and_sites(self):
         vae = VAE((4,), 2)
+        for latents, message in (
+            ({"z": torch.zeros(3, 2)}, "one row for each datum"),
+            ({"w": torch.zeros(2, 2)}, "'z'"),
+        ):
+            with pytest.raises((DataError, UsageError), match=message):
+                reverse_ais(vae.model, vae.guide, torch.ones(2, 4), latents=latents, annealing=QUICK)
         with pytest.raises(DataError, match="got 0 rows"):
             ais(vae.model, vae.guide, torch.ones(0, 4), annealing=QUICK)
         with pytest.raises(UsageError, match="max_rows must be at least 1"):

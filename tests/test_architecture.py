@@ -22,7 +22,6 @@ ROWS = [
         "rewrites",
         "flow_library",
         "point_masses",
-        "convergence",
     ],
     ["sources", "linear_gaussian", "layers", "convergence"],
     ["dataset"],
