@@ -12,7 +12,18 @@ import pyro_vae
 
 PACKAGE = Path(pyro_vae.__file__).parent
 ROWS = [
-    ["errors", "seeding", "shapes", "progress", "backends", "pareto", "rewrites", "flow_library", "point_masses"],
+    [
+        "errors",
+        "seeding",
+        "shapes",
+        "progress",
+        "backends",
+        "pareto",
+        "rewrites",
+        "flow_library",
+        "point_masses",
+        "estimates",
+    ],
     ["sources", "linear_gaussian", "layers"],
     ["dataset"],
     ["conditioning"],
@@ -20,9 +31,9 @@ ROWS = [
     ["priors", "code_priors", "quantization", "grids", "likelihoods", "guides", "importance", "agreement"],
     ["autoencoder"],
     ["vae", "hierarchical", "vq", "objectives", "tiles"],
-    ["evidence", "checkpoint", "steps"],
-    ["parallel", "settings"],
-    ["diagnostics", "tasks", "training", "refit", "semi_supervised", "clustering"],
+    ["evidence", "checkpoint", "steps", "diagnostics", "refining", "surgery"],
+    ["parallel", "settings", "collapse", "gaps"],
+    ["tasks", "training", "refit", "semi_supervised", "clustering"],
     ["testing", "codes"],
     ["plots"],
     ["cli"],
