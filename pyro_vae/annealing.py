@@ -190,7 +190,7 @@ def bdmc(
     Example:
         >>> from pyro_vae.vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
-        >>> bdmc(vae.model, vae.guide, 3, annealing=Annealing(num_temperatures=20, num_chains=4)).gap.shape
+        >>> bdmc(vae.model, vae.guide, 3, annealing=Annealing(num_temperatures=20, num_chains=4)).gap.values.shape
         torch.Size([3])
     """
     x, latents = simulate(model, num_data, like, seed=seed, **inputs)
@@ -316,9 +316,7 @@ class _Run:
         num_data, plate = len(data[0]), self.programs.nesting - 1
         lengths = {name: value.shape[plate] for name, value in (latents or {}).items()}
         if num_data == 0 or any(length != num_data for length in lengths.values()):
-            raise DataError(
-                f"expected data, and latents with one row for each datum, got {num_data} rows and {lengths}"
-            )
+            raise DataError(f"expected data, and latents with one row for each datum, got {num_data} and {lengths}")
         bridges = Bridges(self.annealing, self.max_rows, self._compiles(num_data * len(wanted)))
         with evaluation_mode(self.programs.model, self.programs.guide), fast_cpu(), exact_products():
             if self.annealing.start == "guide":

@@ -149,7 +149,8 @@ class HMCResult:
     def flagged(self) -> Tensor:
         """Which data's draws are not to be trusted, `[N]` bool.
 
-        Those with an R-hat above 1.01 or unknown, fewer than 100 effective draws for each chain, or a divergence.
+        Those with an R-hat above 1.01 or unknown, fewer than 100 effective draws for each chain, or a divergence. The
+        largest R-hat of 50 dimensions is above 1.01 by chance alone until chains are some 1000 draws long.
         """
         unmixed = ~(self.r_hat <= MOST_R_HAT).all(-1)
         short = ~(self.ess >= LEAST_ESS * self.draws.shape[1]).all(-1)
