@@ -12,14 +12,26 @@ import pyro_vae
 
 PACKAGE = Path(pyro_vae.__file__).parent
 ROWS = [
-    ["errors", "seeding", "shapes", "progress", "backends", "pareto", "rewrites", "flow_library", "point_masses"],
-    ["sources", "linear_gaussian", "layers"],
+    [
+        "errors",
+        "seeding",
+        "shapes",
+        "progress",
+        "backends",
+        "pareto",
+        "rewrites",
+        "flow_library",
+        "point_masses",
+        "convergence",
+    ],
+    ["sources", "linear_gaussian", "layers", "convergence"],
     ["dataset"],
     ["conditioning"],
     ["networks", "schedules", "data", "compiling", "optimizers", "distributed", "mixtures"],
     ["priors", "code_priors", "quantization", "grids", "likelihoods", "guides", "importance", "agreement"],
     ["autoencoder"],
     ["vae", "hierarchical", "vq", "objectives", "tiles"],
+    ["targets", "hmc"],
     ["evidence", "checkpoint", "steps"],
     ["parallel", "settings"],
     ["diagnostics", "tasks", "training", "refit", "semi_supervised", "clustering"],
