@@ -6,7 +6,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from pyro_vae.backends import exact_products, fast_cpu
@@ -31,6 +30,9 @@ def to_arviz(
     num_draws: int = 100,
     method: Method = "psis",
     num_particles: int = 5000,
+    num_chains: int = 4,
+    num_warmup: int = 300,
+    num_leapfrog: int = 10,
     seed: int = 0,
     max_plate_nesting: int = 1,
     **inputs: Tensor,
@@ -41,7 +43,7 @@ def to_arviz(
     |---|---|---|
     | `posterior` | latent sites | chain, draw, datum, ... |
     | `sample_stats` | `log_weight`: log p(x, z) - log q(z\|x) of the draws, nats | chain, draw, datum |
-    | `sample_stats` | `pareto_k`, `ess`, `flagged` of the weights | datum |
+    | `sample_stats` | `pareto_k`, `ess`, `flagged` of the weights; of chains `r_hat`, `ess`, `flagged` | datum |
     | `posterior_predictive` | observed sites, x ~ p(x\|z) | chain, draw, datum, ... |
     | `log_likelihood` | observed sites, log p(x\|z) of the whole datum, nats | chain, draw, datum |
     | `prior` | latent sites, z ~ p(z) | chain, draw, datum, ... |
@@ -63,6 +65,9 @@ def to_arviz(
         num_draws: draws of each datum. The posterior predictive takes `num_draws N` times the memory of a datum.
         method: how codes are drawn; see `posterior`.
         num_particles: K of `posterior`.
+        num_chains: of `"hmc"`, as the next two; see `posterior`.
+        num_warmup: draws of each chain before those.
+        num_leapfrog: most steps of a trajectory.
         seed: seed of the draws; the caller's generators are left alone.
         max_plate_nesting: number of plate dimensions the programs use.
         **inputs: tensors with the data in front that both programs take by name, e.g. `c`.
@@ -80,9 +85,20 @@ def to_arviz(
         >>> data["posterior"]["z"].dims, data["posterior"]["z"].shape
         (('chain', 'draw', 'datum', 'z_dim_0'), (1, 10, 3, 2))
     """
-    sizes: dict[str, Any] = {"seed": seed, "max_plate_nesting": max_plate_nesting}
     drawn = posterior(
-        model, guide, x, *args, num_draws=num_draws, method=method, num_particles=num_particles, **sizes, **inputs
+        model,
+        guide,
+        x,
+        *args,
+        num_draws=num_draws,
+        method=method,
+        num_particles=num_particles,
+        num_chains=num_chains,
+        num_warmup=num_warmup,
+        num_leapfrog=num_leapfrog,
+        seed=seed,
+        max_plate_nesting=max_plate_nesting,
+        **inputs,
     )
     program, data = Called(model, list(inputs)), (x, *args, *inputs.values())
     with evaluation_mode(model, guide), fast_cpu(), exact_products():
@@ -92,7 +108,7 @@ def to_arviz(
     groups["posterior"] = {name: _by_draw(value, max_plate_nesting) for name, value in drawn.draws.items()}
     groups["sample_stats"] = _stats(drawn)
     groups["constant_data"] = {name: _numpy(value) for name, value in zip(names, data[1:], strict=True)}
-    return _container({name: groups[name] for name in _GROUPS if groups[name]}, _attributes(drawn))
+    return _container({name: groups[name] for name in _GROUPS if groups[name]}, _attributes(drawn), drawn.num_chains)
 
 
 _GROUPS = (
@@ -175,8 +191,14 @@ def _by_draw(value: Tensor, nesting: int) -> np.ndarray:
 
 
 def _stats(drawn: Posterior) -> Arrays:
-    names = {"log_weight": drawn.log_weights, "pareto_k": drawn.pareto_k, "ess": drawn.ess, "flagged": drawn.flagged}
-    return {name: _numpy(value) for name, value in names.items()}
+    """Weights and health, of each datum but for the weights of the draws."""
+    health = {"ess": drawn.ess, "flagged": drawn.flagged}
+    if drawn.weights is not None:
+        found = {"log_weight": drawn.weights.log_weights, "pareto_k": drawn.weights.pareto_k, **health}
+    else:
+        assert drawn.r_hat is not None
+        found = {"r_hat": drawn.r_hat, **health}
+    return {name: _numpy(value) for name, value in found.items()}
 
 
 def _joined(parts: Sequence[Arrays], group: str) -> Arrays:
@@ -184,12 +206,14 @@ def _joined(parts: Sequence[Arrays], group: str) -> Arrays:
     return {name: np.concatenate([part[name] for part in parts], axis) for name in parts[0]}
 
 
-def _container(groups: Mapping[str, Arrays], attributes: Mapping[str, Any]) -> Any:
+def _container(groups: Mapping[str, Arrays], attributes: Mapping[str, Any], num_chains: int) -> Any:
     """The one seam to ArviZ's generations: 0.x has a class of its own, 1.x a tree of xarray's."""
     import xarray
 
     made = {
-        group: xarray.Dataset({k: _variable(group, k, v) for k, v in arrays.items()}, attrs=dict(attributes))
+        group: xarray.Dataset(
+            {k: _variable(group, k, v, num_chains) for k, v in arrays.items()}, attrs=dict(attributes)
+        )
         for group, arrays in groups.items()
     }
     made = {group: data.assign_coords({d: np.arange(n) for d, n in data.sizes.items()}) for group, data in made.items()}
@@ -202,12 +226,12 @@ def _container(groups: Mapping[str, Arrays], attributes: Mapping[str, Any]) -> A
     return arviz.InferenceData(**made)
 
 
-def _variable(group: str, name: str, values: np.ndarray) -> Any:
-    """A variable with the names of its dimensions; one chain, where there are draws."""
+def _variable(group: str, name: str, values: np.ndarray, num_chains: int) -> Any:
+    """A variable with the names of its dimensions."""
     if group in _OF_DATA or (group == "sample_stats" and values.ndim == 1):
         first: tuple[str, ...] = ("datum",)
     else:
-        first, values = ("chain", "draw", "datum"), values[None]
+        first, values = ("chain", "draw", "datum"), values.reshape(num_chains, -1, *values.shape[1:])
     return (*first, *(f"{name}_dim_{i}" for i in range(values.ndim - len(first)))), values
 
 
@@ -216,8 +240,9 @@ def _attributes(drawn: Posterior) -> dict[str, Any]:
         ours = version("pyro-vae")
     except PackageNotFoundError:
         ours = "not installed"
+    made = {} if drawn.weights is None else {"num_particles": drawn.weights.num_particles}
     library = {"inference_library": "pyro_vae", "inference_library_version": ours}
-    return {**library, "method": drawn.method, "num_particles": drawn.num_particles, "seed": drawn.seed}
+    return {**library, "method": drawn.method, **made, "seed": drawn.seed}
 
 
 def _numpy(value: Tensor) -> np.ndarray:

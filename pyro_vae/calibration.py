@@ -168,10 +168,10 @@ class Calibration:
         return (cells**2 - 1) / (12 * cells**2)
 
     def _shift_and_spread(self) -> tuple[Tensor, Tensor]:
-        """The mean and the mean square of the ranks' distance from the middle, in standard errors, `[Q]` each."""
-        n, distance = len(self.ranks), self._fractions() - 0.5
-        shift = distance.mean(0) / (self._variance() / n) ** 0.5
-        return shift, (distance.square().mean(0) - self._variance()) / (1 / 180 / n) ** 0.5
+        """How far the ranks' mean and variance are from those of uniform ones, in standard errors, `[Q]` each."""
+        n, fractions = len(self.ranks), self._fractions()
+        shift = (fractions.mean(0) - 0.5) / (self._variance() / n) ** 0.5
+        return shift, (fractions.var(0, correction=0) - self._variance()) / (1 / 180 / n) ** 0.5
 
 
 def _verdict(shift: float, spread: float) -> str:
@@ -188,7 +188,9 @@ def _draws_outside(level: float, num_draws: int) -> int:
         raise UsageError(f"a level must be between 0 and 1, got {level}")
     outside = round((1 - level) / 2 * (num_draws + 1))
     if outside == 0:
-        raise UsageError(f"level {level} needs more than {num_draws} draws: at least {int(2 / (1 - level))}")
+        raise UsageError(
+            f"level {level} needs more than {num_draws} draws: {round(2 / (1 - level)) - 1} give it exactly"
+        )
     return outside
 
 

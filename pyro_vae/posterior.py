@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -10,43 +11,35 @@ from torch import Tensor
 
 from pyro_vae.backends import exact_products, fast_cpu
 from pyro_vae.errors import NumericalError, UsageError
+from pyro_vae.hmc import HMCResult, hmc
 from pyro_vae.importance import Called, Program, evaluation_mode, refuse_point_masses
 from pyro_vae.pareto import reliable_below, smooth_tail
 from pyro_vae.seeding import generator, seeded
+from pyro_vae.targets import Target
 from pyro_vae.tiles import TILE_DATA, TILE_PARTICLES, EagerPair, draws, log_weights
 
-Method = Literal["guide", "sir", "psis"]
-METHODS = ("guide", "sir", "psis")
-GUIDE_EFFICIENCY = 0.5
-"""Least ESS / K of a guide whose own draws pass for the posterior's: chi-squared(p || q) = K / ESS - 1 is below 1."""
+Method = Literal["guide", "sir", "psis", "hmc"]
+METHODS = ("guide", "sir", "psis", "hmc")
+GUIDE_EFFICIENCY = 0.9
+"""Least ESS / K of a guide whose own draws pass for the posterior's: no mean of theirs is then off by more than a third
+of its standard deviation under q, sqrt(K / ESS - 1), as chi-squared(p || q) = K / ESS - 1."""
 
 
 @dataclass(frozen=True, eq=False)
-class Posterior:
-    r"""Draws of the latent sites for each datum, and their health.
+class Weights:
+    """The importance weights behind draws, all in double precision on the CPU.
 
     Args:
-        draws: by site name, `[num_draws, N, *event]`; in inner plates `[num_draws, *plates, N, *event]`.
-        method: how they were drawn.
         log_weights: log p(x, z) - log q(z|x) of each draw, `[num_draws, N]`, nats, before any smoothing.
-        ess: effective number of guide's draws behind them, `(sum w)^2 / sum w^2`, `[N]`, between 1 and K.
+        ess: effective number of guide's draws, `(sum w)^2 / sum w^2`, `[N]`, between 1 and K.
         pareto_k: shape of the tail of all K weights, `[N]`; -inf where all are equal, nan where K is too small.
         num_particles: K, draws of the guide for each datum.
-        seed: the seed of the draws.
     """
 
-    draws: Mapping[str, Tensor]
-    method: str
     log_weights: Tensor
     ess: Tensor
     pareto_k: Tensor
     num_particles: int
-    seed: int
-
-    @property
-    def num_draws(self) -> int:
-        """Draws of each datum."""
-        return len(next(iter(self.draws.values())))
 
     @property
     def threshold(self) -> float:
@@ -54,14 +47,67 @@ class Posterior:
         return reliable_below(self.num_particles)
 
     @property
+    def heavy(self) -> Tensor:
+        """Which data's weights are not to be trusted, `[N]` bool: Pareto k above `threshold`, or unknown."""
+        return ~(self.pareto_k <= self.threshold)
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    r"""Draws of the latent sites for each datum, and their health.
+
+    Args:
+        draws: by site name, `[num_draws, N, *event]`; in inner plates `[num_draws, *plates, N, *event]`. Those of the
+            chains of `"hmc"` follow each other.
+        method: how they were drawn.
+        seed: the seed of the draws.
+        weights: those of the guide's draws; None for `"hmc"`.
+        chains: the chains of `"hmc"`; else None.
+    """
+
+    draws: Mapping[str, Tensor]
+    method: str
+    seed: int
+    weights: Weights | None = None
+    chains: HMCResult | None = None
+
+    @property
+    def num_draws(self) -> int:
+        """Draws of each datum."""
+        return len(next(iter(self.draws.values())))
+
+    @property
+    def num_chains(self) -> int:
+        """Chains that the draws are of, one after the other."""
+        return 1 if self.chains is None else self.chains.draws.shape[1]
+
+    @property
+    def pareto_k(self) -> Tensor | None:
+        """Shape of the tail of the weights, `[N]`; None for `"hmc"`, which has none."""
+        return None if self.weights is None else self.weights.pareto_k
+
+    @property
+    def ess(self) -> Tensor:
+        """Effective sample size, `[N]`: of the weights; of the chains in the dimension where it is least."""
+        return self._chains.ess.amin(-1) if self.weights is None else self.weights.ess
+
+    @property
+    def r_hat(self) -> Tensor | None:
+        """R-hat of the chains, `[N]`, in the dimension where it is greatest; None but for `"hmc"`."""
+        return None if self.chains is None else self.chains.r_hat.amax(-1)
+
+    @property
     def flagged(self) -> Tensor:
         """Which data's draws are not to be trusted, `[N]` bool.
 
-        Pareto k above `threshold` or unknown: the guide misses a part of the posterior, which no weight brings back.
-        The guide's own draws, which have no weights, are flagged where ESS / K is below 0.5 as well.
+        Of weights: Pareto k above its threshold or unknown, as the guide then misses a part of the posterior, which no
+        weight brings back. The guide's own draws, which are not weighed, also where ESS / K is below 0.9. Of chains:
+        R-hat above 1.01, fewer than 100 effective draws for each, or a divergence.
         """
-        heavy = ~(self.pareto_k <= self.threshold)
-        return heavy | (self.ess < GUIDE_EFFICIENCY * self.num_particles) if self.method == "guide" else heavy
+        if self.weights is None:
+            return self._chains.flagged
+        wide_of_it = self.weights.ess < GUIDE_EFFICIENCY * self.weights.num_particles
+        return self.weights.heavy | wide_of_it if self.method == "guide" else self.weights.heavy
 
     @property
     def unreliable(self) -> float:
@@ -70,10 +116,14 @@ class Posterior:
 
     def __repr__(self) -> str:
         sites = ", ".join(f"{name} {list(value.shape)}" for name, value in self.draws.items())
-        return (
-            f"Posterior({sites} by {self.method!r} from K = {self.num_particles} draws, median ESS "
-            f"{self.ess.median():.0f}, flagged {self.unreliable:.1%}, seed {self.seed})"
-        )
+        made = f"{self.num_chains} chains" if self.weights is None else f"K = {self.weights.num_particles} draws"
+        health = f"median ESS {self.ess.median():.0f}, flagged {self.unreliable:.1%}"
+        return f"Posterior({sites} by {self.method!r} from {made}, {health}, seed {self.seed})"
+
+    @property
+    def _chains(self) -> HMCResult:
+        assert self.chains is not None
+        return self.chains
 
 
 def posterior(
@@ -84,6 +134,9 @@ def posterior(
     num_draws: int = 1000,
     method: Method = "psis",
     num_particles: int = 5000,
+    num_chains: int = 4,
+    num_warmup: int = 300,
+    num_leapfrog: int = 10,
     seed: int = 0,
     max_rows: int = 4096,
     max_plate_nesting: int = 1,
@@ -97,6 +150,8 @@ def posterior(
       `w_k = p(x, z_k) / q(z_k|x)`: right in the limit of K, wherever the guide reaches.
     - `"psis"`: the same with the largest weights replaced by the order statistics of a fitted Pareto distribution,
       which keeps one draw from being taken over and over; less noise for a little bias.
+    - `"hmc"`: Hamiltonian Monte Carlo from draws of the guide. Right in the limit of long chains, also where the guide
+      does not reach; slower by far. Continuous sites only.
 
     Resampling is systematic: a draw is taken `num_draws w_k / sum w` times, rounded up or down at random, so draws
     repeat, and say no more than ESS independent ones. The order is random. The result is a function of `(x, num_draws,
@@ -110,12 +165,15 @@ def posterior(
         x: data `[N, *event]`.
         *args: further tensors with the data in front, passed to both programs.
         num_draws: draws for each datum.
-        method: guide | sir | psis.
+        method: guide | sir | psis | hmc.
         num_particles: K, draws of the guide that are weighed, at least `num_draws` of them for `"guide"`.
+        num_chains: of `"hmc"`; each gives `num_draws / num_chains` draws, rounded up.
+        num_warmup: of `"hmc"`, draws of each chain before those.
+        num_leapfrog: of `"hmc"`, most steps of a trajectory.
         seed: seed of the draws; the caller's generators are left alone.
         max_rows: the most (datum, particle) pairs in one run of the model; bounds memory.
         max_plate_nesting: number of plate dimensions the programs use.
-        progress: called with the number of data done so far, after each block of 50.
+        progress: called with the number of data done so far.
         **inputs: tensors with the data in front that both programs take by name, e.g. `c`.
 
     Returns:
@@ -135,31 +193,89 @@ def posterior(
         >>> posterior(vae.model, vae.guide, torch.ones(3, 4), num_draws=10, num_particles=100).draws["z"].shape
         torch.Size([10, 3, 2])
     """
-    _check(method, num_draws, num_particles, max_rows, len(x))
+    numbers = {"num_draws": num_draws, "num_particles": num_particles, "num_chains": num_chains, "max_rows": max_rows}
+    _check(method, len(x), **numbers)
     data = (x, *args, *inputs.values())
     pair = EagerPair(Called(model, list(inputs)), Called(guide, list(inputs)), max_rows, max_plate_nesting)
-    num_particles = max(num_particles, num_draws) if method == "guide" else num_particles
-    blocks = []
+    told = progress or (lambda done: None)
     with evaluation_mode(model, guide), fast_cpu(), exact_products():
         with seeded(seed, "structure"):
             refuse_point_masses(pair.guide, *(a[:1] for a in data), max_plate_nesting=max_plate_nesting)
-        for start in range(0, len(x), TILE_DATA):
-            block = [a[start : start + TILE_DATA] for a in data]
-            blocks.append(_block(pair, block, start, num_draws, method, num_particles, seed))
-            if progress is not None:
-                progress(start + len(block[0]))
-    latents, *columns = zip(*blocks, strict=True)
-    joined = {name: torch.cat([part[name] for part in latents], max_plate_nesting) for name in latents[0]}
-    log_w, ess, k = (torch.cat(column, -1) for column in columns)
-    return Posterior(joined, method, log_w, ess, k, num_particles, seed)
+        if method == "hmc":
+            sizes = (num_chains, -(-num_draws // num_chains), num_warmup, num_leapfrog)
+            draws_of, chains = _by_hmc(pair, data, sizes, seed, told)
+            return Posterior(draws_of, method, seed, chains=chains)
+        draws_of, weights = _by_weights(pair, data, num_draws, method, num_particles, seed, told)
+    return Posterior(draws_of, method, seed, weights)
 
 
-def _check(method: str, num_draws: int, num_particles: int, max_rows: int, size: int) -> None:
+def _check(method: str, size: int, **numbers: int) -> None:
     if method not in METHODS:
         raise UsageError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
-    if min(num_draws, num_particles, max_rows, size) < 1:
-        sizes = f"{num_draws}, {num_particles}, {max_rows} and {size} data"
-        raise UsageError(f"need num_draws, num_particles and max_rows >= 1 and data, got {sizes}")
+    if size == 0 or min(numbers.values()) < 1:
+        told = ", ".join(f"{name} {number}" for name, number in numbers.items())
+        raise UsageError(f"need data, and numbers of at least 1, got {size} data and {told}")
+
+
+def _by_weights(
+    pair: EagerPair,
+    data: Sequence[Tensor],
+    num_draws: int,
+    method: str,
+    num_particles: int,
+    seed: int,
+    told: Callable[[int], object],
+) -> tuple[dict[str, Tensor], Weights]:
+    """Draws of the guide, as they come or resampled, and their weights, block by block."""
+    num_particles, blocks = max(num_particles, num_draws) if method == "guide" else num_particles, []
+    for start in range(0, len(data[0]), TILE_DATA):
+        block = [a[start : start + TILE_DATA] for a in data]
+        blocks.append(_block(pair, block, start, num_draws, method, num_particles, seed))
+        told(start + len(block[0]))
+    latents, *columns = zip(*blocks, strict=True)
+    return _joined(latents, pair.nesting), Weights(*(torch.cat(column, -1) for column in columns), num_particles)
+
+
+def _by_hmc(
+    pair: EagerPair, data: Sequence[Tensor], sizes: tuple[int, int, int, int], seed: int, told: Callable[[int], object]
+) -> tuple[dict[str, Tensor], HMCResult]:
+    """Draws of chains that start at draws of the guide, as many data at a time as `max_rows` lets."""
+    num_chains, num_samples, num_warmup, num_leapfrog = sizes
+    rows, total = max(1, pair.max_rows // (num_chains * TILE_DATA)) * TILE_DATA, num_warmup + num_samples
+    latents, results = [], []
+    for start in range(0, len(data[0]), rows):
+        part = [a[start : start + rows] for a in data]
+        target = Target(pair.model, pair.guide, *part, max_plate_nesting=pair.nesting)
+        result = hmc(
+            target.log_joint,
+            target.draw_guide(num_chains, seed, start)[0],
+            num_samples,
+            num_warmup=num_warmup,
+            num_leapfrog=num_leapfrog,
+            seed=seed,
+            first=start,
+            progress=partial(_tell, told, start, len(part[0]), total),
+        )
+        flat = result.draws.transpose(0, 1).flatten(0, 1)
+        latents.append({name: value.cpu() for name, value in target.latents(flat).items()})
+        results.append(result)
+    return _joined(latents, pair.nesting), _one(results)
+
+
+def _tell(told: Callable[[int], object], start: int, size: int, total: int, done: int) -> None:
+    """The data done so far, in proportion to the draws of those at work."""
+    told(start + size * done // total)
+
+
+def _joined(parts: Sequence[Mapping[str, Tensor]], dim: int) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts], dim) for name in parts[0]}
+
+
+def _one(results: Sequence[HMCResult]) -> HMCResult:
+    """The chains of all data."""
+    axes = {"draws": 2, "accept": 1, "step_size": 0, "scale": 0, "divergences": 1}
+    joined = {name: torch.cat([getattr(result, name).cpu() for result in results], dim) for name, dim in axes.items()}
+    return HMCResult(**joined, evaluations=results[0].evaluations, seed=results[0].seed)
 
 
 def _block(

@@ -127,7 +127,7 @@ def posterior_predictive_check(
     *args: Any,
     statistics: Mapping[str, Statistic] | None = None,
     num_draws: int = 400,
-    method: Literal["guide", "sir", "psis", "prior"] = "guide",
+    method: Literal["guide", "sir", "psis", "hmc", "prior"] = "guide",
     num_particles: int = 1000,
     alpha: float = 0.05,
     seed: int = 0,
