@@ -1,7 +1,7 @@
 """Draws of a (model, guide) pair as ArviZ has them: an `InferenceData`, or the `DataTree` of ArviZ 1."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -34,7 +34,9 @@ def to_arviz(
     num_warmup: int = 300,
     num_leapfrog: int = 10,
     seed: int = 0,
+    max_rows: int = 4096,
     max_plate_nesting: int = 1,
+    progress: Callable[[int], object] | None = None,
     **inputs: Tensor,
 ) -> Any:
     r"""Draws of codes and data, log-densities and health, for ArviZ's plots and for files.
@@ -69,7 +71,9 @@ def to_arviz(
         num_warmup: draws of each chain before those.
         num_leapfrog: most steps of a trajectory.
         seed: seed of the draws; the caller's generators are left alone.
+        max_rows: the most (datum, particle) pairs in one run of the model for the weights.
         max_plate_nesting: number of plate dimensions the programs use.
+        progress: called with the number of data whose codes are drawn.
         **inputs: tensors with the data in front that both programs take by name, e.g. `c`.
 
     Returns:
@@ -97,7 +101,9 @@ def to_arviz(
         num_warmup=num_warmup,
         num_leapfrog=num_leapfrog,
         seed=seed,
+        max_rows=max_rows,
         max_plate_nesting=max_plate_nesting,
+        progress=progress,
         **inputs,
     )
     program, data = Called(model, list(inputs)), (x, *args, *inputs.values())
@@ -210,7 +216,7 @@ def _container(groups: Mapping[str, Arrays], attributes: Mapping[str, Any], num_
     """The one seam to ArviZ's generations: 0.x has a class of its own, 1.x a tree of xarray's."""
     import xarray
 
-    made = {
+    made: dict[str, Any] = {
         group: xarray.Dataset(
             {k: _variable(group, k, v, num_chains) for k, v in arrays.items()}, attrs=dict(attributes)
         )

@@ -170,9 +170,9 @@ def comparison(result: Comparison) -> "Figure":
     axes = figure.subplots()
     for place, model in enumerate(result.models):
         error = model.standard_error_difference
-        shown = {"xerr": 2 * error} if error == error and place > 0 else {}
+        bar = [2 * error] if error == error and place > 0 else None
         colour = "black" if place == 0 else ORANGE if model.is_worse else BLUE
-        axes.errorbar([model.difference], [place], fmt="o", color=colour, ms=5, elinewidth=1.4, capsize=3, **shown)
+        axes.errorbar([model.difference], [place], fmt="o", color=colour, ms=5, elinewidth=1.4, capsize=3, xerr=bar)
     axes.axvline(0, color=GREY, lw=0.8, ls="--")
     axes.set_yticks(range(len(result.models)), [f"{model.name}  {model.log_p:.2f}" for model in result.models])
     axes.set_ylim(len(result.models) - 0.4, -0.6)

@@ -233,7 +233,8 @@ def _by_weights(
         blocks.append(_block(pair, block, start, num_draws, method, num_particles, seed))
         told(start + len(block[0]))
     latents, *columns = zip(*blocks, strict=True)
-    return _joined(latents, pair.nesting), Weights(*(torch.cat(column, -1) for column in columns), num_particles)
+    log_w, ess, k = (torch.cat(column, -1) for column in columns)
+    return _joined(latents, pair.nesting), Weights(log_w, ess, k, num_particles)
 
 
 def _by_hmc(

@@ -185,11 +185,11 @@ def posterior_predictive_check(
         raise NumericalError(
             f"a statistic of the data is not finite: {dict(zip(chosen, observed.tolist(), strict=True))}"
         )
-    sizes: dict[str, Any] = {"seed": seed, "max_plate_nesting": max_plate_nesting}
+    given: dict[str, Any] = {**inputs, "seed": seed, "max_plate_nesting": max_plate_nesting}
     latents, unreliable = None, 0.0
     if method != "prior":
         drawn = posterior(
-            model, guide, x, *args, num_draws=num_draws, method=method, num_particles=num_particles, **sizes, **inputs
+            model, guide, x, *args, num_draws=num_draws, method=method, num_particles=num_particles, **given
         )
         latents, unreliable = drawn.draws, drawn.unreliable
     rows = []
@@ -248,8 +248,8 @@ def _replicates(
 ) -> Tensor:
     """`_COPIES` replications of a padded block, `[_COPIES, TILE_DATA, *event]`."""
     others, inputs = data[: len(data) - len(names)], dict(zip(names, data[len(data) - len(names) :], strict=True))
-    sizes: dict[str, Any] = {"num_particles": _COPIES, "max_plate_nesting": nesting}
-    observed = draw(model, *others, latents=latents, **sizes, **inputs)[1]
+    given: dict[str, Any] = {**inputs, "num_particles": _COPIES, "max_plate_nesting": nesting}
+    observed = draw(model, *others, latents=latents, **given)[1]
     each = [{name: value[i : i + 1] for name, value in observed.items()} for i in range(_COPIES)]
     return torch.stack([as_data(one, data[0], inputs, nesting, to_x)[0] for one in each])
 

@@ -100,7 +100,7 @@ def simulate_block(
     rows = slice(start, start + TILE_DATA)
     given = [a[rows] for a in (x, *args, *inputs.values())]
     first, *others = padded(given)
-    named = dict(zip(inputs, others[len(args) :], strict=True))
+    named: dict[str, Any] = dict(zip(inputs, others[len(args) :], strict=True))
     with evaluation_mode(model), seeded(seed, "simulate", start):
         latents, observed = draw(model, first, *others[: len(args)], max_plate_nesting=nesting, **named)
     size = len(given[0])

@@ -125,7 +125,7 @@ def _saved_evidence(entry: _Entry, options: Namespace) -> Evidence | None:
         return None
     if not same or told.get("method", "importance") != "importance" or len(columns[0]) != len(entry.x):
         return None
-    return Evidence(*columns, options.num_particles, options.seed, data=entry.data_sha256)
+    return Evidence(*columns, num_particles=options.num_particles, seed=options.seed, data=entry.data_sha256)
 
 
 def _estimate(entry: _Entry, options: Namespace) -> Evidence:
