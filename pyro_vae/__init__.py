@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyro_vae import data, guides, importance, likelihoods, networks, objectives, priors, schedules, testing
+    from pyro_vae.arviz_export import to_arviz
+    from pyro_vae.calibration import simulation_based_calibration
     from pyro_vae.checkpoint import load
     from pyro_vae.clustering import cluster, clustering_scores, with_clusters
     from pyro_vae.codes import codebook_usage, fit_code_prior
+    from pyro_vae.comparison import compare
     from pyro_vae.data import load_data
     from pyro_vae.diagnostics import latent_statistics
     from pyro_vae.evidence import log_marginal
@@ -44,6 +47,9 @@ _HOMES = {
     "cluster": "clustering",
     "clustering_scores": "clustering",
     "with_clusters": "clustering",
+    "simulation_based_calibration": "calibration",
+    "compare": "comparison",
+    "to_arviz": "arviz_export",
 }
 _MODULES = ("data", "guides", "importance", "likelihoods", "networks", "objectives", "priors", "schedules", "testing")
 
@@ -57,6 +63,7 @@ __all__ = [
     "cluster",
     "clustering_scores",
     "codebook_usage",
+    "compare",
     "data",
     "fit",
     "fit_code_prior",
@@ -75,7 +82,9 @@ __all__ = [
     "sample",
     "schedules",
     "seeded",
+    "simulation_based_calibration",
     "testing",
+    "to_arviz",
     "with_clusters",
 ]
 

@@ -145,6 +145,7 @@ def _save(saved: SavedRun, split: str, evidence: Evidence, result: dict[str, Any
     arrays = {name: getattr(evidence, name) for name in ("log_p", "standard_error", "ess", "pareto_k", "elbo")}
     name = f"evidence-{split}{'' if evidence.shift is None else f'-{evidence.precision}'}"
     write_arrays(saved.path / f"{name}.npz", arrays)
-    write_atomic(saved.path / f"{name}.json", json.dumps(finite(result), indent=1).encode())
+    identity = {"data_sha256": evidence.data, "weights_sha256": saved.weights_sha256}
+    write_atomic(saved.path / f"{name}.json", json.dumps(finite(result | identity), indent=1).encode())
     if evidence.shift is None:
         save_pareto_k(evidence, saved.path, split)
