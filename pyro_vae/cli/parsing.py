@@ -22,6 +22,7 @@ from pyro_vae.schedules import Schedule
 _BASES: dict[str, type] = {
     "vae": Autoencoder,
     "objective": Objective,
+    "amount": Schedule,
     "beta": Schedule,
     "capacity": Schedule,
     "insomnia": Schedule,
