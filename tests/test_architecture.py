@@ -21,7 +21,7 @@ ROWS = [
     ["autoencoder"],
     ["vae", "hierarchical", "vq", "objectives", "tiles"],
     ["evidence", "checkpoint", "steps"],
-    ["parallel", "settings"],
+    ["parallel", "settings", "derived"],
     ["diagnostics", "tasks", "training", "refit", "semi_supervised", "clustering"],
     ["testing", "codes"],
     ["plots"],

@@ -495,7 +495,7 @@ class TestUsage:
     @pytest.mark.parametrize(
         ("words", "parts"),
         [
-            ("", ["expected a command: fit, evaluate, sample, reconstruct, cluster, info"]),
+            ("", ["expected a command: fit, evaluate, sample, reconstruct, cluster, refit, info"]),
             ("fti", ["unknown command 'fti', did you mean 'fit'?", "evaluate"]),
             ("fit --epohcs 3", ["unknown option '--epohcs', did you mean '--epochs'?", "--batch_size"]),
             ("evaluate r --num_particle 3", ["unknown option '--num_particle', did you mean '--num_particles'?"]),
