@@ -13,7 +13,7 @@ import pyro_vae
 PACKAGE = Path(pyro_vae.__file__).parent
 ROWS = [
     ["errors", "seeding", "shapes", "progress", "backends", "pareto", "rewrites", "flow_library", "point_masses"],
-    ["sources", "linear_gaussian", "layers"],
+    ["sources", "linear_gaussian", "layers", "once"],
     ["dataset"],
     ["conditioning"],
     ["networks", "schedules", "data", "compiling", "optimizers", "distributed", "mixtures"],
