@@ -329,7 +329,7 @@ class TestAnyAutoencoder:
             ("--vae HierarchicalVAE --vae.latent_dims [3]", ["expected two layers or more, got (3,)"]),
             ("--vae pyro_vae.networks.MLP", ["vae: ", "does not correspond to a subclass of Autoencoder"]),
             ("--vae.latent_dim three", ["vae.latent_dim: Expected a whole number. Got value: three"]),
-            (f"{LAYERS} --context labels", ["--context: HierarchicalVAE takes none"]),
+            ("--vae VQVAE --context labels", ["--context: VQVAE takes none; leave it out, or take --vae VAE"]),
         ],
     )
     def test_mistakes(self, words, parts):
