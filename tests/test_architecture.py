@@ -27,7 +27,7 @@ ROWS = [
         "ecdf",
         "fingerprint",
     ],
-    ["sources", "linear_gaussian", "layers"],
+    ["sources", "linear_gaussian", "layers", "once"],
     ["dataset"],
     ["conditioning"],
     ["networks", "schedules", "data", "compiling", "optimizers", "distributed", "mixtures"],
@@ -36,7 +36,7 @@ ROWS = [
     ["vae", "hierarchical", "vq", "objectives", "tiles"],
     ["targets", "hmc"],
     ["evidence", "checkpoint", "steps", "diagnostics", "refining", "surgery", "simulating", "posterior"],
-    ["parallel", "settings", "collapse", "gaps"],
+    ["parallel", "settings", "derived", "collapse", "gaps"],
     [
         "tasks",
         "training",

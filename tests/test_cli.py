@@ -329,7 +329,7 @@ class TestAnyAutoencoder:
             ("--vae HierarchicalVAE --vae.latent_dims [3]", ["expected two layers or more, got (3,)"]),
             ("--vae pyro_vae.networks.MLP", ["vae: ", "does not correspond to a subclass of Autoencoder"]),
             ("--vae.latent_dim three", ["vae.latent_dim: Expected a whole number. Got value: three"]),
-            (f"{LAYERS} --context labels", ["--context: HierarchicalVAE takes none"]),
+            ("--vae VQVAE --context labels", ["--context: VQVAE takes none; leave it out, or take --vae VAE"]),
         ],
     )
     def test_mistakes(self, words, parts):
@@ -495,7 +495,7 @@ class TestUsage:
     @pytest.mark.parametrize(
         ("words", "parts"),
         [
-            ("", ["expected a command: fit, evaluate, sample, reconstruct, cluster, info"]),
+            ("", ["expected a command: fit, evaluate, sample, reconstruct, cluster, refit, info"]),
             ("fti", ["unknown command 'fti', did you mean 'fit'?", "evaluate"]),
             ("fit --epohcs 3", ["unknown option '--epohcs', did you mean '--epochs'?", "--batch_size"]),
             ("evaluate r --num_particle 3", ["unknown option '--num_particle', did you mean '--num_particles'?"]),

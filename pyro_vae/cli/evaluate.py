@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pyro_vae.agreement import agreed
 from pyro_vae.checkpoint import write_arrays, write_atomic
+from pyro_vae.cli.bounds import told_of_points
 from pyro_vae.cli.parsing import make_parser, parse
 from pyro_vae.cli.pictures import save_pareto_k
 from pyro_vae.cli.processes import joined
@@ -32,6 +33,8 @@ def run(argv: list[str]) -> int:
             saved = open_saved(options, world.device)
             data, x = load_split(saved, options, options.num_data)
             inputs = given(data, options.split, len(x), saved.device)
+        if told_of_points(saved, data, x, inputs, options, world):
+            return 0
         evidence = _estimate(saved, x, inputs, options, world)
     if world.main:
         _tell(saved, data, x, inputs, options, evidence)
