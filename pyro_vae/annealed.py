@@ -214,7 +214,7 @@ class Sandwich:
         lower: by annealing forwards.
         upper: by annealing backwards from the codes that the data were drawn with.
         x: the data, `[N, *event]`.
-        latents: those codes by name, `[N, *site]`.
+        latents: those codes by site name, `[1, N, *event]`.
     """
 
     lower: AnnealedEvidence

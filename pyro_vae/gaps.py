@@ -175,7 +175,7 @@ def inference_gaps(
     search = search or Search()
     vae = _checked(vae, x, num_particles, max_rows)
     device = next(vae.parameters()).device
-    given = {name: value.to(device) for name, value in {"x": x, **inputs}.items()}
+    given: dict[str, Any] = {name: value.to(device) for name, value in {"x": x, **inputs}.items()}
     if evidence is None:
         evidence = log_marginal(vae.model, vae.guide, given["x"], seed=seed, **{n: given[n] for n in inputs})
     log_p = _log_p(evidence, len(x))

@@ -70,7 +70,11 @@ class ElboSurgery:
 
     @property
     def saturated(self) -> bool:
-        """Whether the information is within 1 nat of log N: then it is a property of N, and hardly of the model."""
+        """Whether the information is within 1 nat of log N: then it tells the number of data, and hardly the model.
+
+        Codes of images often tell some 30 nats, so no number of data is enough: the population's information is known
+        to lie between the two bounds, and its marginal KL between 0 and the one measured.
+        """
         return self.information.mean > self.most - _SATURATED
 
     def summary(self) -> dict[str, Any]:
@@ -87,7 +91,7 @@ class ElboSurgery:
         }
 
     def __repr__(self) -> str:
-        limit = ", SATURATED: take more data" if self.saturated else ""
+        limit = ", SATURATED" if self.saturated else ""
         return (
             f"ElboSurgery(reconstruction {self.reconstruction} - information {self.information} "
             f"[at most log N = {self.most:.2f}{limit}; population at most {self.information_upper.mean:.3f}] "
@@ -177,8 +181,10 @@ def _samples(
     with seeded(seed, "elbo_surgery", start):
         samples = importance(model, guide, *padded(tile), **sizes)
     latents = {name: value.narrow(nesting, 0, size) for name, value in samples.latents.items()}
-    cut = (a[:, :size] for a in (samples.log_likelihood, samples.log_prior, samples.log_guide))
-    return ImportanceSamples(*cut, latents)
+    log_likelihood, log_prior, log_guide = (
+        a[:, :size] for a in (samples.log_likelihood, samples.log_prior, samples.log_guide)
+    )
+    return ImportanceSamples(log_likelihood, log_prior, log_guide, latents)
 
 
 def _terms(samples: ImportanceSamples, aggregate: Tensor, others: Tensor, start: int) -> tuple[Tensor, ...]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from pyro_vae import bridges
 from pyro_vae.annealed import AnnealedEvidence, Annealing
-from pyro_vae.annealing import ais, bdmc, reverse_ais, simulate
+from pyro_vae.annealing import ais, bdmc, reverse_ais
 from pyro_vae.compiling import log_once, record
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.guides import Delta, DiagonalNormal, InverseAutoregressiveFlow
@@ -20,6 +20,7 @@ from pyro_vae.hierarchical import HierarchicalVAE
 from pyro_vae.networks import MLP
 from pyro_vae.priors import ConditionalNormal
 from pyro_vae.semi_supervised import SemiSupervisedVAE
+from pyro_vae.simulating import simulate
 from pyro_vae.vae import VAE
 
 from .exact.ppca import make_exact, truth, vae_of
@@ -76,7 +77,7 @@ class TestAgainstExactValues:
         z = torch.distributions.MultivariateNormal(mean[0], covariance).sample((300,))
         how = Annealing(40, 1, 2, "prior")
         many = x.expand(300, -1)
-        result = reverse_ais(vae.model, vae.guide, many, latents={"z": z}, annealing=how)
+        result = reverse_ais(vae.model, vae.guide, many, latents={"z": z[None]}, annealing=how)
         self.assert_unbiased((result.log_weights + process.log_prob(many)).exp().T)
 
     def assert_unbiased(self, ratios):
@@ -89,7 +90,7 @@ class TestAgainstExactValues:
         vae = VAE((12,), 2, decoder=partial(MLP, hidden=(8,))).double()
         with torch.no_grad():
             vae.decoder.output.weight.mul_(8.0)
-        x, _ = simulate(vae.model, 8, seed=3)
+        x = simulate(vae.model, torch.zeros(8, 12).double(), seed=3).x
         result = ais(vae.model, vae.guide, x, annealing=GOOD)
         exact = quadrature(vae, x)
         assert (result.log_p - exact).abs().mean() < 0.1
@@ -331,35 +332,21 @@ class TestResults:
         assert Annealing(num_temperatures=1).betas() == [0, 1]
 
 
-class TestSimulate:
-    def test_draws_have_the_models_moments(self, process):
-        """Mean and covariance of 20,000 draws of probabilistic PCA within 6 standard errors."""
-        x, latents = simulate(vae_of(process).model, 20_000)
-        covariance = process.weight @ process.weight.T + process.scale**2 * torch.eye(6, dtype=torch.float64)
-        error = (covariance.diagonal() / 20_000).sqrt()
-        assert ((x.mean(0) - process.bias).abs() < 6 * error).all()
-        spread = torch.outer(covariance.diagonal(), covariance.diagonal()).sqrt()
-        assert ((torch.cov(x.T) - covariance).abs() < 6 * spread * (2 / 20_000) ** 0.5).all()
-        residual = x - latents["z"] @ process.weight.T - process.bias
-        assert residual.std() == pytest.approx(process.scale, rel=0.02)
-
-    def test_a_few_are_the_first_of_many(self):
-        vae = VAE((8, 8), 2)
-        few, many = simulate(vae.model, 3, seed=1), simulate(vae.model, 60, seed=1)
-        assert torch.equal(few[0], many[0][:3]) and torch.equal(few[1]["z"], many[1]["z"][:3])
-
+class TestSimulated:
     def test_plain_programs_need_an_example(self):
         model, guide = normal_pair()
-        assert simulate(model, 5, torch.zeros(1))[0].shape == (5, 1)
         assert bdmc(model, guide, 5, torch.zeros(1), annealing=QUICK).gap.values.shape == (5,)
         with pytest.raises(UsageError, match="give `like`"):
-            simulate(model, 5)
+            bdmc(model, guide, 5)
+        with pytest.raises(UsageError, match="num_data must be at least 1"):
+            bdmc(model, guide, 0, torch.zeros(1))
 
-    def test_refusals(self):
-        with pytest.raises(UsageError, match="can't draw x: expected the model to observe one site"):
-            simulate(two_layer_model, 5, torch.zeros(3))
-        with pytest.raises(UsageError, match=r"expected num_data >= 1 .* got 0"):
-            simulate(VAE((4,), 2).model, 0)
+    def test_two_sites_and_an_inner_plate(self):
+        """The exact draws of both sites go back into the flat vector: a gap near zero (4 standard errors, < 1e-4)."""
+        how = Annealing(100, 8, 3)
+        options = {"max_plate_nesting": 2, "to_x": lambda drawn: drawn["x"].T}
+        gap = bdmc(two_layer_model, two_layer_guide, 20, torch.zeros(3), annealing=how, **options).gap
+        assert abs(gap.mean) < 4 * gap.standard_error_data < 0.4
 
 
 class TestRefusals:
@@ -375,9 +362,9 @@ class TestRefusals:
         vae = VAE((4,), 2)
         backwards = partial(reverse_ais, vae.model, vae.guide, torch.ones(2, 4), annealing=QUICK)
         with pytest.raises(DataError, match=r"one row for each datum, got 2 and \{'z': 3\}"):
-            backwards(latents={"z": torch.zeros(3, 2)})
+            backwards(latents={"z": torch.zeros(1, 3, 2)})
         with pytest.raises(UsageError, match=r"latents: expected \['z'\], got \['w'\]"):
-            backwards(latents={"w": torch.zeros(2, 2)})
+            backwards(latents={"w": torch.zeros(1, 2, 2)})
         with pytest.raises(DataError, match=r"expected data, .* got 0"):
             ais(vae.model, vae.guide, torch.ones(0, 4), annealing=QUICK)
         with pytest.raises(UsageError, match="max_rows must be at least 1"):

@@ -187,6 +187,13 @@ def test_the_errors_are_honest():
     assert (common < (gaps.elbo.standard_errors + gaps.best_elbo.standard_errors)).all()
 
 
+def test_the_draws_that_chose_do_not_judge():
+    """What few draws choose by chance is worse than the exact posterior: by draws of their own it would look better."""
+    gaps = measure(make_exact(linear_vae(PROCESS), PROCESS), data(60), Search(lr=0.1, max_steps=50, selection=4))
+    assert gaps.approximation.mean > 3 * gaps.approximation.standard_error_monte_carlo
+    assert gaps.amortisation.mean < -3 * gaps.amortisation.standard_error_monte_carlo
+
+
 def test_log_p_is_estimated_where_it_is_not_given():
     vae, x = mean_field(), data()
     gaps = inference_gaps(vae, x, search=SHORT, num_particles=100)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pyro_vae.agreement import agreed
 from pyro_vae.checkpoint import write_arrays, write_atomic
+from pyro_vae.cli.bounds import told_of_points
 from pyro_vae.cli.parsing import make_parser, parse
 from pyro_vae.cli.pictures import save_pareto_k
 from pyro_vae.cli.processes import joined
@@ -32,6 +33,8 @@ def run(argv: list[str]) -> int:
             saved = open_saved(options, world.device)
             data, x = load_split(saved, options, options.num_data)
             inputs = given(data, options.split, len(x), saved.device)
+        if told_of_points(saved, data, x, inputs, options, world):
+            return 0
         evidence = _estimate(saved, x, inputs, options, world)
     if world.main:
         _tell(saved, data, x, inputs, options, evidence)
@@ -145,6 +148,7 @@ def _save(saved: SavedRun, split: str, evidence: Evidence, result: dict[str, Any
     arrays = {name: getattr(evidence, name) for name in ("log_p", "standard_error", "ess", "pareto_k", "elbo")}
     name = f"evidence-{split}{'' if evidence.shift is None else f'-{evidence.precision}'}"
     write_arrays(saved.path / f"{name}.npz", arrays)
-    write_atomic(saved.path / f"{name}.json", json.dumps(finite(result), indent=1).encode())
+    identity = {"data_sha256": evidence.data, "weights_sha256": saved.weights_sha256}
+    write_atomic(saved.path / f"{name}.json", json.dumps(finite(result | identity), indent=1).encode())
     if evidence.shift is None:
         save_pareto_k(evidence, saved.path, split)

@@ -132,7 +132,7 @@ def elbo_surgery(terms: ElboSurgery) -> "Figure":
     axes = figure.subplots()
     for place, (colour, part) in enumerate(zip((GREY, BLUE, ORANGE), parts.values(), strict=True)):
         _draw_bars(axes, [part], place, 0.6, colour, "")
-    label = f"log N = {terms.most:.2f}{', reached: take more data' if terms.saturated else ''}"
+    label = f"log N = {terms.most:.2f}{', reached: more data would tell more' if terms.saturated else ''}"
     axes.axvline(terms.most, color="black", lw=1, ls="--", label=label)
     axes.set_yticks(range(len(parts)), [f"{name}\n{part.mean:.2f}" for name, part in parts.items()])
     axes.invert_yaxis()
