@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from pyro_vae.data import load_data
     from pyro_vae.diagnostics import latent_statistics
     from pyro_vae.evidence import log_marginal
+    from pyro_vae.gaps import inference_gaps
     from pyro_vae.hierarchical import HierarchicalVAE
     from pyro_vae.refit import refit_prior
     from pyro_vae.seeding import seeded
     from pyro_vae.semi_supervised import SemiSupervisedVAE, accuracy, classify
+    from pyro_vae.surgery import elbo_surgery
     from pyro_vae.tasks import reconstruct, sample
     from pyro_vae.training import fit
     from pyro_vae.vae import VAE
@@ -35,6 +37,8 @@ _HOMES = {
     "load": "checkpoint",
     "load_data": "data",
     "latent_statistics": "diagnostics",
+    "inference_gaps": "gaps",
+    "elbo_surgery": "surgery",
     "sample": "tasks",
     "reconstruct": "tasks",
     "refit_prior": "refit",
@@ -65,10 +69,12 @@ __all__ = [
     "codebook_usage",
     "compare",
     "data",
+    "elbo_surgery",
     "fit",
     "fit_code_prior",
     "guides",
     "importance",
+    "inference_gaps",
     "latent_statistics",
     "likelihoods",
     "load",

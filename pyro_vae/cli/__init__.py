@@ -13,6 +13,7 @@ COMMANDS = {
     "sample": "draw from a trained VAE's prior and save a picture or arrays",
     "reconstruct": "encode and decode data and save a picture or arrays",
     "cluster": "assign data to the components of a mixture prior, and compare with their labels",
+    "refit": "fit another prior to a trained VAE's codes, and save it as a new run",
     "info": "tell what a run directory holds",
 }
 _MODULES = {"sample": "generate", "reconstruct": "generate"}

@@ -11,6 +11,7 @@ from pyro_vae.autoencoder import Autoencoder
 from pyro_vae.checkpoint import load, read_config, read_manifest
 from pyro_vae.cli.parsing import add_common, allow_own_modules
 from pyro_vae.data import Dataset, load_data
+from pyro_vae.derived import MADE_BY
 from pyro_vae.errors import UsageError
 from pyro_vae.fingerprint import fingerprint
 from pyro_vae.training import choose_device
@@ -31,8 +32,9 @@ class SavedRun:
     @property
     def weights(self) -> str:
         """Which weights the VAE has, in words."""
-        best = self.progress["best_epoch"]
-        return f"best on validation, epoch {best}" if best else f"last, epoch {self.progress['epoch']}"
+        best, changed = self.progress["best_epoch"], ", prior refitted" if MADE_BY in self.config else ""
+        chosen = f"best on validation, epoch {best}" if best else f"last, epoch {self.progress['epoch']}"
+        return chosen + changed
 
     @property
     def weights_sha256(self) -> str:
@@ -78,13 +80,21 @@ def open_saved(options: Namespace, device: torch.device | None = None, run: str 
 
 def load_split(saved: SavedRun, options: Namespace, num: int | None) -> tuple[Dataset, torch.Tensor]:
     """The run's data set (or `--data`) and the first `num` data of the split asked for (None: all), checked."""
+    data = load_data_of(saved, options.data)
+    x = data.split(options.split) if num is None else first_rows(data, options.split, num)
+    saved.vae.likelihood.check(x, f"{options.split} data")
+    return data, x.to(saved.device)
+
+
+def load_data_of(saved: SavedRun, other: str | None = None) -> Dataset:
+    """The data set that a run was trained on, or another one prepared likewise."""
     config = saved.config
-    source = options.data or config.get("data")
+    source = other or config.get("data")
     if source is None:
         raise UsageError(
             f"{saved.path} was trained on an array, which it does not hold: name the data by --data FILE.npz"
         )
-    data = load_data(
+    return load_data(
         source,
         binarize=config.get("binarize", "none"),
         dequantize=config.get("dequantize", False),
@@ -96,9 +106,6 @@ def load_split(saved: SavedRun, options: Namespace, num: int | None) -> tuple[Da
         labelled=config.get("labelled", 0),
         repeats=config.get("repeats", 1),
     )
-    x = data.split(options.split) if num is None else first_rows(data, options.split, num)
-    saved.vae.likelihood.check(x, f"{options.split} data")
-    return data, x.to(saved.device)
 
 
 def given(data: Dataset, split: str, num: int, device: torch.device) -> dict[str, Any]:
