@@ -257,12 +257,37 @@ def log_weights(
         seed: of the draws.
         nesting: plate dimensions the programs use.
     """
+    for latents, log_guide in draws(pair, data, start, num_particles, seed, nesting):
+        yield pair.log_joint(latents, data) - log_guide
+
+
+def draws(
+    pair: Pair,
+    data: Sequence[Tensor],
+    start: int,
+    num_particles: int,
+    seed: int,
+    nesting: int = 1,
+    stream: str = "log_marginal",
+) -> Iterator[Draws]:
+    """The guide's draws that `log_weights` weighs, and their log q(z|x), tile by tile; arguments as there.
+
+    The first are the same whatever `num_particles` is, and all of them are at each call.
+
+    Args:
+        pair: the programs.
+        data: the block's data.
+        start: the position of its first datum in the whole set.
+        num_particles: how many in all.
+        seed: of the draws.
+        nesting: plate dimensions the programs use.
+        stream: whose draws they are; others than those of log p(x) have another name.
+    """
     for first in range(0, num_particles, TILE_PARTICLES):
-        with seeded(seed, "log_marginal", start, first):
+        with seeded(seed, stream, start, first):
             latents, log_guide = pair.draw(padded(data))
         particles, size = min(TILE_PARTICLES, num_particles - first), len(data[0])
-        log_joint = pair.log_joint(_cut(latents, particles, size, nesting), data)
-        yield log_joint - log_guide[:particles, :size]
+        yield cut(latents, particles, size, nesting), log_guide[:particles, :size]
 
 
 def padded(data: Sequence[Tensor]) -> list[Tensor]:
@@ -271,7 +296,15 @@ def padded(data: Sequence[Tensor]) -> list[Tensor]:
     return [torch.cat([x, x[-1:].expand(TILE_DATA - size, *x.shape[1:])]) if size < TILE_DATA else x for x in data]
 
 
-def _cut(latents: Mapping[str, Tensor], particles: int, size: int, nesting: int) -> dict[str, Tensor]:
+def filled(latents: Mapping[str, Tensor], particles: int, nesting: int = 1) -> dict[str, Tensor]:
+    """The same of a tile of draws: the last draw repeated up to `particles`, the last datum up to `TILE_DATA`."""
+    for dim, size in ((0, particles), (nesting, TILE_DATA)):
+        index = torch.arange(size).clamp(max=next(iter(latents.values())).shape[dim] - 1)
+        latents = {name: value.index_select(dim, index.to(value.device)) for name, value in latents.items()}
+    return dict(latents)
+
+
+def cut(latents: Mapping[str, Tensor], particles: int, size: int, nesting: int) -> dict[str, Tensor]:
     """The first `particles` draws of the first `size` data of a tile."""
     return {name: value[:particles].narrow(nesting, 0, size) for name, value in latents.items()}
 
@@ -287,7 +320,7 @@ def _shape(latents: Mapping[str, Tensor]) -> torch.Size:
 
 def _piece(latents: Mapping[str, Tensor], data: Sequence[Tensor], nesting: int, rows: int) -> dict[str, Tensor]:
     """The first piece of a tile's draws."""
-    return next(_parts(_cut(latents, TILE_PARTICLES, len(data[0]), nesting), rows))
+    return next(_parts(cut(latents, TILE_PARTICLES, len(data[0]), nesting), rows))
 
 
 def _pairs(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[tuple[str, Tensor, Tensor]]:

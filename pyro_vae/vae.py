@@ -124,10 +124,16 @@ class VAE(Conditional):
             mask: True where an element of `x` is observed; None where all are.
             context: c, `[*leading, *context]`, where the guide takes one.
         """
+        return self.posterior.distribution(self.guide_params(x, mask, context))
+
+    def guide_params(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """What makes q(z|x) of the guide's family, `[*leading, *guide.param_shape]`; arguments as for `encode`.
+
+        The encoder's output, or what a guide that refines it makes of it.
+        """
         x, context = self._tensor(x, mask), self._context(context)
         params = self._run("guide", self.encoder, x, context)
-        params = self.posterior.refine(params, lambda z: self._log_joint(z, x, mask, context))
-        return self.posterior.distribution(params)
+        return self.posterior.refine(params, lambda z: self._log_joint(z, x, mask, context))
 
     def amortize(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> dist.TorchDistribution:
         """As `encode`, by the encoder alone, without the refinement that some guides do: what priors are built from."""

@@ -58,9 +58,10 @@ class TestData:
 
     @pytest.mark.parametrize("number", [1, 2, 3])
     def test_quadrants(self, number):
-        """The two parts are together the image; the lower left is always given."""
+        """The two parts are together the image; the lower left is always given, the lower right never."""
         data, given = load_data("digits", binarize="threshold"), quadrants((8, 8), number)
-        assert given.sum() == 16 * number and given[4:, :4].all() and not given[:4, 4:].any()
+        assert given.sum() == 16 * number and given[4:, :4].all() and not given[4:, 4:].any()
+        assert bool(given[:4, :4].all()) is (number > 1) and bool(given[:4, 4:].all()) is (number > 2)
         parted = load_data("digits", binarize="threshold", context=f"quadrants-{number}")
         whole = torch.empty(200, 8, 8)
         whole[:, given] = parted.widen_inputs(parted.given("test"))["c"]

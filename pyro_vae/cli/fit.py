@@ -200,7 +200,8 @@ def _is_binary(likelihood: Namespace | None) -> bool:
     if likelihood is None:
         return False
     cls = resolve({"class_path": likelihood.class_path}, named(likelihood))
-    return getattr(cls, "support", None) is constraints.boolean
+    grey = likelihood.get("init_args", {}).get("grey", False)
+    return getattr(cls, "support", None) is constraints.boolean and not grey
 
 
 def _build(options: Namespace, data: Dataset) -> tuple[Autoencoder, Objective, Settings]:

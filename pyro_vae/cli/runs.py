@@ -13,6 +13,7 @@ from pyro_vae.cli.parsing import add_common, allow_own_modules
 from pyro_vae.data import Dataset, load_data
 from pyro_vae.derived import MADE_BY
 from pyro_vae.errors import UsageError
+from pyro_vae.fingerprint import fingerprint
 from pyro_vae.training import choose_device
 
 SPLITS = ("train", "valid", "test")
@@ -35,10 +36,25 @@ class SavedRun:
         chosen = f"best on validation, epoch {best}" if best else f"last, epoch {self.progress['epoch']}"
         return chosen + changed
 
+    @property
+    def weights_sha256(self) -> str:
+        """The fingerprint of the weights themselves."""
+        return fingerprint(*self.vae.state_dict().values())
+
 
 def add_run(parser: ArgumentParser) -> None:
     """The options of every command that reads a run."""
     parser.add_argument("run", type=str, help="the run directory")
+    _add_loading(parser)
+
+
+def add_runs(parser: ArgumentParser) -> None:
+    """The options of a command that reads several runs."""
+    parser.add_argument("runs", type=str, nargs="+", help="the run directories")
+    _add_loading(parser)
+
+
+def _add_loading(parser: ArgumentParser) -> None:
     parser.add_argument("--trust", type=str, default=[], action="append", help="a module whose classes may be built")
     add_common(parser)
 
@@ -54,10 +70,10 @@ def add_split(parser: ArgumentParser) -> None:
     )
 
 
-def open_saved(options: Namespace, device: torch.device | None = None) -> SavedRun:
-    """Load the run that the options name, on their device or another."""
+def open_saved(options: Namespace, device: torch.device | None = None, run: str | None = None) -> SavedRun:
+    """Load the run that the options name, or another, on their device or another."""
     allow_own_modules()
-    path, device = Path(options.run), device or choose_device(options.device)
+    path, device = Path(run or options.run), device or choose_device(options.device)
     vae = load(path, trust=options.trust, device=str(device))
     return SavedRun(path, read_config(path), read_manifest(path)["progress"], vae, device)
 
