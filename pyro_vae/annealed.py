@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pyro_vae.averages import Averaged
 from pyro_vae.errors import NumericalError, UsageError
-from pyro_vae.estimates import Estimates
 
 MOST_SPREAD = 1.0
 """Standard deviation of a datum's log-weights over its chains, nats, above which its bound is taken to be loose."""
@@ -172,8 +172,8 @@ class AnnealedEvidence:
         return self._estimates.standard_error_monte_carlo
 
     @property
-    def _estimates(self) -> Estimates:
-        return Estimates(self.log_p, self.standard_error)
+    def _estimates(self) -> Averaged:
+        return Averaged(self.log_p, self.standard_error)
 
     def summary(self) -> dict[str, float | int | str]:
         """The averages as plain numbers, with their protocol."""
@@ -223,13 +223,13 @@ class Sandwich:
     latents: Mapping[str, Tensor]
 
     @property
-    def gap(self) -> Estimates:
+    def gap(self) -> Averaged:
         """Upper less lower bound, nats; a single datum's can be negative by chance.
 
         The spread over the data is that of the chains as well: `standard_error_data` holds all of the error.
         """
         errors = (self.lower.standard_error.square() + self.upper.standard_error.square()).sqrt()
-        return Estimates(self.upper.log_p - self.lower.log_p, errors)
+        return Averaged(self.upper.log_p - self.lower.log_p, errors)
 
     @property
     def flagged(self) -> Tensor:

@@ -22,7 +22,7 @@ ROWS = [
         "rewrites",
         "flow_library",
         "point_masses",
-        "estimates",
+        "averages",
         "convergence",
         "ecdf",
         "fingerprint",
@@ -52,7 +52,6 @@ ROWS = [
     ],
     ["testing", "codes"],
     ["plots"],
-    ["calibration_plots"],
     ["cli"],
     ["__init__", "__main__"],
 ]
