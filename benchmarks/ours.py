@@ -45,7 +45,7 @@ def time_fit(system: str, args: Namespace, objective: Any = None, **parts: Any) 
         system: what to call it.
         args: the options.
         objective: the objective; None for `fit`'s own.
-        **parts: parts of the VAE other than its networks.
+        **parts: parts of the VAE, instead of the reference problem's.
     """
     if _processes() > 1 and "pyro_vae.distributed" not in sys.modules:
         print('{"unsupported": "this version of fit trains in one process only"}')
@@ -65,7 +65,7 @@ def time_fit(system: str, args: Namespace, objective: Any = None, **parts: Any) 
 def make(args: Namespace, **parts: Any) -> VAE:
     """The reference VAE, or one with other parts."""
     network = partial(MLP, hidden=(args.hidden,), activation="tanh")
-    return VAE(EVENT, args.latent, encoder=network, decoder=network, **parts)
+    return VAE(EVENT, args.latent, **{"encoder": network, "decoder": network, **parts})
 
 
 def _epochs(train: Any, vae: VAE, x: torch.Tensor, epochs: int) -> tuple[list[float], float]:

@@ -18,7 +18,7 @@ class System:
         environment: whose Python runs it: "project", or a file of `requirements/`.
         cache: what TorchInductor finds of earlier runs: "kept", "cold" (nothing) or "warm" (all that it needs).
         processes: how many `torchrun` starts; 0 for a plain run.
-        scaled: whether the scale's number of images holds, or the script's own smaller one.
+        scaled: whether the scale's number of images holds, or fewer: a quarter, and the script's own for log p(x).
     """
 
     script: str
@@ -58,9 +58,22 @@ EVIDENCE = {
     "JAX by hand": System("jax_chunked.py", environment="numpyro"),
     "matrix products alone": System("matmul_floor.py", ONEDNN),
 }
+PARTS_TIMED = (
+    "DiagonalNormal",
+    "FullNormal",
+    "InverseAutoregressiveFlow",
+    "ELBO(num_particles=5)",
+    "ELBO(analytic_kl=True)",
+    "IWAE(5)",
+    "DReG(5)",
+    "MixtureOfNormals prior",
+    "VampPrior(50)",
+    "ConvNet(16, 32)",
+)
+"""The names in `our_parts.PARTS`, which this file does not import: that would take torch."""
 PARTS = {
-    OURS: System("our_parts.py", ("--mode", "compiled", *ONEDNN)),
-    "ours, eager": System("our_parts.py", ("--mode", "eager", *ONEDNN)),
+    OURS: System("our_parts.py", ("--mode", "compiled", *ONEDNN), scaled=False),
+    "ours, eager": System("our_parts.py", ("--mode", "eager", *ONEDNN), scaled=False),
 }
 FIRST_STEP = {
     "ours, eager": System("ours.py", ("--mode", "eager")),
@@ -135,7 +148,6 @@ def suites(scale: Scale) -> dict[str, Suite]:
     training = TRAINING if scale.onednn else equal
     deep = ("--decoder", "50-200-200-784")
     estimators = _some(EVIDENCE, OURS, "ours, eager", "Pyro RenyiELBO, vectorized", "NumPyro RenyiELBO", "JAX by hand")
-    parts = ("DiagonalNormal", "FullNormal", "ELBO(num_particles=5)", "ELBO(analytic_kl=True)")
     found = {
         "training": Suite("Training, batches of 100", "training", training),
         "training-256": Suite("Training, batches of 256", "training", equal, options=("--batch", "256")),
@@ -143,7 +155,7 @@ def suites(scale: Scale) -> dict[str, Suite]:
         "evidence": Suite("log p(x), K = 5000, decoder 20-500-784", "evidence", EVIDENCE),
         "evidence-deep": Suite("log p(x), K = 5000, decoder 50-200-200-784", "evidence", EVIDENCE, options=deep),
         "first-step": Suite("Seconds to the first step", "first step", FIRST_STEP),
-        "parts": Suite("Our own parts, compiled and eager", "training", PARTS, "--part", parts),
+        "parts": Suite("Our own parts, compiled and eager", "training", PARTS, "--part", PARTS_TIMED),
         "batch": Suite("Training by batch size", "training", _GROWTH, "--batch", ("100", "256", "1024", "4096")),
         "width": Suite("Training by width", "training", _GROWTH, "--hidden", ("125", "250", "500", "1000", "2000")),
         "latent": Suite("Training by latent size", "training", _GROWTH, "--latent", ("2", "20", "200")),
@@ -199,7 +211,7 @@ def _work(suite: Suite, what: System, setting: str, scale: Scale) -> dict[str, s
     if suite.kind == "first step":
         return {"--num": "100", "--epochs": "0"}
     if suite.kind == "training":
-        return {"--num": str(scale.num), "--epochs": str(scale.epochs)}
+        return {"--num": str(scale.num if what.scaled else scale.num // 4), "--epochs": str(scale.epochs)}
     if not what.scaled:
         return {}
     per_k = 5000 / int(setting) if suite.axis == "--particles" else 1.0

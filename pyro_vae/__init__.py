@@ -8,17 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyro_vae import data, guides, importance, likelihoods, networks, objectives, priors, schedules, testing
+    from pyro_vae.annealing import ais, bdmc
+    from pyro_vae.arviz_export import to_arviz
+    from pyro_vae.calibration import simulation_based_calibration
     from pyro_vae.checkpoint import load
     from pyro_vae.clustering import cluster, clustering_scores, with_clusters
     from pyro_vae.codes import codebook_usage, fit_code_prior
+    from pyro_vae.comparison import compare
     from pyro_vae.data import load_data
     from pyro_vae.diagnostics import latent_statistics
     from pyro_vae.evidence import log_marginal
+    from pyro_vae.gaps import inference_gaps
     from pyro_vae.hierarchical import HierarchicalVAE
     from pyro_vae.methods import estimate
     from pyro_vae.refit import refit_prior
     from pyro_vae.seeding import seeded
     from pyro_vae.semi_supervised import SemiSupervisedVAE, accuracy, classify
+    from pyro_vae.surgery import elbo_surgery
     from pyro_vae.tasks import reconstruct, sample
     from pyro_vae.training import fit
     from pyro_vae.vae import VAE
@@ -30,10 +36,14 @@ _HOMES = {
     "VQVAE": "vq",
     "fit": "training",
     "log_marginal": "evidence",
+    "ais": "annealing",
+    "bdmc": "annealing",
     "estimate": "methods",
     "load": "checkpoint",
     "load_data": "data",
     "latent_statistics": "diagnostics",
+    "inference_gaps": "gaps",
+    "elbo_surgery": "surgery",
     "sample": "tasks",
     "reconstruct": "tasks",
     "refit_prior": "refit",
@@ -46,6 +56,9 @@ _HOMES = {
     "cluster": "clustering",
     "clustering_scores": "clustering",
     "with_clusters": "clustering",
+    "simulation_based_calibration": "calibration",
+    "compare": "comparison",
+    "to_arviz": "arviz_export",
 }
 _MODULES = ("data", "guides", "importance", "likelihoods", "networks", "objectives", "priors", "schedules", "testing")
 
@@ -55,16 +68,21 @@ __all__ = [
     "VAE",
     "VQVAE",
     "accuracy",
+    "ais",
+    "bdmc",
     "classify",
     "cluster",
     "clustering_scores",
     "codebook_usage",
+    "compare",
     "data",
+    "elbo_surgery",
     "estimate",
     "fit",
     "fit_code_prior",
     "guides",
     "importance",
+    "inference_gaps",
     "latent_statistics",
     "likelihoods",
     "load",
@@ -78,7 +96,9 @@ __all__ = [
     "sample",
     "schedules",
     "seeded",
+    "simulation_based_calibration",
     "testing",
+    "to_arviz",
     "with_clusters",
 ]
 

@@ -11,18 +11,18 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.annealed import AnnealedEvidence, Annealing, Sandwich
 from pyro_vae.backends import exact_products, fast_cpu
-from pyro_vae.bridges import Bridge, Bridges, Steps, adapted, num_adapted, start_draws
+from pyro_vae.bridges import Bridge, Bridges, Steps, adapted, num_ticks, start_draws
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.hmc import Noise, Walk
-from pyro_vae.importance import Called, Program, evaluation_mode, owners, refuse_point_masses, sample_sites
+from pyro_vae.importance import Called, Program, evaluation_mode, owners, refuse_point_masses
 from pyro_vae.seeding import seeded
+from pyro_vae.simulating import ToX, simulate
 from pyro_vae.targets import Target
-from pyro_vae.tiles import TILE_DATA, padded
+from pyro_vae.tiles import TILE_DATA
 
 _MUCH_WORK = 2e12
 """Floating point operations from which on compiling pays: some ten seconds of work."""
@@ -54,8 +54,9 @@ def ais(
     found by a run of their own (a fifth of the temperatures), independent of the one that counts: w stays unbiased.
 
     A datum costs about `1.2 num_chains num_temperatures (num_leapfrog + 1) / 2` runs of the decoder with its gradient;
-    the result counts them. It is a function of `(x, annealing, seed)`: of the data's company, of `max_rows` and of the
-    training mode it depends at most by rounding, which long chains in single precision can turn into another draw.
+    the result counts them. With `start="guide"` each is a run of the guide too. The result is a function of
+    `(x, annealing, seed)`: on the data's company, on `max_rows` and on the training mode it depends at most by
+    rounding, which long chains in single precision can turn into another draw.
 
     Args:
         model: Pyro program of p(x, z), with one data plate and continuous latent sites.
@@ -120,9 +121,9 @@ def reverse_ais(
     Args:
         model: as for `ais`.
         guide: as for `ais`.
-        x: data that the model drew, `[N, *event]`; see `simulate`.
+        x: data that the model drew, `[N, *event]`; see `simulating.simulate`.
         *args: as for `ais`.
-        latents: the latents they were drawn with, by site name, `[N, *site]`, inner plates in front.
+        latents: the latents they were drawn with, by site name, `[1, N, *event]`, inner plates before N.
         annealing: as for `ais`.
         seed: as for `ais`.
         max_rows: as for `ais`.
@@ -150,10 +151,12 @@ def bdmc(
     guide: Program,
     num_data: int,
     like: Tensor | None = None,
-    *,
+    *args: Tensor,
     annealing: Annealing | None = None,
     seed: int = 0,
     max_rows: int = 4096,
+    max_plate_nesting: int = 1,
+    to_x: ToX | None = None,
     compile: Literal["auto"] | bool = "auto",
     progress: Progress | None = None,
     **inputs: Tensor,
@@ -166,13 +169,16 @@ def bdmc(
     for each datum, which share their step sizes.
 
     Args:
-        model: Pyro program of p(x, z), with one plate, which observes one site: its first argument.
+        model: Pyro program of p(x, z), with one data plate and continuous latent sites.
         guide: Pyro program of q(z|x).
         num_data: how many data to draw.
         like: a tensor of one datum's shape, type and device; None for those of the module behind the programs.
+        *args: further tensors with the data in front, passed to both programs.
         annealing: how to anneal; None for `Annealing()`.
         seed: seed of the data and of the chains.
         max_rows: as for `ais`.
+        max_plate_nesting: as for `ais`.
+        to_x: makes x of the observed sites' draws, as for `simulating.simulate`; None where one of them is x.
         compile: as for `ais`.
         progress: as for `ais`.
         **inputs: what the programs take by name, `[num_data, ...]`, e.g. the contexts `c` of a conditional model.
@@ -181,7 +187,7 @@ def bdmc(
         A `Sandwich`.
 
     Raises:
-        DataError, UsageError, NumericalError: as for `ais` and `simulate`.
+        DataError, UsageError, NumericalError: as for `ais` and `simulating.simulate`.
 
     References:
         Grosse, Ghahramani & Adams 2015. Wu et al. 2017.
@@ -189,75 +195,18 @@ def bdmc(
     Example:
         >>> from pyro_vae.vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
-        >>> bdmc(vae.model, vae.guide, 3, annealing=Annealing(num_temperatures=20, num_chains=4)).gap.shape
+        >>> bdmc(vae.model, vae.guide, 3, annealing=Annealing(num_temperatures=20, num_chains=4)).gap.values.shape
         torch.Size([3])
     """
-    x, latents = simulate(model, num_data, like, seed=seed, **inputs)
-    run = _Run(_Programs(model, guide, tuple(inputs), 1), annealing or Annealing(), seed, max_rows, compile)
-    bounds = run.bounds((x, *inputs.values()), latents, ("lower", "upper"), progress)
-    return Sandwich(bounds["lower"], bounds["upper"], x, latents)
-
-
-def simulate(
-    model: Program, num_data: int, like: Tensor | None = None, *, seed: int = 0, **inputs: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
-    r"""Draw data from the model, with the latents they came from: `z ~ p(z), x ~ p(x|z)`.
-
-    A few are the first of many; the caller's generators are left alone.
-
-    Args:
-        model: Pyro program of p(x, z), with one plate, which observes one site: its first argument.
-        num_data: N.
-        like: a tensor of one datum's shape, type and device; None for those of the module behind the program.
-        seed: of the draws.
-        **inputs: what the program takes by name, `[N, ...]`.
-
-    Returns:
-        x `[N, *event]` and the latents by name, `[N, *site]`, on the device of `like`.
-
-    Raises:
-        UsageError: if `num_data` is not positive, `like` is needed, or the program observes something else than x.
-
-    Example:
-        >>> from pyro_vae.vae import VAE
-        >>> x, latents = simulate(VAE((8, 8), latent_dim=2).model, 5)
-        >>> x.shape, latents["z"].shape
-        (torch.Size([5, 8, 8]), torch.Size([5, 2]))
-    """
-    if num_data < 1 or any(len(value) != num_data for value in inputs.values()):
-        lengths = {name: len(value) for name, value in inputs.items()}
-        raise UsageError(
-            f"expected num_data >= 1 and inputs with a row for each, got {num_data} and {lengths or 'none'}"
-        )
+    if num_data < 1:
+        raise UsageError(f"num_data must be at least 1, got {num_data}")
     like = _example(model) if like is None else like
-    tiles = []
-    with evaluation_mode(model):
-        for start in range(0, num_data, TILE_DATA):
-            given = {name: padded([v[start : start + TILE_DATA]])[0].to(like.device) for name, v in inputs.items()}
-            with seeded(seed, "simulate", start):
-                tiles.append(_simulate_tile(model, like, given))
-    x, latents = (_joined([tile[part] for tile in tiles], num_data) for part in range(2))
-    return x["x"], latents
-
-
-def _simulate_tile(
-    model: Program, like: Tensor, given: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    blank = like.new_zeros(TILE_DATA, *like.shape)
-    sites = sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(blank, **given))
-    observed = [name for name, site in sites.items() if site["infer"].get("was_observed")]
-    shapes = [tuple(sites[name]["value"].shape) for name in observed]
-    if shapes != [tuple(blank.shape)] or any(sites[name]["fn"].batch_shape != blank.shape[:1] for name in observed):
-        raise UsageError(
-            f"can't draw x: expected the model to observe one site of shape {list(blank.shape)}, with the data plate "
-            f"alone, got {observed} of {shapes}: draw the data yourself and take ais and reverse_ais"
-        )
-    latents = {name: site["value"] for name, site in sites.items() if name not in observed}
-    return {"x": sites[observed[0]]["value"].to(like.dtype)}, latents
-
-
-def _joined(tiles: Sequence[Mapping[str, Tensor]], num: int) -> dict[str, Tensor]:
-    return {name: torch.cat([tile[name] for tile in tiles])[:num] for name in tiles[0]}
+    blank = like.new_zeros(num_data, *like.shape)
+    drawn = simulate(model, blank, *args, seed=seed, max_plate_nesting=max_plate_nesting, to_x=to_x, **inputs)
+    programs = _Programs(model, guide, tuple(inputs), max_plate_nesting)
+    run = _Run(programs, annealing or Annealing(), seed, max_rows, compile)
+    bounds = run.bounds((drawn.x, *args, *drawn.inputs.values()), drawn.latents, ("lower", "upper"), progress)
+    return Sandwich(bounds["lower"], bounds["upper"], drawn.x, drawn.latents)
 
 
 def _example(model: Program) -> Tensor:
@@ -312,9 +261,11 @@ class _Run:
         progress: Progress | None,
     ) -> dict[Bound, AnnealedEvidence]:
         """The bounds of all data, block by block."""
-        if len(data[0]) == 0:
-            raise DataError("expected data, got 0 rows")
-        bridges = Bridges(self.annealing, self.max_rows, self._compiles(len(data[0]) * len(wanted)))
+        num_data, plate = len(data[0]), self.programs.nesting
+        lengths = {name: value.shape[plate] for name, value in (latents or {}).items()}
+        if num_data == 0 or any(length != num_data for length in lengths.values()):
+            raise DataError(f"expected data, and latents with one row for each datum, got {num_data} and {lengths}")
+        bridges = Bridges(self.annealing, self.max_rows, self._compiles(num_data * len(wanted)))
         with evaluation_mode(self.programs.model, self.programs.guide), fast_cpu(), exact_products():
             if self.annealing.start == "guide":
                 self.programs.refuse_point_masses([x[:1] for x in data])
@@ -330,7 +281,7 @@ class _Run:
         """The log-weights of one block."""
         how, target = self.annealing, self.programs.target(block.data)
         bridge = bridges.bridge(target, how.num_chains)
-        total = num_adapted(how) + how.num_temperatures * len(wanted)
+        total = num_ticks(how) + how.num_temperatures * len(wanted)
         tick = _Ticker(progress, block.start, block.size, total)
         steps = adapted(target, bridge, how, self.seed, block.start, tick)
         walks: dict[Bound, Callable[[], _Weights]] = {
@@ -367,13 +318,13 @@ class _Run:
 
     def _joined(self, parts: Sequence["_Weights"], bound: Bound) -> AnnealedEvidence:
         log_weights, accept = (torch.cat([getattr(p, name) for p in parts], -1) for name in ("log_weights", "accept"))
-        evaluations = max(part.evaluations for part in parts) * self.annealing.num_chains
+        evaluations = max(part.evaluations for part in parts)
         return AnnealedEvidence(log_weights, accept, bound, self.annealing, evaluations, self.seed)
 
 
 @dataclass(frozen=True, eq=False)
 class _Weights:
-    """Log-weights `[chains, N]`, mean acceptance `[N]`, in double precision on the CPU, and evaluations a chain."""
+    """Log-weights `[chains, N]`, mean acceptance `[N]`, in double precision on the CPU, and evaluations a datum."""
 
     log_weights: Tensor
     accept: Tensor
@@ -401,7 +352,7 @@ def _anneal(
             accept, moves = accept + walk.step(steps.at(beta)).double().mean(0), moves + 1
         log_weights = log_weights + (after - beta) * walk.point[2].double()
         tick()
-    return _Weights(log_weights, accept / max(moves, 1), walk.evaluations + steps.evaluations)
+    return _Weights(log_weights, accept / max(moves, 1), walk.evaluations * len(z) + steps.evaluations)
 
 
 @dataclass(frozen=True, eq=False)
@@ -430,10 +381,7 @@ def _blocks(data: Sequence[Tensor], latents: Mapping[str, Tensor] | None, rows: 
         exact = (
             None
             if latents is None
-            else {
-                name: value.unsqueeze(0).index_select(nesting, places.to(value.device))
-                for name, value in latents.items()
-            }
+            else {name: value.index_select(nesting, places.to(value.device)) for name, value in latents.items()}
         )
         yield _Block(start, size, [x[places.to(x.device)] for x in data], exact)
 

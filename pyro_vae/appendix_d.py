@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import log, log10, pi
+from math import log, pi
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from pyro_vae.errors import UsageError
 from pyro_vae.estimates import BoundKind, Estimate
 from pyro_vae.hmc import HMCResult, hmc
 from pyro_vae.importance import Program, evaluation_mode
-from pyro_vae.pareto import pareto_k_of_tail, tail_kept
+from pyro_vae.pareto import pareto_k_of_tail, reliable_below, tail_kept
 from pyro_vae.targets import Target
 from pyro_vae.tiles import TILE_DATA
 
@@ -61,7 +61,7 @@ class AppendixD(Estimate):
     @property
     def threshold(self) -> float:
         """The Pareto k above which not to trust an estimate: `min(1 - 1 / log10(draws), 0.7)` (Vehtari et al. 2024)."""
-        return min(1 - 1 / log10(self.num_draws), 0.7) if self.num_draws > 10 else 0.0
+        return reliable_below(self.num_draws)
 
     @property
     def flagged(self) -> Tensor:

@@ -18,12 +18,19 @@ _SCALE_DRAWS = 64
 """Draws of the start that the scale of each dimension is taken from."""
 _FIRST_STEPS = 20
 """Trajectories at beta = 0 before annealing begins, to find step sizes."""
-_LEAST_ADAPTED, _SHARE_ADAPTED = 50, 5
+_LEAST_ADAPTED, _SHARE_ADAPTED = 100, 5
 """Temperatures of the run that finds step sizes: a fifth of all, and at least so many."""
-_RATE = 0.2
+_RATE = 0.5
 """How much a datum's step size follows the last acceptance of its chains."""
-_TOLERANCE = 1e-3
-"""Largest difference of recorded log-densities from the programs', nats, and of gradients, relative."""
+_LEAST_CHAINS = 8
+"""Chains of that run."""
+_FORGOTTEN = 0.1
+"""How much of what was known of a datum's scale each temperature replaces."""
+_LEAST_VARIANCE = 1e-6
+"""Of a dimension, beside that of the start."""
+_TOLERANCE = 1e-4
+"""Largest difference of a recorded log-density, or gradient, from the programs', relative to the largest of them all:
+rounding gives 1e-6 or so."""
 
 Terms = Callable[..., list[Tensor]]
 """Of z and the data: log f_0(z), log p(x, z) - log f_0(z), `[chains, N]`, and the gradients of both in z."""
@@ -96,9 +103,9 @@ class Bridges:
         module = nn.ModuleList(owners(target.model, target.guide))
         graph = record(module, terms, example, compile=True)
         for ours, theirs in zip(graph(*example), terms(*example), strict=True):
-            error = (ours - theirs).abs().max().item()
-            if not error <= _TOLERANCE * max(1.0, theirs.abs().max().item() if theirs.dim() == 3 else 1.0):
-                raise Unrecordable(f"the graph's values differ from the programs' by {error:.2g}")
+            error = ((ours - theirs).abs() / theirs.abs().max().clamp(min=1.0)).max().item()
+            if not error <= _TOLERANCE:
+                raise Unrecordable(f"the graph's values differ from the programs' by {error:.2g} of the largest")
         return graph
 
 
@@ -130,23 +137,42 @@ class Steps:
 
     Args:
         betas: where they are known, ascending from 0 to 1.
-        log_sizes: their logarithms there, `[len(betas), N, 1]`.
-        scale: standard deviation of the start, `[N, size]`, that all steps are scaled by.
-        evaluations: of the density, for each chain, that it took to find them.
+        log_sizes: their logarithms there for each dimension, `[len(betas), N, size]`.
+        evaluations: of the density, for each datum, that it took to find them.
     """
 
     betas: Sequence[float]
     log_sizes: Tensor
-    scale: Tensor
     evaluations: int
 
     def at(self, beta: float) -> Tensor:
         """Step sizes at a temperature, `[N, size]`, by linear interpolation of the logarithms."""
         right = min(max(bisect_right(self.betas, beta), 1), len(self.betas) - 1)
         low, high = self.betas[right - 1], self.betas[right]
-        return (
-            torch.lerp(self.log_sizes[right - 1], self.log_sizes[right], (beta - low) / (high - low)).exp() * self.scale
-        )
+        return torch.lerp(self.log_sizes[right - 1], self.log_sizes[right], (beta - low) / (high - low)).exp()
+
+
+class _Scale:
+    """Standard deviations of each datum's chains, over the last ten or so of their draws.
+
+    Args:
+        draws: of the start, `[num, N, size]`.
+    """
+
+    def __init__(self, draws: Tensor) -> None:
+        self.mean, self.variance = draws.mean(0), draws.var(0)
+        self.least = _LEAST_VARIANCE * self.variance + torch.finfo(draws.dtype).tiny
+
+    @property
+    def value(self) -> Tensor:
+        """`[N, size]`."""
+        return torch.maximum(self.variance, self.least).sqrt()
+
+    def add(self, z: Tensor) -> None:
+        """Take in draws `[chains, N, size]`, and forget a tenth of those before."""
+        shift = z.mean(0) - self.mean
+        old = (1 - _FORGOTTEN) * (self.variance + _FORGOTTEN * shift.square())
+        self.mean, self.variance = self.mean + _FORGOTTEN * shift, old + _FORGOTTEN * z.var(0, correction=0)
 
 
 def adapted(
@@ -154,7 +180,8 @@ def adapted(
 ) -> Steps:
     """Find step sizes by a run of its own, forwards over fewer temperatures.
 
-    Its noise is independent of that of the runs whose weights count, and the sizes are fixed before those begin: given
+    A datum's step size follows the acceptance of its chains, and each dimension's share in it their standard deviation.
+    The noise is independent of that of the runs whose weights count, and the sizes are fixed before those begin: given
     them, every transition leaves its density invariant, so that weights stay unbiased.
 
     Args:
@@ -168,26 +195,31 @@ def adapted(
     Returns:
         The sizes at the temperatures of this run.
     """
-    seed = derive_seed(seed, "annealing steps")
-    draws = start_draws(target, annealing, max(_SCALE_DRAWS, annealing.num_chains), seed, first)
-    scale = draws.std(0).clamp(min=torch.finfo(draws.dtype).tiny)
+    seed, chains = derive_seed(seed, "annealing steps"), max(_LEAST_CHAINS, annealing.num_chains)
+    draws = start_draws(target, annealing, max(_SCALE_DRAWS, chains), seed, first)
     noise = Noise(seed, "transitions", num_data=target.num_data, first=first, like=draws)
     bridge.beta = 0.0
-    walk = Walk(bridge, draws[: annealing.num_chains], annealing.num_leapfrog, noise)
-    sizes = walk.rough_step_size(scale).log()
+    walk, scale = Walk(bridge, draws[:chains], annealing.num_leapfrog, noise), _Scale(draws)
+    size = walk.rough_step_size(scale.value).log()
     betas, found = annealing.betas(num_adapted(annealing)), []
     for beta in [0.0] * _FIRST_STEPS + betas:
         bridge.beta = beta
-        accept = walk.step(sizes.exp() * scale).mean(0)[:, None]
-        sizes = sizes + _RATE * (accept - annealing.target_accept)
-        found.append(sizes)
+        accept = walk.step(size.exp() * scale.value).mean(0)[:, None]
+        scale.add(walk.point[0])
+        size = size + _RATE * (accept - annealing.target_accept)
+        found.append(size + scale.value.log())
         tick()
-    return Steps(betas, torch.stack(found[_FIRST_STEPS:]), scale, walk.evaluations)
+    return Steps(betas, torch.stack(found[_FIRST_STEPS:]), walk.evaluations * chains)
 
 
 def num_adapted(annealing: Annealing) -> int:
-    """Temperatures of the run that finds step sizes."""
+    """Temperatures of the run that finds step sizes, after beta = 0."""
     return max(_LEAST_ADAPTED, annealing.num_temperatures // _SHARE_ADAPTED)
+
+
+def num_ticks(annealing: Annealing) -> int:
+    """How often that run tells its progress."""
+    return _FIRST_STEPS + num_adapted(annealing) + 1
 
 
 def start_draws(target: Target, annealing: Annealing, num: int, seed: int, first: int) -> Tensor:

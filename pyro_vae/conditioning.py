@@ -146,7 +146,7 @@ def _repeated(data: Dataset, rows: Tensor) -> Dataset:
 
 
 def quadrants(event: tuple[int, ...], number: int) -> Tensor:
-    """Which pixels are in the first quadrants of an image: lower left, then upper left, then lower right.
+    """Which pixels are in the first quadrants of an image: lower left, then upper left, then upper right.
 
     Args:
         event: shape of an image, `[..., H, W]`.
@@ -159,7 +159,8 @@ def quadrants(event: tuple[int, ...], number: int) -> Tensor:
         UsageError: if the shape is no image's, or there are no such quadrants.
 
     References:
-        Sohn et al. 2015, Learning structured output representation using deep conditional generative models.
+        Sohn et al. 2015, Learning structured output representation using deep conditional generative models. The order
+        is that of Pyro's tutorial.
     """
     if len(event) < 2 or not 1 <= number <= 3:
         raise UsageError(f"quadrants need images [..., H, W] and a number from 1 to 3, got {event} and {number}")
@@ -169,7 +170,7 @@ def quadrants(event: tuple[int, ...], number: int) -> Tensor:
     if number > 1:
         given[..., :height, :width] = True
     if number > 2:
-        given[..., height:, width:] = True
+        given[..., :height, width:] = True
     return given
 
 

@@ -5,6 +5,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from pyro_vae.averages import Averaged
+
 BoundKind = Literal["lower", "upper", "consistent"]
 
 
@@ -33,17 +35,21 @@ class Estimate(ABC):
     @property
     def mean(self) -> float:
         """Mean of log p(x) over the data, nats per datum."""
-        return self.log_p.mean().item()
+        return self._averaged.mean
 
     @property
     def standard_error_data(self) -> float:
         """Standard error of `mean` that comes from having N data, nats: `sd(log_p) / sqrt(N)`; nan for one datum."""
-        return (self.log_p.std() / len(self.log_p) ** 0.5).item() if len(self.log_p) > 1 else float("nan")
+        return self._averaged.standard_error_data
 
     @property
     def standard_error_monte_carlo(self) -> float:
         """Standard error of `mean` that comes from the method's own draws, the data held fixed, nats."""
-        return (self.standard_error.square().sum().sqrt() / len(self.log_p)).item()
+        return self._averaged.standard_error_monte_carlo
+
+    @property
+    def _averaged(self) -> Averaged:
+        return Averaged(self.log_p, self.standard_error)
 
     @property
     def unreliable(self) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import log, log10, prod
+from math import log, prod
 from typing import Any, Literal
 
 import torch
@@ -15,10 +15,12 @@ from pyro_vae.dataset import Dataset
 from pyro_vae.distributed import World
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.estimates import BoundKind, Estimate
+from pyro_vae.fingerprint import fingerprint
 from pyro_vae.importance import Called, Program, evaluation_mode, importance, owners, refuse_point_masses
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.networks import computing_in
-from pyro_vae.pareto import smooth_tail, tail_kept
+from pyro_vae.once import remembering
+from pyro_vae.pareto import reliable_below, smooth_tail, tail_kept
 from pyro_vae.seeding import seeded
 from pyro_vae.tiles import TILE_DATA, EagerPair, Pair, log_weights, make_pair
 
@@ -44,6 +46,8 @@ class Evidence(Estimate):
         precision: `"float32"` (the weights' own), or `"bf16"`: a fast estimate, not to be reported.
         shift: mean difference of `log_p` from that in full precision on the same draws, measured on the first 50 data,
             nats; None in full precision.
+        data: the fingerprint of x and of what else the programs were given, by which `compare` knows that two estimates
+            are of the same data; None where it is not known.
         method: `"importance"`, `"psis"` of smoothed weights, or `"prior"` of draws from p(z).
     """
 
@@ -56,6 +60,7 @@ class Evidence(Estimate):
     seed: int
     precision: str = "float32"
     shift: float | None = None
+    data: str | None = None
     method: Literal["importance", "psis", "prior"] = "importance"
 
     @property
@@ -66,7 +71,7 @@ class Evidence(Estimate):
     @property
     def threshold(self) -> float:
         """The Pareto k above which not to trust an estimate: `min(1 - 1 / log10(K), 0.7)` (Vehtari et al. 2024)."""
-        return min(1 - 1 / log10(self.num_particles), 0.7) if self.num_particles > 10 else 0.0
+        return reliable_below(self.num_particles)
 
     @property
     def flagged(self) -> Tensor:
@@ -253,8 +258,15 @@ def log_marginal(
         shift = None if precision == "float32" else _shift(programs, pair, data, num_particles, seed, precision)
     empty = [torch.empty(0, dtype=torch.float64)] * 5
     columns = [world.gather(torch.cat(column)) for column in zip(empty, *shards, strict=True)]
-    method = "psis" if smoothed else "importance"
-    return Evidence(*columns, num_particles=num_particles, seed=seed, precision=precision, shift=shift, method=method)
+    return Evidence(
+        *columns,
+        num_particles=num_particles,
+        seed=seed,
+        precision=precision,
+        shift=shift,
+        data=fingerprint(x, *args, **inputs),
+        method="psis" if smoothed else "importance",
+    )
 
 
 def _worth_compiling(pair: EagerPair, rows: int) -> bool:
@@ -287,8 +299,8 @@ def _sums(
 
 @contextmanager
 def _computing(pair: EagerPair, precision: str) -> Iterator[None]:
-    """The products of the pair's networks in this precision."""
-    with computing_in(nn.ModuleList(owners(pair.model, pair.guide)), _DTYPES[precision]):
+    """The products of the pair's networks in this precision, and what depends on weights alone computed once."""
+    with computing_in(nn.ModuleList(owners(pair.model, pair.guide)), _DTYPES[precision]), remembering():
         yield
 
 
@@ -302,7 +314,9 @@ def _shift(
     num_particles = min(num_particles, _SHIFT_PARTICLES)
     with _computing(programs, precision):
         fast = _sums(pair, data, 0, num_particles, seed, programs.nesting).result(0)[0]
-    return (fast - _sums(programs, data, 0, num_particles, seed, programs.nesting).result(0)[0]).mean().item()
+    with _computing(programs, "float32"):
+        exact = _sums(programs, data, 0, num_particles, seed, programs.nesting).result(0)[0]
+    return (fast - exact).mean().item()
 
 
 @dataclass(frozen=True, eq=False)

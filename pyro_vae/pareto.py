@@ -2,9 +2,14 @@
 
 import warnings
 from importlib.util import find_spec
-from math import ceil, floor
+from math import ceil, floor, log10
 
 import numpy as np
+
+
+def reliable_below(num_particles: int) -> float:
+    """The Pareto k above which not to trust K weights: `min(1 - 1 / log10(K), 0.7)` (Vehtari et al. 2024)."""
+    return min(1 - 1 / log10(num_particles), 0.7) if num_particles > 10 else 0.0
 
 
 def tail_kept(num_particles: int) -> int:

@@ -95,7 +95,7 @@ def test_pyro_example(capsys):
 @pytest.mark.skipif("compile" not in inspect.signature(pyro_vae.fit).parameters, reason="fit has no compile here")
 @pytest.mark.parametrize(
     ("script", "options"),
-    [("ours", []), *[("our_parts", ["--part", part]) for part in ("FullNormal", "DiagonalNormal")]],
+    [("ours", []), *[("our_parts", ["--part", part]) for part in ("FullNormal", "DReG(5)", "ConvNet(16, 32)")]],
 )
 def test_ours(script, options, capsys):
     found = line(capsys, script, *TRAIN, "--mode", "eager", *options)

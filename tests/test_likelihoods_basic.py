@@ -24,6 +24,19 @@ def test_bernoulli_density_and_refusal():
         likelihood.check(torch.full((1, 2, 3), 0.37))
 
 
+def test_grey_bernoulli_is_the_cross_entropy_and_says_so():
+    """The mean of the log-probability of x's binarisations; not counted as a probability."""
+    grey, logits = Bernoulli(SHAPES, grey=True), 4 * torch.randn(9, 1, 2, 3)
+    x = torch.rand(9, 2, 3)
+    ones, zeros = (Bernoulli(SHAPES)(logits).log_prob(torch.full_like(x, v)) for v in (1.0, 0.0))
+    torch.testing.assert_close(grey(logits).log_prob(x), x * ones + (1 - x) * zeros)
+    grey.check(x)
+    with pytest.raises(DataError, match="Interval"):
+        grey.check(x + 0.5)
+    assert grey.caveat and not grey.discrete and Bernoulli(SHAPES).discrete and Bernoulli(SHAPES).caveat is None
+    assert check_part(partial(Bernoulli, grey=True))
+
+
 def test_normal_density():
     params = torch.randn(4, 2, 2, 3)
     x = torch.randn(4, 2, 3)

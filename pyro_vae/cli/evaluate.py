@@ -8,11 +8,13 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
 from pyro_vae.agreement import agreed
-from pyro_vae.cli.evidence import Found, readable, readable_all, result_of, result_of_all, save, save_all
+from pyro_vae.cli.bounds import told_of_points
+from pyro_vae.cli.evidence import identity, readable, readable_all, result_of, result_of_all, save, save_all
 from pyro_vae.cli.parsing import make_parser, parse
 from pyro_vae.cli.processes import joined
 from pyro_vae.cli.runs import SavedRun, add_run, add_split, given, load_split, open_saved
 from pyro_vae.cli.tables import print_result
+from pyro_vae.collapse import collapse_warnings
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics import latent_statistics
 from pyro_vae.distributed import World
@@ -23,6 +25,8 @@ from pyro_vae.progress import Progress
 
 _SHARED = ("importance", "psis", "prior")
 """Methods whose work several processes can share, and whose cost allows for all data by default."""
+_BY_GUIDE = ("importance", "psis")
+"""Methods that say nothing where the guide is a point."""
 _FEW = 100
 """Data by default for the others: hundreds or thousands of times as much work for each as importance sampling."""
 
@@ -41,6 +45,8 @@ def run(argv: list[str]) -> int:
         if options.method == "all":
             _run_all(saved, data, x, inputs, options)
             return 0
+        if options.method in _BY_GUIDE and told_of_points(saved, data, x, inputs, options, world):
+            return 0
         found = _estimate(options.method, saved, x, inputs, options, world)
     if world.main:
         _tell(saved, data, x, inputs, options, found)
@@ -55,7 +61,7 @@ def _check(options: Namespace, world: World) -> None:
     """Refuse what the method does not have, before anything is read."""
     if options.method not in _SHARED and world.size > 1:
         raise UsageError(f"--method {options.method} runs in one process: start it without torchrun")
-    if options.precision != "float32" and options.method not in ("importance", "psis"):
+    if options.precision != "float32" and options.method not in _BY_GUIDE:
         raise UsageError(f"--precision {options.precision} is for --method importance and psis, not {options.method}")
     settable = sorted(_known(options.method) - {*_OWN, *_INNER})
     for name in options.options or {}:
@@ -93,11 +99,20 @@ def _tell(
     saved: SavedRun, data: Dataset, x: Tensor, inputs: dict[str, Any], options: Namespace, found: Estimate
 ) -> None:
     """Save and print all there is to know of one method."""
-    result = result_of(saved, data, x, options, found) | _default(options)
+    result = result_of(saved, data, x, options, found) | _default(options) | identity(saved, x, inputs)
     if len(x) > 1:
-        result["active_units"] = str(latent_statistics(saved.vae, x, **inputs))
+        statistics = latent_statistics(saved.vae, x, **inputs)
+        result |= {"active_units": str(statistics), "warnings": collapse_warnings(statistics, _beta(saved.config))}
     save(saved, options.split, found, result)
     print_result(result if options.json else readable(result), as_json=options.json)
+
+
+def _beta(config: dict[str, Any]) -> float | None:
+    """The weight that the KL ended with in the training, where it had one."""
+    objective = config.get("objective")
+    beta = objective.get("init_args", {}).get("beta") if isinstance(objective, dict) else None
+    beta = beta.get("init_args", {}).get("end") if isinstance(beta, dict) else beta
+    return beta if isinstance(beta, int | float) else None
 
 
 def _run_all(saved: SavedRun, data: Dataset, x: Tensor, inputs: dict[str, Any], options: Namespace) -> None:
@@ -110,11 +125,7 @@ def _run_all(saved: SavedRun, data: Dataset, x: Tensor, inputs: dict[str, Any], 
         except (UsageError, NumericalError) as error:
             outcome = str(error)
         found[method] = outcome, time.perf_counter() - start
-    _tell_all(saved, data, x, options, found)
-
-
-def _tell_all(saved: SavedRun, data: Dataset, x: Tensor, options: Namespace, found: Found) -> None:
-    result = result_of_all(saved, data, x, options, found) | _default(options)
+    result = result_of_all(saved, data, x, options, found) | _default(options) | identity(saved, x, inputs)
     save_all(saved, options.split, found, result)
     print_result(result if options.json else readable_all(result), as_json=options.json)
 

@@ -14,6 +14,7 @@ from pyro_vae.cli.tables import finite
 from pyro_vae.data import Dataset
 from pyro_vae.estimates import Estimate
 from pyro_vae.evidence import Evidence, bits_per_dim
+from pyro_vae.fingerprint import fingerprint
 
 Found = Mapping[str, tuple[Estimate | str, float]]
 """Of each method: its estimate, or why there is none; and the seconds it took."""
@@ -57,9 +58,17 @@ def _exact(data: Dataset, x: torch.Tensor) -> dict[str, Any]:
     return {"exact_log_p_of_the_generating_process": data.exact.log_prob(x).mean().item()}
 
 
+def identity(saved: SavedRun, x: torch.Tensor, inputs: Mapping[str, Any]) -> dict[str, str]:
+    """What was estimated of what, for programs: two estimates with the same fingerprints are of the same thing."""
+    return dict(zip(_IDENTITY, (fingerprint(x, **inputs), saved.weights_sha256), strict=True))
+
+
+_IDENTITY = ("data_sha256", "weights_sha256")
+
+
 def readable(result: dict[str, Any]) -> dict[str, Any]:
     """One method's result for people: units, and the errors beside what they belong to."""
-    r = dict(result)
+    r = {name: value for name, value in result.items() if name not in _IDENTITY}
     first = {name: r.pop(name) for name in ("run", "data", "split", "weights")}
     lines = _of_importance(r) if "num_particles" in r else _of_another(r)
     return {**first, **lines, **r}
@@ -125,7 +134,7 @@ def _bits_text(
 
 def readable_all(result: dict[str, Any]) -> dict[str, Any]:
     """All methods' results for people: a table, and below it what the health of each is."""
-    r = dict(result)
+    r = {name: value for name, value in result.items() if name not in _IDENTITY}
     methods = r.pop("methods")
     done = {name: entry for name, entry in methods.items() if "refused" not in entry}
     refused = [f"{name}: {entry['refused']}" for name, entry in methods.items() if "refused" in entry]

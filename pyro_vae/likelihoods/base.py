@@ -26,6 +26,8 @@ class Likelihood(nn.Module, ABC):
     remedy: str = "choose a likelihood whose support holds these data"
     placeholder: float = 0.0
     """A value inside the support: stands in for elements that are not observed."""
+    caveat: str | None = None
+    """What to say beside every number of nats, where they are not what they seem."""
 
     def __init__(self, shapes: Shapes) -> None:
         super().__init__()
@@ -51,6 +53,11 @@ class Likelihood(nn.Module, ABC):
         raise UsageError(
             f"{type(self).__name__} does not say where a decoder starts: implement initial_params, or do not ask for it"
         )
+
+    @property
+    def data_support(self) -> constraints.Constraint:
+        """The data to take: those that have a probability."""
+        return self.support
 
     @property
     def discrete(self) -> bool:
@@ -90,10 +97,10 @@ class Likelihood(nn.Module, ABC):
             raise DataError(
                 f"{name}: expected shape [N >= 1, {', '.join(map(str, self.shapes.event))}], got {list(x.shape)}"
             )
-        bad = ~(self.support.check(x) & x.isfinite())
+        bad = ~(self.data_support.check(x) & x.isfinite())
         if bad.any():
             where = tuple(bad.nonzero()[0].tolist())
             raise DataError(
                 f"{name}: {int(bad.sum())} of {x.numel()} values are outside the support of {type(self).__name__} "
-                f"({self.support}), the first is {x[where].item():.6g} at {where}: {self.remedy}"
+                f"({self.data_support}), the first is {x[where].item():.6g} at {where}: {self.remedy}"
             )

@@ -8,6 +8,7 @@ from torch.nn.functional import softplus
 
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.likelihoods.elements import Elements, logit_of, solve
+from pyro_vae.shapes import Shapes
 
 
 class _BernoulliByLogits(dist.Bernoulli):
@@ -26,6 +27,9 @@ class Bernoulli(Likelihood):
 
     Args:
         shapes: the sizes of the VAE.
+        grey: take elements anywhere in [0, 1] too. The formula is then a cross-entropy: of x as probabilities of ones,
+            the expected log-probability of their binarisation. Kingma & Welling and many examples report it for grey
+            MNIST. It is no density of x (see `ContinuousBernoulli`), and not on the scale of binarised data.
 
     References:
         Kingma & Welling 2013, Auto-encoding variational Bayes, eq. 11.
@@ -35,12 +39,27 @@ class Bernoulli(Likelihood):
     support = constraints.boolean
     remedy = (
         "binarise the data (binarize='dynamic', 'static' or 'threshold'), or choose ContinuousBernoulli, "
-        "DiscretizedLogistic or Normal for grey values"
+        "DiscretizedLogistic or Normal for grey values; Bernoulli(grey=True) takes them as a cross-entropy"
     )
+
+    def __init__(self, shapes: Shapes, grey: bool = False) -> None:
+        super().__init__(shapes)
+        self.grey = grey
+        self.caveat = "a cross-entropy of grey values, no density: compare with the same only" if grey else None
+
+    @property
+    def data_support(self) -> constraints.Constraint:
+        """Zeros and ones, or all between."""
+        return constraints.unit_interval if self.grey else self.support
+
+    @property
+    def discrete(self) -> bool:
+        """Whether p(x|z) is a probability: not of grey values."""
+        return not self.grey
 
     def distribution(self, *params: Tensor) -> dist.TorchDistribution:
         """Bernoulli with logits `params[0]`."""
-        return _BernoulliByLogits(logits=params[0])
+        return _BernoulliByLogits(logits=params[0], validate_args=False if self.grey else None)
 
     def initial_params(self, mean: Tensor, std: Tensor) -> Tensor:
         """Logits of the means, clipped to [0.001, 0.999] (Burda et al. 2016)."""

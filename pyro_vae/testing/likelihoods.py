@@ -140,7 +140,7 @@ def checks_its_data(part: Part) -> None:
     x = likelihood(_params(likelihood, 4)).sample()
     likelihood.check(x)
     likelihood.check(torch.full_like(x, likelihood.placeholder))
-    outside = [v for v in (-1e3, -0.5, 0.123456789, 1e6) if not bool(likelihood.support.check(torch.tensor(v)))]
+    outside = [v for v in (-1e3, -0.5, 0.123456789, 1e6) if not bool(likelihood.data_support.check(torch.tensor(v)))]
     for value in (nan, torch.inf, *outside):
         changed = x.clone()
         changed[(1,) + (0,) * len(part.event)] = value
