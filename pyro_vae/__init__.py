@@ -8,16 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyro_vae import data, guides, importance, likelihoods, networks, objectives, priors, schedules, testing
+    from pyro_vae.arviz_export import to_arviz
+    from pyro_vae.calibration import simulation_based_calibration
     from pyro_vae.checkpoint import load
     from pyro_vae.clustering import cluster, clustering_scores, with_clusters
     from pyro_vae.codes import codebook_usage, fit_code_prior
+    from pyro_vae.comparison import compare
     from pyro_vae.data import load_data
     from pyro_vae.diagnostics import latent_statistics
     from pyro_vae.evidence import log_marginal
+    from pyro_vae.gaps import inference_gaps
     from pyro_vae.hierarchical import HierarchicalVAE
     from pyro_vae.refit import refit_prior
     from pyro_vae.seeding import seeded
     from pyro_vae.semi_supervised import SemiSupervisedVAE, accuracy, classify
+    from pyro_vae.surgery import elbo_surgery
     from pyro_vae.tasks import reconstruct, sample
     from pyro_vae.training import fit
     from pyro_vae.vae import VAE
@@ -32,6 +37,8 @@ _HOMES = {
     "load": "checkpoint",
     "load_data": "data",
     "latent_statistics": "diagnostics",
+    "inference_gaps": "gaps",
+    "elbo_surgery": "surgery",
     "sample": "tasks",
     "reconstruct": "tasks",
     "refit_prior": "refit",
@@ -44,6 +51,9 @@ _HOMES = {
     "cluster": "clustering",
     "clustering_scores": "clustering",
     "with_clusters": "clustering",
+    "simulation_based_calibration": "calibration",
+    "compare": "comparison",
+    "to_arviz": "arviz_export",
 }
 _MODULES = ("data", "guides", "importance", "likelihoods", "networks", "objectives", "priors", "schedules", "testing")
 
@@ -57,11 +67,14 @@ __all__ = [
     "cluster",
     "clustering_scores",
     "codebook_usage",
+    "compare",
     "data",
+    "elbo_surgery",
     "fit",
     "fit_code_prior",
     "guides",
     "importance",
+    "inference_gaps",
     "latent_statistics",
     "likelihoods",
     "load",
@@ -75,7 +88,9 @@ __all__ = [
     "sample",
     "schedules",
     "seeded",
+    "simulation_based_calibration",
     "testing",
+    "to_arviz",
     "with_clusters",
 ]
 

@@ -1,6 +1,7 @@
 """What all autoencoders have in common: two Pyro programs in one module, and what it takes to make it again."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -10,8 +11,12 @@ from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 
+from pyro_vae.errors import UsageError
 from pyro_vae.likelihoods import Likelihood
+from pyro_vae.networks import Conditioned, build, conditioned
 from pyro_vae.shapes import Shapes
+
+Shape = tuple[int, ...]
 
 _names: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 _counter = count()
@@ -80,3 +85,51 @@ class Autoencoder(nn.Module, ABC):
             if self not in _names:
                 _names[self] = f"{type(self).__name__.lower()}{next(_counter)}"
             pyro.module(_names[self], self)
+
+
+class Conditional(Autoencoder):
+    """An autoencoder that may be conditioned on a context c, each of its programs with or without it.
+
+    `shapes.context` is the shape of one datum's c, None where there is none; `arguments["conditions"]` names the
+    programs, `"decoder"` and `"guide"`, whose networks take it. (Which prior does, says its class.)
+    """
+
+    def _network(self, role: str, factory: Callable[[Shape, Shape], Any], in_shape: Shape, out_shape: Shape) -> Any:
+        """A network of a role, joined with the context where that takes it."""
+        if self.shapes.context is None or role not in self.arguments["conditions"]:
+            return build(factory, in_shape, out_shape)
+        return conditioned(factory, in_shape, out_shape, self.shapes.context)
+
+    def _run(self, role: str, network: Any, x: Tensor, context: Tensor | None) -> Tensor:
+        """The network's output, joined with the context where it takes one."""
+        if not isinstance(network, Conditioned):
+            return network(x)
+        if context is None:
+            raise UsageError(
+                f"the {role} is conditioned on a context of shape {list(self.shapes.context or ())}: give context=..., "
+                f"or leave {role!r} out of the {type(self).__name__}'s `conditions`"
+            )
+        return network(x, context)
+
+    def _context(self, context: Tensor | None) -> Tensor | None:
+        """The context in the weights' precision; refused where it does not fit."""
+        if context is None:
+            return None
+        shape, name = self.shapes.context, type(self).__name__
+        if shape is None:
+            raise UsageError(f"this {name} takes no context: make it with {name}(..., context=shape)")
+        if tuple(context.shape[context.dim() - len(shape) :]) != shape:
+            raise UsageError(f"context: expected shape [..., {', '.join(map(str, shape))}], got {list(context.shape)}")
+        return context.to(next(self.parameters()).dtype)
+
+
+def checked_conditions(conditions: Sequence[str]) -> list[str]:
+    """Which programs take the context, as a list.
+
+    Raises:
+        UsageError: for a name of neither.
+    """
+    unknown = [name for name in conditions if name not in ("decoder", "guide")]
+    if unknown or isinstance(conditions, str):
+        raise UsageError(f"conditions: expected some of 'decoder' and 'guide', got {conditions!r}")
+    return list(conditions)

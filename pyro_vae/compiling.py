@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from pyro_vae.once import forgetting
 from pyro_vae.rewrites import cheaper
 from pyro_vae.seeding import seeded
 
@@ -158,7 +159,7 @@ def _record(run: Runner, parameters: Sequence[Tensor], inputs: Sequence[Tensor])
     from torch.fx.experimental.proxy_tensor import make_fx
 
     try:
-        with seeded(0, "record"), _quiet():
+        with seeded(0, "record"), _quiet(), forgetting():
             graph = make_fx(run)(*parameters, *inputs)
     except Exception as error:  # a program can fail in any way
         raise Unrecordable(f"{type(error).__name__}: {_first_line(error)}") from error

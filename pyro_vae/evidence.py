@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import log, log10, prod
+from math import log, prod
 from typing import Any, Literal
 
 import torch
@@ -14,10 +14,12 @@ from pyro_vae.backends import exact_products, fast_cpu
 from pyro_vae.dataset import Dataset
 from pyro_vae.distributed import World
 from pyro_vae.errors import NumericalError, UsageError
+from pyro_vae.fingerprint import fingerprint
 from pyro_vae.importance import Called, Program, evaluation_mode, importance, owners, refuse_point_masses
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.networks import computing_in
-from pyro_vae.pareto import pareto_k_of_tail, tail_kept
+from pyro_vae.once import remembering
+from pyro_vae.pareto import pareto_k_of_tail, reliable_below, tail_kept
 from pyro_vae.seeding import seeded
 from pyro_vae.tiles import TILE_DATA, EagerPair, Pair, log_weights, make_pair
 
@@ -42,6 +44,8 @@ class Evidence:
         precision: `"float32"` (the weights' own), or `"bf16"`: a fast estimate, not to be reported.
         shift: mean difference of `log_p` from that in full precision on the same draws, measured on the first 50 data,
             nats; None in full precision.
+        data: the fingerprint of x and of what else the programs were given, by which `compare` knows that two estimates
+            are of the same data; None where it is not known.
     """
 
     log_p: Tensor
@@ -53,6 +57,7 @@ class Evidence:
     seed: int
     precision: str = "float32"
     shift: float | None = None
+    data: str | None = None
 
     @property
     def mean(self) -> float:
@@ -72,7 +77,7 @@ class Evidence:
     @property
     def threshold(self) -> float:
         """The Pareto k above which not to trust an estimate: `min(1 - 1 / log10(K), 0.7)` (Vehtari et al. 2024)."""
-        return min(1 - 1 / log10(self.num_particles), 0.7) if self.num_particles > 10 else 0.0
+        return reliable_below(self.num_particles)
 
     @property
     def flagged(self) -> Tensor:
@@ -251,7 +256,14 @@ def log_marginal(
         shift = None if precision == "float32" else _shift(programs, pair, data, num_particles, seed, precision)
     empty = [torch.empty(0, dtype=torch.float64)] * 5
     columns = [world.gather(torch.cat(column)) for column in zip(empty, *shards, strict=True)]
-    return Evidence(*columns, num_particles=num_particles, seed=seed, precision=precision, shift=shift)
+    return Evidence(
+        *columns,
+        num_particles=num_particles,
+        seed=seed,
+        precision=precision,
+        shift=shift,
+        data=fingerprint(x, *args, **inputs),
+    )
 
 
 def _worth_compiling(pair: EagerPair, rows: int) -> bool:
@@ -284,8 +296,8 @@ def _sums(
 
 @contextmanager
 def _computing(pair: EagerPair, precision: str) -> Iterator[None]:
-    """The products of the pair's networks in this precision."""
-    with computing_in(nn.ModuleList(owners(pair.model, pair.guide)), _DTYPES[precision]):
+    """The products of the pair's networks in this precision, and what depends on weights alone computed once."""
+    with computing_in(nn.ModuleList(owners(pair.model, pair.guide)), _DTYPES[precision]), remembering():
         yield
 
 
@@ -299,7 +311,9 @@ def _shift(
     num_particles = min(num_particles, _SHIFT_PARTICLES)
     with _computing(programs, precision):
         fast = _sums(pair, data, 0, num_particles, seed, programs.nesting).result(0)[0]
-    return (fast - _sums(programs, data, 0, num_particles, seed, programs.nesting).result(0)[0]).mean().item()
+    with _computing(programs, "float32"):
+        exact = _sums(programs, data, 0, num_particles, seed, programs.nesting).result(0)[0]
+    return (fast - exact).mean().item()
 
 
 @dataclass(frozen=True, eq=False)

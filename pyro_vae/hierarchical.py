@@ -1,26 +1,26 @@
 """HierarchicalVAE: latent variables in layers, each drawn given the one above, composed into two Pyro programs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.autoencoder import Autoencoder
+from pyro_vae.autoencoder import Conditional, checked_conditions
 from pyro_vae.errors import UsageError
 from pyro_vae.guides import DiagonalNormal
 from pyro_vae.likelihoods import Bernoulli, Likelihood
-from pyro_vae.networks import MLP, FromShapes, build
+from pyro_vae.networks import MLP, FromShapes
 from pyro_vae.priors import Prior, StandardNormal
 from pyro_vae.shapes import Shapes
 
 Factory = Callable[[tuple[int, ...], tuple[int, ...]], FromShapes]
 
 
-class HierarchicalVAE(Autoencoder):
+class HierarchicalVAE(Conditional):
     r"""A variational autoencoder with two or more layers of latent variables, z1 next to x and zL at the top.
 
     .. math:: z_L \sim p(z_L), \quad z_l \sim N(z_l; \mathrm{decoder}_l(z_{l+1})), \quad
@@ -41,6 +41,9 @@ class HierarchicalVAE(Autoencoder):
     programs have one plate `"data"` (dimension -1) and latent sites `"z1"` to `"zL"`; the model observes `"x"`. A prior
     that encodes inputs of its own (`VampPrior`) takes them up through the means of the lower layers.
 
+    With a `context` it is conditional, as `VAE` is: both programs take c as well, and all networks of the model, of the
+    guide, or of both are given it, as `conditions` says; the prior by its class.
+
     The model of Burda et al., 784-200-200-100-100-100-50, has tanh networks with `hidden=(200, 200)` for encoder and
     decoder, and with `hidden=(100, 100)` for the upper ones.
 
@@ -56,6 +59,8 @@ class HierarchicalVAE(Autoencoder):
         ladder: whether the guide merges the pass up with the model's pass down.
         ladder_width: units of d between two layers; only a ladder has them. Its encoders are called with
             `(shape of d below, (2 * latent + ladder_width,))`, the top's without the width.
+        context: shape of one datum's context c, e.g. `(10,)` for a one-hot label; None for none.
+        conditions: whose networks take c: the decoders', the guide's.
 
     Raises:
         UsageError: if there are fewer than two layers, a size is not positive, or a part can't be made with the sizes.
@@ -82,10 +87,13 @@ class HierarchicalVAE(Autoencoder):
         upper_decoder: Callable[[tuple[int, ...], tuple[int, ...]], FromShapes] = MLP,
         ladder: bool = False,
         ladder_width: int = 200,
+        context: tuple[int, ...] | None = None,
+        conditions: Sequence[Literal["decoder", "guide"]] = ("decoder", "guide"),
     ) -> None:
         super().__init__()
         event, dims = tuple(event_shape), tuple(latent_dims)
-        _check_sizes(event, dims, ladder_width)
+        _check_sizes(event, dims, ladder_width, context)
+        given = None if context is None else tuple(context)
         self.arguments: dict[str, Any] = {
             "event_shape": event,
             "latent_dims": dims,
@@ -97,45 +105,56 @@ class HierarchicalVAE(Autoencoder):
             "upper_decoder": upper_decoder,
             "ladder": ladder,
             "ladder_width": ladder_width,
+            "context": given,
+            "conditions": checked_conditions(conditions),
         }
-        self.shapes, self.latent_dims, self.ladder = Shapes(event, sum(dims)), dims, ladder
+        self.shapes, self.latent_dims, self.ladder = Shapes(event, sum(dims), given), dims, ladder
         self.layers = nn.ModuleList(DiagonalNormal(Shapes(event, size)) for size in dims)
-        self.prior, self.likelihood = prior(Shapes(event, dims[-1])), likelihood(Shapes(event, dims[0]))
+        self.prior, self.likelihood = prior(Shapes(event, dims[-1], given)), likelihood(Shapes(event, dims[0]))
         self.encoders = self._make_encoders(encoder, upper_encoder, ladder_width)
-        self.decoder = build(decoder, (dims[0],), self.likelihood.param_shape)
-        below = [build(upper_decoder, (above,), (2, size)) for size, above in pairwise(dims)]
+        self.decoder = self._network("decoder", decoder, (dims[0],), self.likelihood.param_shape)
+        below = [self._network("decoder", upper_decoder, (above,), (2, size)) for size, above in pairwise(dims)]
         self.upper_decoders = nn.ModuleList(below)
 
-    def model(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The Pyro program of p(x, z), with `"x"` observed.
+    def model(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> Tensor:
+        """The Pyro program of p(x, z), or of p(x, z|c), with `"x"` observed.
 
         Args:
             x: data `[B, *event]`.
             mask: True where an element of `x` is observed, broadcastable to `x`; None where all are.
+            c: the context, `[B, *context]`, of a conditional one. (Pyro's handlers have a `context` of their own.)
 
         Returns:
             The lowest layer z1, `[*particles, B, latent_dims[0]]`.
+
+        Raises:
+            UsageError: if a context is missing, of another shape, or not expected.
         """
         self.register()
-        x = self._tensor(x, mask)
+        x, context = self._tensor(x, mask), self._context(c)
         with pyro.plate("data", x.shape[0], dim=-1):
-            z = pyro.sample(f"z{len(self.layers)}", self.prior(self._encode_top))
+            z = pyro.sample(f"z{len(self.layers)}", self.prior(self._encode_top, context))
             for index in reversed(range(len(self.layers) - 1)):
-                z = pyro.sample(f"z{index + 1}", self._normal(index, self.upper_decoders[index](z)))
-            elements = self.likelihood(self.decoder(z))
+                z = pyro.sample(f"z{index + 1}", self._normal(index, self._below(index, z, context)))
+            elements = self.likelihood(self._run("decoder", self.decoder, z, context))
             pyro.sample("x", self._event(elements if mask is None else elements.mask(mask)), obs=x)
         return z
 
-    def guide(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The Pyro program of q(z|x); arguments as for `model`. The result is the layer drawn last."""
+    def guide(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> Tensor:
+        """The Pyro program of q(z|x), or of q(z|x, c); arguments as for `model`. The result is the layer drawn last."""
         self.register()
-        x = self._tensor(x, mask)
+        x, context = self._tensor(x, mask), self._context(c)
         with pyro.plate("data", x.shape[0], dim=-1):
-            return self._down_the_ladder(x) if self.ladder else self._up(x)
+            return self._down_the_ladder(x, context) if self.ladder else self._up(x, context)
 
-    def decode(self, z: Tensor) -> dist.TorchDistribution:
-        """p(x|z1): batch shape `[*leading]`, event shape `event`, for `z` of shape `[*leading, latent_dims[0]]`."""
-        return self._event(self.likelihood(self.decoder(z)))
+    def decode(self, z: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
+        """p(x|z1): batch shape `[*leading]`, event shape `event`, for `z` of shape `[*leading, latent_dims[0]]`.
+
+        Args:
+            z: codes of the lowest layer.
+            context: c, `[*leading, *context]` or fewer leading dimensions, where the decoders take one.
+        """
+        return self._event(self.likelihood(self._run("decoder", self.decoder, z, self._context(context))))
 
     @property
     def can_start_at_mean(self) -> bool:
@@ -165,29 +184,33 @@ class HierarchicalVAE(Autoencoder):
             inputs = [self.shapes.event, *((size,) for size in lower)]
             outputs = [(2, size) for size in self.latent_dims]
         made = zip([encoder, *[upper_encoder] * len(lower)], inputs, outputs, strict=True)
-        return nn.ModuleList(build(*network) for network in made)
+        return nn.ModuleList(self._network("guide", *network) for network in made)
 
-    def _up(self, x: Tensor) -> Tensor:
+    def _below(self, index: int, z: Tensor, context: Tensor | None) -> Tensor:
+        """What the model says of a layer, given the one above: mean and log standard deviation."""
+        return self._run("decoder", self.upper_decoders[index], z, context)
+
+    def _up(self, x: Tensor, context: Tensor | None) -> Tensor:
         """Draw each layer given the one below."""
         below = x
         for index, encoder in enumerate(self.encoders):
-            below = pyro.sample(f"z{index + 1}", self._normal(index, encoder(below)))
+            below = pyro.sample(f"z{index + 1}", self._normal(index, self._run("guide", encoder, below, context)))
         return below
 
-    def _down_the_ladder(self, x: Tensor) -> Tensor:
+    def _down_the_ladder(self, x: Tensor, context: Tensor | None) -> Tensor:
         """Draw each layer given the one above and what came up from the data."""
-        *lower, top = self._estimates(x)
+        *lower, top = self._estimates(x, context)
         z = pyro.sample(f"z{len(self.layers)}", self._normal(-1, top))
         for index in reversed(range(len(lower))):
-            merged = _merged(lower[index], self.upper_decoders[index](z))
+            merged = _merged(lower[index], self._below(index, z, context))
             z = pyro.sample(f"z{index + 1}", self._normal(index, merged))
         return z
 
-    def _estimates(self, x: Tensor) -> list[Tensor]:
+    def _estimates(self, x: Tensor, context: Tensor | None) -> list[Tensor]:
         """What the data say of each layer: mean and log standard deviation, `[*leading, 2, latent]`."""
         found, below = [], x
         for encoder, size in zip(self.encoders, self.latent_dims, strict=True):
-            out = encoder(below)
+            out = self._run("guide", encoder, below, context)
             found.append(out[..., : 2 * size].unflatten(-1, (2, size)))
             below = out[..., 2 * size :]
         return found
@@ -196,11 +219,11 @@ class HierarchicalVAE(Autoencoder):
         """q(zL|x), or in the guide that draws its way up q(zL|means of the layers below): `[*leading]`, `(latent,)`."""
         x = self._tensor(x, None)
         if self.ladder:
-            return self._normal(-1, self._estimates(x)[-1])
+            return self._normal(-1, self._estimates(x, None)[-1])
         *lower, top = self.encoders
         for encoder in lower:
-            x = encoder(x).select(-2, 0)
-        return self._normal(-1, top(x))
+            x = self._run("guide", encoder, x, None).select(-2, 0)
+        return self._normal(-1, self._run("guide", top, x, None))
 
     def _normal(self, index: int, params: Tensor) -> dist.TorchDistribution:
         """The distribution of a layer, from its parameters `[*leading, 2, latent]`."""
@@ -228,8 +251,9 @@ def _merged(estimate: Tensor, above: Tensor) -> Tensor:
     return torch.stack([mean_above + share * (mean - mean_above), merged_log_scale], -2)
 
 
-def _check_sizes(event: tuple[int, ...], dims: tuple[int, ...], width: int) -> None:
+def _check_sizes(event: tuple[int, ...], dims: tuple[int, ...], width: int, context: tuple[int, ...] | None) -> None:
     if len(dims) < 2:
         raise UsageError(f"latent_dims: expected two layers or more, got {dims}: for one take VAE(latent_dim=...)")
-    if any(size < 1 for size in (*event, *dims, width)):
-        raise UsageError(f"sizes must be positive, got event_shape={event}, latent_dims={dims}, ladder_width={width}")
+    if any(size < 1 for size in (*event, *dims, width, *(context or ()))):
+        sizes = f"event_shape={event}, latent_dims={dims}, ladder_width={width}, context={context}"
+        raise UsageError(f"sizes must be positive, got {sizes}")

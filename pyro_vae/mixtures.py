@@ -61,6 +61,26 @@ class Mixture(dist.TorchDistribution):
         self.log_weights, self.components = log_weights, components
         super().__init__(torch.Size(batch_shape), components.event_shape, validate_args=validate_args)
 
+    @classmethod
+    def of_normals(cls, log_weights: Tensor, loc: Tensor, scale: Tensor) -> "Mixture":
+        """The mixture whose components are normals.
+
+        Args:
+            log_weights: log w_k, normalised, `[components]`.
+            loc: means, `[components, latent]`.
+            scale: standard deviations, `[components, latent]`; or lower-triangular scales, one dimension more.
+        """
+        dense = scale.dim() > loc.dim()
+        normals = dist.MultivariateNormal(loc, scale_tril=scale) if dense else dist.Normal(loc, scale).to_event(1)
+        return cls(log_weights, normals)
+
+    def as_normals(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """What `of_normals` makes the same mixture of; None where its components are no normals."""
+        evaluator = _evaluator(self.components)
+        if not isinstance(evaluator, _Diagonal | _Dense):
+            return None
+        return self.log_weights, evaluator.loc, evaluator.scale
+
     def expand(self, batch_shape: tuple[int, ...], _instance: object = None) -> "Mixture":
         """The same mixture with another batch shape."""
         return Mixture(self.log_weights, self.components, batch_shape, self._validate_args)

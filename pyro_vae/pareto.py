@@ -1,9 +1,14 @@
-"""Pareto's k of importance weights, from their largest alone: the one seam to ArviZ."""
+"""Pareto's k of importance weights, and the weights smoothed by it, from their largest alone: the one seam to ArviZ."""
 
 import warnings
-from math import ceil
+from math import ceil, log10
 
 import numpy as np
+
+
+def reliable_below(num_particles: int) -> float:
+    """The Pareto k above which not to trust K weights: `min(1 - 1 / log10(K), 0.7)` (Vehtari et al. 2024)."""
+    return min(1 - 1 / log10(num_particles), 0.7) if num_particles > 10 else 0.0
 
 
 def tail_kept(num_particles: int) -> int:
@@ -29,19 +34,51 @@ def pareto_k_of_tail(log_weights: np.ndarray, num_particles: int) -> np.ndarray:
     Returns:
         k for each row, `[N]`; -inf where the weights in the tail are all equal, nan with fewer than 5 in the tail.
     """
+    return smooth_tail(log_weights, num_particles)[1]
+
+
+def smooth_tail(log_weights: np.ndarray, num_particles: int) -> tuple[np.ndarray, np.ndarray]:
+    """The largest weights with their tail replaced by the fitted Pareto's expected order statistics, by ArviZ.
+
+    Args:
+        log_weights: as for `pareto_k_of_tail`, `[N, n]`.
+        num_particles: K, the number of weights they are the largest of.
+
+    Returns:
+        The log-weights, `[N, n]`, in the same order and unit, none above the largest; and k, `[N]`. Left as they are
+        where the tail is all equal or has fewer than 5 weights.
+
+    References:
+        Vehtari et al. 2024, Pareto smoothed importance sampling.
+    """
     length, kept = _tail_length(num_particles), log_weights.shape[-1]
+    smoothed = log_weights.copy()
     if length < 5:
-        return np.full(len(log_weights), np.nan)
+        return smoothed, np.full(len(log_weights), np.nan)
     efficiency = 1.0 if kept == num_particles else 9 * kept / length**2 * (1 + 1e-9)
-    centred = log_weights - log_weights.max(-1, keepdims=True)
-    flat = np.ptp(centred, axis=-1) < 1e-6
-    k = np.full(len(centred), -np.inf)
-    if (~flat).any():
-        k[~flat] = _psislw(centred[~flat], efficiency)
-    return k
+    ordered = np.sort(log_weights, -1)
+    wavy = ~(ordered[:, -1] - ordered[:, -length - 1] < 1e-6)
+    k = np.full(len(log_weights), -np.inf)
+    if wavy.any():
+        top, body = ordered[wavy, -1:], ordered[wavy, -length - 2]
+        relative, k[wavy] = _psislw_weights(log_weights[wavy] - top, efficiency)
+        smoothed[wavy] = _in_unit_of(log_weights[wavy], relative, body)
+    return smoothed, k
+
+
+def _in_unit_of(log_weights: np.ndarray, smoothed: np.ndarray, body: np.ndarray) -> np.ndarray:
+    """Undo the normalisation of smoothed weights: those below the tail are as they were, so one of them tells it."""
+    at = np.argmax(log_weights == body[:, None], axis=-1)[:, None]
+    shift = np.take_along_axis(log_weights, at, -1) - np.take_along_axis(smoothed, at, -1)
+    return np.where(np.isfinite(shift), smoothed + shift, log_weights)
 
 
 def _psislw(log_weights: np.ndarray, efficiency: float) -> np.ndarray:
+    """Pareto's k alone."""
+    return _psislw_weights(log_weights, efficiency)[1]
+
+
+def _psislw_weights(log_weights: np.ndarray, efficiency: float) -> tuple[np.ndarray, np.ndarray]:
     """The one seam to ArviZ: 0.x takes log-weights, the array function of 1.x takes their negatives."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # ArviZ announces its own refactoring, and overflows on purpose
@@ -50,5 +87,7 @@ def _psislw(log_weights: np.ndarray, efficiency: float) -> np.ndarray:
         except ImportError:
             import arviz
 
-            return np.atleast_1d(arviz.psislw(log_weights.copy(), reff=efficiency)[1])
-        return np.atleast_1d(array_stats.psislw(-log_weights, r_eff=efficiency)[1])
+            smoothed, k = arviz.psislw(log_weights.copy(), reff=efficiency)
+        else:
+            smoothed, k = array_stats.psislw(-log_weights, r_eff=efficiency)
+    return np.asarray(smoothed), np.atleast_1d(k)

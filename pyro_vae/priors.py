@@ -15,6 +15,7 @@ from pyro_vae.errors import UsageError
 from pyro_vae.flow_library import zuko
 from pyro_vae.mixtures import Mixture
 from pyro_vae.networks import MLP, Network
+from pyro_vae.once import recall, remember
 from pyro_vae.shapes import Shapes
 
 Encode = Callable[[Tensor], dist.TorchDistribution]
@@ -239,8 +240,9 @@ class VampPrior(Prior):
     neither 0 nor 1, so that no pseudo-input could be an image of the data. The paper's linear map of one-hot vectors is
     this table of pseudo-inputs.
 
-    In a run of the model the encoder sees the pseudo-inputs once. The guide may be any whose log-density is known at
-    every z; for DiagonalNormal and FullNormal it costs one matrix product (see `Mixture`).
+    In a run of the model the encoder sees the pseudo-inputs once, and in an estimate of log p(x) once for all its runs,
+    where q(z|u) is normal (see `pyro_vae.once`). The guide may be any whose log-density is known at every z; for
+    DiagonalNormal and FullNormal it costs one matrix product (see `Mixture`).
 
     Args:
         shapes: the sizes of the VAE, whose guide takes no context.
@@ -290,10 +292,14 @@ class VampPrior(Prior):
         self.register_parameter("logits", nn.Parameter(torch.zeros(components)) if learn_weights else None)
 
     def forward(self, encode: Encode, context: Tensor | None = None) -> Mixture:
-        """The mixture of q(z|u_k), over `(latent,)`."""
+        """The mixture of q(z|u_k), over `(latent,)`; of normals, encoded once for many runs where weights stay."""
+        if (known := recall(self)) is not None:
+            return Mixture.of_normals(*known)
         u = self.pseudo_inputs if self.bounds is None else _Projected.apply(self.pseudo_inputs, *self.bounds)
         logits = u.new_zeros(len(u)) if self.logits is None else self.logits
-        return Mixture(logits.log_softmax(-1), encode(u))
+        mixture = Mixture(logits.log_softmax(-1), encode(u))
+        remember(self, mixture.as_normals())
+        return mixture
 
     @torch.no_grad()
     def start_from(self, x: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isfinite
 from typing import Any
 
@@ -141,7 +141,7 @@ def refit_prior(
     for name, value in {"epochs": epochs, "batch_size": batch_size, "patience": patience}.items():
         if value is not None and value < 1:
             raise UsageError(f"{name} must be at least 1, got {value}")
-    dataset = _with_held_out(as_dataset(data))
+    dataset = with_held_out(as_dataset(data))
     held_out = dataset.split("valid")
     vae.likelihood.check(held_out, "held-out data")
     refitted = _with_prior(vae, prior, dataset, seed)
@@ -218,15 +218,22 @@ def _with_prior(vae: VAE, prior: Callable[[Shapes], Prior], data: Dataset, seed:
     return copied
 
 
-def _with_held_out(data: Dataset) -> Dataset:
-    """The data with the last tenth of train as `valid`, where they have none."""
+def with_held_out(data: Dataset) -> Dataset:
+    """The data with the last tenth of train as `valid`, where they have none.
+
+    Args:
+        data: at least 2 of train; labels and inputs are left out of what is made.
+
+    Raises:
+        DataError: if there are not enough.
+    """
     if data.valid is not None:
         return data
     n = max(1, len(data.train) // 10)
     if len(data.train) < 2:
         raise DataError(f"expected at least 2 data, one of them to hold out, got {len(data.train)}")
-    parts: Any = (data.train[:-n], data.train[-n:])
-    return Dataset(data.name, *parts, binarization=data.binarization, seed=data.seed, divisor=data.divisor)
+    parts: Any = {"train": data.train[:-n], "valid": data.train[-n:], "test": None}
+    return replace(data, **parts, labels={}, inputs={}, exact=None)
 
 
 def _text(before: float, now: float) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pyro_vae.compiling import Graph, Unrecordable, log_once, record
 from pyro_vae.importance import Program, owners, propose, weigh
+from pyro_vae.once import Memory, remembering
 from pyro_vae.seeding import seeded
 
 TILE_DATA = 50
@@ -84,13 +85,15 @@ class Graphs:
         names: the latent sites.
         shape: of the first of them in a piece.
         rows: particles in a piece, which stays in the cache.
+        kept: shapes of what the model remembers from run to run (`pyro_vae.once`): inputs, since weights may change.
         draw: data to draws and their log q(z|x).
-        weigh: a piece of draws and the data to log p(x, z).
+        weigh: a piece of draws, what is remembered, and the data to log p(x, z).
     """
 
     names: Sequence[str]
     shape: torch.Size
     rows: int
+    kept: Sequence[torch.Size]
     draw: Graph
     weigh: Graph
 
@@ -98,7 +101,8 @@ class Graphs:
 class GraphPair:
     """By graphs recorded from the programs: no Pyro in the loop, and pieces that stay in the cache.
 
-    Graphs have fixed shapes; what is left over at the end of the data or of the particles runs the programs.
+    Graphs have fixed shapes; what is left over at the end of the data or of the particles runs the programs. `check`
+    comes first.
 
     Args:
         pair: the programs.
@@ -107,6 +111,7 @@ class GraphPair:
 
     def __init__(self, pair: EagerPair, graphs: Graphs) -> None:
         self.pair, self.graphs = pair, graphs
+        self._remembered: list[Tensor] = []
 
     def draw(self, data: Sequence[Tensor]) -> Draws:
         """See `Pair`."""
@@ -120,10 +125,10 @@ class GraphPair:
     def _run(self, latents: Mapping[str, Tensor], data: Sequence[Tensor]) -> Tensor:
         if _shape(latents) != self.graphs.shape:
             return self.pair.weigh(latents, data)
-        return self.graphs.weigh(*latents.values(), *data)[0]
+        return self.graphs.weigh(*latents.values(), *self._remembered, *data)[0]
 
     def check(self, data: Sequence[Tensor]) -> None:
-        """Run graphs and programs on the same draws.
+        """Run graphs and programs on the same draws, and take what the programs remember at these weights.
 
         Raises:
             Unrecordable: if they differ.
@@ -137,7 +142,12 @@ class GraphPair:
             if not torch.allclose(ours, theirs, rtol=_DRAWS[exact], atol=_DRAWS[exact]):
                 raise Unrecordable(f"the graph's draws differ from the program's: {name}")
         part = _piece(latents, data, self.pair.nesting, self.graphs.rows)
-        difference = (self._run(part, data) - self.pair.weigh(part, data)).abs().max().item()
+        with remembering() as memory:
+            expected = self.pair.weigh(part, data)
+        self._remembered = _tensors(memory)
+        if [x.shape for x in self._remembered] != self.graphs.kept:
+            raise Unrecordable("the programs remember other tensors than when the graph was made")
+        difference = (self._run(part, data) - expected).abs().max().item()
         if not difference <= _TOLERANCES[exact]:
             raise Unrecordable(f"the graph's log-densities differ from the program's by {difference:.2g} nats")
 
@@ -156,14 +166,18 @@ def recorded(pair: EagerPair, data: Sequence[Tensor], compile: bool) -> GraphPai
     module, rows = _module(pair), _rows_in_cache(data, pair.max_rows)
 
     def weigh(*tensors: Tensor) -> list[Tensor]:
-        latents = dict(zip(names, tensors, strict=False))
-        return [pair.weigh(latents, tensors[len(latents) :])]
+        values, kept, own = _split(tensors, len(names), len(_tensors(memory)))
+        with remembering(_held(memory, kept)):
+            return [pair.weigh(dict(zip(names, values, strict=True)), own)]
 
     with seeded(0, "record"):
         latents, _ = pair.draw(padded(data))
     names, part = list(latents), _piece(latents, data, pair.nesting, rows)
+    with remembering() as memory:
+        pair.weigh(part, data)
     draw = record(module, lambda *x: _flat(pair.draw(x)), padded(data), compile)
-    graphs = Graphs(names, _shape(part), rows, draw, record(module, weigh, [*part.values(), *data], compile))
+    weighing = record(module, weigh, [*part.values(), *_tensors(memory), *data], compile)
+    graphs = Graphs(names, _shape(part), rows, [x.shape for x in _tensors(memory)], draw, weighing)
     made = GraphPair(pair, graphs)
     made.check(data)
     return made
@@ -243,12 +257,37 @@ def log_weights(
         seed: of the draws.
         nesting: plate dimensions the programs use.
     """
+    for latents, log_guide in draws(pair, data, start, num_particles, seed, nesting):
+        yield pair.log_joint(latents, data) - log_guide
+
+
+def draws(
+    pair: Pair,
+    data: Sequence[Tensor],
+    start: int,
+    num_particles: int,
+    seed: int,
+    nesting: int = 1,
+    stream: str = "log_marginal",
+) -> Iterator[Draws]:
+    """The guide's draws that `log_weights` weighs, and their log q(z|x), tile by tile; arguments as there.
+
+    The first are the same whatever `num_particles` is, and all of them are at each call.
+
+    Args:
+        pair: the programs.
+        data: the block's data.
+        start: the position of its first datum in the whole set.
+        num_particles: how many in all.
+        seed: of the draws.
+        nesting: plate dimensions the programs use.
+        stream: whose draws they are; others than those of log p(x) have another name.
+    """
     for first in range(0, num_particles, TILE_PARTICLES):
-        with seeded(seed, "log_marginal", start, first):
+        with seeded(seed, stream, start, first):
             latents, log_guide = pair.draw(padded(data))
         particles, size = min(TILE_PARTICLES, num_particles - first), len(data[0])
-        log_joint = pair.log_joint(_cut(latents, particles, size, nesting), data)
-        yield log_joint - log_guide[:particles, :size]
+        yield cut(latents, particles, size, nesting), log_guide[:particles, :size]
 
 
 def padded(data: Sequence[Tensor]) -> list[Tensor]:
@@ -257,7 +296,15 @@ def padded(data: Sequence[Tensor]) -> list[Tensor]:
     return [torch.cat([x, x[-1:].expand(TILE_DATA - size, *x.shape[1:])]) if size < TILE_DATA else x for x in data]
 
 
-def _cut(latents: Mapping[str, Tensor], particles: int, size: int, nesting: int) -> dict[str, Tensor]:
+def filled(latents: Mapping[str, Tensor], particles: int, nesting: int = 1) -> dict[str, Tensor]:
+    """The same of a tile of draws: the last draw repeated up to `particles`, the last datum up to `TILE_DATA`."""
+    for dim, size in ((0, particles), (nesting, TILE_DATA)):
+        index = torch.arange(size).clamp(max=next(iter(latents.values())).shape[dim] - 1)
+        latents = {name: value.index_select(dim, index.to(value.device)) for name, value in latents.items()}
+    return dict(latents)
+
+
+def cut(latents: Mapping[str, Tensor], particles: int, size: int, nesting: int) -> dict[str, Tensor]:
     """The first `particles` draws of the first `size` data of a tile."""
     return {name: value[:particles].narrow(nesting, 0, size) for name, value in latents.items()}
 
@@ -273,11 +320,30 @@ def _shape(latents: Mapping[str, Tensor]) -> torch.Size:
 
 def _piece(latents: Mapping[str, Tensor], data: Sequence[Tensor], nesting: int, rows: int) -> dict[str, Tensor]:
     """The first piece of a tile's draws."""
-    return next(_parts(_cut(latents, TILE_PARTICLES, len(data[0]), nesting), rows))
+    return next(_parts(cut(latents, TILE_PARTICLES, len(data[0]), nesting), rows))
 
 
 def _pairs(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[tuple[str, Tensor, Tensor]]:
     return [(name, ours[name], value) for name, value in theirs.items()]
+
+
+def _tensors(memory: Memory) -> list[Tensor]:
+    return [tensor for tensors in memory.values() for tensor in tensors]
+
+
+def _held(memory: Memory, tensors: Sequence[Tensor]) -> Memory:
+    """The same with other tensors, in order."""
+    rest = iter(tensors)
+    return {module: tuple(next(rest) for _ in known) for module, known in memory.items()}
+
+
+def _split(tensors: Sequence[Tensor], *sizes: int) -> list[Sequence[Tensor]]:
+    """So many each, and the rest."""
+    parts, start = [], 0
+    for size in sizes:
+        parts.append(tensors[start : start + size])
+        start += size
+    return [*parts, tensors[start:]]
 
 
 def _flat(draws: Draws) -> list[Tensor]:

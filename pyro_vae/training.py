@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from pyro_vae.agreement import agreed, texts
 from pyro_vae.backends import fast_cpu, onednn_is_better
 from pyro_vae.checkpoint import Run, State, open_run, optimizer_tensors, restore_optimizer
+from pyro_vae.collapse import CollapseWatch
 from pyro_vae.data import Dataset, as_dataset
 from pyro_vae.distributed import ShardedNoise, World, connect
 from pyro_vae.errors import CheckpointError, DataError, NumericalError, PeerLost, PyroVaeError, Stopped, UsageError
@@ -86,7 +87,8 @@ def fit(
 
     Each step draws its noise from `(seed, epoch, step)` alone, so `pyro.infer.SVI` under
     `seeded(seed, "step", epoch, step)` on the same batches makes the same steps, and a run that was killed and is
-    started again ends with the same bits. A non-finite loss or gradient is never applied.
+    started again ends with the same bits. A non-finite loss or gradient is never applied. Codes that no longer depend
+    on the data (posterior collapse) are told once, by the logger `pyro_vae`, with what to do.
 
     Under `torchrun` (or where the caller has made a process group) every process calls `fit` alike and computes on its
     share of each batch, with the result of one process up to the order in which floats are added. Process 0 alone has
@@ -215,6 +217,7 @@ class _Trainer:
         noise = nullcontext if world.size == 1 else lambda size: ShardedNoise(world, size, watch=False)
         self.loss = Loss(vae, objective, self._widen, self._weight_penalty, noise=noise)
         self.step: Step = EagerStep(self.loss)
+        self.watch = CollapseWatch(vae, data, objective, settings.epochs, self.steps)
         self.summing = Summing(world, list(vae.parameters()))
         self.rows: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}
@@ -373,6 +376,8 @@ class _Trainer:
         self.rows.append(row)
         self.progress |= {"epoch": epoch + 1, "step": 0}
         self.sums = {}
+        if self.world.main:
+            self.watch.look(epoch + 1)
 
     def _validate(self) -> dict[str, float]:
         if self.data.valid is None:

@@ -8,16 +8,16 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_vae.autoencoder import Autoencoder
+from pyro_vae.autoencoder import Conditional, checked_conditions
 from pyro_vae.errors import UsageError
 from pyro_vae.guides import DiagonalNormal, Guide
 from pyro_vae.likelihoods import Bernoulli, Likelihood
-from pyro_vae.networks import MLP, Conditioned, FromShapes, build, conditioned
+from pyro_vae.networks import MLP, FromShapes
 from pyro_vae.priors import Prior, StandardNormal
 from pyro_vae.shapes import Shapes
 
 
-class VAE(Autoencoder):
+class VAE(Conditional):
     r"""A variational autoencoder as a pair of Pyro programs, `model` for p(x, z) and `guide` for q(z|x).
 
     .. math:: z \sim p(z), \quad x \sim p(x | \mathrm{decoder}(z)); \qquad q(z | x) = q(z | \mathrm{encoder}(x))
@@ -80,7 +80,7 @@ class VAE(Autoencoder):
             "encoder": encoder,
             "decoder": decoder,
             "context": self.shapes.context,
-            "conditions": _checked(conditions),
+            "conditions": checked_conditions(conditions),
         }
         self.prior = prior(self.shapes)
         self.likelihood = likelihood(self.shapes)
@@ -106,7 +106,7 @@ class VAE(Autoencoder):
         x, context = self._tensor(x, mask), self._context(c)
         with pyro.plate("data", x.shape[0], dim=-1):
             z = pyro.sample("z", self.prior(self.amortize, context))
-            elements = self.likelihood(self._run(self.decoder, z, context))
+            elements = self.likelihood(self._run("decoder", self.decoder, z, context))
             pyro.sample("x", self._event(elements if mask is None else elements.mask(mask)), obs=x)
         return z
 
@@ -124,14 +124,22 @@ class VAE(Autoencoder):
             mask: True where an element of `x` is observed; None where all are.
             context: c, `[*leading, *context]`, where the guide takes one.
         """
+        return self.posterior.distribution(self.guide_params(x, mask, context))
+
+    def guide_params(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """What makes q(z|x) of the guide's family, `[*leading, *guide.param_shape]`; arguments as for `encode`.
+
+        The encoder's output, or what a guide that refines it makes of it.
+        """
         x, context = self._tensor(x, mask), self._context(context)
-        params = self._run(self.encoder, x, context)
-        params = self.posterior.refine(params, lambda z: self._log_joint(z, x, mask, context))
-        return self.posterior.distribution(params)
+        params = self._run("guide", self.encoder, x, context)
+        return self.posterior.refine(params, lambda z: self._log_joint(z, x, mask, context))
 
     def amortize(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> dist.TorchDistribution:
         """As `encode`, by the encoder alone, without the refinement that some guides do: what priors are built from."""
-        return self.posterior.distribution(self._run(self.encoder, self._tensor(x, mask), self._context(context)))
+        return self.posterior.distribution(
+            self._run("guide", self.encoder, self._tensor(x, mask), self._context(context))
+        )
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
         """p(x|z): batch shape `[*leading]`, event shape `event`, for `z` of shape `[*leading, latent]`.
@@ -140,7 +148,7 @@ class VAE(Autoencoder):
             z: codes.
             context: c, `[*leading, *context]` or fewer leading dimensions, where the decoder takes one.
         """
-        return self._event(self.likelihood(self._run(self.decoder, z, self._context(context))))
+        return self._event(self.likelihood(self._run("decoder", self.decoder, z, self._context(context))))
 
     @property
     def can_start_at_mean(self) -> bool:
@@ -167,46 +175,12 @@ class VAE(Autoencoder):
         """The sizes."""
         return f"event_shape={self.shapes.event}, latent_dim={self.shapes.latent}"
 
-    def _network(
-        self,
-        name: str,
-        factory: Callable[[tuple[int, ...], tuple[int, ...]], FromShapes],
-        in_shape: tuple[int, ...],
-        out_shape: tuple[int, ...],
-    ) -> Any:
-        if self.shapes.context is None or name not in self.arguments["conditions"]:
-            return build(factory, in_shape, out_shape)
-        return conditioned(factory, in_shape, out_shape, self.shapes.context)
-
-    def _run(self, network: Any, x: Tensor, context: Tensor | None) -> Tensor:
-        """The network's output, joined with the context where it takes one."""
-        if not isinstance(network, Conditioned):
-            return network(x)
-        if context is None:
-            name = "decoder" if network is self.decoder else "guide"
-            raise UsageError(
-                f"the {name} is conditioned on a context of shape {list(self.shapes.context or ())}: give context=..., "
-                f"or leave {name!r} out of the VAE's `conditions`"
-            )
-        return network(x, context)
-
-    def _context(self, context: Tensor | None) -> Tensor | None:
-        """The context in the weights' precision; refused where it does not fit."""
-        if context is None:
-            return None
-        shape = self.shapes.context
-        if shape is None:
-            raise UsageError("this VAE takes no context: make it with VAE(..., context=shape)")
-        if tuple(context.shape[context.dim() - len(shape) :]) != shape:
-            raise UsageError(f"context: expected shape [..., {', '.join(map(str, shape))}], got {list(context.shape)}")
-        return context.to(next(self.encoder.parameters()).dtype)
-
     def _event(self, elements: dist.TorchDistribution) -> dist.TorchDistribution:
         return elements.to_event(len(self.shapes.event))
 
     def _log_joint(self, z: Tensor, x: Tensor, mask: Tensor | None, context: Tensor | None = None) -> Tensor:
         """Log p(x, z), `[*particles, *leading]`, nats: what a guide may climb that refines its parameters."""
-        elements = self.likelihood(self._run(self.decoder, z, context))
+        elements = self.likelihood(self._run("decoder", self.decoder, z, context))
         log_likelihood = self._event(elements if mask is None else elements.mask(mask)).log_prob(x)
         return log_likelihood + self.prior(self.amortize, context).log_prob(z)
 
@@ -220,10 +194,3 @@ def _check_sizes(event: tuple[int, ...], latent: int, context: tuple[int, ...] |
     if latent < 1 or any(size < 1 for size in (*event, *(context or ()))):
         sizes = f"event_shape={tuple(event)}, latent_dim={latent}, context={context}"
         raise UsageError(f"sizes must be positive, got {sizes}")
-
-
-def _checked(conditions: Sequence[str]) -> list[str]:
-    unknown = [name for name in conditions if name not in ("decoder", "guide")]
-    if unknown or isinstance(conditions, str):
-        raise UsageError(f"conditions: expected some of 'decoder' and 'guide', got {conditions!r}")
-    return list(conditions)

@@ -20,10 +20,10 @@ import torch
 import yaml
 
 from pyro_vae.checkpoint import load, read_config, read_manifest, read_metrics
-from pyro_vae.cli import main
+from pyro_vae.cli import evaluate, main
 from pyro_vae.cli.fit import fit_parser
 from pyro_vae.data import load_data
-from pyro_vae.diagnostics import latent_statistics
+from pyro_vae.diagnostics import LatentStatistics, latent_statistics
 from pyro_vae.errors import CheckpointError
 from pyro_vae.evidence import log_marginal
 from pyro_vae.training import fit
@@ -329,7 +329,7 @@ class TestAnyAutoencoder:
             ("--vae HierarchicalVAE --vae.latent_dims [3]", ["expected two layers or more, got (3,)"]),
             ("--vae pyro_vae.networks.MLP", ["vae: ", "does not correspond to a subclass of Autoencoder"]),
             ("--vae.latent_dim three", ["vae.latent_dim: Expected a whole number. Got value: three"]),
-            (f"{LAYERS} --context labels", ["--context: HierarchicalVAE takes none"]),
+            ("--vae VQVAE --context labels", ["--context: VQVAE takes none; leave it out, or take --vae VAE"]),
         ],
     )
     def test_mistakes(self, words, parts):
@@ -366,6 +366,17 @@ class TestEvaluate:
         for text in ("NLL ", " nats per datum (log p(x) = -", "standard error, data ", "(N = 30 data)", "ELBO "):
             assert text in result.out
         assert "(K = 20 draws, seed 0)" in result.out and "k-hat > " in result.out
+
+    def test_a_collapsed_code_is_warned_about(self, run, caplog):
+        fitted = done("fit", FAST, "--epochs 30 --objective.beta 1000 --run collapsed")
+        assert fitted["epochs"] == 30 and "lower beta, which is 1000" in caplog.text
+        (warning,) = done("evaluate collapsed --num_particles 20 --num_data 60")["warnings"]
+        assert warning.startswith("posterior collapse: none of the 2 dimensions") and "which is 1000" in warning
+        assert "posterior collapse" in call("evaluate collapsed --num_particles 20 --num_data 60").out
+        active = torch.tensor([1.0, 1.0])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(evaluate, "latent_statistics", lambda *_, **__: LatentStatistics(active, active))
+            assert done("evaluate", run, "--num_particles 20 --num_data 60")["warnings"] == []
 
     def test_fast_estimate(self, run):
         """It says so, with its shift, and never takes the place of the exact one."""
@@ -495,7 +506,7 @@ class TestUsage:
     @pytest.mark.parametrize(
         ("words", "parts"),
         [
-            ("", ["expected a command: fit, evaluate, sample, reconstruct, cluster, info"]),
+            ("", ["expected a command: fit, evaluate, sample, reconstruct, cluster, refit, info"]),
             ("fti", ["unknown command 'fti', did you mean 'fit'?", "evaluate"]),
             ("fit --epohcs 3", ["unknown option '--epohcs', did you mean '--epochs'?", "--batch_size"]),
             ("evaluate r --num_particle 3", ["unknown option '--num_particle', did you mean '--num_particles'?"]),

@@ -265,6 +265,15 @@ class TestCommand:
         assert call("reconstruct", run, f"--num 5 --out {tmp_path / 'r.npz'}").code == 0
         assert json.loads((run / "evidence-test.json").read_text())["num_data"] == 30
 
+    def test_layers(self, tmp_path):
+        """`--vae HierarchicalVAE` takes it as `VAE` does."""
+        layers = "--vae HierarchicalVAE --vae.latent_dims [3,2] --vae.prior ConditionalNormal --vae.encoder.hidden [8]"
+        conditional = f"--data digits --context labels --epochs 1 --quiet {layers} --run {tmp_path / 'run'}"
+        assert call("fit", conditional).code == 0
+        assert call("evaluate", tmp_path / "run", "--num_particles 20 --num_data 30 --json --quiet").json["log_p"] < 0
+        assert call("sample", tmp_path / "run", f"--num 20 --context each --out {tmp_path / 's.npz'}").code == 0
+        assert np.load(tmp_path / "s.npz")["z2"].shape == (20, 2)
+
     def test_quadrants(self, tmp_path):
         conditional = f"--data digits --context quadrants-2 --binarize threshold --epochs 1 {FAST} --run {tmp_path}"
         assert call("fit", conditional).code == 0

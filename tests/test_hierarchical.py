@@ -360,6 +360,81 @@ class TestDensities:
         assert history.rows[-1]["train_elbo"] > history.rows[0]["train_elbo"]
 
 
+@pytest.mark.parametrize("ladder", [False, True])
+class TestContext:
+    """p(x|c), each of model and guide with the context or without."""
+
+    @pytest.mark.parametrize("dims", CHAINS, ids=str)
+    def test_exact(self, dims, ladder):
+        """A chain whose data are moved by V c: every log-weight is that of x - V c."""
+        chain, shift = Chain(dims), draw(6, 3)
+        plain, vae = chain.vae(ladder), self.of_a_chain(chain, ladder)
+        for ours, theirs in zip(networks_of(vae), networks_of(plain), strict=True):
+            weight = theirs.output.weight.detach()
+            set_affine(ours.network, torch.cat([weight, torch.zeros(len(weight), 3)], -1), theirs.output.bias)
+        with torch.no_grad():
+            vae.decoder.network.output.weight[:, -3:] = shift
+            vae.encoders[0].network.output.weight[:, -3:] = -plain.encoders[0].output.weight @ shift
+        x, c = chain.sample(9), draw(9, 3)
+        moved = x + (c @ shift.T).reshape(9, 2, 3)
+        evidence = log_marginal(vae.model, vae.guide, moved, num_particles=5, c=c)
+        torch.testing.assert_close(evidence.log_p, chain.log_prob(x), rtol=0, atol=1e-9)
+        assert (
+            log_marginal(plain.model, plain.guide, moved, num_particles=5).log_p - evidence.log_p
+        ).abs().min() > 1e-3
+
+    def of_a_chain(self, chain, ladder):
+        nets = dict.fromkeys(("encoder", "decoder", "upper_encoder", "upper_decoder"), AFFINE)
+        likelihood = partial(Normal, scale=SIGMA)
+        options = {"likelihood": likelihood, "ladder": ladder, "ladder_width": 6, "context": (3,), **nets}
+        return HierarchicalVAE((2, 3), chain.dims, **options).double()
+
+    @pytest.mark.parametrize("conditions", [(), ("decoder",), ("guide",), ("decoder", "guide")], ids=str)
+    def test_each_part_is_switched_by_itself(self, conditions, ladder):
+        vae, z = make(ladder, context=(3,), conditions=conditions), torch.randn(8, 4)
+        draws, decoded = [], []
+        for c in torch.eye(3)[:2].unsqueeze(1).expand(2, 8, 3):
+            with seeded(1):
+                draws.append(vae.guide(binary(), c=c))
+            decoded.append(vae.decode(z, c).mean)
+        assert torch.equal(*decoded) == ("decoder" not in conditions)
+        seen = {"guide"} | ({"decoder"} if ladder else set())  # a ladder comes down with the model's own networks
+        assert torch.equal(*draws) == (not seen & set(conditions))
+
+    def test_every_part_learns(self, ladder):
+        """With p(zL|c) at the top, and any network; the rest of the package takes it."""
+        vae = make(ladder, context=(3,), prior=priors.ConditionalNormal)
+        x, c = binary(), torch.eye(3)[torch.arange(8) % 3]
+        IWAE(3)(vae.model, vae.guide, x, c=c).backward()
+        assert all(p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in vae.parameters())
+        assert sample(vae, 5, context=c[0]).x.shape == reconstruct(vae, x, context=c)[:5].shape == (5, 2, 3)
+        assert sum(latent_statistics(vae, x, context=c).sizes.values()) == 9
+        twin = build_vae(describe_vae(vae))
+        twin.load_state_dict(vae.state_dict())
+        a, b = (log_marginal(v.model, v.guide, x, num_particles=3, c=c).log_p for v in (vae, twin))
+        assert torch.equal(a, b)
+
+    def test_refusals(self, ladder):
+        x, c = binary(), torch.eye(3)[:1].expand(8, 3)
+        vae = make(ladder, context=(3,))
+        with pytest.raises(UsageError, match=r"the guide is conditioned on a context of shape \[3\]"):
+            vae.guide(x)
+        with pytest.raises(UsageError, match="leave 'decoder' out of the HierarchicalVAE's `conditions`"):
+            vae.decode(torch.zeros(8, 4))
+        with pytest.raises(UsageError, match=r"expected shape \[\.\.\., 3\], got \[8, 2\]"):
+            vae.model(x, c=c[:, :2])
+        with pytest.raises(UsageError, match=r"takes no context: make it with HierarchicalVAE\(..., context=shape\)"):
+            make(ladder).guide(x, c=c)
+        with pytest.raises(UsageError, match="the guide is conditioned"):  # which would have to encode without one
+            make(ladder, context=(3,), prior=partial(priors.VampPrior, components=2)).model(x, c=c)
+        with pytest.raises(UsageError, match="sizes must be positive"):
+            make(ladder, context=(0,))
+
+
+def networks_of(vae):
+    return [*vae.encoders, vae.decoder, *vae.upper_decoders]
+
+
 def test_convolutions_up_and_down():
     convolutions = partial(networks.ConvNet, channels=(4, 4), hidden=(8,))
     vae = HierarchicalVAE((8, 8), (4, 2), encoder=convolutions, decoder=convolutions, ladder=True, ladder_width=5)

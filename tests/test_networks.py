@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d, conv_transpose2d, group_norm, pad, silu
 
-from pyro_vae import networks
 from pyro_vae.checkpoint import build_vae, describe, load
 from pyro_vae.cli import main
 from pyro_vae.compiling import Unrecordable
 from pyro_vae.data import load_data
 from pyro_vae.errors import UsageError
+from pyro_vae.layers import Residual, plane_norm
 from pyro_vae.likelihoods import Bernoulli, Normal
 from pyro_vae.networks import (
     MLP,
@@ -298,7 +298,7 @@ class TestConvolutions:
 
     def test_residual_networks_have_their_blocks_on_the_way_up_too(self):
         up = ResNet((4,), (1, 8, 8), channels=(3, 8), blocks=2)
-        planes = [m.body[2].in_channels for m in up.convolutions if isinstance(m, networks.Residual)]
+        planes = [m.body[2].in_channels for m in up.convolutions if isinstance(m, Residual)]
         assert planes == [8, 8, 3, 3]
 
     def test_first_weights(self):
@@ -310,7 +310,7 @@ class TestConvolutions:
             assert not layer.bias.any()
 
     def test_group_norm_leaves_several_planes_in_a_group(self):
-        groups = {n: networks.plane_norm("group", n)[0].num_groups for n in (1, 2, 6, 8, 12, 16, 32, 48, 64, 35)}
+        groups = {n: plane_norm("group", n)[0].num_groups for n in (1, 2, 6, 8, 12, 16, 32, 48, 64, 35)}
         assert groups == {1: 1, 2: 1, 6: 1, 8: 2, 12: 3, 16: 4, 32: 8, 48: 8, 64: 8, 35: 7}
 
     def test_planes_do_not_mix_with_parameters(self):

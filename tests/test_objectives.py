@@ -25,6 +25,7 @@ from pyro_vae.objectives import (
     IWAE,
     BetaTC,
     CapacityELBO,
+    Denoising,
     DReG,
     FreeBits,
     Renyi,
@@ -67,14 +68,21 @@ ELEMENTWISE = [
     BetaTC(4.0, num_data=100),
     BetaTC(0.5, sampling="weighted"),
 ]
+DENOISING = [
+    Denoising(),
+    Denoising(IWAE(3), "salt_and_pepper", 0.2),
+    Denoising(StickingTheLanding(2), "normal", 0.5),
+    Denoising(WakeSleep(), "normal", 0.5),
+]
 SCHEDULED = [
     FreeBits(Linear(0.2, 0.0)),
     CapacityELBO(3.0, Linear(0.3, 2.0)),
     ReweightedWakeSleep(3, Linear(1.0, 0.0)),
     BetaTC(Linear(0.5, 2.0), num_data=30),
+    Denoising(CapacityELBO(3.0, Linear(0.3, 2.0)), amount=Linear(0.5, 0.1)),
 ]
 AWAKE = [o for o in ANY_GUIDE if not isinstance(o, WakeSleep) and getattr(o, "insomnia", 1) == 1]
-SUMS = [o for o in (*ANY_GUIDE, *ELEMENTWISE) if not o.couples_rows]
+SUMS = [o for o in (*ANY_GUIDE, *ELEMENTWISE, *DENOISING) if not o.couples_rows]
 COUPLED = [o for o in (*ANY_GUIDE, *ELEMENTWISE) if o.couples_rows]
 
 
@@ -99,7 +107,7 @@ def run(step, x, epoch=0.0, total=1.0, size=None):
 
 
 class TestEvery:
-    @pytest.mark.parametrize("objective", [*ANY_GUIDE, *ELEMENTWISE], ids=str)
+    @pytest.mark.parametrize("objective", [*ANY_GUIDE, *ELEMENTWISE, *DENOISING], ids=str)
     def test_gradients_reach_every_parameter(self, objective):
         vae = make()
         loss = objective(vae.model, vae.guide, binary())
@@ -107,7 +115,7 @@ class TestEvery:
         loss.backward()
         assert all(p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in vae.parameters())
 
-    @pytest.mark.parametrize("objective", [*ANY_GUIDE, *ELEMENTWISE, *SCHEDULED], ids=str)
+    @pytest.mark.parametrize("objective", [*ANY_GUIDE, *ELEMENTWISE, *DENOISING, *SCHEDULED], ids=str)
     def test_recorded_is_eager(self, objective):
         """The graph, on batches of two sizes and at two times, against a run of the programs on the same noise."""
         vae = make() if objective.couples_rows else make(guide=FullNormal if objective in ANY_GUIDE else DiagonalNormal)
@@ -123,7 +131,7 @@ class TestEvery:
             for a, b in zip(*results, strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
-    @pytest.mark.parametrize("objective", [*ANY_GUIDE, *ELEMENTWISE], ids=str)
+    @pytest.mark.parametrize("objective", [*ANY_GUIDE, *ELEMENTWISE, *DENOISING], ids=str)
     def test_trains_and_compiles(self, objective, monkeypatch):
         """`fit` records it without a word, and the loss falls."""
         monkeypatch.setattr(compiling, "_compiled", lambda graph, *_: (graph, "graph"))
@@ -142,7 +150,7 @@ class TestEvery:
                 SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), objective).step(x)
             assert all(not torch.equal(a, b) for a, b in zip(before, vae.parameters(), strict=True))
 
-    @pytest.mark.parametrize("objective", [*ANY_GUIDE, *ELEMENTWISE], ids=str)
+    @pytest.mark.parametrize("objective", [*ANY_GUIDE, *ELEMENTWISE, *DENOISING], ids=str)
     def test_masks_of_observed_elements(self, objective):
         """What is not observed has no say, in the value and in the gradients, dreams included."""
         vae, x, results = make(), binary(), []
@@ -170,6 +178,16 @@ class TestEvery:
         assert options.objective.init_args.insomnia.init_args.epochs == 3
         with pytest.raises(UsageError, match="did you mean 'DReG'"):
             parse(fit_parser(), ["--objective", "DREG"])
+
+    def test_command_line_of_one_within_another(self):
+        words = ["--objective", "Denoising", "--objective.amount", "0.1", "--objective.objective", "ELBO"]
+        options = parse(fit_parser(), [*words, "--objective.objective.beta", "Linear"])
+        found = resolve(options.objective.as_dict(), ["pyro_vae"])
+        assert found == Denoising(ELBO(beta=Linear()), amount=0.1)
+        default = parse(fit_parser(), words[:2])
+        assert resolve(default.objective.as_dict(), ["pyro_vae"]) == Denoising()
+        with pytest.raises(UsageError, match="did you mean 'IWAE'"):
+            parse(fit_parser(), [*words[:-1], "IWEA"])
 
 
 class TestAnyPair:

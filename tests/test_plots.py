@@ -15,7 +15,11 @@ from matplotlib.image import imread
 from pyro_vae import plots
 from pyro_vae.diagnostics import LatentStatistics
 from pyro_vae.errors import UsageError
+from pyro_vae.estimates import Estimates
 from pyro_vae.evidence import Evidence
+from pyro_vae.gaps import InferenceGaps
+from pyro_vae.refining import Refined
+from pyro_vae.surgery import ElboSurgery
 from pyro_vae.tasks import Generated
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#8c8c8c"
@@ -259,6 +263,52 @@ def test_any_number_of_latent_dimensions_is_drawn(size, tmp_path):
     figure = plots.latent_kl(LatentStatistics(torch.zeros(size).double(), torch.zeros(size).double()))
     plots.save(figure, tmp_path / "kl.png")
     assert len(figure.axes[0].patches) == size and len(figure.axes[0].get_xticks()) <= 60
+
+
+def test_spreads_of_means_are_sorted_site_by_site():
+    stats = LatentStatistics(torch.tensor([0.02, 0.5, 0.0, 0.001]).double(), None, {"z1": 2, "z2": 2})
+    axes = plots.active_units(stats).axes[0]
+    bars = sorted(axes.patches, key=lambda bar: bar.get_x())
+    tops = [bar.get_y() + bar.get_height() for bar in bars]
+    assert tops[:2] == pytest.approx([0.5, 0.02]) and tops[2] == pytest.approx(0.001) and tops[3] < 1e-4
+    assert [to_hex(bar.get_facecolor()) for bar in bars] == [BLUE, BLUE, GREY, GREY]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["z1", "z2"]
+    assert list(axes.lines[0].get_ydata()) == [0.01, 0.01] and axes.get_yscale() == "log"
+    assert axes.get_title() == "2 of 4 latent dimensions active"
+
+
+def estimates(*values, error=0.1) -> Estimates:
+    return Estimates(torch.tensor(values).double(), torch.full((len(values),), error).double())
+
+
+def gaps(approximation, amortisation) -> InferenceGaps:
+    amortised, best = estimates(*amortisation), estimates(*[-90.0] * len(amortisation))
+    log_p = estimates(*[-90.0 + gap for gap in approximation])
+    refined = Refined(torch.zeros(2, 2, 2), {}, torch.ones(2).bool(), torch.ones(2).long())
+    elbo = Estimates(best.values - amortised.values, best.standard_errors)
+    return InferenceGaps(log_p, elbo, best, amortised, refined, torch.zeros(2).bool(), 0.01, 100, 0)
+
+
+def test_gaps_are_bars_side_by_side_with_their_errors():
+    figure = plots.inference_gaps({"train": gaps([1.0, 3.0], [0.5, 0.7]), "test": gaps([2.0, 2.0], [-0.1, -0.1])})
+    axes = figure.axes[0]
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([2.0, 2.0, 0.6, -0.1])
+    assert [to_hex(bar.get_facecolor()) for bar in axes.patches] == [BLUE, BLUE, ORANGE, ORANGE]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["train\ntotal 2.60", "test\ntotal 1.90"]
+    (low, _), (high, _) = axes.containers[1].errorbar.get_children()[-1].get_segments()[0]
+    assert (low, high) == pytest.approx((0.0, 4.0))  # 2 standard errors of (1, 3) to each side of 2
+    with pytest.raises(UsageError, match="at least one result"):
+        plots.inference_gaps({})
+
+
+@pytest.mark.parametrize(("information", "note"), [(0.5, ""), (2.5, ", reached: more data would tell more")])
+def test_surgery_shows_the_kl_its_parts_and_log_n(information, note):
+    kl, zero = estimates(*[2.0, 4.0] * 10), estimates(*[0.0] * 20)
+    first, second = estimates(*[information] * 20), estimates(*[3.0 - information] * 20)
+    axes = plots.elbo_surgery(ElboSurgery(zero, kl, first, zero, second, num_particles=2, seed=0)).axes[0]
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([3.0, information, 3.0 - information])
+    assert axes.get_legend().get_texts()[0].get_text() == f"log N = 3.00{note}"
+    assert list(axes.lines[-1].get_xdata()) == pytest.approx([np.log(20)] * 2) and "of 20 data" in axes.get_title()
 
 
 def test_pareto_bars_end_at_the_threshold():

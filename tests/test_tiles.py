@@ -17,16 +17,23 @@ from pyro_vae.compiling import log_once
 from pyro_vae.data import load_data
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import log_marginal
-from pyro_vae.guides import FullNormal
+from pyro_vae.guides import DiagonalNormal, FullNormal, LowRankNormal
 from pyro_vae.importance import evaluation_mode, weigh
 from pyro_vae.likelihoods import Normal
+from pyro_vae.mixtures import Mixture
 from pyro_vae.networks import MLP
+from pyro_vae.objectives import ELBO
+from pyro_vae.once import forgetting, recall, remembering
+from pyro_vae.priors import VampPrior
 from pyro_vae.seeding import seeded
+from pyro_vae.steps import Batch, GraphStep, Loss
 from pyro_vae.tiles import EagerPair, log_weights, recorded
 from pyro_vae.vae import VAE
 
 SMALL = partial(MLP, hidden=(16,))
 PARTS = [{}, {"guide": FullNormal}, {"likelihood": partial(Normal, scale="learned")}]
+COMPONENTS = 20
+VAMP = partial(VampPrior, components=COMPONENTS)
 COLUMNS = ("log_p", "standard_error", "ess", "pareto_k", "elbo")
 
 
@@ -169,6 +176,96 @@ class TestKeptGraphs:
         del vae
         gc.collect()
         assert gone() is None
+
+
+class TestWhatIsRemembered:
+    """A VampPrior encodes its pseudo-inputs once an estimate, at the weights of the moment."""
+
+    @pytest.fixture(autouse=True)
+    def _recorded(self, monkeypatch):
+        record = tiles.recorded
+        monkeypatch.setattr(tiles, "recorded", lambda pair, data, compile: record(pair, data, compile=False))
+
+    @pytest.fixture(params=[DiagonalNormal, FullNormal], ids=lambda guide: guide.__name__)
+    def vae(self, request):
+        vae = make(prior=VAMP, guide=request.param)
+        vae.start_prior(binary(COMPONENTS).float())
+        return vae
+
+    def estimate(self, vae, compile, **options):
+        return log_marginal(vae.model, vae.guide, binary(60), num_particles=300, compile=compile, **options)
+
+    def test_one_pass_of_the_encoder(self, vae):
+        seen = []
+        vae.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0]) == COMPONENTS))
+        self.estimate(vae, compile=False, max_rows=500)
+        assert sum(seen) == 1 and len(seen) == 1 + 1 + 2 * 2  # and one for the structure, one a tile for the guide
+
+    def test_the_same_numbers_as_without(self, vae, monkeypatch):
+        found = self.estimate(vae, compile=False)
+        monkeypatch.setattr(evidence_module, "remembering", forgetting)
+        expected = self.estimate(vae, compile=False)
+        assert all(torch.equal(getattr(found, name), getattr(expected, name)) for name in COLUMNS)
+
+    def test_graphs_take_it_as_an_input(self, vae):
+        """The model's graph uses no weight of encoder or prior, and the estimate is that of the programs."""
+        compiled, eager = (self.estimate(vae, compile=compile) for compile in (True, False))
+        torch.testing.assert_close(compiled.log_p, eager.log_p, rtol=1e-5, atol=1e-3)
+        (graphs,) = tiles._kept[vae].values()
+        weights = zip(vae.named_parameters(), graphs.weigh.run.graph.nodes, strict=False)
+        used = {name for (name, _), placeholder in weights if placeholder.users}
+        assert used == {name for name, _ in vae.named_parameters() if name.startswith("decoder")}
+
+    @pytest.mark.parametrize("change", ["pseudo_inputs", "encoder"])
+    def test_never_stale(self, vae, change):
+        """Weights moved in place, between two estimates by the same graphs."""
+        before = self.estimate(vae, compile=True)
+        with torch.no_grad():
+            weights = vae.prior.pseudo_inputs if change == "pseudo_inputs" else vae.encoder.hidden[0].bias
+            weights.sub_(0.5)
+        after, expected = (self.estimate(vae, compile=compile) for compile in (True, False))
+        assert (after.log_p - before.log_p).abs().max() > 0.01 and len(tiles._kept[vae]) == 1
+        torch.testing.assert_close(after.log_p, expected.log_p, rtol=1e-5, atol=1e-3)
+
+    def test_each_precision_its_own(self, vae):
+        fast, full = self.estimate(vae, False, precision="bf16"), self.estimate(vae, False)
+        assert fast.shift == pytest.approx((fast.log_p - full.log_p)[:50].mean().item(), abs=1e-9) and fast.shift != 0
+
+    def test_training_goes_on(self, vae):
+        """Nothing is remembered after an estimate, nor where it is recorded for training."""
+        self.estimate(vae, compile=False)
+        ELBO()(vae.model, vae.guide, binary(5)).backward()
+        assert vae.prior.pseudo_inputs.grad.abs().sum() > 0
+        with remembering(), evaluation_mode(vae.model):
+            vae.model(binary(5))
+            assert recall(vae.prior) is not None
+            loss = Loss(vae, ELBO(), lambda batch: batch, lambda size: 0.0)
+            with torch.enable_grad():
+                _, parameters = GraphStep(loss, full=0)._record(Batch(binary(5)), [])
+        assert any(parameter is vae.prior.pseudo_inputs for parameter in parameters)
+
+    def test_other_guides_are_as_before(self):
+        """Of a mixture whose components are no normals nothing is kept."""
+        vae = make(prior=VAMP, guide=LowRankNormal)
+        with remembering() as memory, evaluation_mode(vae.model):
+            vae.model(binary(5))
+        assert not memory
+        compiled, eager = (self.estimate(vae, compile=compile) for compile in (True, False))
+        torch.testing.assert_close(compiled.log_p, eager.log_p, rtol=1e-5, atol=1e-3)
+
+    def test_the_kept_mixture_is_whole(self, vae):
+        """Draws and moments too, should a program ask for them."""
+        with torch.no_grad():
+            mixture = vae.prior(vae.amortize)
+            again = Mixture.of_normals(*mixture.as_normals())
+            z = torch.randn(7, 3)
+            assert torch.equal(mixture.log_prob(z), again.log_prob(z))
+            for name in ("mean", "variance"):
+                torch.testing.assert_close(getattr(mixture, name), getattr(again, name))
+            with seeded(1):
+                first = mixture.sample((4,))
+            with seeded(1):
+                assert torch.equal(again.sample((4,)), first)
 
 
 def test_programs_that_are_plain_functions(monkeypatch):

@@ -8,11 +8,13 @@ from torch import Tensor
 
 from pyro_vae.agreement import agreed
 from pyro_vae.checkpoint import write_arrays, write_atomic
+from pyro_vae.cli.bounds import told_of_points
 from pyro_vae.cli.parsing import make_parser, parse
 from pyro_vae.cli.pictures import save_pareto_k
 from pyro_vae.cli.processes import joined
 from pyro_vae.cli.runs import SavedRun, add_run, add_split, given, load_split, open_saved
 from pyro_vae.cli.tables import finite, print_result
+from pyro_vae.collapse import collapse_warnings
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics import latent_statistics
 from pyro_vae.distributed import World
@@ -31,6 +33,8 @@ def run(argv: list[str]) -> int:
             saved = open_saved(options, world.device)
             data, x = load_split(saved, options, options.num_data)
             inputs = given(data, options.split, len(x), saved.device)
+        if told_of_points(saved, data, x, inputs, options, world):
+            return 0
         evidence = _estimate(saved, x, inputs, options, world)
     if world.main:
         _tell(saved, data, x, inputs, options, evidence)
@@ -43,7 +47,8 @@ def _tell(
     """Save and print all there is to know."""
     result = _result(saved, data, x, options, evidence)
     if len(x) > 1:
-        result["active_units"] = str(latent_statistics(saved.vae, x, **inputs))
+        statistics = latent_statistics(saved.vae, x, **inputs)
+        result |= {"active_units": str(statistics), "warnings": collapse_warnings(statistics, _beta(saved.config))}
     _save(saved, options.split, evidence, result)
     print_result(result if options.json else _readable(result), as_json=options.json)
 
@@ -100,6 +105,14 @@ def _result(saved: SavedRun, data: Dataset, x: Tensor, options: Namespace, evide
     return result
 
 
+def _beta(config: dict[str, Any]) -> float | None:
+    """The weight that the KL ended with in the training, where it had one."""
+    objective = config.get("objective")
+    beta = objective.get("init_args", {}).get("beta") if isinstance(objective, dict) else None
+    beta = beta.get("init_args", {}).get("end") if isinstance(beta, dict) else beta
+    return beta if isinstance(beta, int | float) else None
+
+
 def _readable(result: dict[str, Any]) -> dict[str, Any]:
     """The same for people: units, and the errors beside what they belong to."""
     r = dict(result)
@@ -135,6 +148,7 @@ def _save(saved: SavedRun, split: str, evidence: Evidence, result: dict[str, Any
     arrays = {name: getattr(evidence, name) for name in ("log_p", "standard_error", "ess", "pareto_k", "elbo")}
     name = f"evidence-{split}{'' if evidence.shift is None else f'-{evidence.precision}'}"
     write_arrays(saved.path / f"{name}.npz", arrays)
-    write_atomic(saved.path / f"{name}.json", json.dumps(finite(result), indent=1).encode())
+    identity = {"data_sha256": evidence.data, "weights_sha256": saved.weights_sha256}
+    write_atomic(saved.path / f"{name}.json", json.dumps(finite(result | identity), indent=1).encode())
     if evidence.shift is None:
         save_pareto_k(evidence, saved.path, split)

@@ -16,7 +16,7 @@ from pyro.distributions import constraints
 from pyro_vae.agreement import agreed
 from pyro_vae.autoencoder import Autoencoder
 from pyro_vae.checkpoint import build_vae, resolve, vae_parts
-from pyro_vae.cli.parsing import add_common, allow_own_modules, known_classes, make_parser, parse
+from pyro_vae.cli.parsing import add_common, allow_own_modules, known_classes, make_parser, named, parse
 from pyro_vae.cli.pictures import save_pictures
 from pyro_vae.cli.processes import in_turn, joined
 from pyro_vae.cli.tables import print_result
@@ -199,7 +199,7 @@ def _holds_binary(data: Dataset) -> bool:
 def _is_binary(likelihood: Namespace | None) -> bool:
     if likelihood is None:
         return False
-    cls = resolve({"class_path": likelihood.class_path}, _named(likelihood))
+    cls = resolve({"class_path": likelihood.class_path}, named(likelihood))
     grey = likelihood.get("init_args", {}).get("grey", False)
     return getattr(cls, "support", None) is constraints.boolean and not grey
 
@@ -207,9 +207,9 @@ def _is_binary(likelihood: Namespace | None) -> bool:
 def _build(options: Namespace, data: Dataset) -> tuple[Autoencoder, Objective, Settings]:
     """The VAE with its first weights, the objective and the settings; every class was named by the user."""
     with seeded(options.seed, "init"):
-        vae = build_vae(_with_shapes(options.vae, data), _named(options.vae))
+        vae = build_vae(_with_shapes(options.vae, data), named(options.vae))
     values = {
-        name: resolve(options[name].as_dict(), _named(options[name]))
+        name: resolve(options[name].as_dict(), named(options[name]))
         for name in ("objective", "lr_schedule", "optimizer")
     }
     objective = values.pop("objective")
@@ -230,14 +230,6 @@ def _with_shapes(vae: Namespace, data: Dataset) -> dict[str, Any]:
     elif context is not None:
         raise UsageError(f"--context: {path.rpartition('.')[2]} takes none; leave it out, or take --vae VAE")
     return {"class_path": path, "init_args": keywords}
-
-
-def _named(options: Any) -> tuple[str, ...]:
-    """The modules of all classes named in the options."""
-    if isinstance(options, Namespace):
-        own = [options.class_path.rpartition(".")[0]] if "class_path" in options else []
-        return tuple(dict.fromkeys([*own, *(m for value in vars(options).values() for m in _named(value))]))
-    return ()
 
 
 def _default_run(config: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from pyro_vae.schedules import Schedule
 _BASES: dict[str, type] = {
     "vae": Autoencoder,
     "objective": Objective,
+    "amount": Schedule,
     "beta": Schedule,
     "capacity": Schedule,
     "insomnia": Schedule,
@@ -77,6 +78,14 @@ def parse(parser: ArgumentParser, argv: list[str]) -> Namespace:
         raise UsageError(explain(str(error), parser)) from None
 
 
+def named(options: Any) -> tuple[str, ...]:
+    """The modules of all classes named in the options."""
+    if isinstance(options, Namespace):
+        own = [options.class_path.rpartition(".")[0]] if "class_path" in options else []
+        return tuple(dict.fromkeys([*own, *(m for value in vars(options).values() for m in named(value))]))
+    return ()
+
+
 def explain(message: str, parser: ArgumentParser) -> str:
     """The message of jsonargparse, with the nearest and all known names where one was mistyped."""
     options = [option for action in parser._actions for option in action.option_strings]
@@ -90,13 +99,13 @@ def explain(message: str, parser: ArgumentParser) -> str:
         r"(Parser key \"[\w.]+)\":\s+Problem with given class_path '[\w.]+':\s+Parser key \"", r"\1.", message
     )
     keys = re.findall(r'[Pp]arser key "([\w.]+)"', message)
-    base = _base_of(".".join(keys), classes)
-    if base and (match := re.search(r"Option '(\w+)' is not accepted", message)):
+    bases = _bases_of(".".join(keys), classes, message)
+    if bases and (match := re.search(r"Option '(\w+)' is not accepted", message)):
         return _unknown_option(".".join(keys), match[1], message)
-    if base and (match := re.search(r"Expected a dot import path string: (\S+)", message)):
-        names = [cls.__name__ for cls in known_classes(base)]
+    if bases and (match := re.search(r"Expected a dot import path string: (\S+)", message)):
+        names = [cls.__name__ for base in bases for cls in known_classes(base)]
         return f"{'.'.join(keys)}: unknown class {match[1]!r}{_suggest(match[1], names)}"
-    if base is Network and (match := re.search(r"Expected '[\w.]*?(\w+)' to be a subclass", message)):
+    if Network in bases and (match := re.search(r"Expected '[\w.]*?(\w+)' to be a subclass", message)):
         return (
             f"{'.'.join(keys)}: {match[1]} can't be a network: expected a torch.nn.Module that is built as "
             f"{match[1]}(in_shape, out_shape, ...)"
@@ -112,16 +121,18 @@ def known_classes(base: type) -> list[type]:
     return sorted({c for c in found if not isabstract(c) and not c.__name__.startswith("_")}, key=lambda c: c.__name__)
 
 
-def _base_of(key: str, classes: list[str]) -> type | None:
-    """The base class behind an option, by its name or by the annotation in the class that has it."""
+def _bases_of(key: str, classes: list[str], message: str) -> list[type]:
+    """The base classes behind an option: by its name, by the annotation in the class that has it, or as it is told."""
     name = key.rpartition(".")[2]
     if name in _BASES:
-        return _BASES[name]
+        return [_BASES[name]]
     for cls in filter(None, map(_imported, classes)):
         if get_origin(hint := get_type_hints(cls.__init__).get(name)) is Callable:
             made = get_args(hint)[-1]
-            return Network if made is FromShapes else made
-    return None
+            return [Network if made is FromShapes else made]
+    union = re.search(r"Subtypes: \[(.*?)\]", message)
+    told = re.findall(r"<class '([\w.]+)'>", union[1]) if union else []
+    return [cls for cls in map(_imported, told) if isinstance(cls, type) and isabstract(cls)]
 
 
 def _imported(path: str) -> Any:

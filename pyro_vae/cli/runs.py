@@ -11,7 +11,9 @@ from pyro_vae.autoencoder import Autoencoder
 from pyro_vae.checkpoint import load, read_config, read_manifest
 from pyro_vae.cli.parsing import add_common, allow_own_modules
 from pyro_vae.data import Dataset, load_data
+from pyro_vae.derived import MADE_BY
 from pyro_vae.errors import UsageError
+from pyro_vae.fingerprint import fingerprint
 from pyro_vae.training import choose_device
 
 SPLITS = ("train", "valid", "test")
@@ -30,13 +32,29 @@ class SavedRun:
     @property
     def weights(self) -> str:
         """Which weights the VAE has, in words."""
-        best = self.progress["best_epoch"]
-        return f"best on validation, epoch {best}" if best else f"last, epoch {self.progress['epoch']}"
+        best, changed = self.progress["best_epoch"], ", prior refitted" if MADE_BY in self.config else ""
+        chosen = f"best on validation, epoch {best}" if best else f"last, epoch {self.progress['epoch']}"
+        return chosen + changed
+
+    @property
+    def weights_sha256(self) -> str:
+        """The fingerprint of the weights themselves."""
+        return fingerprint(*self.vae.state_dict().values())
 
 
 def add_run(parser: ArgumentParser) -> None:
     """The options of every command that reads a run."""
     parser.add_argument("run", type=str, help="the run directory")
+    _add_loading(parser)
+
+
+def add_runs(parser: ArgumentParser) -> None:
+    """The options of a command that reads several runs."""
+    parser.add_argument("runs", type=str, nargs="+", help="the run directories")
+    _add_loading(parser)
+
+
+def _add_loading(parser: ArgumentParser) -> None:
     parser.add_argument("--trust", type=str, default=[], action="append", help="a module whose classes may be built")
     add_common(parser)
 
@@ -52,23 +70,31 @@ def add_split(parser: ArgumentParser) -> None:
     )
 
 
-def open_saved(options: Namespace, device: torch.device | None = None) -> SavedRun:
-    """Load the run that the options name, on their device or another."""
+def open_saved(options: Namespace, device: torch.device | None = None, run: str | None = None) -> SavedRun:
+    """Load the run that the options name, or another, on their device or another."""
     allow_own_modules()
-    path, device = Path(options.run), device or choose_device(options.device)
+    path, device = Path(run or options.run), device or choose_device(options.device)
     vae = load(path, trust=options.trust, device=str(device))
     return SavedRun(path, read_config(path), read_manifest(path)["progress"], vae, device)
 
 
 def load_split(saved: SavedRun, options: Namespace, num: int | None) -> tuple[Dataset, torch.Tensor]:
     """The run's data set (or `--data`) and the first `num` data of the split asked for (None: all), checked."""
+    data = load_data_of(saved, options.data)
+    x = data.split(options.split) if num is None else first_rows(data, options.split, num)
+    saved.vae.likelihood.check(x, f"{options.split} data")
+    return data, x.to(saved.device)
+
+
+def load_data_of(saved: SavedRun, other: str | None = None) -> Dataset:
+    """The data set that a run was trained on, or another one prepared likewise."""
     config = saved.config
-    source = options.data or config.get("data")
+    source = other or config.get("data")
     if source is None:
         raise UsageError(
             f"{saved.path} was trained on an array, which it does not hold: name the data by --data FILE.npz"
         )
-    data = load_data(
+    return load_data(
         source,
         binarize=config.get("binarize", "none"),
         dequantize=config.get("dequantize", False),
@@ -80,9 +106,6 @@ def load_split(saved: SavedRun, options: Namespace, num: int | None) -> tuple[Da
         labelled=config.get("labelled", 0),
         repeats=config.get("repeats", 1),
     )
-    x = data.split(options.split) if num is None else first_rows(data, options.split, num)
-    saved.vae.likelihood.check(x, f"{options.split} data")
-    return data, x.to(saved.device)
 
 
 def given(data: Dataset, split: str, num: int, device: torch.device) -> dict[str, Any]:

@@ -124,6 +124,12 @@ class FromNoise(Remembering, dist.TorchDistribution):
         found = self.log_density(value.expand(*batch, *self.event_shape))
         return found.expand(torch.broadcast_shapes(batch, self.batch_shape))
 
+    def log_prob_held(self, value: Tensor) -> Tensor:
+        """Log q(z) at a draw as if it were a constant: as a function of the parameters alone, whose derivative is the
+        score. A family that finds it at its own draws without `log_density` says how.
+        """
+        return self.log_prob(value.detach())
+
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         """The same with a larger batch shape; parameters are not copied."""
         batch = torch.Size(batch_shape)

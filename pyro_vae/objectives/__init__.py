@@ -11,12 +11,14 @@ are fields that take a `Schedule` as well. `fit` compiles an objective that neve
     estimators.py   StickingTheLanding, DReG, ScoreFunction: other estimators of the same bounds' gradients
     wake_sleep.py   ReweightedWakeSleep, WakeSleep: the model and the guide each by a loss of its own
     regularised.py  FreeBits, CapacityELBO, BetaTC: the ELBO with its KL treated differently
+    denoising.py    Denoising: any of them, with a guide that sees corrupted data
     semi_supervised.py  SemiSupervisedELBO: the ELBO with discrete sites summed out, and a classifier's term
     quantized.py    VQBound: the bound of discrete codes, by the straight-through estimator
 """
 
 from pyro_vae.objectives.base import NotTensorial, Objective, as_loss
 from pyro_vae.objectives.bounds import ELBO, IWAE, Renyi, ScaleLatents
+from pyro_vae.objectives.denoising import Denoising
 from pyro_vae.objectives.estimators import DReG, ScoreFunction, StickingTheLanding
 from pyro_vae.objectives.quantized import VQBound
 from pyro_vae.objectives.regularised import BetaTC, CapacityELBO, FreeBits
@@ -29,6 +31,7 @@ __all__ = [
     "BetaTC",
     "CapacityELBO",
     "DReG",
+    "Denoising",
     "FreeBits",
     "NotTensorial",
     "Objective",

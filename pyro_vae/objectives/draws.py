@@ -19,7 +19,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.errors import UsageError
-from pyro_vae.importance import Program, Proposal, log_density, propose, sample_sites, sites_at, weigh
+from pyro_vae.importance import Program, Proposal, log_density, per_datum, propose, sample_sites, sites_at, weigh
 from pyro_vae.point_masses import is_point_mass
 
 
@@ -45,11 +45,18 @@ def log_guide_held(guide: Program, proposal: Proposal, *args: Any, max_plate_nes
     Its derivative is the score. A chain of sites is run again on the held draws: there a draw is also a parameter of
     the next site, which holding it site by site would miss.
     """
+    if len(proposal.sites) == 1:
+        (site,) = proposal.sites.values()
+        return per_datum(_log_prob_held(site["fn"], site["value"]), site, max_plate_nesting)
     held = {name: value.detach() for name, value in proposal.latents.items()}
-    if len(held) == 1:
-        return log_density([{**site, "value": held[name]} for name, site in proposal.sites.items()], max_plate_nesting)
     sites = sites_at(guide, held, *args, max_plate_nesting=max_plate_nesting, role="guide", **kwargs)
     return log_density(sites.values(), max_plate_nesting)
+
+
+def _log_prob_held(distribution: Any, value: Tensor) -> Tensor:
+    """The log-density at a held draw, by the distribution's own way where it has one."""
+    own = getattr(distribution, "log_prob_held", None)
+    return distribution.log_prob(value.detach()) if own is None else own(value)
 
 
 @dataclass(frozen=True)

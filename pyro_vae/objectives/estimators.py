@@ -30,9 +30,10 @@ class StickingTheLanding(Objective):
     the training; here it is left out. The model's gradient is the ELBO's. Right for chains of latent sites too.
 
     The score is found from log q at held draws, as a function of the guide's parameters alone. So the guide must know
-    its density at any z: a flow that is cheap at its own draws pays for an inversion, and where that is badly
-    conditioned the gradient, never the value, is as bad as the inversion's rounding. A guide with several sites runs a
-    second time, on the same draws: with dropout in it the two runs would differ, and the estimate be biased.
+    its density at any z, or the score at its own draws: the flows of this package find it from the Jacobian there,
+    without an inversion, at the cost of a pass on `latent + 1` copies. Where the map is badly conditioned the gradient,
+    never the value, suffers from rounding. A guide with several sites runs a second time, on the same draws: with
+    dropout in it the two runs would differ, and the estimate be biased; a flow among them is inverted.
 
     Args:
         num_particles: draws of z for each datum, at least 1.
@@ -42,7 +43,8 @@ class StickingTheLanding(Objective):
         UsageError: if `num_particles` is not positive; if called with a guide that is not reparameterised.
 
     References:
-        Roeder et al. 2017, Sticking the landing.
+        Roeder et al. 2017, Sticking the landing. Vaitl et al. 2024, Fast and unified path gradient estimators for
+        normalizing flows.
 
     Example:
         >>> from pyro_vae.vae import VAE

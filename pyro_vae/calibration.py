@@ -1,0 +1,417 @@
+"""Is the guide calibrated? Tests on data drawn from the model itself, whose codes are known.
+
+If z* ~ p(z) and x ~ p(x|z*), then z* is a draw from p(z|x). Where q(z|x) is the posterior, z* can't be told from the
+guide's own draws: its rank among them is uniform, its credible sets hold it as often as they say.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import binom
+from torch import Tensor
+
+from pyro_vae.backends import exact_products, fast_cpu
+from pyro_vae.ecdf import Band, counts_below, p_values, sign_walk_p_value, simultaneous_band
+from pyro_vae.errors import NumericalError, UsageError
+from pyro_vae.importance import Called, Program, evaluation_mode, log_density, refuse_point_masses, sites_at, weigh
+from pyro_vae.seeding import generator, seeded
+from pyro_vae.simulating import Simulated, ToX, simulate_block
+from pyro_vae.tiles import TILE_DATA, EagerPair, draws
+
+Summary = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+"""A number for each draw: from the latents `[draws, N, *event]` by site name, and x `[N, *event]`, to `[draws, N]`."""
+
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+_DENSITY = "log q(z|x)"
+_TOLD = 2.0
+"""Standard errors from which on a shift, or a spread, of the ranks is told as what is wrong."""
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    r"""Ranks of simulated codes among the guide's draws, and whether they are uniform.
+
+    Every quantity has a rank of its own: each latent dimension, their norm, log p(x|z), log q(z|x), the user's own.
+    Chances of false alarms are for all quantities together: `alpha` is divided by their number (Bonferroni).
+
+    Args:
+        ranks: how many of the L draws are below the truth, `[N, Q]`, from 0 to L; ties are broken at random.
+        names: of the Q quantities.
+        num_draws: L.
+        seed: the seed of the draws.
+        alpha: the chance that a calibrated guide is flagged anywhere.
+    """
+
+    ranks: Tensor
+    names: tuple[str, ...]
+    num_draws: int
+    seed: int
+    alpha: float = 0.05
+
+    @property
+    def points(self) -> Tensor:
+        """Where the distribution function is looked at, `k / (L + 1)` for k = 0 ... L + 1, `[L + 2]`."""
+        return torch.arange(self.num_draws + 2, dtype=torch.float64) / (self.num_draws + 1)
+
+    @cached_property
+    def difference(self) -> Tensor:
+        """The share of ranks below k, less the k / (L + 1) that is expected, at `points`, `[L + 2, Q]`."""
+        counts = counts_below(self.ranks.numpy(), self.num_draws)
+        inner = torch.from_numpy(counts).double() / len(self.ranks)
+        nothing = torch.zeros(1, len(self.names), dtype=torch.float64)
+        return torch.cat([nothing, inner, nothing + 1]) - self.points[:, None]
+
+    @property
+    def band(self) -> tuple[Tensor, Tensor]:
+        """The bounds of `difference` at `points`, `[L + 2]` each: a quantity is flagged where it leaves them.
+
+        Of calibrated guides at most a share `alpha` leaves them, at any point, in any quantity.
+        """
+        band = self._band
+        zero = np.zeros(1)
+        lower, upper = (np.concatenate([zero, side / len(self.ranks), zero + 1]) for side in (band.lower, band.upper))
+        return torch.from_numpy(lower) - self.points, torch.from_numpy(upper) - self.points
+
+    @cached_property
+    def p_values(self) -> Tensor:
+        """The exact chance that a calibrated guide's ranks look as unlikely somewhere, of each quantity, `[Q]`."""
+        return torch.from_numpy(p_values(self.ranks.numpy(), self.num_draws))
+
+    @property
+    def flagged(self) -> Tensor:
+        """Which quantities are not calibrated, `[Q]` bool: p-value at most `alpha / Q`."""
+        return self.p_values <= self.alpha / len(self.names)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether nothing is flagged: no proof, as few data hide a lot; `band` tells how much."""
+        return not self.flagged.any()
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """What the guide's draws of each quantity are, in words.
+
+        `"calibrated"`; where flagged, `"too low"` or `"too high"` for a shift of the mean rank, `"too narrow"` or `"too
+        wide"` for a spread, whichever is the more certain; `"misshapen"` where it is neither.
+        """
+        flagged = self.flagged.tolist()
+        shift, spread = (value.tolist() for value in self._shift_and_spread())
+        return {
+            name: _verdict(*found) if bad else "calibrated"
+            for name, bad, *found in zip(self.names, flagged, shift, spread, strict=True)
+        }
+
+    def coverage(self, levels: Sequence[float] = LEVELS) -> "Coverage":
+        r"""How often the guide's credible sets hold the truth.
+
+        Central sets of each quantity, between the quantiles `(1 - level) / 2` and `(1 + level) / 2` of the draws; of
+        log q(z|x) the upper part, which is the set of highest density of the whole code.
+
+        Args:
+            levels: what the sets should hold, between 0 and 1; moved to the nearest level that L draws can have.
+
+        Raises:
+            UsageError: if a level is out of range, or needs more draws.
+        """
+        cut = torch.tensor([_draws_outside(level, self.num_draws) for level in levels], dtype=torch.int64)
+        ranks = self.ranks[None]
+        central = (ranks >= cut[:, None, None]) & (ranks <= self.num_draws - cut[:, None, None])
+        densest = ranks >= 2 * cut[:, None, None]
+        dense = torch.tensor([name == _DENSITY for name in self.names])
+        held = torch.where(dense, densest, central).double().mean(1)
+        return Coverage(1 - 2 * cut.double() / (self.num_draws + 1), held, self.names, len(self.ranks), self.alpha)
+
+    def location(self) -> "Location":
+        """Whether the truth lies above the draws as often and as far as below (VSBC)."""
+        distance = (2 * self.ranks - self.num_draws).numpy()
+        p = [sign_walk_p_value(column) for column in distance.T]
+        bias = self._fractions().mean(0) - 0.5
+        error = (self._variance() / len(self.ranks)) ** 0.5
+        return Location(bias, error, torch.tensor(p, dtype=torch.float64), self.names, self.alpha)
+
+    def summary(self) -> dict[str, Any]:
+        """The verdict, p-values and coverage as plain numbers."""
+        coverage, location = self.coverage(_possible(LEVELS, self.num_draws)), self.location()
+        return {
+            "calibrated": self.calibrated,
+            "alpha": self.alpha,
+            "verdicts": self.verdicts,
+            "p_values": dict(zip(self.names, self.p_values.tolist(), strict=True)),
+            "coverage": coverage.summary(),
+            "bias_of_ranks": dict(zip(self.names, location.bias.tolist(), strict=True)),
+            "p_values_of_bias": dict(zip(self.names, location.p_values.tolist(), strict=True)),
+            "num_data": len(self.ranks),
+            "num_draws": self.num_draws,
+            "seed": self.seed,
+        }
+
+    def __repr__(self) -> str:
+        bad = [f"{name} {verdict}" for name, verdict in self.verdicts.items() if verdict != "calibrated"]
+        found = ", ".join(bad) if bad else "no quantity flagged"
+        sizes = f"Q = {len(self.names)}, N = {len(self.ranks)}, L = {self.num_draws}"
+        return f"Calibration({found}; {sizes}, alpha {self.alpha}, seed {self.seed})"
+
+    @property
+    def _band(self) -> Band:
+        return simultaneous_band(len(self.ranks), self.num_draws, self.alpha / len(self.names))
+
+    def _fractions(self) -> Tensor:
+        return (self.ranks.double() + 0.5) / (self.num_draws + 1)
+
+    def _variance(self) -> float:
+        """Of a uniform rank's fraction."""
+        cells = self.num_draws + 1
+        return (cells**2 - 1) / (12 * cells**2)
+
+    def _shift_and_spread(self) -> tuple[Tensor, Tensor]:
+        """How far the ranks' mean and variance are from those of uniform ones, in standard errors, `[Q]` each."""
+        n, fractions = len(self.ranks), self._fractions()
+        shift = (fractions.mean(0) - 0.5) / (self._variance() / n) ** 0.5
+        return shift, (fractions.var(0, correction=0) - self._variance()) / (1 / 180 / n) ** 0.5
+
+
+def _verdict(shift: float, spread: float) -> str:
+    if max(abs(shift), abs(spread)) < _TOLD:
+        return "misshapen"
+    if abs(shift) >= abs(spread):
+        return "too low" if shift > 0 else "too high"
+    return "too narrow" if spread > 0 else "too wide"
+
+
+def _draws_outside(level: float, num_draws: int) -> int:
+    """Draws on each side of a central set."""
+    if not 0 < level < 1:
+        raise UsageError(f"a level must be between 0 and 1, got {level}")
+    outside = round((1 - level) / 2 * (num_draws + 1))
+    if outside == 0:
+        raise UsageError(
+            f"level {level} needs more than {num_draws} draws: {round(2 / (1 - level)) - 1} give it exactly"
+        )
+    return outside
+
+
+def _possible(levels: Sequence[float], num_draws: int) -> list[float]:
+    return [level for level in levels if round((1 - level) / 2 * (num_draws + 1)) > 0]
+
+
+@dataclass(frozen=True, eq=False)
+class Coverage:
+    """How often credible sets hold the truth.
+
+    Args:
+        levels: how often they should, `[J]`.
+        shares: how often they do, `[J, Q]`.
+        names: of the Q quantities; `"log q(z|x)"` stands for the set of highest density of the whole code.
+        num_data: N, over which the shares are taken.
+        alpha: the chance that any of a calibrated guide is flagged.
+    """
+
+    levels: Tensor
+    shares: Tensor
+    names: tuple[str, ...]
+    num_data: int
+    alpha: float = 0.05
+
+    @property
+    def standard_errors(self) -> Tensor:
+        """Binomial standard errors of the shares of a calibrated guide, `[J]`."""
+        return (self.levels * (1 - self.levels) / self.num_data).sqrt()
+
+    @property
+    def p_values(self) -> Tensor:
+        """The two-sided exact binomial p-values, `[J, Q]`."""
+        held = (self.shares * self.num_data).round().numpy()
+        level = self.levels[:, None].numpy()
+        below, above = binom.cdf(held, self.num_data, level), binom.sf(held - 1, self.num_data, level)
+        return torch.from_numpy(np.minimum(1, 2 * np.minimum(below, above)))
+
+    @property
+    def flagged(self) -> Tensor:
+        """Which shares are not what they should be, `[J, Q]` bool: p-value at most `alpha / (J Q)`."""
+        return self.p_values <= self.alpha / self.shares.numel()
+
+    def summary(self) -> dict[str, Any]:
+        """Levels, their standard errors and the shares as plain numbers."""
+        shares = {name: column.tolist() for name, column in zip(self.names, self.shares.T, strict=True)}
+        return {"levels": self.levels.tolist(), "standard_errors": self.standard_errors.tolist(), "shares": shares}
+
+
+@dataclass(frozen=True, eq=False)
+class Location:
+    r"""Whether the guide lies beside the posterior: variational simulation-based calibration (VSBC).
+
+    .. math:: p_i = P_q(z < z^*_i)
+
+    is symmetric about 1/2 where q is at the right place on average, however narrow it is.
+
+    Args:
+        bias: mean of p - 1/2, `[Q]`; positive where the truth is above the draws, so that the guide lies too low.
+        standard_error: that of a bias of a calibrated guide.
+        p_values: the chance that symmetric p are so far from symmetric, `[Q]` (Butler's test; exact).
+        names: of the Q quantities.
+        alpha: the chance that any of a guide without bias is flagged.
+
+    References:
+        Yao, Vehtari, Simpson & Gelman 2018, Yes, but did it work? Evaluating variational inference.
+    """
+
+    bias: Tensor
+    standard_error: float
+    p_values: Tensor
+    names: tuple[str, ...]
+    alpha: float = 0.05
+
+    @property
+    def flagged(self) -> Tensor:
+        """Which quantities are biased, `[Q]` bool: p-value at most `alpha / Q`."""
+        return self.p_values <= self.alpha / len(self.names)
+
+
+def simulation_based_calibration(
+    model: Program,
+    guide: Program,
+    x: Tensor,
+    *args: Any,
+    num_draws: int = 199,
+    summaries: Mapping[str, Summary] | None = None,
+    alpha: float = 0.05,
+    seed: int = 0,
+    max_rows: int = 4096,
+    max_plate_nesting: int = 1,
+    to_x: ToX | None = None,
+    progress: Callable[[int], object] | None = None,
+    **inputs: Tensor,
+) -> Calibration:
+    r"""Rank codes drawn from the model among the guide's draws for the data drawn with them.
+
+    .. math:: z^* \sim p(z), \quad x \sim p(x|z^*), \quad z_1 \ldots z_L \sim q(z|x), \qquad
+        r = \#\{l : z_l < z^*\}
+
+    uniform on 0 ... L for every quantity if q(z|x) = p(z|x). A guide that is too narrow puts the truth outside its
+    draws too often, one that is biased on one side of them. It tests the guide on data that the *model* makes: it says
+    nothing about how well the model fits real data (see `posterior_predictive_check`), nor about q(z|x) at data unlike
+    the model's, and biases that cancel over the data are not seen in a dimension's ranks (but log p(x|z) and log
+    q(z|x), which look at the data, often tell).
+
+    Args:
+        model: Pyro program of p(x, z), with one data plate.
+        guide: Pyro program of q(z|x).
+        x: data of the right shape, `[N, *event]`: N are simulated, and the values are not used. Some 1000 tell a lot.
+        *args: further tensors with the data in front, passed to both programs.
+        num_draws: L, draws of the guide for each datum. With 199, levels of 1, 2, ... % are had exactly.
+        summaries: further quantities by name; see `Summary`.
+        alpha: the chance that a calibrated guide is flagged in any quantity.
+        seed: seed of the draws; the caller's generators are left alone.
+        max_rows: the most (datum, draw) pairs in one run of the model; bounds memory.
+        max_plate_nesting: number of plate dimensions the programs use.
+        to_x: makes x of the observed sites' draws; see `simulate`.
+        progress: called with the number of data done so far, after each block of 50.
+        **inputs: tensors with the data in front that both programs take by name, e.g. `c`: what is given, is given.
+
+    Returns:
+        A `Calibration`, on the CPU.
+
+    Raises:
+        UsageError: if a size is not positive, or the model can't be drawn from (see `simulate`).
+        NumericalError: if a draw or a log-density is nan.
+
+    References:
+        Talts et al. 2018, Validating Bayesian inference algorithms with simulation-based calibration. Säilynoja,
+        Bürkner & Vehtari 2022 (the bands). Modrák et al. 2023, Simulation-based calibration checking for Bayesian
+        computation: the choice of test quantities shapes sensitivity.
+
+    Example:
+        >>> from pyro_vae.vae import VAE
+        >>> vae = VAE((4,), latent_dim=2)
+        >>> simulation_based_calibration(vae.model, vae.guide, torch.zeros(30, 4), num_draws=19).names
+        ('z[0]', 'z[1]', 'norm', 'log p(x|z)', 'log q(z|x)')
+    """
+    if min(num_draws, max_rows, len(x)) < 1 or not 0 < alpha < 1:
+        sizes = f"{num_draws}, {max_rows}, {len(x)} data and alpha = {alpha}"
+        raise UsageError(f"need num_draws and max_rows >= 1, data, and 0 < alpha < 1, got {sizes}")
+    pair = EagerPair(Called(model, list(inputs)), Called(guide, list(inputs)), max_rows, max_plate_nesting)
+    blocks, names = [], ()
+    with evaluation_mode(model, guide), fast_cpu(), exact_products():
+        with seeded(seed, "structure"):
+            first = [a[:1] for a in (x, *args, *inputs.values())]
+            refuse_point_masses(pair.guide, *first, max_plate_nesting=max_plate_nesting)
+        for start in range(0, len(x), TILE_DATA):
+            simulated = simulate_block(model, x, args, inputs, start, seed, max_plate_nesting, to_x)
+            names, ranks = _ranks(_Quantities(pair, simulated, summaries or {}), start, num_draws, seed)
+            blocks.append(ranks)
+            if progress is not None:
+                progress(start + len(ranks))
+    return Calibration(torch.cat(blocks), names, num_draws, seed, alpha)
+
+
+def _ranks(quantities: "_Quantities", start: int, num_draws: int, seed: int) -> tuple[tuple[str, ...], Tensor]:
+    """The names of the quantities, and the ranks of the truth, `[block, Q]`."""
+    truth = quantities.of_truth()
+    below, equal = (torch.zeros(truth.shape, dtype=torch.int64) for _ in range(2))
+    for latents, log_guide in draws(
+        quantities.pair, quantities.data, start, num_draws, seed, quantities.pair.nesting, "calibration"
+    ):
+        drawn = quantities.of(latents, log_guide)
+        below += (drawn < truth).sum(0)
+        equal += (drawn == truth).sum(0)
+    ties = torch.rand(TILE_DATA, truth.shape[-1], generator=generator(seed, "ties", start), dtype=torch.float64)
+    return quantities.names, below + (ties[: len(truth)] * (equal + 1)).floor().long()
+
+
+class _Quantities:
+    """What is ranked, of the draws of one block of simulated data.
+
+    Args:
+        pair: the programs.
+        simulated: the codes and the data.
+        summaries: the user's own quantities.
+    """
+
+    def __init__(self, pair: EagerPair, simulated: Simulated, summaries: Mapping[str, Summary]) -> None:
+        self.pair, self.simulated, self.summaries = pair, simulated, summaries
+        self.data = [simulated.x, *simulated.args, *simulated.inputs.values()]
+        self.names: tuple[str, ...] = ()
+
+    def of_truth(self) -> Tensor:
+        """Of the code that the datum was drawn with, `[block, Q]`."""
+        latents, nesting = self.simulated.latents, self.pair.nesting
+        sites = sites_at(self.pair.guide, latents, *self.data, max_plate_nesting=nesting, role="guide")
+        return self.of(latents, log_density(sites.values(), nesting))[0]
+
+    def of(self, latents: Mapping[str, Tensor], log_guide: Tensor) -> Tensor:
+        """Of draws by site, and their log q(z|x): `[draws, block, Q]`, on the CPU."""
+        columns = dict(self._coordinates(latents))
+        columns["norm"] = torch.stack([*columns.values()], -1).square().sum(-1).sqrt()
+        columns["log p(x|z)"] = self._log_likelihood(latents)
+        columns[_DENSITY] = log_guide
+        for name, summary in self.summaries.items():
+            columns[name] = summary({site: value.detach() for site, value in latents.items()}, self.simulated.x)
+        shape = torch.broadcast_shapes(*(column.shape for column in columns.values()))
+        self.names = tuple(columns)
+        return _without_nan(torch.stack([c.expand(shape).double().cpu() for c in columns.values()], -1), self.names)
+
+    def _coordinates(self, latents: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+        found = []
+        for name, value in latents.items():
+            value = value.movedim(self.pair.nesting, 1)
+            flat = value.flatten(2) if value.dim() > 2 else value[..., None]
+            found += [(f"{name}[{i}]", column.double()) for i, column in enumerate(flat.unbind(-1))]
+        return found
+
+    def _log_likelihood(self, latents: Mapping[str, Tensor]) -> Tensor:
+        rows = max(1, self.pair.max_rows // len(self.simulated.x))
+        count = len(next(iter(latents.values())))
+        parts = [{name: v[first : first + rows] for name, v in latents.items()} for first in range(0, count, rows)]
+        nesting = self.pair.nesting
+        return torch.cat([weigh(self.pair.model, p, *self.data, max_plate_nesting=nesting)[0] for p in parts])
+
+
+def _without_nan(values: Tensor, names: Sequence[str]) -> Tensor:
+    if (bad := values.isnan().flatten(0, -2).any(0)).any():
+        found = ", ".join(name for name, is_bad in zip(names, bad.tolist(), strict=True) if is_bad)
+        raise NumericalError(f"{found} is nan at a draw: look at the guide's and the decoder's outputs")
+    return values

@@ -1,0 +1,182 @@
+"""Figures of calibration, predictive checks and comparisons, in the manner of `plots`."""
+
+from math import ceil
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyro_vae.calibration import Calibration, Coverage
+from pyro_vae.comparison import Comparison
+from pyro_vae.errors import UsageError
+from pyro_vae.plots import _BLUE as BLUE
+from pyro_vae.plots import _GREY as GREY
+from pyro_vae.plots import _ORANGE as ORANGE
+from pyro_vae.plots import _TEXT as TEXT
+from pyro_vae.plots import _TITLE as TITLE
+from pyro_vae.plots import _dress as dress
+from pyro_vae.plots import _figure as make_figure
+from pyro_vae.predictive import PredictiveCheck
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_NAMED = 8
+"""Flagged quantities named in a legend; the others are counted."""
+
+
+def rank_ecdf(calibration: Calibration) -> "Figure":
+    """Draw how far the distribution of ranks is from uniform, with the band that all calibrated ones stay in.
+
+    Args:
+        calibration: as `calibration.simulation_based_calibration` gives it.
+
+    Returns:
+        The figure: one line a quantity, in colour and named where it leaves the band. A line that is above on the left
+        and below on the right is of a guide that is too narrow; one on one side of a guide beside the truth.
+    """
+    points, flagged = calibration.points.numpy(), calibration.flagged.tolist()
+    lower, upper = (side.numpy() for side in calibration.band)
+    figure = make_figure(6.4, 3.8)
+    axes = figure.subplots()
+    joint = f"calibrated: {1 - calibration.alpha:.0%} of all lines at once"
+    axes.fill_between(points, lower, upper, color=GREY, alpha=0.25, lw=0, label=joint)
+    axes.axhline(0, color="black", lw=0.7)
+    colours = _colours(sum(flagged))
+    curves = zip(calibration.names, calibration.difference.T.numpy(), flagged, strict=True)
+    for name, curve, bad in sorted(curves, key=lambda curve: curve[2]):
+        colour = colours.pop(0) if bad else GREY
+        axes.plot(
+            points, curve, color=colour, lw=1.4 if bad else 0.8, label=_label(name, bad, calibration, len(colours))
+        )
+    limit = 1.15 * max(np.abs(lower).max(), upper.max(), calibration.difference.abs().max().item())
+    axes.set_ylim(-limit, limit)
+    axes.set_xlim(0, 1)
+    axes.set_ylabel("share of ranks below, less expected", fontsize=TEXT)
+    count, total = sum(flagged), len(flagged)
+    found = "no quantity leaves the band" if count == 0 else f"{count} of {total} quantities leave the band"
+    sizes = f"{total} quantities, {len(calibration.ranks)} simulated data, {calibration.num_draws} draws each"
+    dress(axes, f"calibration of q(z|x): {found}\n{sizes}", "rank of the truth among the draws, as a fraction")
+    axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def _colours(count: int) -> list[str]:
+    """Told apart with any colour vision (Okabe & Ito), and again from the first."""
+    palette = [ORANGE, BLUE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
+    return [palette[i % len(palette)] for i in range(count)]
+
+
+def _label(name: str, bad: bool, calibration: Calibration, left: int) -> str:
+    """A line's name in the legend; a leading underscore keeps it out."""
+    shown = int(calibration.flagged.sum()) - left
+    if not bad or shown > _NAMED:
+        return "_"
+    more = f" and {left} more" if shown == _NAMED and left else ""
+    return f"{name}: {calibration.verdicts[name]}{more}"
+
+
+def coverage(result: Coverage) -> "Figure":
+    """Draw how often credible sets hold the truth against how often they should.
+
+    Args:
+        result: as `Calibration.coverage` gives it.
+
+    Returns:
+        The figure: one point a quantity and level, in colour where it is flagged, and two binomial standard errors of a
+        calibrated guide as a grey bar at each level.
+
+    Raises:
+        UsageError: if there is no level.
+    """
+    if len(result.levels) == 0:
+        raise UsageError("no level to draw: ask coverage for some, with enough draws for them")
+    levels, errors = result.levels.numpy(), result.standard_errors.numpy()
+    figure = make_figure(5.4, 4.2)
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="black", lw=0.7)
+    axes.errorbar(
+        levels,
+        levels,
+        yerr=2 * errors,
+        fmt="none",
+        ecolor=GREY,
+        elinewidth=8,
+        alpha=0.35,
+        label="calibrated, two standard errors",
+    )
+    shares, flagged = result.shares.numpy(), result.flagged.numpy()
+    spread = np.linspace(-0.012, 0.012, shares.shape[1]) if shares.shape[1] > 1 else np.zeros(1)
+    places = np.broadcast_to(levels[:, None] + spread, shares.shape)
+    for chosen, colour, label in ((~flagged, BLUE, "not flagged"), (flagged, ORANGE, "flagged")):
+        if chosen.any():
+            axes.plot(places[chosen], shares[chosen], "o", color=colour, ms=3.5, label=label)
+    low = max(0.0, min(levels.min(), shares.min()) - 0.08)
+    axes.set_xlim(max(0.0, levels.min() - 0.08), 1)
+    axes.set_ylim(low, 1.02)
+    axes.set_ylabel("share of data whose truth it holds", fontsize=TEXT)
+    told = f"{int(flagged.sum())} of {flagged.size} shares flagged, {result.num_data} simulated data"
+    dress(axes, f"coverage of credible sets of q(z|x)\n{told}", "level of the credible set")
+    axes.legend(frameon=False, fontsize=TEXT, loc="upper left")
+    return figure
+
+
+def predictive_check(check: PredictiveCheck) -> "Figure":
+    """Draw a histogram of each test statistic of replicated data, with that of the data as a line.
+
+    Args:
+        check: as `predictive.posterior_predictive_check` gives it.
+
+    Returns:
+        The figure, a panel a statistic; the line is orange where it is flagged.
+    """
+    count = len(check.names)
+    columns = min(count, 4)
+    figure = make_figure(max(2.7 * columns, 4.2), 2.6 * ceil(count / columns) + 0.4)
+    panels = figure.subplots(ceil(count / columns), columns, squeeze=False).ravel()
+    for panel, index in zip(panels, range(count), strict=False):
+        _draw_statistic(panel, check, index)
+    for panel in panels[count:]:
+        panel.set_visible(False)
+    codes = "codes from p(z)" if check.method == "prior" else f"codes of the data, by {check.method!r}"
+    figure.suptitle(f"test statistics of {len(check.replicated)} replicated data sets, {codes}", fontsize=TITLE)
+    return figure
+
+
+def _draw_statistic(axes: "Axes", check: PredictiveCheck, index: int) -> None:
+    values, observed = check.replicated[:, index].numpy(), check.observed[index].item()
+    values, bad = values[np.isfinite(values)], bool(check.flagged[index])
+    if len(values) and np.ptp(values) > 0:
+        axes.hist(values, bins=25, color=BLUE, alpha=0.55, edgecolor="white", linewidth=0.4)
+    elif len(values):
+        axes.axvline(values[0], color=BLUE, lw=3, alpha=0.55)
+    axes.axvline(observed, color=ORANGE if bad else "black", lw=1.6)
+    name, p = check.names[index], check.p_values[index].item()
+    dress(axes, f"{name}\nT(x) = {observed:.4g}, p = {p:.3f}{', flagged' * bad}", "")
+    axes.set_yticks([])
+    axes.locator_params(axis="x", nbins=4)
+
+
+def comparison(result: Comparison) -> "Figure":
+    """Draw each model's log p(x) less that of the best, with two standard errors of the paired difference.
+
+    Args:
+        result: as `comparison.compare` gives it.
+
+    Returns:
+        The figure: best model on top; in colour those that are worse by more than two standard errors.
+    """
+    figure = make_figure(6.4, 0.42 * len(result.models) + 1.3)
+    axes = figure.subplots()
+    for place, model in enumerate(result.models):
+        error = model.standard_error_difference
+        bar = [2 * error] if error == error and place > 0 else None
+        colour = "black" if place == 0 else ORANGE if model.is_worse else BLUE
+        axes.errorbar([model.difference], [place], fmt="o", color=colour, ms=5, elinewidth=1.4, capsize=3, xerr=bar)
+    axes.axvline(0, color=GREY, lw=0.8, ls="--")
+    axes.set_yticks(range(len(result.models)), [f"{model.name}  {model.log_p:.2f}" for model in result.models])
+    axes.set_ylim(len(result.models) - 0.4, -0.6)
+    title = f"log p(x) of {result.num_data} data: differences from the best, two standard errors"
+    dress(axes, title, "nats per datum")
+    axes.grid(axis="x", color="#E4E4E4", lw=0.7)
+    return figure

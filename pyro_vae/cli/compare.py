@@ -1,0 +1,169 @@
+"""`pyro-vae compare`: runs ranked by log p(x) of the same data, with the errors of the differences."""
+
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from torch import Tensor
+
+from pyro_vae import calibration_plots
+from pyro_vae.cli.parsing import make_parser, parse
+from pyro_vae.cli.pictures import save_picture
+from pyro_vae.cli.runs import SavedRun, add_runs, add_split, given, load_split, open_saved
+from pyro_vae.cli.tables import finite, table
+from pyro_vae.comparison import Comparison, compare
+from pyro_vae.data import Dataset
+from pyro_vae.errors import UsageError
+from pyro_vae.evidence import Evidence, log_marginal
+from pyro_vae.fingerprint import fingerprint
+from pyro_vae.progress import Progress
+
+_COLUMNS = ("log_p", "standard_error", "ess", "pareto_k", "elbo")
+
+
+def run(argv: list[str]) -> int:
+    """Run the command with its arguments; returns the exit code."""
+    options = parse(_parser(), argv)
+    _check(options)
+    runs = [_open(options, path) for path in options.runs]
+    for other in runs[1:]:
+        _check_same(runs[0], other)
+    found, reused = {}, []
+    for entry in runs:
+        saved = _saved_evidence(entry, options)
+        found[entry.name] = _estimate(entry, options) if saved is None else saved
+        reused += [] if saved is None else [entry.name]
+    comparison = compare(found)
+    if options.out is not None:
+        save_picture(calibration_plots.comparison(comparison), Path(options.out))
+    _tell(comparison, runs[0].data, reused, options)
+    return 0
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A run with the data that it is asked for."""
+
+    name: str
+    saved: SavedRun
+    data: Dataset
+    x: Tensor
+    inputs: dict[str, Any]
+
+    @property
+    def data_sha256(self) -> str:
+        return fingerprint(self.x, **self.inputs)
+
+
+def _parser() -> ArgumentParser:
+    parser = make_parser("compare", "Rank runs by log p(x) of the same data, with the errors of the differences.")
+    add_runs(parser)
+    add_split(parser)
+    parser.add_argument("--num_particles", type=int, default=5000, help="K, draws for each datum")
+    parser.add_argument("--num_data", type=int | None, default=None, help="only the first so many data")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
+    parser.add_argument("--max_rows", type=int, default=4096, help="(datum, draw) pairs in one run of the decoder")
+    parser.add_argument("--out", type=str | None, default=None, help="a .png to draw the differences in")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    return parser
+
+
+def _check(options: Namespace) -> None:
+    paths = [Path(path).resolve() for path in options.runs]
+    if len(set(paths)) != len(paths) or len(paths) < 2:
+        raise UsageError(f"compare needs two or more different runs, got {' '.join(options.runs)}")
+    if options.num_data is not None and options.num_data < 1:
+        raise UsageError(f"--num_data must be at least 1, got {options.num_data}")
+    if options.out is not None and Path(options.out).suffix != ".png":
+        raise UsageError(f"--out must end in .png, got {options.out!r}")
+
+
+def _open(options: Namespace, path: str) -> _Entry:
+    saved = open_saved(options, run=path)
+    data, x = load_split(saved, options, options.num_data)
+    return _Entry(path, saved, data, x, given(data, options.split, len(x), saved.device))
+
+
+def _check_same(first: _Entry, other: _Entry) -> None:
+    """Refuse runs whose log p(x) are of different things."""
+    if first.x.shape != other.x.shape or not torch.equal(first.x, other.x):
+        raise UsageError(
+            f"log p(x) of different data can't be compared: {first.name} has {first.data.protocol}, and {other.name} "
+            f"has {other.data.protocol}; fit both to data prepared alike, or name the same by --data"
+        )
+    if first.data_sha256 != other.data_sha256:
+        names = [", ".join(entry.inputs) or "nothing" for entry in (first, other)]
+        raise UsageError(
+            f"log p(x|c) given different c can't be compared: {first.name} is given {names[0]} beside x, and "
+            f"{other.name} {names[1]}"
+        )
+    kinds = {
+        entry.name: "a probability" if entry.saved.vae.likelihood.discrete else "a density" for entry in (first, other)
+    }
+    if len(set(kinds.values())) > 1:
+        told = ", ".join(f"that of {name} is {kind}" for name, kind in kinds.items())
+        raise UsageError(f"a density and a probability have no unit in common: p(x|z) {told}")
+
+
+def _saved_evidence(entry: _Entry, options: Namespace) -> Evidence | None:
+    """What `evaluate` has saved of the same data, weights, K and seed; None where it has not."""
+    path = entry.saved.path / f"evidence-{options.split}"
+    try:
+        told = json.loads(path.with_suffix(".json").read_text())
+        with np.load(path.with_suffix(".npz")) as arrays:
+            columns = [torch.from_numpy(arrays[name]) for name in _COLUMNS]
+        expected = {"num_particles": options.num_particles, "seed": options.seed, "data_sha256": entry.data_sha256}
+        same = all(told[name] == value for name, value in expected.items())
+        same = same and told["weights_sha256"] == entry.saved.weights_sha256
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        return None
+    if not same or told.get("method", "importance") != "importance" or len(columns[0]) != len(entry.x):
+        return None
+    return Evidence(*columns, num_particles=options.num_particles, seed=options.seed, data=entry.data_sha256)
+
+
+def _estimate(entry: _Entry, options: Namespace) -> Evidence:
+    vae, x = entry.saved.vae, entry.x
+    with Progress(len(x), "datum", enabled=not options.quiet) as bar:
+        try:
+            return log_marginal(
+                vae.model,
+                vae.guide,
+                x,
+                num_particles=options.num_particles,
+                seed=options.seed,
+                max_rows=options.max_rows,
+                progress=lambda done: bar.show(done, entry.name),
+                **entry.inputs,
+            )
+        except UsageError as error:
+            raise UsageError(f"{entry.name}: {error}") from error
+
+
+def _tell(comparison: Comparison, data: Dataset, reused: Sequence[str], options: Namespace) -> None:
+    protocol = {"data": data.protocol, "split": options.split, "num_particles": options.num_particles}
+    result = {**protocol, "seed": options.seed, "num_data": comparison.num_data, "reused": list(reused)}
+    picture = {} if options.out is None else {"saved": options.out}
+    if options.json:
+        print(json.dumps(finite({**result, **comparison.summary(), **picture}), indent=1))
+        return
+    told = {**result, "reused": ", ".join(reused) or "nothing: all estimated now", **picture}
+    print(f"{table(told)}\n\n{comparison}\n\n{_verdict(comparison)}")
+
+
+def _verdict(comparison: Comparison) -> str:
+    """What the table says, in words, and what to doubt."""
+    close = [model.name for model in comparison.models[1:] if not model.is_worse]
+    told = [f"best: {comparison.best}; nats per datum, differences and their errors from it, by pairs"]
+    if close:
+        told.append(f"within two standard errors of it: {', '.join(close)}")
+    doubted = [f"{m.name} ({m.flagged:.1%})" for m in comparison.models if m.flagged > 0]
+    if doubted:
+        told.append(f"flagged data (k-hat too high), so possibly underestimated: {', '.join(doubted)}; take more draws")
+    return "\n".join(told)

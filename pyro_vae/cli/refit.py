@@ -1,0 +1,115 @@
+"""`pyro-vae refit`: another prior for a trained run, fitted to its codes, saved as a run of its own."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+
+from pyro_vae.checkpoint import describe, resolve, write_atomic
+from pyro_vae.cli.parsing import allow_own_modules, make_parser, named, parse
+from pyro_vae.cli.runs import SavedRun, add_run, load_data_of, open_saved
+from pyro_vae.cli.tables import finite, print_result
+from pyro_vae.code_priors import AutoregressiveCodes, CodePrior
+from pyro_vae.data import Dataset
+from pyro_vae.derived import derived_run
+from pyro_vae.errors import UsageError
+from pyro_vae.networks import Conditioned
+from pyro_vae.priors import Prior
+from pyro_vae.refit import CrossEntropy, cross_entropy, refit_prior, with_held_out
+from pyro_vae.vae import VAE
+from pyro_vae.vq import VQVAE
+
+_ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}
+
+
+def run(argv: list[str]) -> int:
+    """Run the command with its arguments; returns the exit code."""
+    allow_own_modules()
+    options = parse(_parser(), argv)
+    saved = open_saved(options)
+    prior = _prior(saved, options)
+    data = with_held_out(load_data_of(saved, options.data))
+    settings = {"epochs": options.epochs, "batch_size": options.batch_size, "patience": options.patience}
+    settings |= {"optimizer": _resolved(options.optimizer), "seed": options.seed}
+    told = {**{name: describe(value) for name, value in settings.items()}, "data": options.data}
+    with derived_run(saved.path, options.out, {"prior": prior}, told) as derived:
+        vae = refit_prior(saved.vae, data, prior, **settings, progress=not options.quiet)  # pyright: ignore[reportArgumentType]
+        result = _result(saved, vae, data, options)
+        derived.save(vae)
+        write_atomic(Path(options.out) / "refit.json", json.dumps(finite(result), indent=1).encode())
+    print_result(result if options.json else _readable(result), options.json)
+    return 0
+
+
+def _parser() -> ArgumentParser:
+    parser = make_parser("refit", "Fit another prior to the codes of a run's training data; save it as a new run.")
+    add_run(parser)
+    parser.add_subclass_arguments(
+        (Prior, CodePrior),
+        "prior",
+        required=False,
+        instantiate=False,
+        skip={"shapes"},
+        help="the new prior, with its options; of discrete codes one of pyro_vae.code_priors",
+    )
+    parser.add_argument("--out", type=str, required=True, help="the new run directory")
+    parser.add_argument("--data", type=str | None, default=None, help="another data set than the run's")
+    parser.add_argument("--epochs", type=int, default=100, help="passes over the training data")
+    parser.add_argument("--batch_size", type=int, default=100, help="data in a step")
+    factory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
+    parser.add_argument("--optimizer", type=factory, default=_ADAM, help="a torch.optim class")
+    parser.add_argument("--patience", type=int | None, default=None, help="epochs without a better held-out fit")
+    parser.add_argument("--seed", type=int, default=0, help="seed of first weights, order and draws")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    return parser
+
+
+def _prior(saved: SavedRun, options: Namespace) -> Any:
+    """The new prior's class or partial, once it is known to be for such a run."""
+    vae = saved.vae
+    if not isinstance(vae, VAE | VQVAE):
+        raise UsageError(f"refit fits the one prior of a VAE or a VQVAE, and this run is a {type(vae).__name__}")
+    if isinstance(getattr(vae, "encoder", None), Conditioned):
+        raise UsageError("the codes of this run depend on a context, and refit fits p(z) to codes alone")
+    base = CodePrior if isinstance(vae, VQVAE) else Prior
+    if options.prior is None and base is Prior:
+        raise UsageError("--prior: expected the class of the new prior, e.g. --prior MixtureOfNormals")
+    prior = AutoregressiveCodes if options.prior is None else _resolved(options.prior)
+    if not issubclass(cls := getattr(prior, "func", prior), base):
+        kinds = {Prior: "priors p(z), such as MixtureOfNormals", CodePrior: "priors p(k), such as AutoregressiveCodes"}
+        raise UsageError(f"--prior: a {type(vae).__name__} takes {kinds[base]}, got {cls.__name__}")
+    return prior
+
+
+def _resolved(options: Namespace) -> Any:
+    return resolve(options.as_dict(), named(options))
+
+
+def _result(saved: SavedRun, vae: Any, data: Dataset, options: Namespace) -> dict[str, Any]:
+    held_out = data.split("valid")
+    before, after = (cross_entropy(v, held_out, seed=options.seed) for v in (saved.vae, vae))
+    return {
+        "run": options.out,
+        "from": str(saved.path),
+        "data": data.protocol,
+        "prior": type(vae.prior).__name__,
+        "before": type(saved.vae.prior).__name__,
+        "cross_entropy": _numbers(after),
+        "cross_entropy_before": _numbers(before),
+        "held_out": len(held_out),
+    }
+
+
+def _numbers(found: CrossEntropy) -> dict[str, float]:
+    return {"mean": found.mean, "standard_error": found.standard_error}
+
+
+def _readable(result: dict[str, Any]) -> dict[str, Any]:
+    def text(mean: float, standard_error: float) -> str:
+        return f"{mean:.3f} nats per datum (standard error {standard_error:.3f})"
+
+    told = {name: text(**value) if isinstance(value, dict) else value for name, value in result.items()}
+    return {**told, "next": f"pyro-vae evaluate {result['run']}"}

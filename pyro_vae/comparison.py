@@ -1,0 +1,186 @@
+"""Which model gives held-out data the higher log p(x), with the error of the *difference*, datum by datum."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.errors import UsageError
+from pyro_vae.evidence import Evidence
+
+_STEPS = 2000
+"""The most steps of EM for the stacking weights; each raises the mixture's log-density."""
+_STILL = 1e-7
+"""Change of the weights in a step at which they are taken to have converged."""
+_HEADS = ("rank", "log p(x)", "se", "difference", "se", "se(MC)", "bias", "flagged", "weight")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A model among others. All in nats per datum, averaged over the same data.
+
+    Args:
+        name: which model.
+        log_p: its log p(x).
+        standard_error: that of `log_p`, from having N data.
+        difference: log p(x) less that of the best model, at most 0.
+        standard_error_difference: that of `difference`, from having N data: of the paired differences, which vary far
+            less than log p(x) does. It holds the Monte Carlo error as well, since that differs from datum to datum.
+        standard_error_monte_carlo: the part of it that comes from finitely many draws, of both models.
+        bias: about how far `log_p` lies below the truth for want of draws, half the mean squared Monte Carlo error.
+        flagged: share of the data whose estimate is not to be trusted.
+        weight: share of the model in the mixture of all that gives the data the highest log-density (stacking).
+    """
+
+    name: str
+    log_p: float
+    standard_error: float
+    difference: float
+    standard_error_difference: float
+    standard_error_monte_carlo: float
+    bias: float
+    flagged: float
+    weight: float
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether it is worse than the best by more than two standard errors of the difference."""
+        return self.difference < -2 * self.standard_error_difference
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Models by their log p(x) of the same data.
+
+    Args:
+        models: best first.
+        num_data: N.
+    """
+
+    models: tuple[Compared, ...]
+    num_data: int
+
+    @property
+    def best(self) -> str:
+        """The name of the model with the highest log p(x)."""
+        return self.models[0].name
+
+    def summary(self) -> dict[str, Any]:
+        """The table as plain numbers."""
+        return {"num_data": self.num_data, "models": [asdict(model) for model in self.models]}
+
+    def __str__(self) -> str:
+        """The table for people: models from the best to the worst."""
+        width = max(len("model"), *(len(model.name) for model in self.models))
+        rows = [_row(rank, model) for rank, model in enumerate(self.models)]
+        widths = [max(map(len, column)) for column in zip(_HEADS, *rows, strict=True)]
+        lines = zip(["model", *(model.name for model in self.models)], [_HEADS, *rows], strict=True)
+        return "\n".join(
+            f"{name:<{width}}  " + "  ".join(f"{cell:>{w}}" for cell, w in zip(cells, widths, strict=True))
+            for name, cells in lines
+        )
+
+
+def _row(rank: int, model: Compared) -> tuple[str, ...]:
+    numbers = (model.log_p, model.standard_error, model.difference, model.standard_error_difference)
+    monte_carlo = (f"{model.standard_error_monte_carlo:.4f}", f"{model.bias:.4f}")
+    return (
+        str(rank),
+        *(f"{number:.3f}" for number in numbers),
+        *monte_carlo,
+        f"{model.flagged:.1%}",
+        f"{model.weight:.2f}",
+    )
+
+
+def compare(evidence: Mapping[str, Evidence]) -> Comparison:
+    r"""Rank models by their log p(x) of the same held-out data.
+
+    .. math:: \Delta = \frac1N \sum_i \log \hat p_m(x_i) - \log \hat p_{best}(x_i), \qquad
+        se(\Delta) = \mathrm{sd}_i(\cdot) / \sqrt N
+
+    An easy datum is easy for all models, so the error of a paired difference is far smaller than those of the means.
+    With a single datum it is not known. Importance sampling underestimates log p(x) the more, the worse the guide: look
+    at `bias` and `flagged` before you call a model worse, and take more draws.
+
+    Args:
+        evidence: an `Evidence` by model's name, as `log_marginal` gives it.
+
+    Returns:
+        A `Comparison`, best model first.
+
+    Raises:
+        UsageError: if there are fewer than two, or they are of different data, or a fast estimate is among them.
+
+    References:
+        Vehtari, Gelman & Gabry 2017, Practical Bayesian model evaluation using leave-one-out cross-validation and WAIC,
+        section 5.2 (paired differences). Yao et al. 2018, Using stacking to average Bayesian predictive distributions.
+
+    Example:
+        >>> zero = torch.zeros(3)
+        >>> good, bad = (Evidence(torch.tensor([-1.0, -3.0, -2.0]) - b, zero, zero, zero, zero, 9, 0) for b in (0, 1))
+        >>> result = compare({"bad": bad, "good": good})
+        >>> result.best, result.models[1].difference, result.models[1].standard_error_difference
+        ('good', -1.0, 0.0)
+    """
+    _check(evidence)
+    ordered = dict(sorted(evidence.items(), key=lambda item: -item[1].mean))
+    weights = _stacking(torch.stack([found.log_p for found in ordered.values()]).double())
+    best = next(iter(ordered.values()))
+    models = [_compared(name, found, best, w) for (name, found), w in zip(ordered.items(), weights, strict=True)]
+    return Comparison(tuple(models), len(best.log_p))
+
+
+def _compared(name: str, evidence: Evidence, best: Evidence, weight: float) -> Compared:
+    is_best = evidence is best
+    differences = (evidence.log_p - best.log_p).double()
+    errors = [evidence.standard_error.double(), best.standard_error.double()]
+    return Compared(
+        name,
+        evidence.mean,
+        evidence.standard_error_data,
+        differences.mean().item(),
+        0.0 if is_best else _standard_error(differences),
+        0.0 if is_best else (sum(e.square().sum().item() for e in errors)) ** 0.5 / len(differences),
+        errors[0].square().mean().item() / 2,
+        evidence.unreliable,
+        weight,
+    )
+
+
+def _standard_error(values: Tensor) -> float:
+    return (values.std() / len(values) ** 0.5).item() if len(values) > 1 else float("nan")
+
+
+def _stacking(log_p: Tensor) -> list[float]:
+    """The weights of the mixture with the highest log-density of the data, `[M]` for log p `[M, N]`, by EM."""
+    weights = torch.full((len(log_p),), 1 / len(log_p), dtype=torch.float64)
+    for _ in range(_STEPS):
+        before, weights = weights, (weights.log()[:, None] + log_p).softmax(0).mean(1)
+        if (weights - before).abs().max() < _STILL:
+            break
+    return weights.tolist()
+
+
+def _check(evidence: Mapping[str, Evidence]) -> None:
+    if len(evidence) < 2:
+        raise UsageError(f"nothing to compare: expected two models or more, got {len(evidence)}")
+    for name, found in evidence.items():
+        if found.shift is not None:
+            raise UsageError(f"{name!r} is a fast estimate in {found.precision}: estimate it in full precision")
+    sizes = {name: len(found.log_p) for name, found in evidence.items()}
+    if len(set(sizes.values())) > 1:
+        raise UsageError(f"models are compared on the same data, got {_told(sizes)} data")
+    known = {name: found.data for name, found in evidence.items() if found.data is not None}
+    if len(set(known.values())) > 1:
+        marks = _told({name: data[:8] for name, data in known.items()})
+        raise UsageError(
+            f"models are compared on the same data, given the same inputs, but these differ (fingerprints {marks}): "
+            "estimate all on one x"
+        )
+
+
+def _told(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in values.items())

@@ -1,0 +1,65 @@
+"""Estimates of one number for each datum, and of its average, with their errors."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Estimates:
+    """A quantity of every datum, estimated by draws that are independent from datum to datum.
+
+    Args:
+        values: the estimates, `[N]`, double precision.
+        standard_errors: their Monte Carlo standard errors, `[N]`; nan where they are not known.
+
+    Example:
+        >>> import torch
+        >>> Estimates(torch.tensor([1.0, 3.0]), torch.tensor([0.3, 0.4]))
+        2.000 (se(data) 1.000, se(Monte Carlo) 0.2500)
+    """
+
+    values: Tensor
+    standard_errors: Tensor
+
+    @property
+    def mean(self) -> float:
+        """The average over the data."""
+        return self.values.mean().item()
+
+    @property
+    def standard_error_data(self) -> float:
+        """Standard error of `mean` that comes from having N data: `sd(values) / sqrt(N)`; nan for one datum."""
+        n = len(self.values)
+        return (self.values.std() / n**0.5).item() if n > 1 else float("nan")
+
+    @property
+    def standard_error_monte_carlo(self) -> float:
+        """Standard error of `mean` that comes from the draws, the data held fixed."""
+        return (self.standard_errors.square().sum().sqrt() / len(self.values)).item()
+
+    def summary(self) -> dict[str, float]:
+        """The average and its errors as plain numbers."""
+        names = ("mean", "standard_error_data", "standard_error_monte_carlo")
+        return {name: getattr(self, name) for name in names}
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __repr__(self) -> str:
+        errors = f"se(data) {self.standard_error_data:.3f}, se(Monte Carlo) {self.standard_error_monte_carlo:.4f}"
+        return f"{self.mean:.3f} ({errors})"
+
+
+def of_draws(draws: Tensor) -> Estimates:
+    """Means over independent draws `[K, N]`, with the standard errors that K draws have; nan for a single draw.
+
+    Example:
+        >>> import torch
+        >>> of_draws(torch.tensor([[1.0], [3.0]])).standard_errors
+        tensor([1.], dtype=torch.float64)
+    """
+    draws = draws.double()
+    count = len(draws)
+    spread = draws.std(0) if count > 1 else draws[0] * float("nan")
+    return Estimates(draws.mean(0).cpu(), (spread / count**0.5).cpu())

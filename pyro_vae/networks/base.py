@@ -1,0 +1,140 @@
+"""`Network`, the base class: a map that keeps leading dimensions, joins a context, and computes in a chosen type."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from inspect import signature
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.errors import UsageError
+
+Shape = tuple[int, ...]
+
+
+class FromShapes(nn.Module, ABC):
+    """What a VAE's `encoder` and `decoder` build: a torch module made by `cls(in_shape, out_shape, **its own options)`.
+
+    Every `Network`, and every other `torch.nn.Module` with such a constructor, without a word about it in its own code:
+    `issubclass` goes by the constructor. `build` makes a `Network` of either.
+    """
+
+    @classmethod
+    def __subclasshook__(cls, candidate: type) -> bool:
+        if cls is FromShapes and issubclass(candidate, nn.Module) and _takes_two(candidate):
+            return True
+        return NotImplemented
+
+
+class Network(FromShapes):
+    """A map from `in_shape` to `out_shape` that keeps any number of leading dimensions (particles, batch).
+
+    A subclass takes `(in_shape, out_shape, **its own options)` and implements `forward`.
+    One that ends in a bias also implements `set_output_bias`; one that is not for flat inputs says by `joined_shape`
+    and `join` how its input takes up a context.
+
+    Args:
+        in_shape: shape of one input.
+        out_shape: shape of one output.
+    """
+
+    compute_dtype: torch.dtype | None = None
+    """Type that products are computed in; None for that of the weights. `computing_in` sets it for a time."""
+
+    def __init__(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`forward`, in `compute_dtype`; the result has the type of `x`."""
+        if self.compute_dtype is None:
+            return super().__call__(x)
+        with torch.autocast(x.device.type, self.compute_dtype):
+            return super().__call__(x).to(x.dtype)
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[*leading, *in_shape]` to `[*leading, *out_shape]`."""
+
+    def set_output_bias(self, bias: Tensor) -> None:
+        """Make the output start at `bias` of shape `[*out_shape]`, whatever the input's mean contribution is.
+
+        Raises:
+            UsageError: if this network has no output bias.
+        """
+        raise UsageError(
+            f"{type(self).__name__} has no output bias to set: implement set_output_bias, or do not ask for it"
+        )
+
+    @property
+    def has_output_bias(self) -> bool:
+        """Whether `set_output_bias` can be asked for."""
+        return type(self).set_output_bias is not Network.set_output_bias
+
+    @classmethod
+    def joined_shape(cls, in_shape: tuple[int, ...], context: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of an input joined with a context: the `in_shape` to build this class with. Here both flattened.
+
+        Args:
+            in_shape: shape of one x.
+            context: shape of one c.
+        """
+        return (prod(in_shape) + prod(context),)
+
+    @classmethod
+    def join(cls, x: Tensor, c: Tensor, in_shape: tuple[int, ...], context: tuple[int, ...]) -> Tensor:
+        """Join inputs with contexts, whose leading dimensions broadcast.
+
+        Args:
+            x: inputs `[*leading, *in_shape]`.
+            c: contexts `[*leading, *context]`.
+            in_shape: shape of one x.
+            context: shape of one c.
+
+        Returns:
+            `[*leading, *joined_shape]`.
+        """
+        return concatenated(flat(x, in_shape), flat(c, context), event_dims=1)
+
+    def _leading(self, x: Tensor) -> torch.Size:
+        return x.shape[: x.dim() - len(self.in_shape)]
+
+
+@contextmanager
+def computing_in(module: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
+    """Compute the products of all networks in a module in `dtype`, for the time of the block; weights keep theirs.
+
+    Args:
+        module: e.g. a `VAE`; only its `Network`s are affected, so densities stay in full precision.
+        dtype: e.g. `torch.bfloat16`; None to change nothing.
+    """
+    networks = [m for m in module.modules() if isinstance(m, Network)]
+    before = [network.compute_dtype for network in networks]
+    try:
+        for network in networks:
+            network.compute_dtype = dtype
+        yield
+    finally:
+        for network, previous in zip(networks, before, strict=True):
+            network.compute_dtype = previous
+
+
+def _takes_two(cls: type) -> bool:
+    try:
+        signature(cls).bind((), ())
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def flat(x: Tensor, shape: Shape) -> Tensor:
+    """Map `[*leading, *shape]` to `[*leading, n]`."""
+    return x.reshape(*x.shape[: x.dim() - len(shape)], prod(shape))
+
+
+def concatenated(x: Tensor, c: Tensor, event_dims: int) -> Tensor:
+    """Along the first of the last `event_dims` dimensions; those before them broadcast."""
+    leading = torch.broadcast_shapes(x.shape[:-event_dims], c.shape[:-event_dims])
+    return torch.cat([t.expand(*leading, *t.shape[-event_dims:]) for t in (x, c)], dim=-event_dims)

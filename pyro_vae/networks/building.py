@@ -1,0 +1,149 @@
+"""From a factory to a network: any torch module serves, alone or joined with a context."""
+
+from collections.abc import Callable
+from functools import partial
+from math import prod
+from typing import Any
+
+from torch import Tensor, nn
+
+from pyro_vae.errors import PyroVaeError, UsageError
+from pyro_vae.networks.base import Network, Shape
+
+Factory = Callable[[Shape, Shape], nn.Module]
+
+
+class Conditioned(nn.Module):
+    """A network of x and a context c, which joins them by the rule of its class and runs it.
+
+    Args:
+        factory: the network's class, a partial of it, or a function, called with the joined shape and `out_shape`.
+        in_shape: shape of one x.
+        out_shape: shape of one output.
+        context: shape of one c.
+
+    Raises:
+        UsageError: if `factory` makes no network, or can't join such a context.
+    """
+
+    def __init__(self, factory: Factory, in_shape: Shape, out_shape: Shape, context: Shape) -> None:
+        super().__init__()
+        self.in_shape, self.out_shape, self.context = tuple(in_shape), tuple(out_shape), tuple(context)
+        self.rule = joining(factory)
+        self.network = build(factory, self.rule.joined_shape(self.in_shape, self.context), self.out_shape)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """Map x `[*leading, *in_shape]` and c `[*leading, *context]`, broadcast, to `[*leading, *out_shape]`."""
+        return self.network(self.rule.join(x, c.to(x.dtype), self.in_shape, self.context))
+
+    def set_output_bias(self, bias: Tensor) -> None:
+        """As of the network."""
+        self.network.set_output_bias(bias)
+
+    @property
+    def has_output_bias(self) -> bool:
+        """As of the network."""
+        return self.network.has_output_bias
+
+
+def conditioned(factory: Factory, in_shape: Shape, out_shape: Shape, context: Shape) -> Conditioned:
+    """A network of x and a context c; see `Conditioned`.
+
+    Example:
+        >>> from pyro_vae.networks import ConvNet
+        >>> network = conditioned(ConvNet, (28, 28), (2, 50), context=(10,))
+        >>> network.network.in_shape, network(torch.zeros(3, 5, 28, 28), torch.eye(10)[:5]).shape
+        ((11, 28, 28), torch.Size([3, 5, 2, 50]))
+    """
+    return Conditioned(factory, in_shape, out_shape, context)
+
+
+def joining(factory: Callable[..., Any]) -> type[Network]:
+    """The class whose rule joins a context: that of a factory or of a partial; `Network` for anything else."""
+    cls = _behind(factory)
+    return cls if isinstance(cls, type) and issubclass(cls, Network) else Network
+
+
+def build(factory: Factory, in_shape: Shape, out_shape: Shape) -> Network:
+    """The network that a factory makes; a module that is none is given the batch with one leading dimension.
+
+    Args:
+        factory: a class, a partial of one, or a function.
+        in_shape: shape of one input.
+        out_shape: shape of one output.
+
+    Raises:
+        UsageError: if the factory of another module than a `Network` fails, or makes no module.
+
+    Example:
+        >>> class Two(nn.Module):
+        ...     def __init__(self, in_shape, out_shape):
+        ...         super().__init__()
+        ...         self.layers = nn.Sequential(nn.Flatten(), nn.Linear(6, 4), nn.Unflatten(1, out_shape))
+        ...
+        ...     def forward(self, x):
+        ...         return self.layers(x)
+        >>> build(Two, (2, 3), (2, 2))(torch.zeros(5, 4, 2, 3)).shape
+        torch.Size([5, 4, 2, 2])
+    """
+    if joining(factory) is not Network:
+        network = factory(in_shape, out_shape)
+        assert isinstance(network, Network)
+        return network
+    module = _made(factory, in_shape, out_shape)
+    return module if isinstance(module, Network) else _Flattened(module, in_shape, out_shape)
+
+
+class _Flattened(Network):
+    """A module of its own kind as a network: leading dimensions become one, and its results are checked."""
+
+    def __init__(self, module: nn.Module, in_shape: Shape, out_shape: Shape) -> None:
+        super().__init__(in_shape, out_shape)
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, leading = self.module(x.reshape(-1, *self.in_shape)), self._leading(x)
+        shape = getattr(out, "shape", None)
+        if shape not in ((prod(leading), *self.out_shape), (prod(leading), prod(self.out_shape))):
+            raise UsageError(
+                f"{type(self.module).__name__} must map [N, {', '.join(map(str, self.in_shape))}] to "
+                f"[N, {', '.join(map(str, self.out_shape))}], its out_shape, or the same flat; for N = {prod(leading)} "
+                f"it returned {type(out).__name__ if shape is None else list(shape)}"
+            )
+        return out.reshape(*leading, *self.out_shape)
+
+    def set_output_bias(self, bias: Tensor) -> None:
+        setter: Any = getattr(self.module, "set_output_bias", None)
+        if setter is None:
+            raise UsageError(
+                f"{type(self.module).__name__} has no output bias to set: give it a method set_output_bias(bias), or "
+                "do not ask for it"
+            )
+        setter(bias)
+
+    @property
+    def has_output_bias(self) -> bool:
+        return hasattr(self.module, "set_output_bias")
+
+
+def _made(factory: Callable[..., Any], in_shape: Shape, out_shape: Shape) -> nn.Module:
+    name = getattr(_behind(factory), "__name__", repr(factory))
+    try:
+        module = factory(in_shape, out_shape)
+    except PyroVaeError:
+        raise
+    except Exception as error:  # a user's module can fail in any way
+        raise UsageError(
+            f"can't build {name}({in_shape}, {out_shape}), the shapes of one input and one output: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"{name}({in_shape}, {out_shape}) must make a torch module, got {module!r}")
+    return module
+
+
+def _behind(factory: Callable[..., Any]) -> Callable[..., Any]:
+    """What partials are of."""
+    while isinstance(factory, partial):
+        factory = factory.func
+    return factory

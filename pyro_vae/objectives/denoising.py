@@ -1,0 +1,146 @@
+"""The denoising criterion: the guide is given corrupted data, the model the data as they are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_vae.errors import UsageError
+from pyro_vae.importance import Program
+from pyro_vae.objectives.base import Objective
+from pyro_vae.objectives.bounds import ELBO, IWAE
+from pyro_vae.schedules import Schedule
+
+_INNER = "objective."
+"""Before the names of the schedules that the objective within has."""
+
+
+@dataclass(frozen=True)
+class Denoising(Objective):
+    r"""Any objective, with a guide that sees corrupted data: what it learns is to see through the noise.
+
+    .. math:: \mathcal L(x) = E_{r(\tilde x | x)}\left[ \mathcal L\left(x; q(z | \tilde x)\right) \right], \qquad
+        \text{of the ELBO } E_{r(\tilde x | x)} E_{q(z | \tilde x)}\left[
+        \log \frac{p(x, z)}{q(z | \tilde x)} \right] \le \log p(x)
+
+    Each q(z|x~) is a distribution of z, so whatever is a bound on log p(x) for any guide stays one on average over the
+    noise. It is lower than that of the guide trained in effect, q~(z|x) = E[q(z|x~)], by the information that z has on
+    x~ (the KL is convex). With `Delta` and `ELBO(beta=0)` it is the denoising autoencoder: -log p(x | mu(x~)).
+
+    Only the guide sees x~; the model scores x as it is, so x~ need not be data that the likelihood has. (A guide that
+    asks the likelihood about its datum, `SemiAmortized`, needs noise that keeps them so.) One x~ is drawn for each
+    datum and call, for all particles; the dreams of a sleep phase are corrupted by the same noise. What `fit` reports
+    beside the loss, and the evidence, are those of clean data: q(z|x).
+
+    Args:
+        objective: what is taken of the pair.
+        noise: r(x~|x), for each element alone: `"mask"`, set to `low` with probability `amount`; `"salt_and_pepper"`,
+            so set to `low` or `high`, either as likely; `"normal"`, with N(0, amount^2) added.
+        amount: a probability, or a standard deviation; a number, or a schedule.
+        low: what a masked element is set to; pepper.
+        high: salt.
+
+    Raises:
+        UsageError: for an option out of range; if called while `amount` is a schedule, or with programs whose first
+            argument is not the data.
+
+    References:
+        Vincent et al. 2008, Extracting and composing robust features with denoising autoencoders. Im et al. 2017,
+        Denoising criterion for variational auto-encoding framework.
+
+    Example:
+        >>> from pyro_vae.vae import VAE
+        >>> vae = VAE((4,), latent_dim=2)
+        >>> Denoising(ELBO(), noise="mask", amount=0.25)(vae.model, vae.guide, torch.ones(3, 4)).shape
+        torch.Size([])
+    """
+
+    variants: ClassVar[tuple[dict[str, Any], ...]] = ({"amount": 0.0}, {"objective": IWAE(3), "low": -1.0, "high": 2.0})
+
+    objective: Objective = ELBO()  # noqa: RUF009 - a frozen value
+    noise: Literal["mask", "salt_and_pepper", "normal"] = "mask"
+    amount: float | Schedule = 0.3
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.noise not in ("mask", "salt_and_pepper", "normal"):
+            raise UsageError(f"Denoising needs noise to be 'mask', 'salt_and_pepper' or 'normal', got {self.noise!r}")
+        if not isinstance(self.objective, Objective):
+            raise UsageError(f"Denoising needs one of pyro_vae.objectives, got {type(self.objective).__name__}")
+        self._require(amount=0)
+        if self.noise != "normal" and not isinstance(self.amount, Schedule) and not self.amount <= 1:
+            raise UsageError(f"Denoising needs an amount of at most 1, a probability, for {self.noise}: {self.amount}")
+
+    @property
+    def is_bound(self) -> bool:
+        """Only without noise: with it a bound, but not met by the posterior of clean data."""
+        return self.amount == 0 and self.objective.is_bound
+
+    @property
+    def couples_rows(self) -> bool:
+        """As the objective within."""
+        return self.objective.couples_rows
+
+    def for_data(self, num_data: int, inputs: Mapping[str, Tensor] | None = None) -> Self:
+        """With the objective within told."""
+        return replace(self, objective=self.objective.for_data(num_data, inputs))
+
+    @property
+    def schedules(self) -> dict[str, Schedule]:
+        """Its own, and those of the objective within."""
+        inner = {_INNER + name: schedule for name, schedule in self.objective.schedules.items()}
+        return {**super().schedules, **inner}
+
+    def at(self, epoch: float, total: float) -> Self:
+        """This objective and the one within at a moment of the training."""
+        amount = self.amount(epoch, total) if isinstance(self.amount, Schedule) else self.amount
+        return replace(self, objective=self.objective.at(epoch, total), amount=amount)
+
+    def holding(self, values: Mapping[str, Tensor]) -> Self:
+        """This objective and the one within with tensors in some of their fields."""
+        inner = {name.removeprefix(_INNER): value for name, value in values.items() if name.startswith(_INNER)}
+        own: dict[str, Any] = {name: value for name, value in values.items() if not name.startswith(_INNER)}
+        return super().holding({**own, "objective": self.objective.holding(inner)})
+
+    def __call__(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        """That of the objective within, summed over the batch, nats."""
+        return self.objective(model, self._corrupting(guide, *args), *args, **kwargs)
+
+    def tensor_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        """The `tensor_loss` of the objective within; see there."""
+        return self.objective.tensor_loss(model, self._corrupting(guide, *args), *args, **kwargs)
+
+    def _corrupting(self, guide: Program, *args: Any) -> Program:
+        """The guide on corrupted data, the same noise at each call."""
+        if not args or not isinstance(args[0], Tensor) or args[0].dim() == 0:
+            came = type(args[0]).__name__ if args else "none"
+            raise UsageError(
+                f"Denoising corrupts the programs' first argument, data with the batch in front, got {came}"
+            )
+        amount, noise = self._number("amount"), self._drawn(args[0])
+
+        def corrupted(x: Tensor, *rest: Any, **kwargs: Any) -> Any:
+            return guide(self._corrupted(x, noise, amount), *rest, **kwargs)
+
+        return corrupted
+
+    def _drawn(self, x: Tensor) -> Tensor:
+        """Noise of the data's shape: a Pyro site, so that several processes can share it out."""
+        like = torch.zeros(x.shape[1:], dtype=x.dtype if x.is_floating_point() else None, device=x.device)
+        elements = dist.Normal(like, 1.0) if self.noise == "normal" else dist.Uniform(like, torch.ones_like(like))
+        with pyro.plate("data", len(x), dim=-1):
+            return pyro.sample("corruption", elements.to_event(like.dim()))
+
+    def _corrupted(self, x: Tensor, noise: Tensor, amount: Any) -> Tensor:
+        """The data as the guide is to see them; elements of no value (nan) keep none, unless they are masked."""
+        if self.noise == "normal":
+            return x + amount * noise
+        if self.noise == "mask":
+            return torch.where(noise < amount, self.low, x)
+        peppered = torch.where(noise < amount / 2, self.low, x)
+        return torch.where(noise > 1 - amount / 2, self.high, peppered)

@@ -1,0 +1,62 @@
+"""What all figures share: their colours and sizes, the look of a diagram, and writing one to a file."""
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyro_vae.checkpoint import write_atomic
+from pyro_vae.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 150
+# From Okabe & Ito's palette, told apart with any colour vision.
+BLUE, ORANGE, GREY, FAINT = "#0072B2", "#D55E00", "#8C8C8C", "#E4E4E4"
+TITLE, TEXT = 10, 8.5
+"""Sizes of letters, in points."""
+
+
+def save(figure: "Figure", path: str | Path) -> None:
+    """Write a figure as a PNG; its place holds the old file or the whole new one, never a part.
+
+    Args:
+        figure: the figure.
+        path: where to, ending in `.png`; its folder is made if it is not there.
+
+    Raises:
+        UsageError: if `path` ends otherwise, or can't be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"figures are written as PNG: expected a path that ends in .png, got {path}")
+    content = io.BytesIO()
+    figure.savefig(content, format="png", metadata={"Software": None})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, content.getvalue())
+    except OSError as error:
+        raise UsageError(f"can't write {path}: {error.strerror or error}") from error
+
+
+def make_figure(width: float, height: float) -> "Figure":
+    """An empty figure, sizes in inches, that belongs to no window."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06)
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def dress(axes: "Axes", title: str, xlabel: str) -> None:
+    """The look that all diagrams share."""
+    axes.set_title(title, fontsize=TITLE)
+    axes.set_xlabel(xlabel, fontsize=TEXT)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=TEXT)
+    axes.grid(axis="y", color=FAINT, lw=0.7)
+    axes.set_axisbelow(True)

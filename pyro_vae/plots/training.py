@@ -1,0 +1,99 @@
+"""Figures of a training."""
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyro_vae.errors import UsageError
+from pyro_vae.plots.base import BLUE, ORANGE, TEXT, dress, make_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Limits = tuple[float, float]
+
+
+def curves(rows: Sequence[Mapping[str, Any]]) -> "Figure":
+    """Draw the ELBO and its two terms against the epoch, for training and, where present, validation data.
+
+    The axes show where training goes, not where it came from: values far from all the others (those of the first
+    epochs, a spike) are left outside, and their number is told.
+
+    Args:
+        rows: `History.rows`, or the rows of a run's metrics.csv.
+
+    Returns:
+        A figure with three panels, nats per datum.
+
+    Raises:
+        UsageError: if no row has a `train_elbo` or a `valid_elbo`.
+    """
+    if not any("train_elbo" in row or "valid_elbo" in row for row in rows):
+        raise UsageError(f"expected the rows of a training, with train_elbo or valid_elbo, got {len(rows)} without")
+    figure = make_figure(10, 3.3)
+    panels = figure.subplots(1, 3, sharex=True)
+    _draw_terms(panels[0], rows, "elbo", "ELBO")
+    _draw_terms(panels[1], rows, "reconstruction", "E[log p(x|z)]")
+    _draw_terms(panels[2], rows, "kl", "KL(q(z|x) || p(z))")
+    _mark_best(panels[0], rows)
+    panels[0].legend(frameon=False, fontsize=TEXT, loc="lower right")
+    return figure
+
+
+def _draw_terms(axes: "Axes", rows: Sequence[Mapping[str, Any]], term: str, title: str) -> None:
+    drawn = []
+    for split, colour, label in (("train", BLUE, "training"), ("valid", ORANGE, "validation")):
+        points = [(row["epoch"], float(row[f"{split}_{term}"])) for row in rows if f"{split}_{term}" in row]
+        if points:
+            marker = "." if len(points) < 3 else ""
+            axes.plot(*zip(*points, strict=True), color=colour, label=label, lw=1.2, marker=marker)
+            drawn.append(np.array([value for _, value in points]))
+    outside = _set_limits(axes, drawn)
+    note = f" ({outside} value{'s' * (outside > 1)} off the scale)" if outside else ""
+    dress(axes, f"{title}, nats per datum", f"epoch{note}")
+
+
+def _set_limits(axes: "Axes", series: Sequence[np.ndarray]) -> int:
+    """Set robust limits; the number of values outside, or not finite."""
+    if not any(np.isfinite(values).any() for values in series):
+        return sum(len(values) for values in series)
+    low, high = robust_limits(series)
+    pad = 0.06 * (high - low) or max(abs(high), 1.0) * 0.06
+    axes.set_ylim(low - pad, high + pad)
+    return sum(int((~((values >= low - pad) & (values <= high + pad))).sum()) for values in series)
+
+
+def robust_limits(series: Sequence[np.ndarray]) -> Limits:
+    """The range of the finite values of series over time, without values that are far from all the others.
+
+    Far is further from the bulk than the bulk is wide; the bulk are the values after the first 5 % (at least one),
+    without 5 % at each end.
+
+    Args:
+        series: values in the order of time, one array a series, at least one value finite.
+
+    Returns:
+        The lowest and the highest value to show.
+
+    Example:
+        >>> robust_limits([np.array([-5000.0, -120.0, -100.0, -95.0])])
+        (-120.0, -95.0)
+    """
+    every = np.concatenate([values[np.isfinite(values)] for values in series])
+    later = np.concatenate([v[max(1, round(0.05 * len(v))) :] if len(v) > 2 else v for v in series])
+    bulk = np.sort(later[np.isfinite(later)]) if np.isfinite(later).any() else np.sort(every)
+    cut = int(0.05 * len(bulk))
+    low, high = bulk[cut], bulk[-1 - cut]
+    near = every[(every >= 2 * low - high) & (every <= 2 * high - low)]
+    return float(near.min()), float(near.max())
+
+
+def _mark_best(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> None:
+    """A dot where the validation bound is highest: those are the weights that are kept."""
+    valid = [(row["valid_elbo"], row["epoch"]) for row in rows if isfinite(row.get("valid_elbo", float("nan")))]
+    if valid:
+        elbo, epoch = max(valid, key=lambda point: point[0])
+        axes.plot([epoch], [elbo], "o", color=ORANGE, ms=5, label=f"best {elbo:.2f}, epoch {epoch:.0f}")

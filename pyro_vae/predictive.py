@@ -1,0 +1,262 @@
+"""Do data drawn from the model look like the data? Posterior and prior predictive checks by test statistics."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pyro_vae.backends import exact_products, fast_cpu
+from pyro_vae.errors import NumericalError, UsageError
+from pyro_vae.importance import Program, evaluation_mode
+from pyro_vae.posterior import METHODS, posterior
+from pyro_vae.seeding import seeded
+from pyro_vae.simulating import ToX, as_data, draw
+from pyro_vae.tiles import TILE_DATA, filled, padded
+
+Statistic = Callable[[Tensor], Tensor | float]
+"""One number of a set of data, `[N, *event]`."""
+
+_COPIES = 10
+"""Replicated data sets that are drawn and held at once."""
+
+
+def _mean(x: Tensor) -> Tensor:
+    return x.double().mean()
+
+
+def _sd(x: Tensor) -> Tensor:
+    return x.double().std()
+
+
+def _nonzero(x: Tensor) -> Tensor:
+    return (x != 0).double().mean()
+
+
+def _sd_of_means(x: Tensor) -> Tensor:
+    return x.double().flatten(1).mean(1).std()
+
+
+STATISTICS: Mapping[str, Statistic] = {
+    "mean": _mean,
+    "sd": _sd,
+    "share of nonzero": _nonzero,
+    "sd of data's means": _sd_of_means,
+}
+"""Of all elements of all data: their mean, standard deviation, share that is not 0; and the spread of each datum's own
+mean over the data."""
+
+
+@dataclass(frozen=True, eq=False)
+class PredictiveCheck:
+    """Test statistics of the data, and of data sets drawn from the model.
+
+    Args:
+        observed: T(x), `[T]`.
+        replicated: T(x_rep) of each replicated data set, `[S, T]`.
+        names: of the T statistics.
+        method: where the codes came from: a `method` of `posterior`, or `"prior"`.
+        unreliable: share of the data whose codes are flagged by `posterior`; 0 for the prior's.
+        seed: the seed of the draws.
+        alpha: the chance that a model that is right is flagged anywhere.
+    """
+
+    observed: Tensor
+    replicated: Tensor
+    names: tuple[str, ...]
+    method: str
+    unreliable: float
+    seed: int
+    alpha: float = 0.05
+
+    @property
+    def p_values(self) -> Tensor:
+        """P(T(x_rep) > T(x)) + P(=) / 2, `[T]`: near 0 the model makes too little of it, near 1 too much."""
+        above = (self.replicated > self.observed).double() + (self.replicated == self.observed).double() / 2
+        return above.mean(0)
+
+    @property
+    def standard_errors(self) -> Tensor:
+        """Monte Carlo standard errors of `p_values` from S replications, `[T]`."""
+        p = self.p_values
+        return (p * (1 - p) / len(self.replicated)).sqrt()
+
+    @property
+    def two_sided(self) -> Tensor:
+        """The chance to be as far on either side, `[T]`, with T(x) counted among the replications: never 0.
+
+        Exact for the prior's codes. Codes of the posterior have seen the data, which draws p-values to the middle, so a
+        small one tells the more.
+        """
+        counted = [((side).sum(0) + 1) / (len(self.replicated) + 1) for side in self._sides()]
+        return (2 * torch.minimum(*counted)).clamp(max=1).double()
+
+    @property
+    def flagged(self) -> Tensor:
+        """Which statistics the model gets wrong, `[T]` bool: `two_sided` at most `alpha / T`."""
+        return self.two_sided <= self.alpha / len(self.names)
+
+    def summary(self) -> dict[str, Any]:
+        """Each statistic's value, its mean and standard deviation under the model, and p-value, as plain numbers."""
+        columns = {
+            "observed": self.observed,
+            "mean": self.replicated.mean(0),
+            "sd": self.replicated.std(0),
+            "p_value": self.p_values,
+            "two_sided": self.two_sided,
+            "flagged": self.flagged,
+        }
+        told = {name: {key: value[i].item() for key, value in columns.items()} for i, name in enumerate(self.names)}
+        health = {"method": self.method, "unreliable": self.unreliable}
+        return {"statistics": told, "num_replications": len(self.replicated), **health, "seed": self.seed}
+
+    def __repr__(self) -> str:
+        values = zip(self.names, self.p_values.tolist(), self.flagged.tolist(), strict=True)
+        told = ", ".join(f"{name} p = {p:.3f}{' FLAGGED' * bad}" for name, p, bad in values)
+        return f"PredictiveCheck({told}; by {self.method!r}, {len(self.replicated)} replications, seed {self.seed})"
+
+    def _sides(self) -> tuple[Tensor, Tensor]:
+        return self.replicated >= self.observed, self.replicated <= self.observed
+
+
+def posterior_predictive_check(
+    model: Program,
+    guide: Program,
+    x: Tensor,
+    *args: Any,
+    statistics: Mapping[str, Statistic] | None = None,
+    num_draws: int = 400,
+    method: Literal["guide", "sir", "psis", "hmc", "prior"] = "guide",
+    num_particles: int = 1000,
+    alpha: float = 0.05,
+    seed: int = 0,
+    max_plate_nesting: int = 1,
+    to_x: ToX | None = None,
+    progress: Callable[[int], object] | None = None,
+    **inputs: Tensor,
+) -> PredictiveCheck:
+    r"""Compare test statistics of the data with those of data sets drawn from the model.
+
+    .. math:: z^{(s)} \sim p(z|x), \quad x^{(s)}_{rep} \sim p(x|z^{(s)}), \qquad p_T = P(T(x_{rep}) > T(x))
+
+    Codes drawn for the data themselves ask whether the model can make data like these at their own codes; with
+    `method="prior"` they come from p(z), which asks whether p(x) makes data like these, and is the stricter test (Box's
+    prior predictive check). A calibrated model is flagged with a chance of at most `alpha`, over all statistics.
+
+    Args:
+        model: Pyro program of p(x, z), with one data plate.
+        guide: Pyro program of q(z|x).
+        x: data `[N, *event]`.
+        *args: further tensors with the data in front, passed to both programs.
+        statistics: T by name, each of a set of data `[N, *event]`; None for `STATISTICS`.
+        num_draws: S, replicated data sets: at least `2 T / alpha` for anything to be flagged.
+        method: how the codes are drawn: as in `posterior`, or from the `"prior"`.
+        num_particles: K of `posterior`.
+        alpha: the chance that a model that is right is flagged in any statistic.
+        seed: seed of the draws; the caller's generators are left alone.
+        max_plate_nesting: number of plate dimensions the programs use.
+        to_x: makes x of the observed sites' draws; see `simulate`.
+        progress: called with the number of replicated data sets so far, after each 10.
+        **inputs: tensors with the data in front that both programs take by name, e.g. `c`.
+
+    Returns:
+        A `PredictiveCheck`, on the CPU. Memory: ten copies of the data, and all codes.
+
+    Raises:
+        UsageError: if a number is out of range, nothing could be flagged with so few draws, or as for `posterior`.
+        NumericalError: if a statistic of the data is not finite.
+
+    References:
+        Gelman, Meng & Stern 1996, Posterior predictive assessment of model fitness via realized discrepancies. Box
+        1980, Sampling and Bayes' inference in scientific modelling and robustness.
+
+    Example:
+        >>> from pyro_vae.vae import VAE
+        >>> vae = VAE((4,), latent_dim=2)
+        >>> posterior_predictive_check(vae.model, vae.guide, torch.ones(5, 4), num_particles=50).flagged.tolist()
+        [True, True, True, True]
+    """
+    chosen = STATISTICS if statistics is None else statistics
+    _check(method, num_draws, len(chosen), alpha, len(x))
+    data = (x, *args, *inputs.values())
+    observed = _values(chosen, x)
+    if not observed.isfinite().all():
+        raise NumericalError(
+            f"a statistic of the data is not finite: {dict(zip(chosen, observed.tolist(), strict=True))}"
+        )
+    given: dict[str, Any] = {**inputs, "seed": seed, "max_plate_nesting": max_plate_nesting}
+    latents, unreliable = None, 0.0
+    if method != "prior":
+        drawn = posterior(
+            model, guide, x, *args, num_draws=num_draws, method=method, num_particles=num_particles, **given
+        )
+        latents, unreliable = drawn.draws, drawn.unreliable
+    rows = []
+    with evaluation_mode(model, guide), fast_cpu(), exact_products():
+        for copies in _copies(model, data, list(inputs), latents, num_draws, seed, max_plate_nesting, to_x):
+            rows += [_values(chosen, copy) for copy in copies[: num_draws - len(rows)]]
+            if progress is not None:
+                progress(len(rows))
+    return PredictiveCheck(observed, torch.stack(rows), tuple(chosen), method, unreliable, seed, alpha)
+
+
+def _check(method: str, num_draws: int, count: int, alpha: float, size: int) -> None:
+    known = (*METHODS, "prior")
+    if method not in known:
+        raise UsageError(f"method must be one of {', '.join(map(repr, known))}, got {method!r}")
+    if count < 1 or size < 1 or not 0 < alpha < 1:
+        raise UsageError(f"need a statistic, data, and 0 < alpha < 1, got {count}, {size} data and {alpha}")
+    if 2 / (num_draws + 1) > alpha / count:
+        least = int(2 * count / alpha)
+        raise UsageError(f"with {num_draws} draws nothing can be flagged at alpha {alpha}: num_draws must be {least}")
+
+
+def _values(statistics: Mapping[str, Statistic], x: Tensor) -> Tensor:
+    """Every statistic of a set of data, `[T]`, double precision on the CPU."""
+    return torch.stack([torch.as_tensor(t(x)).detach().double().cpu().reshape(()) for t in statistics.values()])
+
+
+def _copies(
+    model: Program,
+    data: Sequence[Tensor],
+    names: Sequence[str],
+    latents: Mapping[str, Tensor] | None,
+    num_draws: int,
+    seed: int,
+    nesting: int,
+    to_x: ToX | None,
+) -> Iterator[Tensor]:
+    """Replicated data sets, `[_COPIES, N, *event]` at a time."""
+    for first in range(0, num_draws, _COPIES):
+        parts = []
+        for start in range(0, len(data[0]), TILE_DATA):
+            block = [a[start : start + TILE_DATA] for a in data]
+            codes = None if latents is None else _codes(latents, first, start, len(block[0]), nesting, block[0].device)
+            with seeded(seed, "replicate", start, first):
+                parts.append(_replicates(model, padded(block), names, codes, nesting, to_x)[:, : len(block[0])])
+        yield torch.cat(parts, 1)
+
+
+def _replicates(
+    model: Program,
+    data: Sequence[Tensor],
+    names: Sequence[str],
+    latents: Mapping[str, Tensor] | None,
+    nesting: int,
+    to_x: ToX | None,
+) -> Tensor:
+    """`_COPIES` replications of a padded block, `[_COPIES, TILE_DATA, *event]`."""
+    others, inputs = data[: len(data) - len(names)], dict(zip(names, data[len(data) - len(names) :], strict=True))
+    given: dict[str, Any] = {**inputs, "num_particles": _COPIES, "max_plate_nesting": nesting}
+    observed = draw(model, *others, latents=latents, **given)[1]
+    each = [{name: value[i : i + 1] for name, value in observed.items()} for i in range(_COPIES)]
+    return torch.stack([as_data(one, data[0], inputs, nesting, to_x)[0] for one in each])
+
+
+def _codes(
+    latents: Mapping[str, Tensor], first: int, start: int, size: int, nesting: int, device: torch.device
+) -> dict[str, Tensor]:
+    """The codes of a tile."""
+    tile = {name: value[first : first + _COPIES].narrow(nesting, start, size) for name, value in latents.items()}
+    return {name: value.to(device) for name, value in filled(tile, _COPIES, nesting).items()}
