@@ -174,7 +174,7 @@ def posterior_predictive_check(
     Example:
         >>> from pyro_vae.vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
-        >>> posterior_predictive_check(vae.model, vae.guide, torch.ones(5, 4), num_particles=50).flagged.tolist()
+        >>> posterior_predictive_check(vae.model, vae.guide, torch.ones(50, 4), num_particles=50).flagged.tolist()
         [True, True, True, True]
     """
     chosen = STATISTICS if statistics is None else statistics

@@ -3,6 +3,8 @@
 The seeds are fixed. A calibrated guide would be flagged by another seed with a chance of 5 % at most.
 """
 
+from functools import partial
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -11,7 +13,7 @@ import torch
 
 from pyro_vae.calibration import Calibration, simulation_based_calibration
 from pyro_vae.errors import NumericalError, UsageError
-from pyro_vae.guides import Delta
+from pyro_vae.guides import Delta, InverseAutoregressiveFlow
 from pyro_vae.hierarchical import HierarchicalVAE
 from pyro_vae.linear_gaussian import LinearGaussian
 from pyro_vae.semi_supervised import SemiSupervisedVAE
@@ -206,6 +208,13 @@ class TestPrograms:
             simulation_based_calibration(vae.model, vae.guide, torch.zeros(10, 4), num_draws=9, c=c).ranks.shape[0]
             == 10
         )
+
+    def test_a_flow_and_a_mask(self):
+        """The density of a flow at a code that is not its own draw, and data with elements that are not observed."""
+        vae = VAE((4,), latent_dim=2, guide=partial(InverseAutoregressiveFlow, transforms=1, hidden=(4,)))
+        mask = torch.arange(80).reshape(20, 4) % 3 > 0
+        result = simulation_based_calibration(vae.model, vae.guide, torch.zeros(20, 4), num_draws=9, mask=mask)
+        assert result.ranks.shape == (20, 5)
 
     def test_a_discrete_site(self):
         vae = SemiSupervisedVAE((4,), latent_dim=2, classes=3)
