@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vae import calibration_plots, plots
+from pyro_vae import plots
 from pyro_vae.annealed import Annealing
 from pyro_vae.annealing import ais, bdmc
 from pyro_vae.autoencoder import Autoencoder
@@ -137,7 +137,7 @@ class Finding:
 def diagnose(subject: Subject, sections: Sequence[str] | None = None) -> dict[str, Finding]:
     """Measure section by section.
 
-    A section that makes no sense for the model (the gaps of a guide without an encoder, HMC on discrete codes) says why.
+    A section that makes no sense for the model (gaps of what is no `VAE`, annealing of discrete codes) says why.
 
     Args:
         subject: what is diagnosed.
@@ -175,11 +175,9 @@ def evidence(subject: Subject) -> Finding:
     """Log p(x): the estimate, its errors and its health."""
     found = subject.evidence
     rows = [
-        {"": "log p(x)", "nats per datum": found.mean, "standard error, data": found.standard_error_data,
-         "standard error, Monte Carlo": found.standard_error_monte_carlo},
-        {"": "ELBO", "nats per datum": found.elbo_mean, "standard error, data": _error(found.elbo),
-         "standard error, Monte Carlo": None},
-    ]  # fmt: skip
+        _row("log p(x)", found.mean, found.standard_error_data, found.standard_error_monte_carlo),
+        _row("ELBO", found.elbo_mean, _error(found.elbo), None),
+    ]
     warnings = []
     if found.unreliable > MOST_UNRELIABLE:
         what = (
@@ -206,21 +204,19 @@ def bracket(subject: Subject) -> Finding:
     annealed = ais(
         vae.model, vae.guide, few.x, progress=subject.teller("bracket, data", len(few.x)), **options, **few.inputs
     )
-    tell = subject.teller("bracket, simulated", 2 * len(few.x))
+    tell = subject.teller("bracket, simulated", len(few.x))
     simulated = bdmc(vae.model, vae.guide, len(few.x), progress=tell, **options, **few.inputs)
     importance = subject.evidence.log_p[: len(few.x)]
     higher = annealed.log_p - importance
+    lower, upper, gap = simulated.lower, simulated.upper, simulated.gap
     rows = [
-        {"on the data": "importance sampling", "nats per datum": importance.mean().item(), "standard error, data": _error(importance)},
-        {"on the data": "AIS, a lower bound too", "nats per datum": annealed.mean, "standard error, data": annealed.standard_error_data},
-        {"on the data": "AIS less importance sampling", "nats per datum": higher.mean().item(), "standard error, data": _error(higher)},
-    ]  # fmt: skip
-    gap = simulated.gap
-    sides = [
-        {"on simulated data": "lower bound (AIS)", "nats per datum": simulated.lower.mean, "standard error, data": simulated.lower.standard_error_data},
-        {"on simulated data": "upper bound (reverse AIS)", "nats per datum": simulated.upper.mean, "standard error, data": simulated.upper.standard_error_data},
-        {"on simulated data": "gap", "nats per datum": gap.mean, "standard error, data": gap.standard_error_data},
-    ]  # fmt: skip
+        _row("the data: importance sampling", importance.mean().item(), _error(importance), None),
+        _row("the data: AIS", annealed.mean, annealed.standard_error_data, annealed.standard_error_monte_carlo),
+        _row("the data: AIS less importance sampling", higher.mean().item(), _error(higher), None),
+        _row("simulated: lower bound, AIS", lower.mean, lower.standard_error_data, lower.standard_error_monte_carlo),
+        _row("simulated: upper bound, reverse AIS", upper.mean, upper.standard_error_data, None),
+        _row("simulated: gap", gap.mean, gap.standard_error_data, None),
+    ]
     warnings = []
     if higher.mean() > max(0.1, _CERTAIN * _error(higher)):
         what = f"AIS finds log p(x) {higher.mean():.2f} +- {_error(higher):.2f} nats higher than importance sampling."
@@ -230,8 +226,8 @@ def bracket(subject: Subject) -> Finding:
         warnings.append(Warned(what, "Anneal over more temperatures: the gap falls about as one over their number."))
     text = (
         "Annealed importance sampling walks from the guide to the posterior by Hamiltonian Monte Carlo. On data that "
-        "the model draws itself, whose codes are known, the walk backwards bounds log p(x) from above: the gap says how "
-        "far the lower bound can be off on data like these."
+        "the model draws itself, whose codes are known, the walk backwards bounds log p(x) from above: the gap says "
+        "how far the lower bound can be off on data like these."
     )
     how, cost = sizes.annealing, annealed.evaluations
     note = (
@@ -239,7 +235,7 @@ def bracket(subject: Subject) -> Finding:
         f"temperatures from the {how.start}, {cost:,} gradients of the decoder a datum. {_seed(subject)}"
     )
     numbers = {"ais": annealed.summary(), "ais_less_importance": _mean(higher), "sandwich": simulated.summary()}
-    return Finding(Section("Log p(x), bracketed", text, [rows, sides], {}, warnings, note), numbers)
+    return Finding(Section("Log p(x), bracketed", text, [rows], {}, warnings, note), numbers)
 
 
 def gaps(subject: Subject) -> Finding:
@@ -258,7 +254,9 @@ def gaps(subject: Subject) -> Finding:
         numbers["held_out_less_train"] = {name: vars(value) for name, value in compared.differences.items()}
         if compared.encoder_overfits:
             what = f"The amortisation gap is larger on held-out data, by {compared.differences['amortisation']} nats."
-            warnings.append(Warned(what, "The encoder overfits: regularise it (dropout, fewer units), or refine codes."))
+            warnings.append(
+                Warned(what, "The encoder overfits: regularise it (dropout, fewer units), or refine codes.")
+            )
     text = (
         "The ELBO is below log p(x) because no member of the guide's family is the posterior (approximation gap), and "
         "because the encoder does not find the best member (amortisation gap). The best member is searched for each "
@@ -281,7 +279,8 @@ def _of_gaps(found: InferenceGaps) -> list[Warned]:
             f"Most of the gap is the encoder's: {found.amortisation.mean:.2f} of {found.total.mean:.2f} nats "
             "(amortisation gap)."
         )
-        warnings.append(Warned(what, "A larger encoder, longer training or a semi-amortised guide helps; a wider family does not."))  # fmt: skip
+        advice = "A larger encoder, longer training or a semi-amortised guide helps; a wider family does not."
+        warnings.append(Warned(what, advice))
     if unfinished > 0.05:
         what = f"The search for the best member was cut off for {unfinished:.0%} of the data (more than 5%)."
         warnings.append(Warned(what, "The amortisation gap may be larger than told: allow more steps."))
@@ -303,7 +302,12 @@ def latents(subject: Subject) -> Finding:
         progress=subject.teller("latents", len(data.x)),
         **data.inputs,
     )
-    names = {"reconstruction": "reconstruction", "information": "information about x", "marginal_kl": "marginal KL", "kl": "KL, their sum"}  # fmt: skip
+    names = {
+        "reconstruction": "reconstruction",
+        "information": "information about x",
+        "marginal_kl": "marginal KL",
+        "kl": "KL, the sum of the two",
+    }
     rows = [{"nats per datum": text, "": _told(getattr(terms, name))} for name, text in names.items()]
     rows.insert(2, {"nats per datum": "information about x, at most", "": f"{terms.information_upper.mean:.3f}"})
     figures = {
@@ -339,7 +343,7 @@ def calibration(subject: Subject) -> Finding:
     )
     flagged = {name: verdict for name, verdict in found.verdicts.items() if verdict != "calibrated"}
     coverage = found.coverage()
-    average = coverage.held.mean(1)
+    average = coverage.shares.mean(1)
     rows = [
         {"credible sets of": f"{level:.1%}", "hold the truth, average of all quantities": f"{held:.1%}"}
         for level, held in zip(coverage.levels.tolist(), average.tolist(), strict=True)
@@ -350,17 +354,17 @@ def calibration(subject: Subject) -> Finding:
         told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
         what = f"The guide is not calibrated: {len(flagged)} of {len(found.names)} quantities are flagged ({told})."
         advice = (
-            "Its draws are not those of the posterior: for questions about codes use posterior(method='psis') or 'hmc', "
-            "and widen the guide's family; log p(x) is corrected by its weights all the same."
+            "Its draws are not those of the posterior: for questions about codes take posterior(method='psis') or "
+            "'hmc', or a wider family. Log p(x) is corrected by its weights all the same."
         )
         warnings.append(Warned(what, advice))
     text = (
-        "Codes drawn from the prior are ranked among the guide's draws for the data drawn with them. If the guide is the "
-        f"posterior, ranks are uniform; the band holds all curves with a chance of {1 - found.alpha:.0%}."
+        "Codes drawn from the prior are ranked among the guide's draws for the data drawn with them. If the guide is "
+        f"the posterior, ranks are uniform; the band holds all curves with a chance of {1 - found.alpha:.0%}."
     )
     figures = {
-        "Distribution of ranks, less the uniform one": calibration_plots.rank_ecdf(found),
-        "How often credible sets hold the truth": calibration_plots.coverage(coverage),
+        "Distribution of ranks, less the uniform one": plots.rank_ecdf(found),
+        "How often credible sets hold the truth": plots.coverage(coverage),
     }
     note = f"{len(found.ranks)} simulated data, {found.num_draws} draws each. {_seed(subject)}"
     return Finding(Section("Calibration of the guide", text, [rows], figures, warnings, note), found.summary())
@@ -381,9 +385,14 @@ def predictive(subject: Subject) -> Finding:
     )
     summary = found.summary()
     rows = [
-        {"statistic": name, "data": row["observed"], "model": f"{row['mean']:.4g} +- {row['sd']:.2g}", "p-value": row["two_sided"]}
+        {
+            "statistic": name,
+            "data": row["observed"],
+            "model, mean and sd": f"{row['mean']:.4g}, {row['sd']:.2g}",
+            "p-value": row["two_sided"],
+        }
         for name, row in summary["statistics"].items()
-    ]  # fmt: skip
+    ]
     warnings = []
     if found.flagged.any():
         bad = [name for name, flag in zip(found.names, found.flagged.tolist(), strict=True) if flag]
@@ -391,7 +400,7 @@ def predictive(subject: Subject) -> Finding:
         advice = "Look at samples; another likelihood, a better prior or longer training may be needed."
         warnings.append(Warned(what, advice))
     text = "Statistics of the data beside those of data sets of the same size that the model draws from its prior."
-    figures = {"Statistics of replicated data, and of the data (line)": calibration_plots.predictive_check(found)}
+    figures = {"Statistics of replicated data, and of the data (line)": plots.predictive_check(found)}
     note = f"{len(data.x)} data, {len(found.replicated)} replications. {_seed(subject)}"
     return Finding(Section("Predictive check", text, [rows], figures, warnings, note), summary)
 
@@ -404,6 +413,12 @@ SECTIONS: dict[str, Callable[[Subject], Finding]] = {
     "calibration": calibration,
     "predictive": predictive,
 }
+
+
+def _row(name: str, mean: float, of_data: float, of_draws: float | None) -> dict[str, Any]:
+    """A line of a table of averages over data."""
+    draws = "" if of_draws is None else f"{of_draws:.4f}"
+    return {"": name, "nats per datum": f"{mean:.3f}", "standard error, data": f"{of_data:.3f}", "of draws": draws}
 
 
 def _repeated(data: Given, num: int) -> tuple[Tensor, Mapping[str, Tensor]]:
