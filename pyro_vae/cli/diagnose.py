@@ -23,12 +23,10 @@ def run(argv: list[str]) -> int:
     options = parse(_parser(), argv)
     if options.num_data < 2:
         raise UsageError(f"--num_data must be at least 2, for standard errors, got {options.num_data}")
-    saved = open_saved(options)
+    sizes, saved = _sizes(options), open_saved(options)
     data, x = load_split(saved, options, options.num_data)
     held_out = Given(x, given(data, options.split, len(x), saved.device))
-    subject = Subject(
-        saved.vae, held_out, _train(saved, options), _sizes(options), options.seed, _Told(not options.quiet).show
-    )
+    subject = Subject(saved.vae, held_out, _train(saved, options), sizes, options.seed, _Told(not options.quiet).show)
     found = diagnose(subject, [name for name in SECTIONS if name not in options.skip])
     _tell(saved, data, len(x), options, found)
     return 0
