@@ -50,7 +50,6 @@ ROWS = [
     ],
     ["testing", "codes"],
     ["plots"],
-    ["calibration_plots"],
     ["cli"],
     ["__init__", "__main__"],
 ]

@@ -12,7 +12,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
-from pyro_vae import calibration_plots
+from pyro_vae import plots
 from pyro_vae.cli.parsing import make_parser, parse
 from pyro_vae.cli.pictures import save_picture
 from pyro_vae.cli.runs import SavedRun, add_runs, add_split, given, load_split, open_saved
@@ -41,7 +41,7 @@ def run(argv: list[str]) -> int:
         reused += [] if saved is None else [entry.name]
     comparison = compare(found)
     if options.out is not None:
-        save_picture(calibration_plots.comparison(comparison), Path(options.out))
+        save_picture(plots.comparison(comparison), Path(options.out))
     _tell(comparison, runs[0].data, reused, options)
     return 0
 

@@ -2,16 +2,19 @@
 
 Only matplotlib's object-oriented interface is used, and only once a figure is asked for: no window, no `pyplot`, no
 global setting is touched, and importing this package does not import matplotlib. `base` holds what all share, the
-others the figures by theme: `training`, `images` and `diagnostics`.
+others the figures by theme: `training`, `images`, `diagnostics` and `calibration`.
 """
 
 from pyro_vae.plots.base import save
+from pyro_vae.plots.calibration import comparison, coverage, predictive_check, rank_ecdf
 from pyro_vae.plots.diagnostics import active_units, elbo_surgery, inference_gaps, latent_kl, pareto_k
 from pyro_vae.plots.images import image_grid, manifold, reconstructions, samples, value_limits
 from pyro_vae.plots.training import curves, robust_limits
 
 __all__ = [
     "active_units",
+    "comparison",
+    "coverage",
     "curves",
     "elbo_surgery",
     "image_grid",
@@ -19,6 +22,8 @@ __all__ = [
     "latent_kl",
     "manifold",
     "pareto_k",
+    "predictive_check",
+    "rank_ecdf",
     "reconstructions",
     "robust_limits",
     "samples",

@@ -1,11 +1,11 @@
-"""`pyro_vae.calibration_plots`: what is drawn is what came in."""
+"""`pyro_vae.plots.calibration`: what is drawn is what came in."""
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_hex
 
-from pyro_vae import calibration_plots, plots
+from pyro_vae import plots
 from pyro_vae.calibration import Calibration
 from pyro_vae.comparison import Compared, Comparison
 from pyro_vae.errors import UsageError
@@ -28,7 +28,7 @@ def legend(figure, panel=0):
 class TestRanks:
     def test_lines_and_band(self, tmp_path):
         result = calibration()
-        figure = calibration_plots.rank_ecdf(result)
+        figure = plots.rank_ecdf(result)
         lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 21]
         assert [to_hex(line.get_color()) for line in lines] == [GREY] * 3 + [ORANGE]
         for line, index in zip(lines, (0, 1, 2, 3), strict=True):
@@ -42,18 +42,18 @@ class TestRanks:
     def test_none_flagged(self):
         result = calibration()
         good = Calibration(result.ranks[:, :3], result.names[:3], 19, seed=0)
-        figure = calibration_plots.rank_ecdf(good)
+        figure = plots.rank_ecdf(good)
         assert "no quantity leaves the band" in figure.axes[0].get_title() and len(legend(figure)) == 1
 
     def test_many_flagged_are_counted(self):
-        told = legend(calibration_plots.rank_ecdf(calibration(bad=12)))
+        told = legend(plots.rank_ecdf(calibration(bad=12)))
         assert len(told) == 9 and told[-1] == "narrow7: too narrow and 4 more"
 
 
 class TestCoverage:
     def test_points(self, tmp_path):
         result = calibration().coverage((0.5, 0.9))
-        figure = calibration_plots.coverage(result)
+        figure = plots.coverage(result)
         points = {to_hex(line.get_color()): line for line in figure.axes[0].lines if line.get_marker() == "o"}
         np.testing.assert_allclose(np.sort(points[ORANGE].get_ydata()), result.shares[result.flagged].sort().values)
         np.testing.assert_allclose(np.sort(points[BLUE].get_ydata()), result.shares[~result.flagged].sort().values)
@@ -62,7 +62,7 @@ class TestCoverage:
 
     def test_no_level(self):
         with pytest.raises(UsageError, match="no level to draw"):
-            calibration_plots.coverage(calibration().coverage(()))
+            plots.coverage(calibration().coverage(()))
 
 
 def check(columns=5) -> PredictiveCheck:
@@ -73,7 +73,7 @@ def check(columns=5) -> PredictiveCheck:
 
 
 def test_predictive_check(tmp_path):
-    figure = calibration_plots.predictive_check(check())
+    figure = plots.predictive_check(check())
     shown = [axes for axes in figure.axes if axes.get_visible()]
     assert len(shown) == 5 and len(figure.axes) == 8
     assert [axes.lines[-1].get_xdata()[0] for axes in shown] == [0.0, 1.0, 9.0, 0.5, -0.5]
@@ -89,7 +89,7 @@ def model(name, difference, error):
 
 def test_comparison(tmp_path):
     result = Comparison((model("best", 0.0, 0.0), model("near", -0.1, 0.2), model("far", -2.0, float("nan"))), 10)
-    figure = calibration_plots.comparison(result)
+    figure = plots.comparison(result)
     axes = figure.axes[0]
     points = [line for line in axes.lines if line.get_marker() == "o"]
     assert [line.get_xdata()[0] for line in points] == [0.0, -0.1, -2.0]

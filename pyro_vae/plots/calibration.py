@@ -1,4 +1,4 @@
-"""Figures of calibration, predictive checks and comparisons, in the manner of `plots`."""
+"""Calibration of the guide, predictive checks and comparisons of models."""
 
 from math import ceil
 from typing import TYPE_CHECKING
@@ -8,13 +8,7 @@ import numpy as np
 from pyro_vae.calibration import Calibration, Coverage
 from pyro_vae.comparison import Comparison
 from pyro_vae.errors import UsageError
-from pyro_vae.plots import _BLUE as BLUE
-from pyro_vae.plots import _GREY as GREY
-from pyro_vae.plots import _ORANGE as ORANGE
-from pyro_vae.plots import _TEXT as TEXT
-from pyro_vae.plots import _TITLE as TITLE
-from pyro_vae.plots import _dress as dress
-from pyro_vae.plots import _figure as make_figure
+from pyro_vae.plots.base import BLUE, FAINT, GREY, ORANGE, TEXT, TITLE, dress, make_figure
 from pyro_vae.predictive import PredictiveCheck
 
 if TYPE_CHECKING:
@@ -178,5 +172,5 @@ def comparison(result: Comparison) -> "Figure":
     axes.set_ylim(len(result.models) - 0.4, -0.6)
     title = f"log p(x) of {result.num_data} data: differences from the best, two standard errors"
     dress(axes, title, "nats per datum")
-    axes.grid(axis="x", color="#E4E4E4", lw=0.7)
+    axes.grid(axis="x", color=FAINT, lw=0.7)
     return figure
