@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyro_vae import data, guides, importance, likelihoods, networks, objectives, priors, schedules, testing
+    from pyro_vae.annealing import ais, bdmc
     from pyro_vae.arviz_export import to_arviz
     from pyro_vae.calibration import simulation_based_calibration
     from pyro_vae.checkpoint import load
@@ -34,6 +35,8 @@ _HOMES = {
     "VQVAE": "vq",
     "fit": "training",
     "log_marginal": "evidence",
+    "ais": "annealing",
+    "bdmc": "annealing",
     "load": "checkpoint",
     "load_data": "data",
     "latent_statistics": "diagnostics",
@@ -63,6 +66,8 @@ __all__ = [
     "VAE",
     "VQVAE",
     "accuracy",
+    "ais",
+    "bdmc",
     "classify",
     "cluster",
     "clustering_scores",

@@ -16,12 +16,15 @@ def r_hat(draws: np.ndarray) -> np.ndarray:
     Returns:
         `[...]`; nan with fewer than 2 chains or 4 draws, and where a chain has never moved.
     """
+    chains, length = draws.shape[-2:]
+    if chains < 2 or length < 4:
+        return np.full(draws.shape[:-2], np.nan)
     return _for_each("rhat", draws)
 
 
 def bulk_ess(draws: np.ndarray) -> np.ndarray:
     """Bulk effective sample size of each quantity, over all chains; arguments as for `r_hat`."""
-    return _for_each("ess", draws)
+    return _for_each("ess", draws) if draws.shape[-1] >= 4 else np.full(draws.shape[:-2], np.nan)
 
 
 def _for_each(name: str, draws: np.ndarray) -> np.ndarray:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae.autoencoder import Autoencoder
+from pyro_vae.averages import Averaged, of_draws
 from pyro_vae.backends import exact_products, fast_cpu
 from pyro_vae.errors import DataError, NumericalError, UsageError
-from pyro_vae.estimates import Estimates, of_draws
 from pyro_vae.evidence import log_marginal
 from pyro_vae.importance import evaluation_mode, refuse_point_masses
 from pyro_vae.refining import Block, Family, Refined, Search, best_members
@@ -57,10 +57,10 @@ class InferenceGaps:
         seed: of all draws.
     """
 
-    log_p: Estimates
-    elbo: Estimates
-    best_elbo: Estimates
-    amortisation: Estimates
+    log_p: Averaged
+    elbo: Averaged
+    best_elbo: Averaged
+    amortisation: Averaged
     refined: Refined
     unreliable: Tensor
     tolerance: float
@@ -68,12 +68,12 @@ class InferenceGaps:
     seed: int
 
     @property
-    def approximation(self) -> Estimates:
+    def approximation(self) -> Averaged:
         """Log p(x) - L[q*]: what no member of the guide's family can reach."""
         return _difference(self.log_p, self.best_elbo)
 
     @property
-    def total(self) -> Estimates:
+    def total(self) -> Averaged:
         """Log p(x) - L[q]: the sum of the two gaps."""
         return _difference(self.log_p, self.elbo)
 
@@ -90,7 +90,7 @@ class InferenceGaps:
         """
         return self._below(self.approximation) | self._below(self.amortisation)
 
-    def _below(self, gap: Estimates) -> Tensor:
+    def _below(self, gap: Averaged) -> Tensor:
         return gap.values < -(_ERRORS * gap.standard_errors + self.tolerance)
 
     def summary(self) -> dict[str, Any]:
@@ -201,7 +201,7 @@ def inference_gaps(
     )
 
 
-Part = tuple[Estimates, Estimates, Estimates, Refined]
+Part = tuple[Averaged, Averaged, Averaged, Refined]
 
 
 def _of_block(block: Block, search: Search, num: int, progress: Callable[[int], object] | None) -> Part:
@@ -244,24 +244,24 @@ def _checked(vae: Autoencoder, x: Tensor, num_particles: int, max_rows: int) -> 
     return vae
 
 
-def _log_p(evidence: LogEvidence, num: int) -> Estimates:
+def _log_p(evidence: LogEvidence, num: int) -> Averaged:
     log_p, error = (a.detach().double().cpu() for a in (evidence.log_p, evidence.standard_error))
     if log_p.shape != (num,) or error.shape != (num,):
         raise UsageError(f"evidence: expected that of {num} data, got log_p {list(log_p.shape)}")
-    return Estimates(log_p, error)
+    return Averaged(log_p, error)
 
 
 def _flags(evidence: LogEvidence, num: int) -> Tensor:
     return getattr(evidence, "flagged", torch.zeros(num, dtype=torch.bool)).cpu()
 
 
-def _difference(a: Estimates, b: Estimates) -> Estimates:
+def _difference(a: Averaged, b: Averaged) -> Averaged:
     """Of two that were estimated by draws of their own."""
-    return Estimates(a.values - b.values, (a.standard_errors.square() + b.standard_errors.square()).sqrt())
+    return Averaged(a.values - b.values, (a.standard_errors.square() + b.standard_errors.square()).sqrt())
 
 
-def _joined(parts: tuple[Estimates, ...]) -> Estimates:
-    return Estimates(torch.cat([p.values for p in parts]), torch.cat([p.standard_errors for p in parts]))
+def _joined(parts: tuple[Averaged, ...]) -> Averaged:
+    return Averaged(torch.cat([p.values for p in parts]), torch.cat([p.standard_errors for p in parts]))
 
 
 def _joined_members(parts: tuple[Refined, ...]) -> Refined:
@@ -351,6 +351,6 @@ def compare_gaps(train: InferenceGaps, test: InferenceGaps) -> GapComparison:
     return GapComparison(train, test)
 
 
-def _between(train: Estimates, test: Estimates) -> Difference:
+def _between(train: Averaged, test: Averaged) -> Difference:
     error = sqrt(train.standard_error_data**2 + test.standard_error_data**2)
     return Difference(test.mean - train.mean, error)

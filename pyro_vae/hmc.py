@@ -16,6 +16,7 @@ from torch import Tensor
 from pyro_vae.convergence import bulk_ess, r_hat
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.seeding import derive_seed, generator
+from pyro_vae.tiles import TILE_DATA
 
 MOST_R_HAT = 1.01
 """R-hat above which chains are taken not to have converged (Vehtari et al. 2021)."""
@@ -25,8 +26,6 @@ JITTER = 0.2
 """Step sizes vary by this share either way from trajectory to trajectory, beside the number of steps."""
 _DIVERGED = 1000.0
 """Change of energy along a trajectory, nats, from which on it has left the level set altogether (as Stan has it)."""
-_TILE = 50
-"""Noise is drawn for this many data at a time, one stream each."""
 _MOST_DOUBLINGS = 50
 
 Point = tuple[Tensor, ...]
@@ -79,6 +78,8 @@ class Differentiated:
 class Noise:
     """Random numbers of chains, by datum: those of a datum are the same whatever data follow.
 
+    They are drawn for 50 data at a time, from one stream each.
+
     Args:
         seed: of the streams.
         *keys: what they are for.
@@ -89,7 +90,7 @@ class Noise:
 
     def __init__(self, seed: int, *keys: object, num_data: int, first: int = 0, like: Tensor) -> None:
         self.num_data, self.like = num_data, like
-        starts = range(first, first + num_data, _TILE)
+        starts = range(first, first + num_data, TILE_DATA)
         seeds = [derive_seed(seed, *keys, start) for start in starts]
         self.streams = [torch.Generator(like.device).manual_seed(seed) for seed in seeds]
         self.common = generator(seed, *keys, "common")
@@ -108,7 +109,7 @@ class Noise:
 
     def _draw(self, function: Callable[..., Tensor], chains: int, size: int) -> Tensor:
         options = {"dtype": self.like.dtype, "device": self.like.device}
-        tiles = [function(chains, _TILE, size, generator=stream, **options) for stream in self.streams]
+        tiles = [function(chains, TILE_DATA, size, generator=stream, **options) for stream in self.streams]
         return torch.cat(tiles, 1)[:, : self.num_data]
 
 
@@ -148,19 +149,35 @@ class HMCResult:
     def flagged(self) -> Tensor:
         """Which data's draws are not to be trusted, `[N]` bool.
 
-        Those with an R-hat above 1.01 or unknown, fewer than 100 effective draws for each chain, or a divergence.
+        Those with an R-hat above 1.01 or unknown, fewer than 100 effective draws for each chain, or a divergence. The
+        largest R-hat of 50 dimensions is above 1.01 by chance alone until chains are some 1000 draws long.
         """
         unmixed = ~(self.r_hat <= MOST_R_HAT).all(-1)
         short = ~(self.ess >= LEAST_ESS * self.draws.shape[1]).all(-1)
         return unmixed | short | (self.divergences.sum(0) > 0).cpu()
 
-    def __repr__(self) -> str:
+    def summary(self) -> dict[str, float | int]:
+        """What to look at first, as plain numbers."""
+        samples, chains, num_data, size = self.draws.shape
+        return {
+            "num_data": num_data,
+            "size": size,
+            "num_chains": chains,
+            "num_samples": samples,
+            "accept": self.accept.mean().item(),
+            "r_hat_max": self.r_hat.max().item(),
+            "ess_min": self.ess.min().item(),
+            "divergences": int(self.divergences.sum()),
+            "unreliable": self.flagged.double().mean().item(),
+            "evaluations": self.evaluations * chains,
+            "seed": self.seed,
+        }
+
+    def __repr__(self) -> str:  # without R-hat and ESS, which take their time
         samples, chains, num_data, size = self.draws.shape
         return (
-            f"HMCResult({chains} chains of {samples} draws for N = {num_data} data of {size} dimensions, "
-            f"acceptance {self.accept.mean().item():.2f}, R-hat up to {self.r_hat.max().item():.3f}, "
-            f"ESS from {self.ess.min().item():.0f}, {int(self.divergences.sum())} divergences, "
-            f"{self.flagged.double().mean().item():.1%} of the data flagged, seed {self.seed})"
+            f"HMCResult({chains} chains of {samples} draws for N = {num_data} data of {size} dimensions, acceptance "
+            f"{self.accept.mean().item():.2f}, {int(self.divergences.sum())} divergences, seed {self.seed})"
         )
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.averages import of_draws
 from pyro_vae.errors import UsageError
-from pyro_vae.estimates import of_draws
 from pyro_vae.guides import Guide
 from pyro_vae.importance import weigh
 from pyro_vae.seeding import seeded

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.averages import Averaged, of_draws
 from pyro_vae.errors import NumericalError, UsageError
-from pyro_vae.estimates import Estimates, of_draws
 from pyro_vae.importance import (
     Called,
     ImportanceSamples,
@@ -50,11 +50,11 @@ class ElboSurgery:
         seed: of the draws.
     """
 
-    reconstruction: Estimates
-    kl: Estimates
-    information: Estimates
-    information_upper: Estimates
-    marginal_kl: Estimates
+    reconstruction: Averaged
+    kl: Averaged
+    information: Averaged
+    information_upper: Averaged
+    marginal_kl: Averaged
     num_particles: int
     seed: int
 

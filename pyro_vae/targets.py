@@ -70,8 +70,14 @@ class Target:
 
         Returns:
             `[S, N, size]`.
+
+        Raises:
+            UsageError: if a site is missing.
         """
-        return torch.cat([self._rows(site.transform.inv(latents[site.name])) for site in self.sites], -1)
+        missing = [site.name for site in self.sites if site.name not in latents]
+        if missing:
+            raise UsageError(f"latents: expected {[site.name for site in self.sites]}, got {list(latents)}")
+        return torch.cat([self._rows(site.free(latents[site.name])) for site in self.sites], -1)
 
     def latents(self, z: Tensor) -> dict[str, Tensor]:
         """The latents of vectors `[S, N, size]`, by site name, `[S, N, *event]`: the inverse of `flat`."""
@@ -134,6 +140,11 @@ class Target:
         origins = [site.origin.movedim(self.nesting, 0) for site in self.sites]
         return all(torch.equal(origin, origin[:1].expand_as(origin)) for origin in origins)
 
+    def has_supports_of(self, other: "Target") -> bool:
+        """Whether all sites have the same supports here as there, and the data the same shapes."""
+        shapes = [(x.shape, x.dtype) for x in self.data] == [(x.shape, x.dtype) for x in other.data]
+        return shapes and all(torch.equal(a.origin, b.origin) for a, b in zip(self.sites, other.sites, strict=True))
+
     def _rows(self, value: Tensor) -> Tensor:
         """A site's unconstrained value `[S, *inner, N, *event]` as `[S, N, site.size]`."""
         value = value.movedim(self.nesting, 1)
@@ -175,10 +186,9 @@ class Target:
         return first
 
     def _sites_of_draw(self, number: int) -> list["_Site"]:
-        sizes = {"max_plate_nesting": self.nesting}
         with seeded(0, "structure", number):
-            drawn = propose(self.guide, *self.data, num_particles=1, **sizes)
-            found = sites_at(self.model, drawn.latents, *self.data, **sizes)
+            drawn = propose(self.guide, *self.data, num_particles=1, max_plate_nesting=self.nesting)
+            found = sites_at(self.model, drawn.latents, *self.data, max_plate_nesting=self.nesting)
         return [
             _site(name, value, _transform(name, found[name]["fn"], drawn.sites[name]["fn"]), self.nesting)
             for name, value in drawn.latents.items()
@@ -212,10 +222,16 @@ class _Site:
     def size(self) -> int:
         return prod(self.shape)
 
+    def free(self, value: Tensor) -> Tensor:
+        """The unconstrained value of one of the site."""
+        free: Any = self.transform.inv(value)
+        return free
+
 
 def _site(name: str, value: Tensor, transform: Transform, nesting: int) -> _Site:
     free = torch.zeros(transform.inverse_shape(value.shape), dtype=value.dtype, device=value.device)
-    return _Site(name, tuple(free.movedim(nesting, 1).shape[2:]), transform, transform(free))
+    origin: Any = transform(free)
+    return _Site(name, tuple(free.movedim(nesting, 1).shape[2:]), transform, origin)
 
 
 def _transform(name: str, model: Any, guide: Any) -> Transform:

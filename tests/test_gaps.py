@@ -7,8 +7,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+from pyro_vae.averages import Averaged, of_draws
 from pyro_vae.errors import DataError, NumericalError, UsageError
-from pyro_vae.estimates import Estimates, of_draws
 from pyro_vae.evidence import Evidence, bound, log_marginal
 from pyro_vae.gaps import InferenceGaps, compare_gaps, inference_gaps
 from pyro_vae.guides import (
@@ -98,7 +98,7 @@ def closed_form(shift: float = 0.0, scale: float = 1.0) -> tuple[float, float]:
     return approximation.item(), (moved + widened).item()
 
 
-def within(estimates: Estimates, truth: float, slack: float = SLACK) -> bool:
+def within(estimates: Averaged, truth: float, slack: float = SLACK) -> bool:
     """Every datum within 5 standard errors (false alarm 6e-7 each) and the slack."""
     return bool(((estimates.values - truth).abs() <= 5 * estimates.standard_errors + slack).all())
 
@@ -307,11 +307,11 @@ def fake(amortisation: float, seed: int, n: int = 100) -> InferenceGaps:
     """Gaps of n data with this average amortisation gap, of spread 1, and an approximation gap of 2."""
     values = torch.randn(n, generator=torch.Generator().manual_seed(seed)).double()
     gap, small = values - values.mean() + amortisation, torch.full((n,), 0.01).double()
-    some = Estimates(-90.0 - gap, small)
+    some = Averaged(-90.0 - gap, small)
     refined = Refined(torch.zeros(n, 2, 2), {}, torch.ones(n).bool(), torch.ones(n).long())
-    best = Estimates(torch.full((n,), -90.0).double(), small)
-    log_p = Estimates(best.values + 2, small)
-    return InferenceGaps(log_p, some, best, Estimates(gap, small), refined, torch.zeros(n).bool(), 0.01, 100, 0)
+    best = Averaged(torch.full((n,), -90.0).double(), small)
+    log_p = Averaged(best.values + 2, small)
+    return InferenceGaps(log_p, some, best, Averaged(gap, small), refined, torch.zeros(n).bool(), 0.01, 100, 0)
 
 
 def test_an_encoder_that_overfits_is_told_and_another_is_not():

@@ -128,7 +128,8 @@ def test_chains_that_do_not_mix_are_flagged_by_datum():
     start = torch.tensor([-10.0, 10.0, -10.0, 10.0], dtype=torch.float64)[:, None, None].expand(4, 2, 1)
     result = hmc(log_density, start * torch.tensor([0.1, 1.0])[:, None], 300, num_warmup=100)
     assert result.flagged.tolist() == [False, True]
-    assert result.r_hat[1, 0] > 1.5 and "flagged" in repr(result)
+    assert result.r_hat[1, 0] > 1.5 and result.summary()["unreliable"] == 0.5
+    assert result.summary()["r_hat_max"] == result.r_hat.max() and "4 chains of 300 draws" in repr(result)
 
 
 def test_too_few_draws_are_flagged():
@@ -147,7 +148,7 @@ def test_divergences_are_counted_and_rejected():
 
 def test_few_chains_and_no_warmup():
     result = hmc(normals, torch.zeros(1, 5, 1).double(), 10, num_warmup=0, step_size=torch.full((5,), 1e-4).double())
-    assert result.r_hat.isnan().all() and result.flagged.all()
+    assert result.r_hat.isnan().all() and result.flagged.all() and result.ess.isfinite().all()
     assert torch.equal(result.step_size, torch.full((5,), 1e-4).double())
     assert 10 < result.evaluations <= 1 + 10 * 10
 
@@ -194,4 +195,4 @@ def test_convergence_is_arviz():
         expected = [np.asarray(f(dataset)["z"]) for f in (az.rhat, az.ess)]
     assert np.allclose(r_hat(draws), expected[0]) and np.allclose(bulk_ess(draws), expected[1])
     assert (r_hat(draws)[0] < 1.1).all() and (r_hat(draws)[1] > 1.5).all()
-    assert np.isnan(r_hat(np.ones((1, 4, 50)))).all()
+    assert np.isnan(r_hat(np.ones((1, 4, 50)))).all() and np.isnan(bulk_ess(draws[..., :3])).all()

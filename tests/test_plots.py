@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from pyro_vae import plots
+from pyro_vae.averages import Averaged
 from pyro_vae.diagnostics import LatentStatistics
 from pyro_vae.errors import UsageError
-from pyro_vae.estimates import Estimates
 from pyro_vae.evidence import Evidence
 from pyro_vae.gaps import InferenceGaps
 from pyro_vae.refining import Refined
@@ -277,15 +277,15 @@ def test_spreads_of_means_are_sorted_site_by_site():
     assert axes.get_title() == "2 of 4 latent dimensions active"
 
 
-def estimates(*values, error=0.1) -> Estimates:
-    return Estimates(torch.tensor(values).double(), torch.full((len(values),), error).double())
+def estimates(*values, error=0.1) -> Averaged:
+    return Averaged(torch.tensor(values).double(), torch.full((len(values),), error).double())
 
 
 def gaps(approximation, amortisation) -> InferenceGaps:
     amortised, best = estimates(*amortisation), estimates(*[-90.0] * len(amortisation))
     log_p = estimates(*[-90.0 + gap for gap in approximation])
     refined = Refined(torch.zeros(2, 2, 2), {}, torch.ones(2).bool(), torch.ones(2).long())
-    elbo = Estimates(best.values - amortised.values, best.standard_errors)
+    elbo = Averaged(best.values - amortised.values, best.standard_errors)
     return InferenceGaps(log_p, elbo, best, amortised, refined, torch.zeros(2).bool(), 0.01, 100, 0)
 
 

@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_vae.errors import UsageError
+from pyro_vae.errors import PyroVaeError, UsageError
 from pyro_vae.importance import Program
 from pyro_vae.objectives.base import Objective
 from pyro_vae.objectives.bounds import ELBO, IWAE
@@ -45,8 +45,8 @@ class Denoising(Objective):
         high: salt.
 
     Raises:
-        UsageError: for an option out of range; if called while `amount` is a schedule, or with programs whose first
-            argument is not the data.
+        UsageError: for an option out of range; if called while `amount` is a schedule, with programs whose first
+            argument is not the data, or a guide that corrupted data are not for.
 
     References:
         Vincent et al. 2008, Extracting and composing robust features with denoising autoencoders. Im et al. 2017,
@@ -125,7 +125,15 @@ class Denoising(Objective):
         amount, noise = self._number("amount"), self._drawn(args[0])
 
         def corrupted(x: Tensor, *rest: Any, **kwargs: Any) -> Any:
-            return guide(self._corrupted(x, noise, amount), *rest, **kwargs)
+            try:
+                return guide(self._corrupted(x, noise, amount), *rest, **kwargs)
+            except PyroVaeError:
+                raise
+            except ValueError as error:  # torch's, of a value outside a support
+                raise UsageError(
+                    f"the guide can't be run on corrupted data ({str(error).splitlines()[0]}): take noise that keeps "
+                    "them what the likelihood is for, by low and high, or a guide that does not ask it"
+                ) from error
 
         return corrupted
 

@@ -1,4 +1,4 @@
-"""Calibration of the guide, predictive checks and comparisons of models."""
+"""Figures of calibration, predictive checks and comparisons of models."""
 
 from math import ceil
 from typing import TYPE_CHECKING

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyro_vae.averages import Averaged
 from pyro_vae.diagnostics import ACTIVE_VARIANCE, LatentStatistics
 from pyro_vae.errors import UsageError
-from pyro_vae.estimates import Estimates
 from pyro_vae.evidence import Evidence
 from pyro_vae.gaps import InferenceGaps
 from pyro_vae.plots.base import BLUE, FAINT, GREY, ORANGE, TEXT, dress, make_figure
@@ -143,7 +143,7 @@ def elbo_surgery(terms: ElboSurgery) -> "Figure":
     return figure
 
 
-def _draw_bars(axes: "Axes", estimates: list[Estimates], offset: float, height: float, colour: str, label: str) -> None:
+def _draw_bars(axes: "Axes", estimates: list[Averaged], offset: float, height: float, colour: str, label: str) -> None:
     """One horizontal bar for each, at its place in the list, with 2 standard errors where they are known."""
     places = [place + offset for place in range(len(estimates))]
     errors = [2 * e.standard_error_data if isfinite(e.standard_error_data) else 0.0 for e in estimates]

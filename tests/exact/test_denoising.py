@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyro_vae.errors import UsageError
-from pyro_vae.guides import Delta
+from pyro_vae.guides import Delta, SemiAmortized
 from pyro_vae.hierarchical import HierarchicalVAE
 from pyro_vae.likelihoods import Normal
 from pyro_vae.networks import MLP
@@ -148,6 +148,13 @@ def test_schedules_of_both():
 def test_refuses(options, message):
     with pytest.raises(UsageError, match=message):
         Denoising(**options)
+
+
+def test_refuses_guides_that_ask_the_likelihood_about_noise():
+    vae, x = VAE((5,), 2, guide=SemiAmortized, encoder=SMALL, decoder=SMALL), torch.ones(4, 5)
+    assert Denoising()(vae.model, vae.guide, x).isfinite()
+    with pytest.raises(UsageError, match="take noise that keeps them what the likelihood is for"):
+        Denoising(noise="normal")(vae.model, vae.guide, x)
 
 
 def test_refuses_programs_without_data():

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Estimates:
+class Averaged:
     """A quantity of every datum, estimated by draws that are independent from datum to datum.
 
     Args:
@@ -15,7 +15,7 @@ class Estimates:
 
     Example:
         >>> import torch
-        >>> Estimates(torch.tensor([1.0, 3.0]), torch.tensor([0.3, 0.4]))
+        >>> Averaged(torch.tensor([1.0, 3.0]), torch.tensor([0.3, 0.4]))
         2.000 (se(data) 1.000, se(Monte Carlo) 0.2500)
     """
 
@@ -51,7 +51,7 @@ class Estimates:
         return f"{self.mean:.3f} ({errors})"
 
 
-def of_draws(draws: Tensor) -> Estimates:
+def of_draws(draws: Tensor) -> Averaged:
     """Means over independent draws `[K, N]`, with the standard errors that K draws have; nan for a single draw.
 
     Example:
@@ -62,4 +62,4 @@ def of_draws(draws: Tensor) -> Estimates:
     draws = draws.double()
     count = len(draws)
     spread = draws.std(0) if count > 1 else draws[0] * float("nan")
-    return Estimates(draws.mean(0).cpu(), (spread / count**0.5).cpu())
+    return Averaged(draws.mean(0).cpu(), (spread / count**0.5).cpu())

@@ -1,0 +1,402 @@
+"""log p(x) by annealed importance sampling: from below for any data, from above for data of the model's own.
+
+Importance sampling can fail silently where the guide misses a part of the posterior. An annealed run walks to the
+posterior by itself, and on simulated data a run backwards from an exact posterior draw bounds log p(x) from the other
+side: the gap between the two is a bound on the error of both.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pyro_vae.annealed import AnnealedEvidence, Annealing, Sandwich
+from pyro_vae.backends import exact_products, fast_cpu
+from pyro_vae.bridges import Bridge, Bridges, Steps, adapted, num_ticks, start_draws
+from pyro_vae.errors import DataError, UsageError
+from pyro_vae.hmc import Noise, Walk
+from pyro_vae.importance import Called, Program, evaluation_mode, owners, refuse_point_masses
+from pyro_vae.seeding import seeded
+from pyro_vae.simulating import ToX, simulate
+from pyro_vae.targets import Target
+from pyro_vae.tiles import TILE_DATA
+
+_MUCH_WORK = 2e12
+"""Floating point operations from which on compiling pays: some ten seconds of work."""
+
+Progress = Callable[[int], object]
+
+
+def ais(
+    model: Program,
+    guide: Program,
+    x: Tensor,
+    *args: Any,
+    annealing: Annealing | None = None,
+    seed: int = 0,
+    max_rows: int = 4096,
+    max_plate_nesting: int = 1,
+    compile: Literal["auto"] | bool = "auto",
+    progress: Progress | None = None,
+    **inputs: Tensor,
+) -> AnnealedEvidence:
+    r"""Bound log p(x) of every datum from below by annealed importance sampling.
+
+    .. math:: f_\beta(z) = f_0(z)^{1 - \beta} p(x, z)^\beta, \qquad
+        \log w = \sum_{t=1}^T (\beta_t - \beta_{t-1}) \left(\log p(x, z_{t-1}) - \log f_0(z_{t-1})\right)
+
+    with z_0 drawn from f_0, the prior or the guide, and z_t from z_(t-1) by a trajectory of Hamiltonian Monte Carlo
+    that leaves the density at beta_t as it is. E[w] = p(x), so that `log mean exp` over the chains is in expectation a
+    lower bound, whatever the schedule and however badly the chains mix. Each datum has its own step sizes; they are
+    found by a run of their own (a fifth of the temperatures), independent of the one that counts: w stays unbiased.
+
+    A datum costs about `1.2 num_chains num_temperatures (num_leapfrog + 1) / 2` runs of the decoder with its gradient;
+    the result counts them. With `start="guide"` each is a run of the guide too. The result is a function of
+    `(x, annealing, seed)`: on the data's company, on `max_rows` and on the training mode it depends at most by
+    rounding, which long chains in single precision can turn into another draw.
+
+    Args:
+        model: Pyro program of p(x, z), with one data plate and continuous latent sites.
+        guide: Pyro program of q(z|x).
+        x: data `[N, *event]`.
+        *args: further tensors with the data in front, passed to both programs.
+        annealing: how to anneal; None for `Annealing()`.
+        seed: seed of the draws; the caller's generators are left alone.
+        max_rows: the most (chain, datum) pairs in one run of the decoder; bounds memory.
+        max_plate_nesting: number of plate dimensions the programs use.
+        compile: whether to run the programs as a compiled graph (some ten seconds first); `"auto"` where there is
+            enough to do. Programs that can't be recorded run as they are, and the reason is logged.
+        progress: called with the number of data done so far, in proportion to the temperatures.
+        **inputs: tensors with the data in front that both programs take by name, e.g. `c`.
+
+    Returns:
+        An `AnnealedEvidence`, a lower bound, in double precision on the CPU.
+
+    Raises:
+        DataError: if there are no data, or an input has not one row for each datum.
+        UsageError: if a latent site is discrete, the guide to start from is a Delta, or `max_rows` is not positive.
+        NumericalError: if a datum's densities are not finite where its chains start, or its bound is not.
+
+    References:
+        Neal 2001, Annealed importance sampling. Wu et al. 2017, On the quantitative analysis of decoder-based
+        generative models.
+
+    Example:
+        >>> from pyro_vae.vae import VAE
+        >>> vae = VAE((4,), latent_dim=2)
+        >>> how = Annealing(num_temperatures=20, num_chains=4)
+        >>> ais(vae.model, vae.guide, torch.ones(3, 4), annealing=how).log_p.shape
+        torch.Size([3])
+    """
+    programs = _Programs(model, guide, tuple(inputs), max_plate_nesting)
+    run = _Run(programs, annealing or Annealing(), seed, max_rows, compile)
+    return run.bounds((x, *args, *inputs.values()), None, ("lower",), progress)["lower"]
+
+
+def reverse_ais(
+    model: Program,
+    guide: Program,
+    x: Tensor,
+    *args: Any,
+    latents: Mapping[str, Tensor],
+    annealing: Annealing | None = None,
+    seed: int = 0,
+    max_rows: int = 4096,
+    max_plate_nesting: int = 1,
+    compile: Literal["auto"] | bool = "auto",
+    progress: Progress | None = None,
+    **inputs: Tensor,
+) -> AnnealedEvidence:
+    r"""Bound log p(x) of simulated data from above: `ais` backwards, from the codes the data were drawn with.
+
+    .. math:: z \sim p(z), \quad x \sim p(x|z) \quad\Rightarrow\quad z \sim p(z|x)
+
+    The chains start at that exact draw of the posterior and go back to f_0; E[w] = 1 / p(x), so that minus
+    `log mean exp` is in expectation an upper bound. It is one only for data that the model itself drew, with these very
+    latents: for other data nobody has an exact draw, and this is no bound at all.
+
+    Args:
+        model: as for `ais`.
+        guide: as for `ais`.
+        x: data that the model drew, `[N, *event]`; see `simulating.simulate`.
+        *args: as for `ais`.
+        latents: the latents they were drawn with, by site name, `[1, N, *event]`, inner plates before N.
+        annealing: as for `ais`.
+        seed: as for `ais`.
+        max_rows: as for `ais`.
+        max_plate_nesting: as for `ais`.
+        compile: as for `ais`.
+        progress: as for `ais`.
+        **inputs: as for `ais`.
+
+    Returns:
+        An `AnnealedEvidence`, an upper bound, in double precision on the CPU.
+
+    Raises:
+        DataError, UsageError, NumericalError: as for `ais`; also if the latents are not the model's.
+
+    References:
+        Grosse, Ghahramani & Adams 2015, Sandwiching the marginal likelihood using bidirectional Monte Carlo.
+    """
+    programs = _Programs(model, guide, tuple(inputs), max_plate_nesting)
+    run = _Run(programs, annealing or Annealing(), seed, max_rows, compile)
+    return run.bounds((x, *args, *inputs.values()), latents, ("upper",), progress)["upper"]
+
+
+def bdmc(
+    model: Program,
+    guide: Program,
+    num_data: int,
+    like: Tensor | None = None,
+    *args: Tensor,
+    annealing: Annealing | None = None,
+    seed: int = 0,
+    max_rows: int = 4096,
+    max_plate_nesting: int = 1,
+    to_x: ToX | None = None,
+    compile: Literal["auto"] | bool = "auto",
+    progress: Progress | None = None,
+    **inputs: Tensor,
+) -> Sandwich:
+    r"""Draw data from the model and bound their log p(x) from both sides (bidirectional Monte Carlo).
+
+    .. math:: E[\text{lower}] \le E[\log p(x)] \le E[\text{upper}]
+
+    The gap says how far `ais` with these settings can be off, on data like the model's own. It costs two runs of `ais`
+    for each datum, which share their step sizes.
+
+    Args:
+        model: Pyro program of p(x, z), with one data plate and continuous latent sites.
+        guide: Pyro program of q(z|x).
+        num_data: how many data to draw.
+        like: a tensor of one datum's shape, type and device; None for those of the module behind the programs.
+        *args: further tensors with the data in front, passed to both programs.
+        annealing: how to anneal; None for `Annealing()`.
+        seed: seed of the data and of the chains.
+        max_rows: as for `ais`.
+        max_plate_nesting: as for `ais`.
+        to_x: makes x of the observed sites' draws, as for `simulating.simulate`; None where one of them is x.
+        compile: as for `ais`.
+        progress: as for `ais`.
+        **inputs: what the programs take by name, `[num_data, ...]`, e.g. the contexts `c` of a conditional model.
+
+    Returns:
+        A `Sandwich`.
+
+    Raises:
+        DataError, UsageError, NumericalError: as for `ais` and `simulating.simulate`.
+
+    References:
+        Grosse, Ghahramani & Adams 2015. Wu et al. 2017.
+
+    Example:
+        >>> from pyro_vae.vae import VAE
+        >>> vae = VAE((4,), latent_dim=2)
+        >>> bdmc(vae.model, vae.guide, 3, annealing=Annealing(num_temperatures=20, num_chains=4)).gap.values.shape
+        torch.Size([3])
+    """
+    if num_data < 1:
+        raise UsageError(f"num_data must be at least 1, got {num_data}")
+    like = _example(model) if like is None else like
+    blank = like.new_zeros(num_data, *like.shape)
+    drawn = simulate(model, blank, *args, seed=seed, max_plate_nesting=max_plate_nesting, to_x=to_x, **inputs)
+    programs = _Programs(model, guide, tuple(inputs), max_plate_nesting)
+    run = _Run(programs, annealing or Annealing(), seed, max_rows, compile)
+    bounds = run.bounds((drawn.x, *args, *drawn.inputs.values()), drawn.latents, ("lower", "upper"), progress)
+    return Sandwich(bounds["lower"], bounds["upper"], drawn.x, drawn.latents)
+
+
+def _example(model: Program) -> Tensor:
+    """One datum of zeros as the module behind a program takes it."""
+    for owner in owners(model):
+        weights, shapes = next(owner.parameters(), None), getattr(owner, "shapes", None)
+        if weights is not None and shapes is not None:
+            return torch.zeros(shapes.event, dtype=weights.dtype, device=weights.device)
+    raise UsageError("the shape of x is not known from the model: give `like`, a tensor of one datum's shape and type")
+
+
+@dataclass(frozen=True)
+class _Programs:
+    """A pair, the names of its last arguments and its plates."""
+
+    model: Program
+    guide: Program
+    names: tuple[str, ...]
+    nesting: int
+
+    def target(self, data: Sequence[Tensor]) -> Target:
+        model, guide = Called(self.model, self.names), Called(self.guide, self.names)
+        return Target(model, guide, *data, max_plate_nesting=self.nesting)
+
+    def refuse_point_masses(self, data: Sequence[Tensor]) -> None:
+        with seeded(0, "structure"):
+            refuse_point_masses(Called(self.guide, self.names), *data, max_plate_nesting=self.nesting)
+
+
+Bound = Literal["lower", "upper"]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One call: everything but the data."""
+
+    programs: _Programs
+    annealing: Annealing
+    seed: int
+    max_rows: int
+    compile: Literal["auto"] | bool
+
+    def __post_init__(self) -> None:
+        if self.max_rows < 1:
+            raise UsageError(f"max_rows must be at least 1, got {self.max_rows}")
+
+    def bounds(
+        self,
+        data: Sequence[Tensor],
+        latents: Mapping[str, Tensor] | None,
+        wanted: Sequence[Bound],
+        progress: Progress | None,
+    ) -> dict[Bound, AnnealedEvidence]:
+        """The bounds of all data, block by block."""
+        num_data, plate = len(data[0]), self.programs.nesting
+        lengths = {name: value.shape[plate] for name, value in (latents or {}).items()}
+        if num_data == 0 or any(length != num_data for length in lengths.values()):
+            raise DataError(f"expected data, and latents with one row for each datum, got {num_data} and {lengths}")
+        bridges = Bridges(self.annealing, self.max_rows, self._compiles(num_data * len(wanted)))
+        with evaluation_mode(self.programs.model, self.programs.guide), fast_cpu(), exact_products():
+            if self.annealing.start == "guide":
+                self.programs.refuse_point_masses([x[:1] for x in data])
+            blocks = [
+                self._block(block, bridges, wanted, progress)
+                for block in _blocks(data, latents, self._rows(data[0]), self.programs.nesting)
+            ]
+        return {bound: self._joined([block[bound] for block in blocks], bound) for bound in wanted}
+
+    def _block(
+        self, block: "_Block", bridges: Bridges, wanted: Sequence[Bound], progress: Progress | None
+    ) -> dict[Bound, "_Weights"]:
+        """The log-weights of one block."""
+        how, target = self.annealing, self.programs.target(block.data)
+        bridge = bridges.bridge(target, how.num_chains)
+        total = num_ticks(how) + how.num_temperatures * len(wanted)
+        tick = _Ticker(progress, block.start, block.size, total)
+        steps = adapted(target, bridge, how, self.seed, block.start, tick)
+        walks: dict[Bound, Callable[[], _Weights]] = {
+            "lower": lambda: self._forwards(target, bridge, steps, block.start, tick),
+            "upper": lambda: self._backwards(target, bridge, steps, block, tick),
+        }
+        return {bound: walks[bound]().cut(block.size) for bound in wanted}
+
+    def _forwards(self, target: Target, bridge: Bridge, steps: Steps, start: int, tick: "_Ticker") -> "_Weights":
+        z = start_draws(target, self.annealing, self.annealing.num_chains, self.seed, start)
+        noise = Noise(self.seed, "ais", num_data=target.num_data, first=start, like=z)
+        return _anneal(bridge, z, self.annealing.betas(), steps, self.annealing.num_leapfrog, noise, tick)
+
+    def _backwards(self, target: Target, bridge: Bridge, steps: Steps, block: "_Block", tick: "_Ticker") -> "_Weights":
+        assert block.latents is not None
+        z = target.flat(block.latents)
+        z = z.expand(self.annealing.num_chains, *z.shape[1:]).contiguous()
+        noise = Noise(self.seed, "reverse ais", num_data=target.num_data, first=block.start, like=z)
+        betas = self.annealing.betas()[::-1]
+        return _anneal(bridge, z, betas, steps, self.annealing.num_leapfrog, noise, tick)
+
+    def _rows(self, x: Tensor) -> int:
+        """Data in a block: as few as noise is drawn for on a CPU, whose caches are small; more on a GPU."""
+        tiles = 1 if x.device.type == "cpu" else max(1, self.max_rows // (self.annealing.num_chains * TILE_DATA))
+        return tiles * TILE_DATA
+
+    def _compiles(self, num_data: int) -> bool:
+        if self.compile != "auto":
+            return self.compile
+        parameters = sum(p.numel() for owner in owners(self.programs.model) for p in owner.parameters())
+        how = self.annealing
+        rows = num_data * how.num_chains * how.num_temperatures * (how.num_leapfrog + 1) // 2
+        return 6 * parameters * rows >= _MUCH_WORK
+
+    def _joined(self, parts: Sequence["_Weights"], bound: Bound) -> AnnealedEvidence:
+        log_weights, accept = (torch.cat([getattr(p, name) for p in parts], -1) for name in ("log_weights", "accept"))
+        evaluations = max(part.evaluations for part in parts)
+        return AnnealedEvidence(log_weights, accept, bound, self.annealing, evaluations, self.seed)
+
+
+@dataclass(frozen=True, eq=False)
+class _Weights:
+    """Log-weights `[chains, N]`, mean acceptance `[N]`, in double precision on the CPU, and evaluations a datum."""
+
+    log_weights: Tensor
+    accept: Tensor
+    evaluations: int
+
+    def cut(self, size: int) -> "_Weights":
+        """The first data."""
+        return _Weights(self.log_weights[:, :size].cpu(), self.accept[:size].cpu(), self.evaluations)
+
+
+def _anneal(
+    bridge: Bridge, z: Tensor, betas: Sequence[float], steps: Steps, num_leapfrog: int, noise: Noise, tick: "_Ticker"
+) -> _Weights:
+    """Walk over the temperatures in the order given, and gather the weights.
+
+    Backwards, the exact draw is moved at beta = 1 before it counts; forwards, the draws of the start need not be.
+    """
+    bridge.beta = betas[0]
+    walk = Walk(bridge, z, num_leapfrog, noise)
+    log_weights = torch.zeros(z.shape[:2], dtype=torch.float64, device=z.device)
+    accept, moves = torch.zeros_like(log_weights[0]), 0
+    for beta, after in pairwise(betas):
+        if beta:
+            bridge.beta = beta
+            accept, moves = accept + walk.step(steps.at(beta)).double().mean(0), moves + 1
+        log_weights = log_weights + (after - beta) * walk.point[2].double()
+        tick()
+    return _Weights(log_weights, accept / max(moves, 1), walk.evaluations * len(z) + steps.evaluations)
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """Data that are annealed together.
+
+    Args:
+        start: the position of the first one.
+        size: how many there are; what is in `data` beyond is filling.
+        data: the block of each tensor.
+        latents: exact draws, `[1, N, *site]`, if there are any.
+    """
+
+    start: int
+    size: int
+    data: Sequence[Tensor]
+    latents: Mapping[str, Tensor] | None
+
+
+def _blocks(data: Sequence[Tensor], latents: Mapping[str, Tensor] | None, rows: int, nesting: int) -> Iterator[_Block]:
+    """Blocks of so many rows; where there are several, the last one is filled up: one graph serves all."""
+    num_data = len(data[0])
+    for start in range(0, num_data, rows):
+        size = min(rows, num_data - start)
+        places = torch.arange(start, start + (rows if num_data > rows else size)).clamp(max=num_data - 1)
+        exact = (
+            None
+            if latents is None
+            else {name: value.index_select(nesting, places.to(value.device)) for name, value in latents.items()}
+        )
+        yield _Block(start, size, [x[places.to(x.device)] for x in data], exact)
+
+
+@dataclass
+class _Ticker:
+    """Tells the progress within a block of data, as data done."""
+
+    progress: Progress | None
+    start: int
+    size: int
+    total: int
+    done: int = field(default=0)
+
+    def __call__(self) -> None:
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.start + min(self.size, self.size * self.done // self.total))
