@@ -98,6 +98,7 @@ def _parser() -> ArgumentParser:
 def _result(saved: SavedRun, data: Dataset, x: Tensor, options: Namespace, evidence: Evidence) -> dict[str, Any]:
     result = {"run": str(saved.path), "data": data.protocol, "split": options.split, "weights": saved.weights}
     result |= {"nll": -evidence.mean, **evidence.summary(), "device": str(saved.device)}
+    result |= {"data_sha256": evidence.data, "weights_sha256": saved.weights_sha256}  # by which `compare` reuses it
     if (bits := bits_per_dim(evidence, saved.vae.likelihood, data)) is not None:
         result["bits_per_dim"] = vars(bits)
     if data.exact is not None:
@@ -115,7 +116,7 @@ def _beta(config: dict[str, Any]) -> float | None:
 
 def _readable(result: dict[str, Any]) -> dict[str, Any]:
     """The same for people: units, and the errors beside what they belong to."""
-    r = dict(result)
+    r = {name: value for name, value in result.items() if not name.endswith("_sha256")}
     error_data, error_mc = r.pop("standard_error_data"), r.pop("standard_error_monte_carlo")
     share, threshold = r.pop("unreliable"), r.pop("pareto_k_threshold")
     warning = ": their estimates are not to be trusted one by one" if share else ""
@@ -148,7 +149,6 @@ def _save(saved: SavedRun, split: str, evidence: Evidence, result: dict[str, Any
     arrays = {name: getattr(evidence, name) for name in ("log_p", "standard_error", "ess", "pareto_k", "elbo")}
     name = f"evidence-{split}{'' if evidence.shift is None else f'-{evidence.precision}'}"
     write_arrays(saved.path / f"{name}.npz", arrays)
-    identity = {"data_sha256": evidence.data, "weights_sha256": saved.weights_sha256}
-    write_atomic(saved.path / f"{name}.json", json.dumps(finite(result | identity), indent=1).encode())
+    write_atomic(saved.path / f"{name}.json", json.dumps(finite(result), indent=1).encode())
     if evidence.shift is None:
         save_pareto_k(evidence, saved.path, split)
