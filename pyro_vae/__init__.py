@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pyro_vae.evidence import log_marginal
     from pyro_vae.gaps import inference_gaps
     from pyro_vae.hierarchical import HierarchicalVAE
+    from pyro_vae.methods import estimate
     from pyro_vae.refit import refit_prior
     from pyro_vae.seeding import seeded
     from pyro_vae.semi_supervised import SemiSupervisedVAE, accuracy, classify
@@ -37,6 +38,7 @@ _HOMES = {
     "log_marginal": "evidence",
     "ais": "annealing",
     "bdmc": "annealing",
+    "estimate": "methods",
     "load": "checkpoint",
     "load_data": "data",
     "latent_statistics": "diagnostics",
@@ -75,6 +77,7 @@ __all__ = [
     "compare",
     "data",
     "elbo_surgery",
+    "estimate",
     "fit",
     "fit_code_prior",
     "guides",

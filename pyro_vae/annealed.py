@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_vae.averages import Averaged
 from pyro_vae.errors import NumericalError, UsageError
+from pyro_vae.estimates import Estimate
 
 MOST_SPREAD = 1.0
 """Standard deviation of a datum's log-weights over its chains, nats, above which its bound is taken to be loose."""
@@ -80,7 +81,7 @@ class Annealing:
 
 
 @dataclass(frozen=True, eq=False)
-class AnnealedEvidence:
+class AnnealedEvidence(Estimate):
     r"""A bound on log p(x) of every datum, with its standard error and its health.
 
     Args:
@@ -152,28 +153,14 @@ class AnnealedEvidence:
         return ~(self.spread <= MOST_SPREAD)
 
     @property
-    def unreliable(self) -> float:
-        """Share of the data that are `flagged`."""
-        return self.flagged.double().mean().item()
+    def health(self) -> str:
+        """The share of loose bounds, and the median effective number of chains."""
+        ess = f"ESS {self.ess.median().item():.3g} of {len(self.log_weights)} chains"
+        return f"spread > {MOST_SPREAD:g} nats for {self.unreliable:.1%}, {ess}"
 
-    @property
-    def mean(self) -> float:
-        """Mean over the data, nats per datum."""
-        return self.log_p.mean().item()
-
-    @property
-    def standard_error_data(self) -> float:
-        """Standard error of `mean` that comes from having N data, nats; nan for one datum."""
-        return self._estimates.standard_error_data
-
-    @property
-    def standard_error_monte_carlo(self) -> float:
-        """Standard error of `mean` that comes from the chains, the data held fixed, nats."""
-        return self._estimates.standard_error_monte_carlo
-
-    @property
-    def _estimates(self) -> Averaged:
-        return Averaged(self.log_p, self.standard_error)
+    def columns(self) -> dict[str, Tensor]:
+        """See `Estimate`."""
+        return {**super().columns(), "ess": self.ess, "spread": self.spread}
 
     def summary(self) -> dict[str, float | int | str]:
         """The averages as plain numbers, with their protocol."""

@@ -14,12 +14,13 @@ from pyro_vae.backends import exact_products, fast_cpu
 from pyro_vae.dataset import Dataset
 from pyro_vae.distributed import World
 from pyro_vae.errors import NumericalError, UsageError
+from pyro_vae.estimates import BoundKind, Estimate
 from pyro_vae.fingerprint import fingerprint
 from pyro_vae.importance import Called, Program, evaluation_mode, importance, owners, refuse_point_masses
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.networks import computing_in
 from pyro_vae.once import remembering
-from pyro_vae.pareto import pareto_k_of_tail, reliable_below, tail_kept
+from pyro_vae.pareto import reliable_below, smooth_tail, tail_kept
 from pyro_vae.seeding import seeded
 from pyro_vae.tiles import TILE_DATA, EagerPair, Pair, log_weights, make_pair
 
@@ -29,12 +30,13 @@ _MUCH_WORK = 2e12
 """Floating point operations from which on compiling pays: some ten seconds of work."""
 
 
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    r"""Estimates of log p(x), each with its standard error and its health.
+@dataclass(frozen=True, eq=False, repr=False)
+class Evidence(Estimate):
+    r"""Estimates of log p(x) by importance sampling, each with its standard error and its health.
 
     Args:
-        log_p: the estimate for each datum, `[N]`, nats; in expectation below log p(x), and rising to it with K.
+        log_p: the estimate for each datum, `[N]`, nats; in expectation below log p(x), and rising to it with K. With
+            smoothed weights it may lie on either side.
         standard_error: its Monte Carlo standard error, `[N]`, nats (delta method); unreliable where `pareto_k` is high.
         ess: effective sample size `(sum w)^2 / sum w^2`, `[N]`, between 1 and K.
         pareto_k: shape of the tail of the weights, `[N]`; -inf where all weights are equal, nan where K is too small.
@@ -46,6 +48,7 @@ class Evidence:
             nats; None in full precision.
         data: the fingerprint of x and of what else the programs were given, by which `compare` knows that two estimates
             are of the same data; None where it is not known.
+        method: `"importance"`, `"psis"` of smoothed weights, or `"prior"` of draws from p(z).
     """
 
     log_p: Tensor
@@ -58,21 +61,12 @@ class Evidence:
     precision: str = "float32"
     shift: float | None = None
     data: str | None = None
+    method: Literal["importance", "psis", "prior"] = "importance"
 
     @property
-    def mean(self) -> float:
-        """Mean of log p(x) over the data, nats per datum."""
-        return self.log_p.mean().item()
-
-    @property
-    def standard_error_data(self) -> float:
-        """Standard error of `mean` that comes from having N data, nats: `sd(log_p) / sqrt(N)`; nan for one datum."""
-        return (self.log_p.std() / len(self.log_p) ** 0.5).item() if len(self.log_p) > 1 else float("nan")
-
-    @property
-    def standard_error_monte_carlo(self) -> float:
-        """Standard error of `mean` that comes from having K draws, the data held fixed, nats."""
-        return (self.standard_error.square().sum().sqrt() / len(self.log_p)).item()
+    def bound(self) -> BoundKind:
+        """A lower bound in expectation, by Jensen's inequality; smoothed weights have no side."""
+        return "consistent" if self.method == "psis" else "lower"
 
     @property
     def threshold(self) -> float:
@@ -85,9 +79,10 @@ class Evidence:
         return ~(self.pareto_k <= self.threshold)
 
     @property
-    def unreliable(self) -> float:
-        """Share of the data whose estimate is `flagged`."""
-        return self.flagged.double().mean().item()
+    def health(self) -> str:
+        """The share of the data with heavy tails, and the median effective sample size."""
+        ess = f"ESS {self.ess.median().item():.0f} of {self.num_particles}"
+        return f"k-hat > {self.threshold:.2f} for {self.unreliable:.1%}, {ess}"
 
     @property
     def elbo_mean(self) -> float:
@@ -97,6 +92,7 @@ class Evidence:
     def summary(self) -> dict[str, float | int | str]:
         """The averages as plain numbers, with their protocol; what the command prints."""
         return {
+            **({} if self.method == "importance" else {"method": self.method, "bound": self.bound}),
             "log_p": self.mean,
             "standard_error_data": self.standard_error_data,
             "standard_error_monte_carlo": self.standard_error_monte_carlo,
@@ -112,11 +108,14 @@ class Evidence:
 
     def __repr__(self) -> str:
         return (
-            f"Evidence(log p(x) = {self.mean:.3f} nats per datum, se(data) {self.standard_error_data:.3f}, "
+            f"Evidence({self._title()} = {self.mean:.3f} nats per datum, se(data) {self.standard_error_data:.3f}, "
             f"se(Monte Carlo) {self.standard_error_monte_carlo:.4f}, "
             f"k-hat > {self.threshold:.2f} for {self.unreliable:.1%}, ELBO {self.elbo_mean:.3f}, "
             f"N = {len(self.log_p)}, K = {self.num_particles}, seed {self.seed}{self._caveat()})"
         )
+
+    def _title(self) -> str:
+        return "log p(x)" if self.method == "importance" else f"{self.method}: log p(x)"
 
     def _caveat(self) -> str:
         return "" if self.shift is None else f"; FAST ESTIMATE in {self.precision}, shift {self.shift:+.4f} nats"
@@ -139,7 +138,7 @@ class BitsPerDim:
     dequantized: int | None = None
 
 
-def bits_per_dim(evidence: Evidence, likelihood: Likelihood, data: Dataset) -> BitsPerDim | None:
+def bits_per_dim(evidence: Estimate, likelihood: Likelihood, data: Dataset) -> BitsPerDim | None:
     r"""Log p(x) as bits per element, where that has a meaning.
 
     .. math:: -\frac{\log_2 p(x)}{D} \text{ of a probability}, \qquad
@@ -186,6 +185,7 @@ def log_marginal(
     max_plate_nesting: int = 1,
     compile: Literal["auto"] | bool = "auto",
     precision: Literal["float32", "bf16"] = "float32",
+    smoothed: bool = False,
     world: World | None = None,
     progress: Callable[[int], object] | None = None,
     **inputs: Tensor,
@@ -212,6 +212,8 @@ def log_marginal(
             do. Programs that can't be recorded run as they are, and the reason is logged.
         precision: `"bf16"` for a fast estimate: the networks' products in bfloat16. The result says so, with the shift
             measured on the first 50 data with at most 500 draws.
+        smoothed: whether the largest weights are replaced by the expected order statistics of the generalised Pareto
+            fitted to them, none above the largest: less noise where the tail is heavy, for a bias to either side.
         world: the processes to share the data with; all of them get the whole result. None for this one alone.
         progress: called with the number of data done so far by this process, after each block of 50.
         **inputs: tensors with the data in front that both programs take by name, e.g. `c`.
@@ -250,7 +252,7 @@ def log_marginal(
             pair = make_pair(programs, _block(data, 0), compile)
             with agreed(world):
                 shards = [
-                    _sums(pair, data, start, num_particles, seed, max_plate_nesting, progress).result(start)
+                    _sums(pair, data, start, num_particles, seed, max_plate_nesting, progress).result(start, smoothed)
                     for start in mine
                 ]
         shift = None if precision == "float32" else _shift(programs, pair, data, num_particles, seed, precision)
@@ -263,6 +265,7 @@ def log_marginal(
         precision=precision,
         shift=shift,
         data=fingerprint(x, *args, **inputs),
+        method="psis" if smoothed else "importance",
     )
 
 
@@ -399,7 +402,7 @@ class _Sums:
         kept = w if self.tail is None else torch.cat([self.tail, w])
         self.tail = kept.topk(min(tail_kept(self.num_particles), len(kept)), dim=0, sorted=False).values
 
-    def result(self, start: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def result(self, start: int, smoothed: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """(log_p, standard_error, ess, pareto_k, elbo), each `[block]`, on the CPU."""
         assert self.total is not None and self.tail is not None and self.count == self.num_particles
         first, second = self.sums
@@ -410,10 +413,20 @@ class _Sums:
                 "are -inf; look at the decoder's and the encoder's outputs for it"
             )
         k = self.num_particles
+        tail, pareto_k = (torch.from_numpy(a) for a in smooth_tail(self.tail.T.cpu().numpy(), k))
+        if smoothed:
+            tail = tail.T.to(first.device)
+            first = _exchanged(first, self.tail, tail)
+            second = _exchanged(second, 2 * self.tail, 2 * tail)
         ess = torch.exp(2 * first - second).clamp(1, k)
         error = (
             ((1 / ess - 1 / k).clamp(min=0) * k / max(k - 1, 1)).sqrt() if k > 1 else torch.full_like(ess, torch.nan)
         )
-        pareto_k = torch.from_numpy(pareto_k_of_tail(self.tail.T.cpu().numpy(), k))
         columns = (first - log(k), error, ess, pareto_k, self.total / k)
         return tuple(column.cpu() for column in columns)  # pyright: ignore[reportReturnType]
+
+
+def _exchanged(total: Tensor, old: Tensor, new: Tensor) -> Tensor:
+    """The log of a sum `[block]` after some of its terms, `[n, block]`, are exchanged for others."""
+    rest = -torch.expm1((torch.logsumexp(old, 0) - total).clamp(max=0))
+    return torch.logaddexp(total + rest.log(), torch.logsumexp(new, 0))

@@ -1,7 +1,8 @@
 """Pareto's k of importance weights, and the weights smoothed by it, from their largest alone: the one seam to ArviZ."""
 
 import warnings
-from math import ceil, log10
+from importlib.util import find_spec
+from math import ceil, floor, log10
 
 import numpy as np
 
@@ -25,14 +26,15 @@ def pareto_k_of_tail(log_weights: np.ndarray, num_particles: int) -> np.ndarray:
     """Pareto's k of each row, from its largest weights, by ArviZ's `psislw`.
 
     `psislw` fits the `min(n/5, 3 sqrt(n / reff))` largest of the n weights it is given; with the relative efficiency
-    chosen so that this number is that of all `num_particles`, the fit is the same as on all of them.
+    chosen so that this number is that of all `num_particles`, the fit is the same as on all of them; see `smooth_tail`.
 
     Args:
         log_weights: the largest log-weights of each datum in any order, `[N, n]`, `n = tail_kept(num_particles)`.
         num_particles: K, the number of weights they are the largest of.
 
     Returns:
-        k for each row, `[N]`; -inf where the weights in the tail are all equal, nan with fewer than 5 in the tail.
+        k for each row, `[N]`; -inf where the weights in the tail are all equal, nan with fewer than 5 in the tail or
+        where all weights are zero.
     """
     return smooth_tail(log_weights, num_particles)[1]
 
@@ -55,10 +57,11 @@ def smooth_tail(log_weights: np.ndarray, num_particles: int) -> tuple[np.ndarray
     smoothed = log_weights.copy()
     if length < 5:
         return smoothed, np.full(len(log_weights), np.nan)
-    efficiency = 1.0 if kept == num_particles else 9 * kept / length**2 * (1 + 1e-9)
+    efficiency = 1.0 if kept == num_particles else _efficiency(kept, num_particles)
     ordered = np.sort(log_weights, -1)
-    wavy = ~(ordered[:, -1] - ordered[:, -length - 1] < 1e-6)
-    k = np.full(len(log_weights), -np.inf)
+    possible = np.isfinite(ordered[:, -1])
+    wavy = possible & ~(np.where(possible, ordered[:, -1], 0) - ordered[:, -length - 1] < 1e-6)
+    k = np.where(possible, -np.inf, np.nan)
     if wavy.any():
         top, body = ordered[wavy, -1:], ordered[wavy, -length - 2]
         relative, k[wavy] = _psislw_weights(log_weights[wavy] - top, efficiency)
@@ -66,10 +69,22 @@ def smooth_tail(log_weights: np.ndarray, num_particles: int) -> tuple[np.ndarray
     return smoothed, k
 
 
+def _efficiency(kept: int, num_particles: int) -> float:
+    """The relative efficiency at which the tail of `kept` weights is as long as that of all, `3 sqrt(K)` rounded."""
+    root = 3 * num_particles**0.5
+    return 9 * kept / (floor(root) + 0.5 if _is_arviz_1() else ceil(root) - 0.5) ** 2
+
+
+def _is_arviz_1() -> bool:
+    """Whether ArviZ is of its second generation, which rounds the length of the tail down and not up."""
+    return find_spec("arviz_stats") is not None
+
+
 def _in_unit_of(log_weights: np.ndarray, smoothed: np.ndarray, body: np.ndarray) -> np.ndarray:
     """Undo the normalisation of smoothed weights: those below the tail are as they were, so one of them tells it."""
     at = np.argmax(log_weights == body[:, None], axis=-1)[:, None]
-    shift = np.take_along_axis(log_weights, at, -1) - np.take_along_axis(smoothed, at, -1)
+    with np.errstate(invalid="ignore"):  # a weight of zero tells nothing: then the weights stay as they were
+        shift = np.take_along_axis(log_weights, at, -1) - np.take_along_axis(smoothed, at, -1)
     return np.where(np.isfinite(shift), smoothed + shift, log_weights)
 
 
@@ -82,12 +97,12 @@ def _psislw_weights(log_weights: np.ndarray, efficiency: float) -> tuple[np.ndar
     """The one seam to ArviZ: 0.x takes log-weights, the array function of 1.x takes their negatives."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # ArviZ announces its own refactoring, and overflows on purpose
-        try:
+        if _is_arviz_1():
             from arviz_stats.base import array_stats  # pyright: ignore[reportMissingImports]
-        except ImportError:
+
+            smoothed, k = array_stats.psislw(-log_weights, r_eff=efficiency)
+        else:
             import arviz
 
             smoothed, k = arviz.psislw(log_weights.copy(), reff=efficiency)
-        else:
-            smoothed, k = array_stats.psislw(-log_weights, r_eff=efficiency)
     return np.asarray(smoothed), np.atleast_1d(k)

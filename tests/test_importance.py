@@ -9,12 +9,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer.importance import psis_diagnostic
 from torch import nn
 
 from pyro_vae.errors import NumericalError, UsageError
-from pyro_vae.evidence import Evidence, bound, log_marginal
+from pyro_vae.evidence import Evidence, _Sums, bound, log_marginal
 from pyro_vae.importance import evaluation_mode, importance
-from pyro_vae.pareto import _psislw, pareto_k_of_tail, tail_kept
+from pyro_vae.pareto import _psislw, pareto_k_of_tail, smooth_tail, tail_kept
 from pyro_vae.vae import VAE
 
 
@@ -243,7 +244,7 @@ class TestParetoK:
             top = np.sort(log_w, -1)[:, -tail_kept(20_000) :]
             assert abs(pareto_k_of_tail(top, 20_000).mean() - k) < 0.15 / 20**0.5 * 3
 
-    @pytest.mark.parametrize("num_particles", [30, 100, 1000, 5000, 50_000])
+    @pytest.mark.parametrize("num_particles", [30, 100, 400, 1000, 5000, 10_000, 50_000])
     def test_tail_alone_gives_the_same_as_all_weights(self, num_particles):
         log_w = np.random.default_rng(1).standard_normal((4, num_particles)) * np.array([[0.3], [1], [2], [5]])
         kept = np.sort(log_w, -1)[:, -tail_kept(num_particles) :]
@@ -274,6 +275,126 @@ class TestParetoK:
         evidence = log_marginal(model, too_narrow_for_one, torch.randn(8, 1), num_particles=4000)
         assert evidence.flagged.tolist() == [i == 3 for i in range(8)]
         assert log_marginal(model, guide, torch.randn(8, 1), num_particles=4000).unreliable == 0
+
+    def test_a_joint_k_hat_hides_what_ours_shows(self):
+        """Pyro's diagnostic weighs the whole batch with one weight: at some seeds all is well with it (below 0.7).
+
+        One of 20 data has a guide of a fifth of its posterior's width; the others' are a little wide, which is healthy,
+        but their noise covers its tail. Ours flags that datum, and it alone, at all of those seeds.
+        """
+        model, _ = normal_pair()
+
+        def guide(x):
+            width = torch.where(torch.arange(len(x)) == 3, 0.2, 1.3).unsqueeze(-1)
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("z", dist.Normal(x / 2, width * 0.5**0.5).to_event(1))
+
+        x, hidden = torch.randn(20, 1), 0
+        for seed in range(12):
+            pyro.set_rng_seed(seed)
+            if psis_diagnostic(model, guide, x, num_particles=1000, max_plate_nesting=1) < 0.7:
+                hidden += 1
+                evidence = log_marginal(model, guide, x, num_particles=5000, seed=seed)
+                assert evidence.flagged.tolist() == [i == 3 for i in range(20)]
+        assert hidden
+
+
+def smoothed_by_arviz(log_w):
+    """The smoothed log-weights of ArviZ, not normalised."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        import arviz
+
+        if hasattr(arviz, "psislw"):
+            return arviz.psislw(log_w.copy(), normalize=False)[0]
+        from arviz_stats.base import array_stats
+
+        normalised = array_stats.psislw(-log_w)[0]
+    lowest = log_w.argmin(-1)[:, None]
+    return normalised + np.take_along_axis(log_w - normalised, lowest, -1)
+
+
+class TestSmoothed:
+    """Pareto-smoothed weights: those of ArviZ on all of them, from the largest and two sums alone."""
+
+    @pytest.mark.parametrize("num_particles", [30, 400, 5000])
+    def test_the_estimate_is_arvizs_mean(self, num_particles):
+        """Log-weights of light and of heavy tails, far from zero, in uneven parts."""
+        spread = np.array([[0.3], [1], [2], [5]])
+        log_w = np.random.default_rng(1).standard_normal((4, num_particles)) * spread - 700
+        sums = _Sums(num_particles)
+        for part in torch.from_numpy(log_w).T.split(17):
+            sums.add(part)
+        log_p, error, ess, k, elbo = sums.result(0, smoothed=True)
+        w = torch.from_numpy(smoothed_by_arviz(log_w))
+        expected = torch.logsumexp(w, -1)
+        torch.testing.assert_close(log_p, expected - math.log(num_particles), rtol=0, atol=1e-9)
+        torch.testing.assert_close(ess, (2 * expected - torch.logsumexp(2 * w, -1)).exp(), rtol=1e-8, atol=0)
+        plain = sums.result(0)
+        assert torch.equal(k, plain[3]) and torch.equal(elbo, plain[4]) and (log_p != plain[0]).all()
+        n = num_particles
+        torch.testing.assert_close(error, ((1 / ess - 1 / n) * n / (n - 1)).sqrt())
+
+    def test_order_is_kept(self):
+        log_w = np.random.default_rng(1).standard_normal((3, tail_kept(1000))) * 2
+        smoothed, _ = smooth_tail(log_w, 1000)
+        assert (np.argsort(smoothed, -1) == np.argsort(log_w, -1)).mean() > 0.99
+        assert (smoothed.max(-1) <= log_w.max(-1) + 1e-9).all()
+        body = np.argsort(log_w, -1)[:, :-100]
+        np.testing.assert_allclose(np.take_along_axis(smoothed, body, -1), np.take_along_axis(log_w, body, -1))
+
+    def test_the_tail_is_the_fitted_pareto(self):
+        """Weights of an exact Pareto tail: the smoothed ones are its quantiles, within the noise of the fit."""
+        log_w = -0.5 * np.log(np.random.default_rng(0).uniform(size=(1, 20_000)))
+        smoothed, k = smooth_tail(np.sort(log_w, -1)[:, -tail_kept(20_000) :], 20_000)
+        tail = np.sort(smoothed, -1)[0, -400:-40]
+        rank = np.arange(400, 40, -1) - 0.5
+        assert abs(tail + 0.5 * np.log(rank / 20_000)).max() < 0.1 and abs(k[0] - 0.5) < 0.15
+
+    def test_less_noise_where_the_tail_is_heavy(self):
+        """k = 0.75: over 400 data the smoothed estimates are closer to the truth, at every one of 3 seeds."""
+        model, guide = normal_pair(width=0.5)
+        x = torch.randn(400, 1)
+        exact = torch.distributions.Normal(0.0, 2**0.5).log_prob(x.squeeze(-1)).double()
+        for seed in range(3):
+            found = [log_marginal(model, guide, x, num_particles=250, seed=seed, smoothed=s) for s in (True, False)]
+            smoothed, plain = ((e.log_p - exact).square().mean().sqrt().item() for e in found)
+            assert smoothed < plain
+        assert found[0].method == "psis" and found[0].bound == "consistent" and "psis: log p(x)" in repr(found[0])
+        assert found[1].method == "importance" and found[1].bound == "lower" and "method" not in found[1].summary()
+
+    def test_equal_or_few_weights_are_left_alone(self):
+        sums = _Sums(100)
+        sums.add(torch.full((100, 2), -3.0))
+        assert sums.result(0, smoothed=True)[0].tolist() == pytest.approx([-3.0, -3.0])
+        sums = _Sums(10)
+        sums.add(torch.randn(10, 2))
+        torch.testing.assert_close(sums.result(0, smoothed=True)[0], sums.result(0)[0])
+
+    def test_weights_of_zero(self):
+        """Half of the draws where p(x, z) = 0, and nearly all: a number, and never nan."""
+        for zeros in (500, 990):
+            log_w = torch.randn(1000, 3, dtype=torch.float64)
+            log_w[:zeros] = -torch.inf
+            sums = _Sums(1000)
+            sums.add(log_w)
+            smoothed, plain = (sums.result(0, smoothed=s)[0] for s in (True, False))
+            assert (smoothed - plain).abs().max() < 0.5
+
+    def test_ties_at_the_top_are_no_heavy_tail(self):
+        """Bounded weights, many of them at the bound: what a tail can do no better than."""
+        log_w = np.where(np.random.default_rng(0).uniform(size=(2, 1000)) < 0.9, 0.1, -np.inf)
+        kept = np.sort(log_w, -1)[:, -tail_kept(1000) :]
+        smoothed, k = smooth_tail(kept, 1000)
+        assert (k == -np.inf).all() and np.array_equal(smoothed, kept)
+        assert np.isnan(smooth_tail(np.full((1, tail_kept(1000)), -np.inf), 1000)[1]).all()
+
+    @pytest.mark.parametrize("max_rows", [7, 10**6])
+    def test_does_not_depend_on_chunks(self, max_rows):
+        vae, x = VAE((4,), latent_dim=2).double(), torch.rand(55, 4).round().double()
+        a = log_marginal(vae.model, vae.guide, x, num_particles=300, smoothed=True)
+        b = log_marginal(vae.model, vae.guide, x[:52], num_particles=300, smoothed=True, max_rows=max_rows)
+        torch.testing.assert_close(a.log_p[:52], b.log_p, rtol=1e-9, atol=1e-9)
 
 
 def test_bound_agrees_with_log_marginals_elbo():

@@ -8,7 +8,7 @@ from importlib import import_module
 
 COMMANDS = {
     "fit": "train a VAE, save the run and its pictures; resumes a run that was stopped",
-    "evaluate": "estimate log p(x) of a split by importance sampling, with errors and health",
+    "evaluate": "estimate log p(x) of a split, by importance sampling or another method, with errors and health",
     "compare": "rank runs by log p(x) of the same data, with errors of the differences",
     "diagnose": "write a page on what can be believed: bracketed log p(x), gaps, codes, calibration",
     "sample": "draw from a trained VAE's prior and save a picture or arrays",

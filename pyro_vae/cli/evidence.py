@@ -1,0 +1,189 @@
+"""What `pyro-vae evaluate` prints and saves: one method's estimate, or those of all methods side by side."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+
+from pyro_vae.checkpoint import write_arrays, write_atomic
+from pyro_vae.cli.pictures import save_pareto_k
+from pyro_vae.cli.runs import SavedRun
+from pyro_vae.cli.tables import finite
+from pyro_vae.data import Dataset
+from pyro_vae.estimates import Estimate
+from pyro_vae.evidence import Evidence, bits_per_dim
+from pyro_vae.fingerprint import fingerprint
+
+Found = Mapping[str, tuple[Estimate | str, float]]
+"""Of each method: its estimate, or why there is none; and the seconds it took."""
+
+
+def result_of(saved: SavedRun, data: Dataset, x: torch.Tensor, options: Namespace, found: Estimate) -> dict[str, Any]:
+    """All numbers of one method, with their protocol."""
+    result = _protocol(saved, data, options)
+    result |= {"nll": -found.mean, **found.summary(), "device": str(saved.device)}
+    if (bits := bits_per_dim(found, saved.vae.likelihood, data)) is not None:
+        result["bits_per_dim"] = vars(bits)
+    return result | _exact(data, x)
+
+
+def result_of_all(saved: SavedRun, data: Dataset, x: torch.Tensor, options: Namespace, found: Found) -> dict[str, Any]:
+    """All numbers of all methods, with the reason where one has none."""
+    result = _protocol(saved, data, options)
+    result |= {"num_data": len(x), "seed": options.seed, "device": str(saved.device), **_exact(data, x)}
+    return result | {"methods": {name: _entry(estimate, seconds) for name, (estimate, seconds) in found.items()}}
+
+
+def _entry(estimate: Estimate | str, seconds: float) -> dict[str, Any]:
+    if isinstance(estimate, str):
+        return {"refused": estimate}
+    return {"nll": -estimate.mean, **_described(estimate), "seconds": round(seconds, 3)}
+
+
+def _described(estimate: Estimate) -> dict[str, Any]:
+    """The summary, where every method says what it is and how it fares."""
+    summary = {"bound": estimate.bound, "health": estimate.health, **estimate.summary()}
+    return {name: value for name, value in summary.items() if name != "method"}
+
+
+def _protocol(saved: SavedRun, data: Dataset, options: Namespace) -> dict[str, Any]:
+    return {"run": str(saved.path), "data": data.protocol, "split": options.split, "weights": saved.weights}
+
+
+def _exact(data: Dataset, x: torch.Tensor) -> dict[str, Any]:
+    if data.exact is None:
+        return {}
+    return {"exact_log_p_of_the_generating_process": data.exact.log_prob(x).mean().item()}
+
+
+def identity(saved: SavedRun, x: torch.Tensor, inputs: Mapping[str, Any]) -> dict[str, str]:
+    """What was estimated of what, for programs: two estimates with the same fingerprints are of the same thing."""
+    return dict(zip(_IDENTITY, (fingerprint(x, **inputs), saved.weights_sha256), strict=True))
+
+
+_IDENTITY = ("data_sha256", "weights_sha256")
+
+
+def readable(result: dict[str, Any]) -> dict[str, Any]:
+    """One method's result for people: units, and the errors beside what they belong to."""
+    r = {name: value for name, value in result.items() if name not in _IDENTITY}
+    first = {name: r.pop(name) for name in ("run", "data", "split", "weights")}
+    lines = _of_importance(r) if "num_particles" in r else _of_another(r)
+    return {**first, **lines, **r}
+
+
+def _of_importance(r: dict[str, Any]) -> dict[str, str]:
+    error_data, error_mc = r.pop("standard_error_data"), r.pop("standard_error_monte_carlo")
+    share, threshold = r.pop("unreliable"), r.pop("pareto_k_threshold")
+    warning = ": their estimates are not to be trusted one by one" if share else ""
+    nll, log_p, num_particles = r.pop("nll"), r.pop("log_p"), r.pop("num_particles")
+    fast = r.pop("fast_estimate", None)
+    shift = (
+        f" in {fast}, off by {r.pop('measured_shift'):+.4f} nats on the first data: not to be reported" if fast else ""
+    )
+    return {
+        **_method_line(r),
+        f"NLL{', FAST ESTIMATE' if fast else ''}": f"{nll:.3f} nats per datum (log p(x) = {log_p:.3f}){shift}",
+        **_bits_line(r),
+        "standard error, data": f"{error_data:.3f} nats (N = {r.pop('num_data')} data)",
+        "standard error, Monte Carlo": f"{error_mc:.4f} nats (K = {num_particles} draws, seed {r.pop('seed')})",
+        f"k-hat > {threshold:.2f}": f"{share:.1%} of the data{warning}",
+        "ELBO": f"{r.pop('elbo'):.3f} nats per datum",
+    }
+
+
+def _of_another(r: dict[str, Any]) -> dict[str, str]:
+    error_data, error = r.pop("standard_error_data"), r.pop("standard_error_monte_carlo")
+    warning = ": their estimates are not to be trusted" if r["unreliable"] else ""
+    return {
+        **_method_line(r),
+        "NLL": f"{r.pop('nll'):.3f} nats per datum (log p(x) = {r.pop('log_p'):.3f})",
+        **_bits_line(r),
+        "standard error, data": f"{error_data:.3f} nats (N = {r.pop('num_data')} data)",
+        "standard error, method": f"{error:.2g} nats",
+        "flagged": f"{r.pop('unreliable'):.1%} of the data{warning}",
+        "health": r.pop("health"),
+    }
+
+
+def _method_line(r: dict[str, Any]) -> dict[str, str]:
+    """What the method is, of a result that is not plain importance sampling."""
+    return {"method": f"{r.pop('method')} ({_SIDES[r.pop('bound')]})"} if "method" in r else {}
+
+
+_SIDES = {
+    "lower": "log p(x) too low on average",
+    "upper": "log p(x) too high on average",
+    "consistent": "log p(x) off to either side",
+}
+
+
+def _bits_line(r: dict[str, Any]) -> dict[str, str]:
+    bits = r.pop("bits_per_dim", None)
+    return {} if bits is None else {"bits per element": _bits_text(**bits)}
+
+
+def _bits_text(
+    mean: float, standard_error_data: float, standard_error_monte_carlo: float, dequantized: int | None
+) -> str:
+    bound = f", an upper bound for the {dequantized} levels without noise" if dequantized else ""
+    return f"{mean:.4f} (standard errors {standard_error_data:.4f} and {standard_error_monte_carlo:.5f}){bound}"
+
+
+def readable_all(result: dict[str, Any]) -> dict[str, Any]:
+    """All methods' results for people: a table, and below it what the health of each is."""
+    r = {name: value for name, value in result.items() if name not in _IDENTITY}
+    methods = r.pop("methods")
+    done = {name: entry for name, entry in methods.items() if "refused" not in entry}
+    refused = [f"{name}: {entry['refused']}" for name, entry in methods.items() if "refused" in entry]
+    return {
+        **r,
+        "nats per datum": columns_of([_HEADER, *(_row(name, entry) for name, entry in done.items())]),
+        "health": columns_of([[name, entry["health"]] for name, entry in done.items()]),
+        "not done": refused,
+    }
+
+
+_HEADER = ["method", "NLL", "s.e. data", "s.e. method", "log p(x) is", "flagged", "seconds"]
+
+
+def _row(name: str, entry: Mapping[str, Any]) -> list[str]:
+    side = {"lower": "too low", "upper": "too high", "consistent": "off either way"}[entry["bound"]]
+    errors = f"{entry['standard_error_data']:.3f}", f"{entry['standard_error_monte_carlo']:.2g}"
+    return [name, f"{entry['nll']:.3f}", *errors, side, f"{entry['unreliable']:.1%}", f"{entry['seconds']:.1f}"]
+
+
+def columns_of(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of a table as lines: the first column to the left, short ones that follow to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    last = len(widths) > 2
+    return [
+        "  ".join(
+            cell.rjust(width) if at and last else cell.ljust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def save(saved: SavedRun, split: str, found: Estimate, result: dict[str, Any]) -> None:
+    """The summary as JSON, each datum's estimate as arrays, and the histogram of k-hat, in the run directory."""
+    suffix = "" if found.method == "importance" else f"-{found.method}"
+    fast = isinstance(found, Evidence) and found.shift is not None
+    _write(saved, f"evidence-{split}{suffix}{f'-{found.precision}' if fast else ''}", found.columns(), result)  # pyright: ignore
+    if isinstance(found, Evidence) and found.method == "importance" and not fast:
+        save_pareto_k(found, saved.path, split)
+
+
+def save_all(saved: SavedRun, split: str, found: Found, result: dict[str, Any]) -> None:
+    """The summary as JSON, and each method's arrays as `METHOD/NAME`; no other file is touched."""
+    estimates = {name: estimate for name, (estimate, _) in found.items() if isinstance(estimate, Estimate)}
+    arrays = {f"{name}/{key}": a for name, estimate in estimates.items() for key, a in estimate.columns().items()}
+    _write(saved, f"evidence-{split}-all", arrays, result)
+
+
+def _write(saved: SavedRun, name: str, arrays: Mapping[str, torch.Tensor], result: dict[str, Any]) -> None:
+    write_arrays(saved.path / f"{name}.npz", dict(arrays))
+    write_atomic(saved.path / f"{name}.json", json.dumps(finite(result), indent=1).encode())

@@ -1,0 +1,82 @@
+"""What every estimator of log p(x) returns: the estimate of each datum, its error, and whether to believe it."""
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+from torch import Tensor
+
+from pyro_vae.averages import Averaged
+
+BoundKind = Literal["lower", "upper", "consistent"]
+
+
+class Estimate(ABC):
+    """Estimates of log p(x), whatever the method; each method's own class, a frozen dataclass, adds its health."""
+
+    log_p: Tensor
+    """The estimate for each datum, `[N]`, nats."""
+    standard_error: Tensor
+    """Its error, `[N]`, nats: a Monte Carlo standard error, or the last change of a quadrature."""
+    method: str
+    """The name of the method, as `methods.estimate` takes it."""
+    bound: BoundKind
+    """The side of log p(x) that the estimate lies on in expectation; "consistent" where it has none."""
+
+    @property
+    @abstractmethod
+    def flagged(self) -> Tensor:
+        """Which data's estimates are not to be trusted, `[N]` bool."""
+
+    @property
+    def health(self) -> str:
+        """What `flagged` found, in words."""
+        return f"{self.unreliable:.1%} flagged"
+
+    @property
+    def mean(self) -> float:
+        """Mean of log p(x) over the data, nats per datum."""
+        return self._averaged.mean
+
+    @property
+    def standard_error_data(self) -> float:
+        """Standard error of `mean` that comes from having N data, nats: `sd(log_p) / sqrt(N)`; nan for one datum."""
+        return self._averaged.standard_error_data
+
+    @property
+    def standard_error_monte_carlo(self) -> float:
+        """Standard error of `mean` that comes from the method's own draws, the data held fixed, nats."""
+        return self._averaged.standard_error_monte_carlo
+
+    @property
+    def _averaged(self) -> Averaged:
+        return Averaged(self.log_p, self.standard_error)
+
+    @property
+    def unreliable(self) -> float:
+        """Share of the data whose estimate is `flagged`."""
+        return self.flagged.double().mean().item()
+
+    def summary(self) -> dict[str, float | int | str]:
+        """The averages as plain numbers, with their protocol; what the command prints."""
+        return {
+            "method": self.method,
+            "bound": self.bound,
+            "log_p": self.mean,
+            "standard_error_data": self.standard_error_data,
+            "standard_error_monte_carlo": self.standard_error_monte_carlo,
+            "unreliable": self.unreliable,
+            "health": self.health,
+            "num_data": len(self.log_p),
+        }
+
+    def columns(self) -> dict[str, Tensor]:
+        """All there is for each datum, `[N]` by name: the estimate, its error and its health."""
+        fields = {name: value for name, value in vars(self).items() if isinstance(value, Tensor) and value.dim() == 1}
+        return {"log_p": self.log_p, "standard_error": self.standard_error, **fields}
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(log p(x) = {self.mean:.3f} nats per datum ({self.bound}), "
+            f"se(data) {self.standard_error_data:.3f}, se(method) {self.standard_error_monte_carlo:.4f}, "
+            f"{self.health}, N = {len(self.log_p)})"
+        )

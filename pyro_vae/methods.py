@@ -1,0 +1,100 @@
+"""The ways to estimate log p(x), by name: one call, one kind of result."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from functools import partial
+from inspect import Parameter, signature
+from typing import Any
+
+from torch import Tensor
+
+from pyro_vae.annealed import AnnealedEvidence, Annealing
+from pyro_vae.annealing import ais
+from pyro_vae.appendix_d import appendix_d
+from pyro_vae.errors import UsageError
+from pyro_vae.estimates import Estimate
+from pyro_vae.evidence import log_marginal
+from pyro_vae.importance import Program
+from pyro_vae.prior_sampling import prior_sampling
+from pyro_vae.quadrature import quadrature
+
+
+def annealed(model: Program, guide: Program, x: Tensor, *args: Any, **options: Any) -> AnnealedEvidence:
+    """`ais` with the fields of an `Annealing` as options of its own."""
+    how = {field.name: options.pop(field.name) for field in fields(Annealing) if field.name in options}
+    return ais(model, guide, x, *args, annealing=Annealing(**how), **options)
+
+
+METHODS: Mapping[str, Callable[..., Estimate]] = {
+    "importance": log_marginal,
+    "psis": partial(log_marginal, smoothed=True),
+    "ais": annealed,
+    "appendix_d": appendix_d,
+    "prior": prior_sampling,
+    "quadrature": quadrature,
+}
+"""Each is called with the model, the guide, the data and its own options by name, and returns an `Estimate`."""
+_SET = ("smoothed", "annealing")
+"""Options that the name of the method, or other options, stand for."""
+
+
+def estimate(method: str, model: Program, guide: Program, x: Tensor, *args: Any, **options: Any) -> Estimate:
+    """Estimate log p(x) of every datum by a method of that name.
+
+    | method | what it does | error in expectation | where it works |
+    |---|---|---|---|
+    | `importance` | draws from the guide, weighed | too low | where the guide covers the posterior |
+    | `psis` | the same, with the largest weights smoothed | either | the same, and a little beyond |
+    | `ais` | anneals from the prior or the guide to the posterior | too low | any continuous latent variables |
+    | `appendix_d` | draws from the posterior, inverse mean | too high | up to 5 latent dimensions |
+    | `prior` | draws from the prior | too low | where x says little about z |
+    | `quadrature` | the integral itself | none | 1 or 2 latent dimensions |
+
+    Args:
+        method: its name, one of `METHODS`.
+        model: Pyro program of p(x, z), with one data plate.
+        guide: Pyro program of q(z|x).
+        x: data `[N, *event]`.
+        *args: further tensors with the data in front, passed to both programs.
+        **options: the method's own options; tensors of other names go to both programs with the data, e.g. `c`.
+
+    Returns:
+        The method's own kind of `Estimate`.
+
+    Raises:
+        UsageError: for a method or option of no known name, or a model that the method can't do.
+
+    Example:
+        >>> from pyro_vae.vae import VAE
+        >>> vae = VAE((4,), latent_dim=2)
+        >>> estimate("psis", vae.model, vae.guide, torch.ones(3, 4), num_particles=100).method
+        'psis'
+    """
+    _check(method, options)
+    return METHODS[method](model, guide, x, *args, **options)
+
+
+def options_of(method: str) -> list[str]:
+    """The options that a method has of its own, in order.
+
+    Args:
+        method: its name, one of `METHODS`.
+    """
+    own = [field.name for field in fields(Annealing)] if method == "ais" else []
+    parameters = signature(ais if method == "ais" else METHODS[method]).parameters.values()
+    return own + [p.name for p in parameters if p.kind is Parameter.KEYWORD_ONLY and p.name not in _SET]
+
+
+def _check(method: str, options: Mapping[str, Any]) -> None:
+    if method not in METHODS:
+        raise UsageError(f"unknown method {method!r}{_suggest(method, METHODS)}")
+    known = options_of(method)
+    for name, value in options.items():
+        if name not in known and not isinstance(value, Tensor):
+            raise UsageError(f"method {method!r} has no option {name!r}{_suggest(name, known)}")
+
+
+def _suggest(name: str, known: Any) -> str:
+    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"{f', did you mean {close[0]!r}' if close else ''}? Known: {', '.join(known)}"
