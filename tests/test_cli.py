@@ -81,9 +81,9 @@ def done(*words):
 
 
 def saved_result(run):
-    """What `evaluate` has saved of the test set, less what tells of which weights and data it is."""
+    """What `evaluate` has saved of the test set."""
     saved = json.loads((Path(run) / "evidence-test.json").read_text())
-    assert len(saved.pop("data_sha256")) == len(saved.pop("weights_sha256")) == 64
+    assert len(saved["data_sha256"]) == len(saved["weights_sha256"]) == 64
     return saved
 
 
@@ -374,6 +374,15 @@ class TestEvaluate:
             assert text in result.out
         assert "(K = 20 draws, seed 0)" in result.out and "k-hat > " in result.out
 
+    def test_a_cross_entropy_is_called_one(self, tmp_path):
+        """Grey values under Bernoulli: kept grey, no bits, and never a bare number of nats."""
+        likelihood = "--vae.likelihood Bernoulli --vae.likelihood.grey true"
+        assert "dynamic" not in done("fit --epochs 1", FAST, likelihood, "--run", tmp_path / "run").get("data", "")
+        result = done("evaluate", tmp_path / "run", "--num_particles 20")
+        assert "cross-entropy" in result["nats_are"] and "bits_per_dim" not in result
+        assert "binarisation" not in result["data"]
+        assert "no density" in call("evaluate", tmp_path / "run", "--num_particles 20").out
+
     def test_a_collapsed_code_is_warned_about(self, run, caplog):
         fitted = done("fit", FAST, "--epochs 30 --objective.beta 1000 --run collapsed")
         assert fitted["epochs"] == 30 and "lower beta, which is 1000" in caplog.text
@@ -513,7 +522,7 @@ class TestUsage:
     @pytest.mark.parametrize(
         ("words", "parts"),
         [
-            ("", ["expected a command: fit, evaluate, compare, sample, reconstruct, cluster, refit, info"]),
+            ("", ["expected a command: fit, evaluate, compare, diagnose, sample, reconstruct, cluster, refit, info"]),
             ("fti", ["unknown command 'fti', did you mean 'fit'?", "evaluate"]),
             ("fit --epohcs 3", ["unknown option '--epohcs', did you mean '--epochs'?", "--batch_size"]),
             ("evaluate r --num_particle 3", ["unknown option '--num_particle', did you mean '--num_particles'?"]),
