@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_vae.backends import exact_products, fast_cpu
 from pyro_vae.errors import UsageError
 from pyro_vae.importance import Called, Program, evaluation_mode, per_datum, sites_at
+from pyro_vae.once import remembering
 from pyro_vae.posterior import Method, Posterior, posterior
 from pyro_vae.seeding import seeded
 from pyro_vae.simulating import draw
@@ -107,7 +108,7 @@ def to_arviz(
         **inputs,
     )
     program, data = Called(model, list(inputs)), (x, *args, *inputs.values())
-    with evaluation_mode(model, guide), fast_cpu(), exact_products():
+    with evaluation_mode(model, guide), fast_cpu(), exact_products(), remembering():
         blocks = list(_blocks(program, data, drawn, seed, max_plate_nesting))
     groups = {name: _joined([block[name] for block in blocks], name) for name in blocks[0]}
     names = [f"arg_{i}" for i in range(1, len(args) + 1)] + list(inputs)

@@ -18,6 +18,7 @@ from pyro_vae.backends import exact_products, fast_cpu
 from pyro_vae.ecdf import Band, counts_below, p_values, sign_walk_p_value, simultaneous_band
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.importance import Called, Program, evaluation_mode, log_density, refuse_point_masses, sites_at, weigh
+from pyro_vae.once import remembering
 from pyro_vae.seeding import generator, seeded
 from pyro_vae.simulating import Simulated, ToX, simulate_block
 from pyro_vae.tiles import TILE_DATA, EagerPair, draws
@@ -335,7 +336,7 @@ def simulation_based_calibration(
         raise UsageError(f"need num_draws and max_rows >= 1, data, and 0 < alpha < 1, got {sizes}")
     pair = EagerPair(Called(model, list(inputs)), Called(guide, list(inputs)), max_rows, max_plate_nesting)
     blocks, names = [], ()
-    with evaluation_mode(model, guide), fast_cpu(), exact_products():
+    with evaluation_mode(model, guide), fast_cpu(), exact_products(), remembering():
         with seeded(seed, "structure"):
             first = [a[:1] for a in (x, *args, *inputs.values())]
             refuse_point_masses(pair.guide, *first, max_plate_nesting=max_plate_nesting)

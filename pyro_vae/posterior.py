@@ -13,6 +13,7 @@ from pyro_vae.backends import exact_products, fast_cpu
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.hmc import HMCResult, hmc
 from pyro_vae.importance import Called, Program, evaluation_mode, refuse_point_masses
+from pyro_vae.once import remembering
 from pyro_vae.pareto import reliable_below, smooth_tail
 from pyro_vae.seeding import generator, seeded
 from pyro_vae.targets import Target
@@ -198,7 +199,7 @@ def posterior(
     data = (x, *args, *inputs.values())
     pair = EagerPair(Called(model, list(inputs)), Called(guide, list(inputs)), max_rows, max_plate_nesting)
     told = progress or (lambda done: None)
-    with evaluation_mode(model, guide), fast_cpu(), exact_products():
+    with evaluation_mode(model, guide), fast_cpu(), exact_products(), remembering():
         with seeded(seed, "structure"):
             refuse_point_masses(pair.guide, *(a[:1] for a in data), max_plate_nesting=max_plate_nesting)
         if method == "hmc":

@@ -10,6 +10,7 @@ from torch import Tensor
 from pyro_vae.backends import exact_products, fast_cpu
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.importance import Program, evaluation_mode
+from pyro_vae.once import remembering
 from pyro_vae.posterior import METHODS, posterior
 from pyro_vae.seeding import seeded
 from pyro_vae.simulating import ToX, as_data, draw
@@ -193,7 +194,7 @@ def posterior_predictive_check(
         )
         latents, unreliable = drawn.draws, drawn.unreliable
     rows = []
-    with evaluation_mode(model, guide), fast_cpu(), exact_products():
+    with evaluation_mode(model, guide), fast_cpu(), exact_products(), remembering():
         for copies in _copies(model, data, list(inputs), latents, num_draws, seed, max_plate_nesting, to_x):
             rows += [_values(chosen, copy) for copy in copies[: num_draws - len(rows)]]
             if progress is not None:

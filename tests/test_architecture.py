@@ -26,6 +26,7 @@ ROWS = [
         "convergence",
         "ecdf",
         "fingerprint",
+        "pages",
     ],
     ["sources", "linear_gaussian", "layers", "once", "estimates"],
     ["dataset"],
@@ -53,6 +54,7 @@ ROWS = [
     ],
     ["testing", "codes"],
     ["plots"],
+    ["diagnosis"],
     ["cli"],
     ["__init__", "__main__"],
 ]

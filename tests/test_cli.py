@@ -80,6 +80,13 @@ def done(*words):
     return result.json
 
 
+def saved_result(run):
+    """What `evaluate` has saved of the test set."""
+    saved = json.loads((Path(run) / "evidence-test.json").read_text())
+    assert len(saved["data_sha256"]) == len(saved["weights_sha256"]) == 64
+    return saved
+
+
 def tensors(run):
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in Path(run).glob("*.safetensors")}
 
@@ -354,7 +361,7 @@ class TestEvaluate:
         for name in ("standard_error_data", "standard_error_monte_carlo", "unreliable", "elbo", "ess_median"):
             assert result[name] == pytest.approx(expected.summary()[name], rel=1e-5)
         assert result["log_p"] > result["elbo"] and result["split"] == "test" and result["seed"] == 0
-        assert json.loads((run / "evidence-test.json").read_text()) == result
+        assert saved_result(run) == result
         with np.load(run / "evidence-test.npz") as arrays:
             assert set(arrays) == {"log_p", "standard_error", "ess", "pareto_k", "elbo"}
             np.testing.assert_allclose(arrays["log_p"], expected.log_p.numpy(), rtol=1e-5)
@@ -366,6 +373,15 @@ class TestEvaluate:
         for text in ("NLL ", " nats per datum (log p(x) = -", "standard error, data ", "(N = 30 data)", "ELBO "):
             assert text in result.out
         assert "(K = 20 draws, seed 0)" in result.out and "k-hat > " in result.out
+
+    def test_a_cross_entropy_is_called_one(self, tmp_path):
+        """Grey values under Bernoulli: kept grey, no bits, and never a bare number of nats."""
+        likelihood = "--vae.likelihood Bernoulli --vae.likelihood.grey true"
+        assert "dynamic" not in done("fit --epochs 1", FAST, likelihood, "--run", tmp_path / "run").get("data", "")
+        result = done("evaluate", tmp_path / "run", "--num_particles 20")
+        assert "cross-entropy" in result["nats_are"] and "bits_per_dim" not in result
+        assert "binarisation" not in result["data"]
+        assert "no density" in call("evaluate", tmp_path / "run", "--num_particles 20").out
 
     def test_a_collapsed_code_is_warned_about(self, run, caplog):
         fitted = done("fit", FAST, "--epochs 30 --objective.beta 1000 --run collapsed")
@@ -393,7 +409,7 @@ class TestEvaluate:
         result = done("evaluate", run, "--num_particles 1 --num_data 1")
         assert result["standard_error_data"] is None and result["standard_error_monte_carlo"] is None
         assert result["log_p"] == result["elbo"]
-        assert json.loads((run / "evidence-test.json").read_text()) == result
+        assert saved_result(run) == result
         assert call("evaluate", run, "--num_particles 1 --num_data 1").code == 0
 
     def test_the_cut_does_not_matter(self, run):
@@ -506,7 +522,7 @@ class TestUsage:
     @pytest.mark.parametrize(
         ("words", "parts"),
         [
-            ("", ["expected a command: fit, evaluate, sample, reconstruct, cluster, refit, info"]),
+            ("", ["expected a command: fit, evaluate, compare, diagnose, sample, reconstruct, cluster, refit, info"]),
             ("fti", ["unknown command 'fti', did you mean 'fit'?", "evaluate"]),
             ("fit --epohcs 3", ["unknown option '--epohcs', did you mean '--epochs'?", "--batch_size"]),
             ("evaluate r --num_particle 3", ["unknown option '--num_particle', did you mean '--num_particles'?"]),

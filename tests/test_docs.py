@@ -14,6 +14,7 @@ import torch
 import pyro_vae
 from pyro_vae.cli import main
 from pyro_vae.cli.fit import fit_parser
+from pyro_vae.methods import METHODS
 from pyro_vae.testing import AXES, whole
 
 ROOT = Path(__file__).parents[1]
@@ -46,10 +47,10 @@ def run_python(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     written = []
 
-    def run(page):
+    def run(page, least=4):
         namespace = {}
         blocks = re.findall(r"```python(?: file=(\S+))?\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-        assert len(blocks) >= 4
+        assert len(blocks) >= least
         for file, code in blocks:
             if file:
                 (tmp_path / file).write_text(code)
@@ -92,7 +93,18 @@ def test_extending_names_every_check():
     assert told["a VAE with the part in it"] == of_a_vae
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/extending.md"])
+def test_evidence_python(run_python, capsys):
+    """The gap of the example is that of an untrained model, where it must be small."""
+    namespace = run_python("docs/evidence.md", least=1)
+    assert abs(namespace["both"].gap.mean) < 1 and "Sandwich(" in capsys.readouterr().out
+
+
+def test_evidence_names_every_method():
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/evidence.md").read_text(), re.MULTILINE)
+    assert rows == list(METHODS)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/extending.md", "docs/evidence.md"])
 def test_links_exist(page):
     for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text()):
         assert ((ROOT / page).parent / target).exists(), target

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d, conv_transpose2d, group_norm, pad, silu
 
-from pyro_vae.checkpoint import build_vae, describe, load
+from pyro_vae.checkpoint import build_vae, describe, import_class, load
 from pyro_vae.cli import main
 from pyro_vae.compiling import Unrecordable
 from pyro_vae.data import load_data
@@ -404,6 +404,12 @@ class TestTraining:
         x = digits(4)
         torch.testing.assert_close(twin.encode(x).mean, vae.encode(x).mean)
         assert repr(twin) == repr(vae)
+
+
+@pytest.mark.parametrize("name", ["MLP", "GatedMLP", "ConvNet", "ResNet", "Network", "Conditioned"])
+def test_classes_are_saved_by_one_path_wherever_they_are_written(name):
+    path = f"pyro_vae.networks.{name}"
+    assert describe(import_class(path, ["pyro_vae"])) == {"class_path": path}
 
 
 class TestModulesOfAUsersOwn:

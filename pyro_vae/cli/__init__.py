@@ -10,6 +10,7 @@ COMMANDS = {
     "fit": "train a VAE, save the run and its pictures; resumes a run that was stopped",
     "evaluate": "estimate log p(x) of a split, by importance sampling or another method, with errors and health",
     "compare": "rank runs by log p(x) of the same data, with errors of the differences",
+    "diagnose": "write a page on what can be believed: bracketed log p(x), gaps, codes, calibration",
     "sample": "draw from a trained VAE's prior and save a picture or arrays",
     "reconstruct": "encode and decode data and save a picture or arrays",
     "cluster": "assign data to the components of a mixture prior, and compare with their labels",

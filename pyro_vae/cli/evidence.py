@@ -49,7 +49,9 @@ def _described(estimate: Estimate) -> dict[str, Any]:
 
 
 def _protocol(saved: SavedRun, data: Dataset, options: Namespace) -> dict[str, Any]:
-    return {"run": str(saved.path), "data": data.protocol, "split": options.split, "weights": saved.weights}
+    caveat = getattr(saved.vae.likelihood, "caveat", None)
+    said = {} if caveat is None else {"nats_are": caveat}
+    return {"run": str(saved.path), "data": data.protocol, "split": options.split, "weights": saved.weights, **said}
 
 
 def _exact(data: Dataset, x: torch.Tensor) -> dict[str, Any]:

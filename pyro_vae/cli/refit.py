@@ -90,7 +90,8 @@ def _resolved(options: Namespace) -> Any:
 
 def _result(saved: SavedRun, vae: Any, data: Dataset, options: Namespace) -> dict[str, Any]:
     held_out = data.split("valid")
-    before, after = (cross_entropy(v, held_out, seed=options.seed) for v in (saved.vae, vae))
+    both: tuple[Any, Any] = (saved.vae, vae)
+    before, after = (cross_entropy(v, held_out, seed=options.seed) for v in both)
     return {
         "run": options.out,
         "from": str(saved.path),

@@ -104,8 +104,9 @@ class Denoising(Objective):
     def holding(self, values: Mapping[str, Tensor]) -> Self:
         """This objective and the one within with tensors in some of their fields."""
         inner = {name.removeprefix(_INNER): value for name, value in values.items() if name.startswith(_INNER)}
-        own: dict[str, Any] = {name: value for name, value in values.items() if not name.startswith(_INNER)}
-        return super().holding({**own, "objective": self.objective.holding(inner)})
+        held: Any = {name: value for name, value in values.items() if not name.startswith(_INNER)}
+        held["objective"] = self.objective.holding(inner)
+        return super().holding(held)
 
     def __call__(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """That of the objective within, summed over the batch, nats."""

@@ -8,7 +8,7 @@ import numpy as np
 from pyro_vae.calibration import Calibration, Coverage
 from pyro_vae.comparison import Comparison
 from pyro_vae.errors import UsageError
-from pyro_vae.plots.base import BLUE, GREY, ORANGE, TEXT, TITLE, dress, make_figure
+from pyro_vae.plots.base import BLUE, FAINT, GREY, ORANGE, TEXT, TITLE, dress, make_figure
 from pyro_vae.predictive import PredictiveCheck
 
 if TYPE_CHECKING:
@@ -172,5 +172,5 @@ def comparison(result: Comparison) -> "Figure":
     axes.set_ylim(len(result.models) - 0.4, -0.6)
     title = f"log p(x) of {result.num_data} data: differences from the best, two standard errors"
     dress(axes, title, "nats per datum")
-    axes.grid(axis="x", color="#E4E4E4", lw=0.7)
+    axes.grid(axis="x", color=FAINT, lw=0.7)
     return figure

@@ -1,0 +1,103 @@
+"""`pyro-vae diagnose`: one page on what can be believed of a run, and the same as JSON."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from pyro_vae.annealed import Annealing
+from pyro_vae.checkpoint import write_atomic
+from pyro_vae.cli.parsing import make_parser, parse
+from pyro_vae.cli.runs import SavedRun, add_run, add_split, given, load_split, open_saved
+from pyro_vae.cli.tables import finite, print_result
+from pyro_vae.data import Dataset
+from pyro_vae.diagnosis import SECTIONS, Finding, Given, Sizes, Subject, diagnose
+from pyro_vae.errors import UsageError
+from pyro_vae.pages import page
+from pyro_vae.progress import Progress
+
+
+def run(argv: list[str]) -> int:
+    """Run the command with its arguments; returns the exit code."""
+    options = parse(_parser(), argv)
+    if options.num_data < 2:
+        raise UsageError(f"--num_data must be at least 2, for standard errors, got {options.num_data}")
+    sizes, saved = _sizes(options), open_saved(options)
+    data, x = load_split(saved, options, options.num_data)
+    held_out = Given(x, given(data, options.split, len(x), saved.device))
+    subject = Subject(saved.vae, held_out, _train(saved, options), sizes, options.seed, _Told(not options.quiet).show)
+    found = diagnose(subject, [name for name in SECTIONS if name not in options.skip])
+    _tell(saved, data, len(x), options, found)
+    return 0
+
+
+def _parser() -> ArgumentParser:
+    parser = make_parser("diagnose", "Write a page on what can be believed of a run: log p(x), codes, calibration.")
+    add_run(parser)
+    add_split(parser)
+    sizes = Sizes()
+    parser.add_argument("--num_data", type=int, default=1000, help="the first so many data")
+    parser.add_argument("--num_particles", type=int, default=sizes.num_particles, help="K of importance sampling")
+    parser.add_argument(
+        "--num_bracketed", type=int, default=sizes.num_bracketed, help="data bracketed, and as many simulated"
+    )
+    parser.add_argument("--num_gaps", type=int, default=sizes.num_gaps, help="data whose gaps are measured")
+    parser.add_argument("--num_simulated", type=int, default=sizes.num_simulated, help="data for the calibration")
+    parser.add_argument(
+        "--num_replicated", type=int, default=sizes.num_replicated, help="data sets drawn for the check"
+    )
+    parser.add_class_arguments(Annealing, "annealing")
+    parser.add_argument("--skip", type=str, nargs="*", default=[], choices=list(SECTIONS), help="sections to leave out")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all draws")
+    parser.add_argument("--out", type=str | None, default=None, help="the page; default: RUN/diagnosis-SPLIT.html")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    return parser
+
+
+def _sizes(options: Namespace) -> Sizes:
+    names = ("num_particles", "num_bracketed", "num_gaps", "num_simulated", "num_replicated")
+    values = {name: options[name] for name in names}
+    bad = [name for name, value in values.items() if value < 2]
+    if bad:
+        raise UsageError(f"--{bad[0]} must be at least 2, got {values[bad[0]]}")
+    return Sizes(**values, annealing=Annealing(**vars(options.annealing)))
+
+
+def _train(saved: SavedRun, options: Namespace) -> Given | None:
+    """Some of what the run was trained on, for the gaps; None where another data set is asked for."""
+    if options.data is not None or options.split == "train":
+        return None
+    data, x = load_split(saved, Namespace({**vars(options), "split": "train"}), options.num_gaps)
+    return Given(x, given(data, "train", len(x), saved.device))
+
+
+class _Told:
+    """Progress, section by section."""
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled, self.name, self.bar = enabled, "", None
+
+    def show(self, name: str, done: float, total: float) -> None:
+        """A section's state."""
+        if name != self.name:
+            self.name, self.bar = name, Progress(total, name, self.enabled)
+        assert self.bar is not None
+        self.bar.show(done, now=done >= total)
+
+
+def _tell(saved: SavedRun, data: Dataset, num: int, options: Namespace, found: dict[str, Finding]) -> None:
+    """Save the page and the numbers, print what is to be warned of."""
+    path = Path(options.out or saved.path / f"diagnosis-{options.split}.html")
+    lead = f"{data.protocol}; the first {num} data of {options.split}; weights: {saved.weights}."
+    text = page(f"Diagnosis of {saved.path.name}", lead, [finding.section for finding in found.values()])
+    numbers = {name: {**finding.numbers, "warnings": finding.warnings} for name, finding in found.items()}
+    result: dict[str, Any] = {"run": str(saved.path), "data": data.protocol, "split": options.split, "num_data": num}
+    result |= {"weights": saved.weights, "seed": options.seed}
+    write_atomic(path, text.encode())
+    write_atomic(path.with_suffix(".json"), json.dumps(finite({**result, **numbers}), indent=1).encode())
+    if options.json:
+        print_result({**result, **numbers, "page": str(path)}, as_json=True)
+        return
+    warnings = [warning for finding in found.values() for warning in finding.warnings]
+    print_result({**result, "warnings": warnings or ["none"], "page": str(path)}, as_json=False)

@@ -1,0 +1,453 @@
+"""What there is to know about a trained VAE on some data, section by section: in numbers, in pictures and in words.
+
+To add a section, write a function of a `Subject` that returns a `Finding`, and name it in `SECTIONS`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from pyro_vae import plots
+from pyro_vae.annealed import Annealing
+from pyro_vae.annealing import ais, bdmc
+from pyro_vae.autoencoder import Autoencoder
+from pyro_vae.averages import Averaged
+from pyro_vae.calibration import simulation_based_calibration
+from pyro_vae.collapse import collapse_warnings
+from pyro_vae.diagnostics import latent_statistics
+from pyro_vae.errors import UsageError
+from pyro_vae.evidence import Evidence, log_marginal
+from pyro_vae.gaps import InferenceGaps, compare_gaps, inference_gaps
+from pyro_vae.pages import Section, Warned
+from pyro_vae.predictive import posterior_predictive_check
+from pyro_vae.surgery import elbo_surgery
+
+MOST_UNRELIABLE = 0.05
+"""Share of data with too high a Pareto k above which the average log p(x) is warned about."""
+MOST_BRACKET = 1.0
+"""Nats between the two sides of the bracket above which it says little."""
+_CERTAIN = 3.0
+"""Standard errors from which on a difference is told as one."""
+Progress = Callable[[str, float, float], object]
+"""Called with a section's name, how much is done and of how much."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Data with what the programs take beside them.
+
+    Args:
+        x: data `[N, *event]`.
+        inputs: by name, `[N, ...]`.
+    """
+
+    x: Tensor
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def first(self, num: int) -> "Given":
+        """The first `num` data."""
+        return Given(self.x[:num], {name: value[:num] for name, value in self.inputs.items()})
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much work each section may be.
+
+    Args:
+        num_particles: K of importance sampling.
+        num_bracketed: data whose log p(x) is bracketed, and as many simulated ones.
+        num_gaps: data whose inference gaps are measured, of each split.
+        num_simulated: data for calibration.
+        num_replicated: data sets drawn for the predictive check.
+        annealing: how to anneal.
+    """
+
+    num_particles: int = 5000
+    num_bracketed: int = 50
+    num_gaps: int = 100
+    num_simulated: int = 500
+    num_replicated: int = 400
+    annealing: Annealing = field(default_factory=Annealing)
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is diagnosed.
+
+    Args:
+        vae: the VAE, or any other `Autoencoder`; left as it is.
+        held_out: data that it has not seen.
+        train: some of its training data; None to leave them out.
+        sizes: how much work.
+        seed: of all draws.
+        progress: called now and then.
+    """
+
+    vae: Autoencoder
+    held_out: Given
+    train: Given | None = None
+    sizes: Sizes = field(default_factory=Sizes)
+    seed: int = 0
+    progress: Progress = lambda name, done, total: None
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """Log p(x) of the held-out data by importance sampling."""
+        return self.importance_sampled(self.held_out, "evidence")
+
+    def importance_sampled(self, data: Given, name: str) -> Evidence:
+        """The same of any data."""
+        tell = self.teller(name, len(data.x))
+        return log_marginal(
+            self.vae.model,
+            self.vae.guide,
+            data.x,
+            num_particles=self.sizes.num_particles,
+            seed=self.seed,
+            progress=tell,
+            **data.inputs,
+        )
+
+    def teller(self, name: str, total: float) -> Callable[[float], object]:
+        """A section's progress."""
+        return lambda done: self.progress(name, done, total)
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """What a section found.
+
+    Args:
+        section: for people.
+        numbers: for programs.
+    """
+
+    section: Section
+    numbers: Mapping[str, Any]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is wrong, in words."""
+        return [f"{warned.what} {warned.advice}" for warned in self.section.warnings]
+
+
+def diagnose(subject: Subject, sections: Sequence[str] | None = None) -> dict[str, Finding]:
+    """Measure section by section.
+
+    A section that makes no sense for the model (gaps of what is no `VAE`, annealing of discrete codes) says why.
+
+    Args:
+        subject: what is diagnosed.
+        sections: which, of `SECTIONS`; None for all.
+
+    Returns:
+        The findings by section.
+
+    Raises:
+        UsageError: if there is no such section.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.vae import VAE
+        >>> found = diagnose(Subject(VAE((4,), latent_dim=2), Given(torch.ones(20, 4))), ["evidence", "latents"])
+        >>> list(found), found["evidence"].numbers["num_data"]
+        (['evidence', 'latents'], 20)
+    """
+    chosen = list(SECTIONS) if sections is None else list(sections)
+    unknown = [name for name in chosen if name not in SECTIONS]
+    if unknown:
+        raise UsageError(f"unknown section {unknown[0]!r}: expected some of {', '.join(SECTIONS)}")
+    return {name: _measured(SECTIONS[name], subject) for name in chosen}
+
+
+def _measured(measure: Callable[[Subject], Finding], subject: Subject) -> Finding:
+    try:
+        return measure(subject)
+    except UsageError as error:
+        title = (measure.__doc__ or "").split(":")[0]
+        return Finding(Section(title, note=f"Not measured: {error}"), {"not_measured": str(error)})
+
+
+def evidence(subject: Subject) -> Finding:
+    """Log p(x): the estimate, its errors and its health."""
+    found = subject.evidence
+    rows = [
+        _row("log p(x)", found.mean, found.standard_error_data, found.standard_error_monte_carlo),
+        _row("ELBO", found.elbo_mean, _error(found.elbo), None),
+    ]
+    warnings = []
+    if found.unreliable > MOST_UNRELIABLE:
+        what = (
+            f"Pareto k is above {found.threshold:.2f} for {found.unreliable:.1%} of the data (more than "
+            f"{MOST_UNRELIABLE:.0%}): the guide's draws miss part of those posteriors, and log p(x) is likely too low."
+        )
+        advice = (
+            "Look at the bracket below for how much; take a wider family (FullNormal, InverseAutoregressiveFlow), or "
+            "a larger K. Averages over many data suffer less than single ones."
+        )
+        warnings.append(Warned(what, advice))
+    text = (
+        f"Importance sampling from the guide with K = {found.num_particles} draws for each of {len(found.log_p)} data. "
+        "The estimate is below log p(x) in expectation, and rises to it with K."
+    )
+    figures = {"Pareto k of each datum; above the line an estimate is not to be trusted": plots.pareto_k(found)}
+    return Finding(Section("Log p(x)", text, [rows], figures, warnings, _seed(subject)), found.summary())
+
+
+def bracket(subject: Subject) -> Finding:
+    """Log p(x) bracketed: annealed importance sampling beside it, and from both sides on simulated data."""
+    sizes, few = subject.sizes, subject.held_out.first(subject.sizes.num_bracketed)
+    vae, options = subject.vae, {"annealing": subject.sizes.annealing, "seed": subject.seed}
+    annealed = ais(
+        vae.model, vae.guide, few.x, progress=subject.teller("bracket, data", len(few.x)), **options, **few.inputs
+    )
+    tell = subject.teller("bracket, simulated", len(few.x))
+    simulated = bdmc(vae.model, vae.guide, len(few.x), progress=tell, **options, **few.inputs)
+    importance = subject.evidence.log_p[: len(few.x)]
+    higher = annealed.log_p - importance
+    lower, upper, gap = simulated.lower, simulated.upper, simulated.gap
+    rows = [
+        _row("the data: importance sampling", importance.mean().item(), _error(importance), None),
+        _row("the data: AIS", annealed.mean, annealed.standard_error_data, annealed.standard_error_monte_carlo),
+        _row("the data: AIS less importance sampling", higher.mean().item(), _error(higher), None),
+        _row("simulated: lower bound, AIS", lower.mean, lower.standard_error_data, lower.standard_error_monte_carlo),
+        _row("simulated: upper bound, reverse AIS", upper.mean, upper.standard_error_data, None),
+        _row("simulated: gap", gap.mean, gap.standard_error_data, None),
+    ]
+    warnings = []
+    if higher.mean() > max(0.1, _CERTAIN * _error(higher)):
+        what = f"AIS finds log p(x) {higher.mean():.2f} +- {_error(higher):.2f} nats higher than importance sampling."
+        warnings.append(Warned(what, "Report the higher one (both are lower bounds), or raise K, or widen the guide."))
+    if gap.mean > MOST_BRACKET:
+        what = f"The bracket is {gap.mean:.2f} nats wide (more than {MOST_BRACKET:g})."
+        warnings.append(Warned(what, "Anneal over more temperatures: the gap falls about as one over their number."))
+    text = (
+        "Annealed importance sampling walks from the guide to the posterior by Hamiltonian Monte Carlo. On data that "
+        "the model draws itself, whose codes are known, the walk backwards bounds log p(x) from above: the gap says "
+        "how far the lower bound can be off on data like these."
+    )
+    how, cost = sizes.annealing, annealed.evaluations
+    note = (
+        f"{len(few.x)} data and {len(few.x)} simulated ones, {how.num_chains} chains over {how.num_temperatures} "
+        f"temperatures from the {how.start}, {cost:,} gradients of the decoder a datum. {_seed(subject)}"
+    )
+    numbers = {"ais": annealed.summary(), "ais_less_importance": _mean(higher), "sandwich": simulated.summary()}
+    return Finding(Section("Log p(x), bracketed", text, [rows], {}, warnings, note), numbers)
+
+
+def gaps(subject: Subject) -> Finding:
+    """Inference gaps: what the guide's family costs, and what its encoder does."""
+    splits = {"held-out": subject.held_out} | ({} if subject.train is None else {"train": subject.train})
+    found = {name: _gaps(subject, data.first(subject.sizes.num_gaps), name) for name, data in splits.items()}
+    names = {"total": "log p(x) - ELBO", "approximation": "approximation gap", "amortisation": "amortisation gap"}
+    rows = [
+        {"nats per datum": text, **{split: _told(getattr(result, name)) for split, result in found.items()}}
+        for name, text in names.items()
+    ]
+    numbers: dict[str, Any] = {split: result.summary() for split, result in found.items()}
+    warnings = _of_gaps(found["held-out"])
+    if len(found) > 1:
+        compared = compare_gaps(found["train"], found["held-out"])
+        numbers["held_out_less_train"] = {name: vars(value) for name, value in compared.differences.items()}
+        if compared.encoder_overfits:
+            what = f"The amortisation gap is larger on held-out data, by {compared.differences['amortisation']} nats."
+            warnings.append(
+                Warned(what, "The encoder overfits: regularise it (dropout, fewer units), or refine codes.")
+            )
+    text = (
+        "The ELBO is below log p(x) because no member of the guide's family is the posterior (approximation gap), and "
+        "because the encoder does not find the best member (amortisation gap). The best member is searched for each "
+        "datum by itself, with the decoder frozen. Errors are of the data and, second, of the draws."
+    )
+    figures = {"Inference gaps with two standard errors": plots.inference_gaps(found)}
+    return Finding(Section("Inference gaps", text, [rows], figures, warnings, _seed(subject)), numbers)
+
+
+def _gaps(subject: Subject, data: Given, name: str) -> InferenceGaps:
+    known = subject.importance_sampled(data, f"gaps, log p(x), {name}")
+    tell = subject.teller(f"gaps, {name}", len(data.x))
+    return inference_gaps(subject.vae, data.x, known, seed=subject.seed, progress=tell, **data.inputs)
+
+
+def _of_gaps(found: InferenceGaps) -> list[Warned]:
+    warnings, unfinished, negative = [], _share(found.not_converged), _share(found.negative)
+    if found.amortisation.mean > found.approximation.mean:
+        what = (
+            f"Most of the gap is the encoder's: {found.amortisation.mean:.2f} of {found.total.mean:.2f} nats "
+            "(amortisation gap)."
+        )
+        advice = "A larger encoder, longer training or a semi-amortised guide helps; a wider family does not."
+        warnings.append(Warned(what, advice))
+    if unfinished > 0.05:
+        what = f"The search for the best member was cut off for {unfinished:.0%} of the data (more than 5%)."
+        warnings.append(Warned(what, "The amortisation gap may be larger than told: allow more steps."))
+    if negative > 0.01:
+        what = f"A gap is negative beyond its error for {negative:.1%} of the data (more than 1%)."
+        warnings.append(Warned(what, "Their log p(x) is estimated too low: see Pareto k and the bracket."))
+    return warnings
+
+
+def latents(subject: Subject) -> Finding:
+    """Codes: which dimensions are in use, and what they tell."""
+    data = subject.held_out
+    stats = latent_statistics(subject.vae, data.x, **data.inputs)
+    terms = elbo_surgery(
+        subject.vae.model,
+        subject.vae.guide,
+        data.x,
+        seed=subject.seed,
+        progress=subject.teller("latents", len(data.x)),
+        **data.inputs,
+    )
+    names = {
+        "reconstruction": "reconstruction",
+        "information": "information about x",
+        "marginal_kl": "marginal KL",
+        "kl": "KL, the sum of the two",
+    }
+    rows = [{"nats per datum": text, "": _told(getattr(terms, name))} for name, text in names.items()]
+    rows.insert(2, {"nats per datum": "information about x, at most", "": f"{terms.information_upper.mean:.3f}"})
+    figures = {
+        "Spread of each dimension's posterior mean over the data": plots.active_units(stats),
+        "The average KL and its parts": plots.elbo_surgery(terms),
+    }
+    if stats.kl is not None:
+        figures = {"KL of each dimension from the prior": plots.latent_kl(stats), **figures}
+    warnings = [Warned(*_in_two(text)) for text in collapse_warnings(stats)]
+    note = (
+        f"Active units: {stats} (variance over the data of E[z|x] above 0.01). Information can't exceed log N = "
+        f"{terms.most:.2f}{': it is limited by the number of data here' if terms.saturated else ''}. {_seed(subject)}"
+    )
+    text = (
+        "The average KL is what codes tell of the data (information) and what their aggregate differs from the prior "
+        "(marginal KL): a large marginal KL asks for another prior, a small information for a code that is used."
+    )
+    numbers = {"active_units": str(stats), "num_active": stats.num_active, "surgery": terms.summary()}
+    return Finding(Section("Codes", text, [rows], figures, warnings, note), numbers)
+
+
+def calibration(subject: Subject) -> Finding:
+    """Calibration of the guide: on data that the model draws, whose codes are known."""
+    data, num = subject.held_out, subject.sizes.num_simulated
+    like = Given(*_repeated(data, num))
+    found = simulation_based_calibration(
+        subject.vae.model,
+        subject.vae.guide,
+        like.x,
+        seed=subject.seed,
+        progress=subject.teller("calibration", num),
+        **like.inputs,
+    )
+    flagged = {name: verdict for name, verdict in found.verdicts.items() if verdict != "calibrated"}
+    coverage = found.coverage()
+    average = coverage.shares.mean(1)
+    rows = [
+        {"credible sets of": f"{level:.1%}", "hold the truth, average of all quantities": f"{held:.1%}"}
+        for level, held in zip(coverage.levels.tolist(), average.tolist(), strict=True)
+    ]
+    warnings = []
+    if flagged:
+        counts = {verdict: sum(v == verdict for v in flagged.values()) for verdict in flagged.values()}
+        told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+        what = f"The guide is not calibrated: {len(flagged)} of {len(found.names)} quantities are flagged ({told})."
+        advice = (
+            "Its draws are not those of the posterior: for questions about codes take posterior(method='psis') or "
+            "'hmc', or a wider family. Log p(x) is corrected by its weights all the same."
+        )
+        warnings.append(Warned(what, advice))
+    text = (
+        "Codes drawn from the prior are ranked among the guide's draws for the data drawn with them. If the guide is "
+        f"the posterior, ranks are uniform; the band holds all curves with a chance of {1 - found.alpha:.0%}."
+    )
+    figures = {
+        "Distribution of ranks, less the uniform one": plots.rank_ecdf(found),
+        "How often credible sets hold the truth": plots.coverage(coverage),
+    }
+    note = f"{len(found.ranks)} simulated data, {found.num_draws} draws each. {_seed(subject)}"
+    return Finding(Section("Calibration of the guide", text, [rows], figures, warnings, note), found.summary())
+
+
+def predictive(subject: Subject) -> Finding:
+    """Predictive check: whether the model makes data like these."""
+    data = subject.held_out
+    found = posterior_predictive_check(
+        subject.vae.model,
+        subject.vae.guide,
+        data.x,
+        method="prior",
+        num_draws=subject.sizes.num_replicated,
+        seed=subject.seed,
+        progress=subject.teller("predictive", subject.sizes.num_replicated),
+        **data.inputs,
+    )
+    summary = found.summary()
+    rows = [
+        {
+            "statistic": name,
+            "data": row["observed"],
+            "model, mean and sd": f"{row['mean']:.4g}, {row['sd']:.2g}",
+            "p-value": row["two_sided"],
+        }
+        for name, row in summary["statistics"].items()
+    ]
+    warnings = []
+    if found.flagged.any():
+        bad = [name for name, flag in zip(found.names, found.flagged.tolist(), strict=True) if flag]
+        what = f"Data drawn from the model differ from the data in: {', '.join(bad)}."
+        advice = "Look at samples; another likelihood, a better prior or longer training may be needed."
+        warnings.append(Warned(what, advice))
+    text = "Statistics of the data beside those of data sets of the same size that the model draws from its prior."
+    figures = {"Statistics of replicated data, and of the data (line)": plots.predictive_check(found)}
+    note = f"{len(data.x)} data, {len(found.replicated)} replications. {_seed(subject)}"
+    return Finding(Section("Predictive check", text, [rows], figures, warnings, note), summary)
+
+
+SECTIONS: dict[str, Callable[[Subject], Finding]] = {
+    "evidence": evidence,
+    "bracket": bracket,
+    "gaps": gaps,
+    "latents": latents,
+    "calibration": calibration,
+    "predictive": predictive,
+}
+
+
+def _row(name: str, mean: float, of_data: float, of_draws: float | None) -> dict[str, Any]:
+    """A line of a table of averages over data."""
+    draws = "" if of_draws is None else f"{of_draws:.4f}"
+    return {"": name, "nats per datum": f"{mean:.3f}", "standard error, data": f"{of_data:.3f}", "of draws": draws}
+
+
+def _repeated(data: Given, num: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """`num` data, taken again from the start where there are fewer."""
+    rows = [i % len(data.x) for i in range(num)]
+    return data.x[rows], {name: value[rows] for name, value in data.inputs.items()}
+
+
+def _in_two(text: str) -> tuple[str, str]:
+    what, _, advice = text.partition(". ")
+    first, _, rest = what.partition("): ")
+    return (f"{first}).", f"{rest}. {advice}".strip()) if rest else (f"{what}.", advice)
+
+
+def _told(value: Averaged) -> str:
+    return f"{value.mean:.3f} (se {value.standard_error_data:.3f}, {value.standard_error_monte_carlo:.3f})"
+
+
+def _mean(values: Tensor) -> dict[str, float]:
+    return {"mean": values.mean().item(), "standard_error": _error(values)}
+
+
+def _error(values: Tensor) -> float:
+    return (values.std() / len(values) ** 0.5).item() if len(values) > 1 else float("nan")
+
+
+def _share(flags: Tensor) -> float:
+    return flags.double().mean().item()
+
+
+def _seed(subject: Subject) -> str:
+    return f"Seed {subject.seed}."
