@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from scipy.integrate import quad
-from scipy.stats import norm
+from scipy.stats import expon, norm
 
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.evidence.quadrature import quadrature
@@ -78,6 +78,19 @@ class TestProbabilisticPCA:
         torch.testing.assert_close(found.log_p, process.log_prob(x), rtol=0, atol=1e-6)
         assert found.side.max() <= 65
 
+    @pytest.mark.parametrize("seed", range(12))
+    def test_any_width_place_and_slant(self, seed):
+        """Noise from 1 to 1e-4, columns of W from orthogonal to equal in four digits, data up to 6 deviations away."""
+        noise, slant, ratio, far = torch.rand(4, generator=torch.Generator().manual_seed(seed)).tolist()
+        process = truth(dim=3, latent=1 + seed % 2, scale=10 ** (-4 * noise), seed=seed)
+        if seed % 2:
+            process.weight[:, 1] = process.weight[:, 0] * (2 * slant - 1) + 10 ** (-4 * ratio) * process.weight[:, 1]
+        x = process.sample(5, seed=1) * (1 + 5 * far)
+        vae = vae_of(process)
+        found = quadrature(vae.model, vae.guide, x)
+        torch.testing.assert_close(found.log_p, process.log_prob(x), rtol=1e-9, atol=1e-6)
+        assert not found.flagged.any()
+
     def test_in_single_precision(self):
         process = truth(dim=4, latent=2)
         vae, x = make_exact(vae_of(process), process).float(), process.sample(7, seed=1)
@@ -103,6 +116,27 @@ def test_two_modes_are_both_counted():
         exact = sum(quad(density, c - 0.5, c + 0.5, points=[c], limit=200, epsabs=0, epsrel=1e-11)[0] for c in points)
         exact = exact if value else quad(density, -2, 2, points=[0], limit=200, epsabs=0, epsrel=1e-11)[0]
         assert log_p == pytest.approx(torch.tensor(exact).log().item(), abs=1e-6)
+
+
+def test_a_ring():
+    """x = |z|^2 + noise in two dimensions: |z|^2 is exponential, and the posterior a ring around nothing."""
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.square().sum(-1), 0.3), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(torch.zeros(2).double(), 0.5).to_event(1))
+
+    x = torch.tensor([9.0, 1.0]).double()
+    found = quadrature(model, guide, x)
+    for value, log_p in zip(x.tolist(), found.log_p.tolist(), strict=True):
+        density = lambda s, value=value: expon.pdf(s, scale=2) * norm.pdf(value, s, 0.3)  # noqa: E731
+        exact = quad(density, max(0, value - 4), value + 4, points=[value], epsabs=0, epsrel=1e-11)[0]
+        assert log_p == pytest.approx(torch.tensor(exact).log().item(), abs=1e-4)
+    assert not found.flagged.any()
 
 
 def test_a_bounded_site_and_one_of_another_name():

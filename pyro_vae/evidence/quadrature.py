@@ -21,6 +21,8 @@ _SEARCHES = 30
 """Boxes tried on a grid before the posterior mass counts as not found; each at most half the one before, or twice."""
 _FEWEST = {1: 9, 2: 25}
 """Points of a grid that a box holds at least: the highest ones, where fewer are above the cut."""
+_MOST_POINTS = 1 << 21
+"""Points, over all data, of the grids that are searched at once; bounds memory."""
 _DRAWS = 64
 """Draws of guide and prior that the first box holds."""
 _SIDES = {1: (65, 129, 257, 513, 1025, 2049, 4097, 8193, 16385), 2: (33, 65, 129, 257, 513)}
@@ -223,15 +225,29 @@ def _search(density: _Density, box: _Box) -> tuple[_Box, Tensor]:
     each too narrow for the grid, no box fits better, and a finer grid takes over.
     """
     settled = torch.zeros(len(box.centre), dtype=torch.bool, device=box.centre.device)
+    pending = torch.arange(len(settled), device=settled.device)
     for side in _SIDES[box.centre.shape[-1]]:
-        index = (~settled).nonzero()[:, 0]
-        for _ in range(_SEARCHES):
-            if len(index) == 0:
-                break
-            found, settled[index], stalled = _closer(density, index, box[index], side)
-            box.centre[index], box.frame[index] = found.centre, found.frame
-            index = index[~(settled[index] | stalled)]
+        parts = pending.split(max(1, _MOST_POINTS // side ** box.centre.shape[-1]))
+        pending = torch.cat([_search_on(density, part, box, side, settled) for part in parts])
+        if len(pending) == 0:
+            break
     return box, settled
+
+
+def _search_on(density: _Density, index: Tensor, box: _Box, side: int, settled: Tensor) -> Tensor:
+    """Search for these data on grids of one fineness; boxes and who is settled are told in place.
+
+    Returns:
+        Those for whom it is too coarse. The others are settled, or their mass has no end.
+    """
+    coarse = torch.zeros_like(settled)
+    for _ in range(_SEARCHES):
+        found, settled[index], coarse[index] = _closer(density, index, box[index], side)
+        box.centre[index], box.frame[index] = found.centre, found.frame
+        index = index[~(settled[index] | coarse[index])]
+        if len(index) == 0:
+            break
+    return coarse.nonzero()[:, 0]
 
 
 def _closer(density: _Density, index: Tensor, box: _Box, side: int) -> tuple[_Box, Tensor, Tensor]:
@@ -243,9 +259,9 @@ def _closer(density: _Density, index: Tensor, box: _Box, side: int) -> tuple[_Bo
     least = joint.topk(_FEWEST[t.shape[-1]], dim=0).values[-1]
     seen = least > highest - _CUT
     inside = (joint >= torch.minimum(least, highest - _CUT)) & (joint > -torch.inf)
-    edge = (inside & (t.abs().amax(-1) > 1 - spacing / 2)[:, None]).any(0)
+    edge = ((joint > highest - _CUT) & (t.abs().amax(-1) > 1 - spacing / 2)[:, None]).any(0)
     around = _around(box, t, spacing, inside)
-    wider = _Box(box.at(t)[best, torch.arange(len(index))], 2 * box.frame)
+    wider = _Box(box.at(t)[best, torch.arange(len(index), device=best.device)], 2 * box.frame)
     new = _Box(
         torch.where(edge[:, None], wider.centre, around.centre),
         torch.where(edge[:, None, None], wider.frame, around.frame),
