@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyro_vae import data, guides, importance, likelihoods, networks, objectives, priors, schedules, testing
-    from pyro_vae.annealing import ais, bdmc
     from pyro_vae.arviz_export import to_arviz
-    from pyro_vae.calibration import simulation_based_calibration
     from pyro_vae.checkpoint import load
     from pyro_vae.clustering import cluster, clustering_scores, with_clusters
     from pyro_vae.codes import codebook_usage, fit_code_prior
-    from pyro_vae.comparison import compare
     from pyro_vae.data import load_data
     from pyro_vae.diagnostics import latent_statistics
+    from pyro_vae.diagnostics.calibration import simulation_based_calibration
+    from pyro_vae.diagnostics.comparison import compare
+    from pyro_vae.diagnostics.gaps import inference_gaps
+    from pyro_vae.diagnostics.surgery import elbo_surgery
     from pyro_vae.evidence import log_marginal
-    from pyro_vae.gaps import inference_gaps
+    from pyro_vae.evidence.annealing import ais, bdmc
+    from pyro_vae.evidence.methods import estimate
     from pyro_vae.hierarchical import HierarchicalVAE
-    from pyro_vae.methods import estimate
     from pyro_vae.refit import refit_prior
     from pyro_vae.seeding import seeded
     from pyro_vae.semi_supervised import SemiSupervisedVAE, accuracy, classify
-    from pyro_vae.surgery import elbo_surgery
     from pyro_vae.tasks import reconstruct, sample
     from pyro_vae.training import fit
     from pyro_vae.vae import VAE
@@ -36,14 +36,14 @@ _HOMES = {
     "VQVAE": "vq",
     "fit": "training",
     "log_marginal": "evidence",
-    "ais": "annealing",
-    "bdmc": "annealing",
-    "estimate": "methods",
+    "ais": "evidence",
+    "bdmc": "evidence",
+    "estimate": "evidence",
     "load": "checkpoint",
     "load_data": "data",
     "latent_statistics": "diagnostics",
-    "inference_gaps": "gaps",
-    "elbo_surgery": "surgery",
+    "inference_gaps": "diagnostics",
+    "elbo_surgery": "diagnostics",
     "sample": "tasks",
     "reconstruct": "tasks",
     "refit_prior": "refit",
@@ -56,8 +56,8 @@ _HOMES = {
     "cluster": "clustering",
     "clustering_scores": "clustering",
     "with_clusters": "clustering",
-    "simulation_based_calibration": "calibration",
-    "compare": "comparison",
+    "simulation_based_calibration": "diagnostics.calibration",
+    "compare": "diagnostics",
     "to_arviz": "arviz_export",
 }
 _MODULES = ("data", "guides", "importance", "likelihoods", "networks", "objectives", "priors", "schedules", "testing")

@@ -19,8 +19,8 @@ from torch.optim import Optimizer
 from pyro_vae.agreement import agreed, texts
 from pyro_vae.backends import fast_cpu, onednn_is_better
 from pyro_vae.checkpoint import Run, State, open_run, optimizer_tensors, restore_optimizer
-from pyro_vae.collapse import CollapseWatch
 from pyro_vae.data import Dataset, as_dataset
+from pyro_vae.diagnostics.collapse import CollapseWatch
 from pyro_vae.distributed import ShardedNoise, World, connect
 from pyro_vae.errors import CheckpointError, DataError, NumericalError, PeerLost, PyroVaeError, Stopped, UsageError
 from pyro_vae.evidence import bound

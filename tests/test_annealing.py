@@ -1,4 +1,4 @@
-"""`pyro_vae.annealing`: bounds against exact log p(x), what they do not depend on, and what is refused."""
+"""`pyro_vae.evidence.annealing`: bounds against exact log p(x), what they do not depend on, and what is refused."""
 
 import logging
 from functools import partial
@@ -10,11 +10,11 @@ import torch
 from pyro import poutine
 from torch import nn
 
-from pyro_vae import bridges
-from pyro_vae.annealed import AnnealedEvidence, Annealing
-from pyro_vae.annealing import ais, bdmc, reverse_ais
 from pyro_vae.compiling import log_once, record
 from pyro_vae.errors import DataError, NumericalError, UsageError
+from pyro_vae.evidence import bridges
+from pyro_vae.evidence.annealed import AnnealedEvidence, Annealing
+from pyro_vae.evidence.annealing import ais, bdmc, reverse_ais
 from pyro_vae.guides import Delta, DiagonalNormal, InverseAutoregressiveFlow
 from pyro_vae.hierarchical import HierarchicalVAE
 from pyro_vae.networks import MLP

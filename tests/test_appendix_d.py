@@ -1,4 +1,4 @@
-"""`pyro_vae.appendix_d`: within its stated error, whatever the posterior's tails, and refused where it can't work."""
+"""`evidence.appendix_d`: within its stated error, whatever the posterior's tails, and refused where it can't work."""
 
 from functools import partial
 
@@ -7,12 +7,12 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_vae.appendix_d import AppendixD, _cut_normal, _inverse_mean, appendix_d
 from pyro_vae.errors import UsageError
+from pyro_vae.evidence.appendix_d import AppendixD, _cut_normal, _inverse_mean, appendix_d
+from pyro_vae.evidence.quadrature import quadrature
 from pyro_vae.guides import FullNormal
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.networks import MLP
-from pyro_vae.quadrature import quadrature
 from pyro_vae.vae import VAE
 
 from .exact.ppca import truth, vae_of

@@ -1,4 +1,4 @@
-"""`pyro_vae.calibration`: flat for the exact posterior, and not for guides that are too narrow, too wide or beside it.
+"""`diagnostics.calibration`: flat for the exact posterior, and not for guides that are too narrow, too wide or biased.
 
 The seeds are fixed. A calibrated guide would be flagged by another seed with a chance of 5 % at most.
 """
@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_vae.calibration import Calibration, simulation_based_calibration
+from pyro_vae.diagnostics.calibration import Calibration, simulation_based_calibration
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.guides import Delta, InverseAutoregressiveFlow
 from pyro_vae.hierarchical import HierarchicalVAE

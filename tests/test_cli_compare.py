@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pyro_vae.checkpoint import load
-from pyro_vae.comparison import compare
 from pyro_vae.data import load_data
+from pyro_vae.diagnostics.comparison import compare
 from pyro_vae.evidence import log_marginal
 
 from .test_cli import FAST, call, done, is_png

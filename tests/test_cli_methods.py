@@ -9,7 +9,7 @@ import pytest
 
 from pyro_vae.checkpoint import load
 from pyro_vae.data import load_data
-from pyro_vae.methods import METHODS, estimate
+from pyro_vae.evidence.methods import METHODS, estimate
 
 from .test_cli import FAST, call, done, tensors
 from .test_methods import FASTEST

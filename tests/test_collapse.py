@@ -1,4 +1,4 @@
-"""`pyro_vae.collapse`: a VAE whose codes fell idle is warned about, once; a healthy one is not, and nothing changes."""
+"""`diagnostics.collapse`: a VAE whose codes fell idle is warned about once, a healthy one is not; nothing changes."""
 
 import logging
 from functools import partial
@@ -6,9 +6,9 @@ from functools import partial
 import pytest
 import torch
 
-from pyro_vae.collapse import CollapseWatch, collapse_warnings
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics import LatentStatistics, latent_statistics
+from pyro_vae.diagnostics.collapse import CollapseWatch, collapse_warnings
 from pyro_vae.guides import Delta
 from pyro_vae.likelihoods import Normal
 from pyro_vae.linear_gaussian import LinearGaussian
@@ -99,7 +99,8 @@ def test_looking_changes_no_bit_of_the_training(monkeypatch):
 def test_it_looks_seldom_after_the_warm_up_and_at_validation_data(monkeypatch, beta, expected):
     looked = []
     monkeypatch.setattr(
-        "pyro_vae.collapse.latent_statistics", lambda vae, x, **inputs: looked.append(x) or statistics(1.0, 1.0)
+        "pyro_vae.diagnostics.collapse.latent_statistics",
+        lambda vae, x, **inputs: looked.append(x) or statistics(1.0, 1.0),
     )
     data = Dataset("x", X, valid=X[:30] + 1)
     watch = CollapseWatch(VAE((6,), 2, likelihood=Normal), data, ELBO(beta=beta), epochs=100, steps=10)

@@ -1,11 +1,11 @@
-"""`pyro_vae.comparison`: paired differences by hand, what is refused, and the mixture's weights."""
+"""`pyro_vae.diagnostics.comparison`: paired differences by hand, what is refused, and the mixture's weights."""
 
 import math
 
 import pytest
 import torch
 
-from pyro_vae.comparison import compare
+from pyro_vae.diagnostics.comparison import compare
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import Evidence, log_marginal
 from pyro_vae.fingerprint import fingerprint

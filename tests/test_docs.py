@@ -14,7 +14,7 @@ import torch
 import pyro_vae
 from pyro_vae.cli import main
 from pyro_vae.cli.fit import fit_parser
-from pyro_vae.methods import METHODS
+from pyro_vae.evidence.methods import METHODS
 from pyro_vae.testing import AXES, whole
 
 ROOT = Path(__file__).parents[1]

@@ -1,11 +1,11 @@
-"""`pyro_vae.ecdf`: p-values and bands against every possible outcome, counted one by one."""
+"""`pyro_vae.diagnostics.ecdf`: p-values and bands against every possible outcome, counted one by one."""
 
 import itertools
 
 import numpy as np
 import pytest
 
-from pyro_vae.ecdf import counts_below, p_values, sign_walk_p_value, simultaneous_band
+from pyro_vae.diagnostics.ecdf import counts_below, p_values, sign_walk_p_value, simultaneous_band
 
 
 def every(num_ranks, num_draws):

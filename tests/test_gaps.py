@@ -1,4 +1,4 @@
-"""`pyro_vae.gaps` and `refining`: the gaps of probabilistic PCA in closed form, both ways, for every family."""
+"""`diagnostics.gaps` and `refining`: the gaps of probabilistic PCA in closed form, both ways, for every family."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from pyro_vae.averages import Averaged, of_draws
+from pyro_vae.diagnostics.gaps import InferenceGaps, compare_gaps, inference_gaps
+from pyro_vae.diagnostics.refining import Family, Refined, Search
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.evidence import Evidence, bound, log_marginal
-from pyro_vae.gaps import InferenceGaps, compare_gaps, inference_gaps
 from pyro_vae.guides import (
     Delta,
     DiagonalNormal,
@@ -25,7 +26,6 @@ from pyro_vae.guides import (
 from pyro_vae.hierarchical import HierarchicalVAE
 from pyro_vae.likelihoods import Normal
 from pyro_vae.networks import MLP
-from pyro_vae.refining import Family, Refined, Search
 from pyro_vae.testing.exact import linear_process, linear_vae, make_exact
 from pyro_vae.vae import VAE
 

@@ -1,4 +1,4 @@
-"""`pyro_vae.methods`: every estimator of log p(x) against the exact value, and one kind of result from all."""
+"""`pyro_vae.evidence.methods`: every estimator of log p(x) against the exact value, and one kind of result from all."""
 
 from functools import partial
 
@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from pyro_vae.errors import UsageError
-from pyro_vae.estimates import Estimate
 from pyro_vae.evidence import log_marginal
+from pyro_vae.evidence.estimates import Estimate
+from pyro_vae.evidence.methods import METHODS, estimate, options_of
 from pyro_vae.guides import FullNormal
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.methods import METHODS, estimate, options_of
 from pyro_vae.networks import MLP
 from pyro_vae.seeding import seeded
 from pyro_vae.vae import VAE

@@ -15,11 +15,11 @@ from matplotlib.image import imread
 from pyro_vae import plots
 from pyro_vae.averages import Averaged
 from pyro_vae.diagnostics import LatentStatistics
+from pyro_vae.diagnostics.gaps import InferenceGaps
+from pyro_vae.diagnostics.refining import Refined
+from pyro_vae.diagnostics.surgery import ElboSurgery
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import Evidence
-from pyro_vae.gaps import InferenceGaps
-from pyro_vae.refining import Refined
-from pyro_vae.surgery import ElboSurgery
 from pyro_vae.tasks import Generated
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#8c8c8c"

@@ -6,10 +6,10 @@ import torch
 from matplotlib.colors import to_hex
 
 from pyro_vae import plots
-from pyro_vae.calibration import Calibration
-from pyro_vae.comparison import Compared, Comparison
+from pyro_vae.diagnostics.calibration import Calibration
+from pyro_vae.diagnostics.comparison import Compared, Comparison
+from pyro_vae.diagnostics.predictive import PredictiveCheck
 from pyro_vae.errors import UsageError
-from pyro_vae.predictive import PredictiveCheck
 
 ORANGE, BLUE, GREY = "#d55e00", "#0072b2", "#8c8c8c"
 

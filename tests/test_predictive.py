@@ -1,10 +1,10 @@
-"""`pyro_vae.predictive`: a right model passes, a wrong one is flagged, and the replications are those of p(x|z)."""
+"""`diagnostics.predictive`: a right model passes, a wrong one is flagged, and the replications are those of p(x|z)."""
 
 import pytest
 import torch
 
+from pyro_vae.diagnostics.predictive import STATISTICS, PredictiveCheck, posterior_predictive_check
 from pyro_vae.errors import NumericalError, UsageError
-from pyro_vae.predictive import STATISTICS, PredictiveCheck, posterior_predictive_check
 from pyro_vae.semi_supervised import SemiSupervisedVAE
 from pyro_vae.vae import VAE
 

@@ -1,4 +1,4 @@
-"""`pyro_vae.prior_sampling`: right where x says little about z; far too low, and flagged, where it says much."""
+"""`evidence.prior_sampling`: right where x says little about z; far too low, and flagged, where it says much."""
 
 import pyro
 import pyro.distributions as dist
@@ -8,9 +8,9 @@ import torch
 from pyro_vae import tiles
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import log_marginal
+from pyro_vae.evidence.prior_sampling import PriorGuide, latent_sites, prior_sampling
 from pyro_vae.hierarchical import HierarchicalVAE
 from pyro_vae.importance import propose
-from pyro_vae.prior_sampling import PriorGuide, latent_sites, prior_sampling
 from pyro_vae.vae import VAE
 
 from .exact.ppca import truth, vae_of

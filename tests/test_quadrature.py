@@ -1,4 +1,4 @@
-"""`pyro_vae.quadrature`: log p(x) to 1e-6 wherever the mass lies, and a flag where no rule converges."""
+"""`pyro_vae.evidence.quadrature`: log p(x) to 1e-6 wherever the mass lies, and a flag where no rule converges."""
 
 from functools import partial
 
@@ -10,10 +10,10 @@ from scipy.integrate import quad
 from scipy.stats import expon, norm
 
 from pyro_vae.errors import DataError, NumericalError, UsageError
+from pyro_vae.evidence.quadrature import quadrature
 from pyro_vae.guides import FullNormal
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.networks import MLP
-from pyro_vae.quadrature import quadrature
 from pyro_vae.vae import VAE
 
 from .exact.ppca import make_exact, truth, vae_of

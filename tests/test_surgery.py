@@ -1,4 +1,4 @@
-"""`pyro_vae.surgery`: the terms by enumeration, by quadrature and in closed form, and what they say of themselves."""
+"""`diagnostics.surgery`: the terms by enumeration, by quadrature and in closed form, and their flags."""
 
 from functools import partial
 from math import log
@@ -8,10 +8,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+from pyro_vae.diagnostics.surgery import elbo_surgery
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.guides import DiagonalNormal, InverseAutoregressiveFlow
 from pyro_vae.hierarchical import HierarchicalVAE
-from pyro_vae.surgery import elbo_surgery
 from pyro_vae.testing.exact import linear_process, linear_vae, make_exact
 from pyro_vae.vae import VAE
 

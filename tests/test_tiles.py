@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_vae import evidence as evidence_module
 from pyro_vae import tiles
 from pyro_vae.compiling import log_once
 from pyro_vae.data import load_data
 from pyro_vae.errors import UsageError
+from pyro_vae.evidence import importance_sampling as evidence_module
 from pyro_vae.evidence import log_marginal
 from pyro_vae.guides import DiagonalNormal, FullNormal, LowRankNormal
 from pyro_vae.importance import evaluation_mode, weigh

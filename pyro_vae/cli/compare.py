@@ -17,8 +17,8 @@ from pyro_vae.cli.parsing import make_parser, parse
 from pyro_vae.cli.pictures import save_picture
 from pyro_vae.cli.runs import SavedRun, add_runs, add_split, given, load_split, open_saved
 from pyro_vae.cli.tables import finite, table
-from pyro_vae.comparison import Comparison, compare
 from pyro_vae.data import Dataset
+from pyro_vae.diagnostics.comparison import Comparison, compare
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import Evidence, log_marginal
 from pyro_vae.fingerprint import fingerprint

@@ -6,16 +6,16 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from pyro_vae.annealed import Annealing
 from pyro_vae.checkpoint import write_atomic
 from pyro_vae.cli.parsing import make_parser, parse
 from pyro_vae.cli.runs import SavedRun, add_run, add_split, given, load_split, open_saved
 from pyro_vae.cli.tables import finite, print_result
 from pyro_vae.data import Dataset
-from pyro_vae.diagnosis import SECTIONS, Finding, Given, Sizes, Subject, diagnose
 from pyro_vae.errors import UsageError
+from pyro_vae.evidence.annealed import Annealing
 from pyro_vae.pages import page
 from pyro_vae.progress import Progress
+from pyro_vae.report import SECTIONS, Finding, Given, Sizes, Subject, diagnose
 
 
 def run(argv: list[str]) -> int:

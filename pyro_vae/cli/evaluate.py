@@ -14,13 +14,13 @@ from pyro_vae.cli.parsing import make_parser, parse
 from pyro_vae.cli.processes import joined
 from pyro_vae.cli.runs import SavedRun, add_run, add_split, given, load_split, open_saved
 from pyro_vae.cli.tables import print_result
-from pyro_vae.collapse import collapse_warnings
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics import latent_statistics
+from pyro_vae.diagnostics.collapse import collapse_warnings
 from pyro_vae.distributed import World
 from pyro_vae.errors import NumericalError, UsageError
-from pyro_vae.estimates import Estimate
-from pyro_vae.methods import METHODS, estimate, options_of
+from pyro_vae.evidence.estimates import Estimate
+from pyro_vae.evidence.methods import METHODS, estimate, options_of
 from pyro_vae.progress import Progress
 
 _SHARED = ("importance", "psis", "prior")

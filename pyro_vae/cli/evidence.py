@@ -12,8 +12,8 @@ from pyro_vae.cli.pictures import save_pareto_k
 from pyro_vae.cli.runs import SavedRun
 from pyro_vae.cli.tables import finite
 from pyro_vae.data import Dataset
-from pyro_vae.estimates import Estimate
 from pyro_vae.evidence import Evidence, bits_per_dim
+from pyro_vae.evidence.estimates import Estimate
 from pyro_vae.fingerprint import fingerprint
 
 Found = Mapping[str, tuple[Estimate | str, float]]

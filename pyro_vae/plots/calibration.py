@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyro_vae.calibration import Calibration, Coverage
-from pyro_vae.comparison import Comparison
+from pyro_vae.diagnostics.calibration import Calibration, Coverage
+from pyro_vae.diagnostics.comparison import Comparison
+from pyro_vae.diagnostics.predictive import PredictiveCheck
 from pyro_vae.errors import UsageError
 from pyro_vae.plots.base import BLUE, FAINT, GREY, ORANGE, TEXT, TITLE, dress, make_figure
-from pyro_vae.predictive import PredictiveCheck
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

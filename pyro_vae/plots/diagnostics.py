@@ -8,11 +8,11 @@ import numpy as np
 
 from pyro_vae.averages import Averaged
 from pyro_vae.diagnostics import ACTIVE_VARIANCE, LatentStatistics
+from pyro_vae.diagnostics.gaps import InferenceGaps
+from pyro_vae.diagnostics.surgery import ElboSurgery
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import Evidence
-from pyro_vae.gaps import InferenceGaps
 from pyro_vae.plots.base import BLUE, FAINT, GREY, ORANGE, TEXT, dress, make_figure
-from pyro_vae.surgery import ElboSurgery
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

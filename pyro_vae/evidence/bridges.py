@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.annealed import Annealing
 from pyro_vae.compiling import Graph, Unrecordable, log_once, record
+from pyro_vae.evidence.annealed import Annealing
 from pyro_vae.hmc import Noise, Point, Walk
 from pyro_vae.importance import owners
 from pyro_vae.seeding import derive_seed

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae.averages import Averaged
 from pyro_vae.errors import NumericalError, UsageError
-from pyro_vae.estimates import Estimate
+from pyro_vae.evidence.estimates import Estimate
 
 MOST_SPREAD = 1.0
 """Standard deviation of a datum's log-weights over its chains, nats, above which its bound is taken to be loose."""

@@ -4,7 +4,7 @@ import logging
 
 from pyro_vae.autoencoder import Autoencoder
 from pyro_vae.dataset import Dataset
-from pyro_vae.diagnostics import ACTIVE_VARIANCE, LatentStatistics, latent_statistics
+from pyro_vae.diagnostics.latents import ACTIVE_VARIANCE, LatentStatistics, latent_statistics
 from pyro_vae.objectives import Objective
 
 FEW = 0.1

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_vae.distributed import World
 from pyro_vae.errors import UsageError
-from pyro_vae.evidence import Evidence, log_marginal
+from pyro_vae.evidence.importance_sampling import Evidence, log_marginal
 from pyro_vae.importance import Program, evaluation_mode, sample_sites
 from pyro_vae.seeding import seeded
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from pyro_vae.autoencoder import Autoencoder
 from pyro_vae.averages import Averaged, of_draws
 from pyro_vae.backends import exact_products, fast_cpu
+from pyro_vae.diagnostics.refining import Block, Family, Refined, Search, best_members
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.evidence import log_marginal
 from pyro_vae.importance import evaluation_mode, refuse_point_masses
-from pyro_vae.refining import Block, Family, Refined, Search, best_members
 from pyro_vae.seeding import seeded
 from pyro_vae.tiles import TILE_DATA
 from pyro_vae.vae import VAE

@@ -11,19 +11,19 @@ from typing import Any
 from torch import Tensor
 
 from pyro_vae import plots
-from pyro_vae.annealed import Annealing
-from pyro_vae.annealing import ais, bdmc
 from pyro_vae.autoencoder import Autoencoder
 from pyro_vae.averages import Averaged
-from pyro_vae.calibration import simulation_based_calibration
-from pyro_vae.collapse import collapse_warnings
 from pyro_vae.diagnostics import latent_statistics
+from pyro_vae.diagnostics.calibration import simulation_based_calibration
+from pyro_vae.diagnostics.collapse import collapse_warnings
+from pyro_vae.diagnostics.gaps import InferenceGaps, compare_gaps, inference_gaps
+from pyro_vae.diagnostics.predictive import posterior_predictive_check
+from pyro_vae.diagnostics.surgery import elbo_surgery
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import Evidence, log_marginal
-from pyro_vae.gaps import InferenceGaps, compare_gaps, inference_gaps
+from pyro_vae.evidence.annealed import Annealing
+from pyro_vae.evidence.annealing import ais, bdmc
 from pyro_vae.pages import Section, Warned
-from pyro_vae.predictive import posterior_predictive_check
-from pyro_vae.surgery import elbo_surgery
 
 MOST_UNRELIABLE = 0.05
 """Share of data with too high a Pareto k above which the average log p(x) is warned about."""
@@ -45,7 +45,7 @@ class Given:
     """
 
     x: Tensor
-    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
     def first(self, num: int) -> "Given":
         """The first `num` data."""
@@ -421,7 +421,7 @@ def _row(name: str, mean: float, of_data: float, of_draws: float | None) -> dict
     return {"": name, "nats per datum": f"{mean:.3f}", "standard error, data": f"{of_data:.3f}", "of draws": draws}
 
 
-def _repeated(data: Given, num: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+def _repeated(data: Given, num: int) -> tuple[Tensor, Mapping[str, Any]]:
     """`num` data, taken again from the start where there are fewer."""
     rows = [i % len(data.x) for i in range(num)]
     return data.x[rows], {name: value[rows] for name, value in data.inputs.items()}

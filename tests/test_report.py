@@ -6,12 +6,12 @@ from functools import partial
 import pytest
 import torch
 
-from pyro_vae.annealed import Annealing
-from pyro_vae.diagnosis import SECTIONS, Given, Sizes, Subject, diagnose
 from pyro_vae.errors import UsageError
+from pyro_vae.evidence.annealed import Annealing
 from pyro_vae.guides import Delta
 from pyro_vae.networks import MLP
 from pyro_vae.pages import Section, Warned, page
+from pyro_vae.report import SECTIONS, Given, Sizes, Subject, diagnose
 from pyro_vae.vae import VAE
 
 from .guides import off_by

@@ -6,12 +6,11 @@ from math import log, pi
 from typing import Any
 
 import torch
-from scipy.special import gammaincinv
 from torch import Tensor
 
 from pyro_vae.backends import exact_products, fast_cpu
 from pyro_vae.errors import UsageError
-from pyro_vae.estimates import BoundKind, Estimate
+from pyro_vae.evidence.estimates import BoundKind, Estimate
 from pyro_vae.hmc import HMCResult, hmc
 from pyro_vae.importance import Program, evaluation_mode
 from pyro_vae.pareto import pareto_k_of_tail, reliable_below, tail_kept
@@ -195,6 +194,8 @@ def _log_joint(target: Target, z: Tensor, max_rows: int) -> Tensor:
 
 def _cut_normal(draws: Tensor, z: Tensor, probability: float) -> Tensor:
     """Log q(z), `[S, chains, N]`: the normal fitted to draws, `[S, chains, N, d]`, within its ellipsoid."""
+    from scipy.special import gammaincinv  # not at every import of the package
+
     flat, size = draws.flatten(0, 1), draws.shape[-1]
     mean = flat.mean(0)
     offset = flat - mean

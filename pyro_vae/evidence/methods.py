@@ -9,15 +9,15 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vae.annealed import AnnealedEvidence, Annealing
-from pyro_vae.annealing import ais
-from pyro_vae.appendix_d import appendix_d
 from pyro_vae.errors import UsageError
-from pyro_vae.estimates import Estimate
-from pyro_vae.evidence import log_marginal
+from pyro_vae.evidence.annealed import AnnealedEvidence, Annealing
+from pyro_vae.evidence.annealing import ais
+from pyro_vae.evidence.appendix_d import appendix_d
+from pyro_vae.evidence.estimates import Estimate
+from pyro_vae.evidence.importance_sampling import log_marginal
+from pyro_vae.evidence.prior_sampling import prior_sampling
+from pyro_vae.evidence.quadrature import quadrature
 from pyro_vae.importance import Program
-from pyro_vae.prior_sampling import prior_sampling
-from pyro_vae.quadrature import quadrature
 
 
 def annealed(model: Program, guide: Program, x: Tensor, *args: Any, **options: Any) -> AnnealedEvidence:

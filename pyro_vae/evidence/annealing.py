@@ -13,10 +13,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pyro_vae.annealed import AnnealedEvidence, Annealing, Sandwich
 from pyro_vae.backends import exact_products, fast_cpu
-from pyro_vae.bridges import Bridge, Bridges, Steps, adapted, num_ticks, start_draws
 from pyro_vae.errors import DataError, UsageError
+from pyro_vae.evidence.annealed import AnnealedEvidence, Annealing, Sandwich
+from pyro_vae.evidence.bridges import Bridge, Bridges, Steps, adapted, num_ticks, start_draws
 from pyro_vae.hmc import Noise, Walk
 from pyro_vae.importance import Called, Program, evaluation_mode, owners, refuse_point_masses
 from pyro_vae.seeding import seeded

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import log, prod
+from math import log
 from typing import Any, Literal
 
 import torch
@@ -11,13 +11,11 @@ from torch import Tensor, nn
 
 from pyro_vae.agreement import agreed
 from pyro_vae.backends import exact_products, fast_cpu
-from pyro_vae.dataset import Dataset
 from pyro_vae.distributed import World
 from pyro_vae.errors import NumericalError, UsageError
-from pyro_vae.estimates import BoundKind, Estimate
+from pyro_vae.evidence.estimates import BoundKind, Estimate
 from pyro_vae.fingerprint import fingerprint
-from pyro_vae.importance import Called, Program, evaluation_mode, importance, owners, refuse_point_masses
-from pyro_vae.likelihoods import Likelihood
+from pyro_vae.importance import Called, Program, evaluation_mode, owners, refuse_point_masses
 from pyro_vae.networks import computing_in
 from pyro_vae.once import remembering
 from pyro_vae.pareto import reliable_below, smooth_tail, tail_kept
@@ -119,59 +117,6 @@ class Evidence(Estimate):
 
     def _caveat(self) -> str:
         return "" if self.shift is None else f"; FAST ESTIMATE in {self.precision}, shift {self.shift:+.4f} nats"
-
-
-@dataclass(frozen=True)
-class BitsPerDim:
-    """Bits that an element of a datum takes, and the errors of `Evidence` in this unit.
-
-    Args:
-        mean: over data and elements.
-        standard_error_data: from having N data.
-        standard_error_monte_carlo: from having K draws.
-        dequantized: levels that noise was added to: `mean` is then an upper bound; None where there was none.
-    """
-
-    mean: float
-    standard_error_data: float
-    standard_error_monte_carlo: float
-    dequantized: int | None = None
-
-
-def bits_per_dim(evidence: Estimate, likelihood: Likelihood, data: Dataset) -> BitsPerDim | None:
-    r"""Log p(x) as bits per element, where that has a meaning.
-
-    .. math:: -\frac{\log_2 p(x)}{D} \text{ of a probability}, \qquad
-        -\frac{\log_2 p(x)}{D} + \log_2 levels \text{ of a density on dequantised levels}
-
-    with D elements in a datum. A level is a cell of width `1 / levels`, so the second bounds what the levels take. A
-    density on real numbers has no bits: they would depend on the unit of x.
-
-    Args:
-        evidence: of data of this kind.
-        likelihood: p(x|z), which says whether it is a probability.
-        data: what x was taken from.
-
-    Returns:
-        `BitsPerDim`; None for a density on data that are not dequantised.
-
-    References:
-        Theis, van den Oord & Bethge 2016, A note on the evaluation of generative models.
-
-    Example:
-        >>> from pyro_vae.likelihoods import Bernoulli
-        >>> from pyro_vae.shapes import Shapes
-        >>> zero = torch.zeros(3)
-        >>> one_bit = Evidence(torch.full((3,), -2 * log(2)), zero, zero, zero, zero, num_particles=1, seed=0)
-        >>> round(bits_per_dim(one_bit, Bernoulli(Shapes((2,), 1)), Dataset("x", torch.ones(3, 2))).mean, 6)
-        1.0
-    """
-    if not (likelihood.discrete or data.dequantize):
-        return None
-    levels = None if likelihood.discrete else data.levels
-    unit = prod(data.event_shape) * log(2)
-    errors = evidence.standard_error_data / unit, evidence.standard_error_monte_carlo / unit
-    return BitsPerDim(-evidence.mean / unit + (log(levels) / log(2) if levels else 0.0), *errors, levels)
 
 
 def log_marginal(
@@ -317,69 +262,6 @@ def _shift(
     with _computing(programs, "float32"):
         exact = _sums(programs, data, 0, num_particles, seed, programs.nesting).result(0)[0]
     return (fast - exact).mean().item()
-
-
-@dataclass(frozen=True, eq=False)
-class Bound:
-    """The ELBO and its two terms for each datum, `[N]`, nats: `elbo = reconstruction - kl`, estimated by sampling."""
-
-    reconstruction: Tensor
-    kl: Tensor
-
-    @property
-    def elbo(self) -> Tensor:
-        """The lower bound on log p(x), `[N]`, nats."""
-        return self.reconstruction - self.kl
-
-    def means(self) -> dict[str, float]:
-        """Averages over the data: `elbo`, `reconstruction`, `kl`, nats per datum."""
-        return {name: getattr(self, name).mean().item() for name in ("elbo", "reconstruction", "kl")}
-
-
-def bound(
-    model: Program,
-    guide: Program,
-    x: Tensor,
-    *args: Any,
-    num_particles: int = 1,
-    seed: int = 0,
-    batch: int = 1000,
-    max_plate_nesting: int = 1,
-    world: World | None = None,
-    **inputs: Tensor,
-) -> Bound:
-    r"""Estimate the ELBO of every datum, split into reconstruction and KL, in evaluation mode and without gradients.
-
-    .. math:: \mathcal L(x) = E_{q(z|x)}[\log p(x|z)] - KL(q(z|x) \| p(z))
-
-    Args:
-        model: Pyro program of p(x, z).
-        guide: Pyro program of q(z|x).
-        x: data `[N, *event]`.
-        *args: further tensors with the data in front.
-        num_particles: draws for each datum.
-        seed: seed of the draws; the same seed gives the same noise to another model.
-        batch: data in one run.
-        max_plate_nesting: number of plate dimensions the programs use.
-        world: the processes to share the data with; all of them get the whole result. None for this one alone.
-        **inputs: tensors with the data in front that both programs take by name, e.g. `c`.
-
-    Returns:
-        A `Bound`, in double precision on the CPU.
-    """
-    world, empty = world or World(), torch.empty(0, dtype=torch.float64)
-    starts = range(0, len(x), batch)
-    terms = [(empty, empty)]
-    model, guide = Called(model, list(inputs)), Called(guide, list(inputs))
-    sizes = {"num_particles": num_particles, "max_plate_nesting": max_plate_nesting}
-    with evaluation_mode(model, guide):
-        for start in starts[world.rows(len(starts))]:
-            data = tuple(a[start : start + batch] for a in (x, *args, *inputs.values()))
-            with seeded(seed, "bound", start):
-                samples = importance(model, guide, *data, **sizes)
-            terms.append((samples.log_likelihood.double().mean(0).cpu(), samples.kl.double().mean(0).cpu()))
-    reconstruction, kl = (world.gather(torch.cat(column)) for column in zip(*terms, strict=True))
-    return Bound(reconstruction, kl)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae.backends import exact_products, fast_cpu
 from pyro_vae.errors import NumericalError, UsageError
-from pyro_vae.estimates import BoundKind, Estimate
+from pyro_vae.evidence.estimates import BoundKind, Estimate
 from pyro_vae.importance import Program, evaluation_mode
 from pyro_vae.targets import Target
 from pyro_vae.tiles import TILE_DATA

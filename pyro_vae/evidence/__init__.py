@@ -1,0 +1,33 @@
+"""Log p(x) of any Pyro (model, guide) pair: estimates and bounds, each with its error and its health.
+
+A method is a file: `importance_sampling` (plain and Pareto-smoothed), `annealing` (with its settings and results in
+`annealed`, its transitions in `bridges`), `quadrature`, `appendix_d`, `prior_sampling`. All return an `Estimate`;
+`methods` calls them by name.
+"""
+
+from pyro_vae.evidence.annealed import AnnealedEvidence, Annealing, Sandwich
+from pyro_vae.evidence.annealing import ais, bdmc, reverse_ais
+from pyro_vae.evidence.bits import BitsPerDim, bits_per_dim
+from pyro_vae.evidence.bounds import Bound, bound
+from pyro_vae.evidence.estimates import BoundKind, Estimate
+from pyro_vae.evidence.importance_sampling import Evidence, log_marginal
+from pyro_vae.evidence.methods import METHODS, estimate
+
+__all__ = [
+    "METHODS",
+    "AnnealedEvidence",
+    "Annealing",
+    "BitsPerDim",
+    "Bound",
+    "BoundKind",
+    "Estimate",
+    "Evidence",
+    "Sandwich",
+    "ais",
+    "bdmc",
+    "bits_per_dim",
+    "bound",
+    "estimate",
+    "log_marginal",
+    "reverse_ais",
+]
