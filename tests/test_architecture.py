@@ -27,7 +27,7 @@ ROWS = [
         "fingerprint",
         "pages",
     ],
-    ["sources", "linear_gaussian", "layers", "once", "estimates"],
+    ["sources", "linear_gaussian", "layers", "once"],
     ["dataset"],
     ["conditioning"],
     ["networks", "schedules", "data", "compiling", "optimizers", "distributed", "mixtures"],

@@ -13,7 +13,8 @@ from pyro.infer.importance import psis_diagnostic
 from torch import nn
 
 from pyro_vae.errors import NumericalError, UsageError
-from pyro_vae.evidence import Evidence, _Sums, bound, log_marginal
+from pyro_vae.evidence import Evidence, bound, log_marginal
+from pyro_vae.evidence.importance_sampling import _Sums
 from pyro_vae.importance import evaluation_mode, importance
 from pyro_vae.pareto import _psislw, pareto_k_of_tail, smooth_tail, tail_kept
 from pyro_vae.vae import VAE

@@ -46,6 +46,7 @@ def bits_per_dim(evidence: Estimate, likelihood: Likelihood, data: Dataset) -> B
         Theis, van den Oord & Bethge 2016, A note on the evaluation of generative models.
 
     Example:
+        >>> from pyro_vae.evidence import Evidence
         >>> from pyro_vae.likelihoods import Bernoulli
         >>> from pyro_vae.shapes import Shapes
         >>> zero = torch.zeros(3)
