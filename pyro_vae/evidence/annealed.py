@@ -165,16 +165,10 @@ class AnnealedEvidence(Estimate):
     def summary(self) -> dict[str, float | int | str]:
         """The averages as plain numbers, with their protocol."""
         return {
-            "method": self.method,
-            "bound": self.bound,
-            "log_p": self.mean,
-            "standard_error_data": self.standard_error_data,
-            "standard_error_monte_carlo": self.standard_error_monte_carlo,
-            "unreliable": self.unreliable,
+            **super().summary(),
             "spread_threshold": MOST_SPREAD,
             "ess_median": self.ess.median().item(),
             "accept": self.accept.mean().item(),
-            "num_data": len(self.log_p),
             **vars(self.annealing),
             "evaluations": self.evaluations,
             "seed": self.seed,
