@@ -116,6 +116,16 @@ class TestCommand:
         assert numbers["evidence"]["num_data"] == 40 and set(SECTIONS) < set(numbers)
         assert numbers["gaps"]["train"]["num_data"] == 6 and "digits" in numbers["data"]
 
+    def test_data_are_chosen_by_the_seed(self, run):
+        """Not the first ones, which in a sorted test set are all of one kind; all, where all are asked for."""
+        rest = "--skip bracket gaps latents calibration predictive --json"
+        found = [
+            call(f"diagnose {run} {self.sizes(rest)} --seed {seed}").json["evidence"]["elbo"] for seed in (0, 0, 1)
+        ]
+        assert found[0] == found[1] != found[2]
+        evaluated = call(f"evaluate {run} --num_particles 100 --num_data 40 --json").json["elbo"]
+        assert abs(found[0] - evaluated) > 1e-3
+
     def test_skip_json_and_out(self, run, tmp_path):
         rest = "--skip bracket gaps latents calibration predictive"
         result = call(f"diagnose {run} {self.sizes(rest)} --json --out {tmp_path / 'b.html'}")

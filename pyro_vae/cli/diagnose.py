@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from pyro_vae.checkpoint import write_atomic
@@ -16,6 +17,7 @@ from pyro_vae.evidence.annealed import Annealing
 from pyro_vae.pages import page
 from pyro_vae.progress import Progress
 from pyro_vae.report import SECTIONS, Finding, Given, Sizes, Subject, diagnose
+from pyro_vae.seeding import generator
 
 
 def run(argv: list[str]) -> int:
@@ -24,11 +26,10 @@ def run(argv: list[str]) -> int:
     if options.num_data < 2:
         raise UsageError(f"--num_data must be at least 2, for standard errors, got {options.num_data}")
     sizes, saved = _sizes(options), open_saved(options)
-    data, x = load_split(saved, options, options.num_data)
-    held_out = Given(x, given(data, options.split, len(x), saved.device))
+    data, held_out = _some(saved, options, options.split, options.num_data)
     subject = Subject(saved.vae, held_out, _train(saved, options), sizes, options.seed, _Told(not options.quiet).show)
     found = diagnose(subject, [name for name in SECTIONS if name not in options.skip])
-    _tell(saved, data, len(x), options, found)
+    _tell(saved, data, len(held_out.x), options, found)
     return 0
 
 
@@ -37,7 +38,7 @@ def _parser() -> ArgumentParser:
     add_run(parser)
     add_split(parser)
     sizes = Sizes()
-    parser.add_argument("--num_data", type=int, default=1000, help="the first so many data")
+    parser.add_argument("--num_data", type=int, default=1000, help="so many data, chosen by the seed")
     parser.add_argument("--num_particles", type=int, default=sizes.num_particles, help="K of importance sampling")
     parser.add_argument(
         "--num_bracketed", type=int, default=sizes.num_bracketed, help="data bracketed, and as many simulated"
@@ -68,8 +69,15 @@ def _train(saved: SavedRun, options: Namespace) -> Given | None:
     """Some of what the run was trained on, for the gaps; None where another data set is asked for."""
     if options.data is not None or options.split == "train":
         return None
-    data, x = load_split(saved, Namespace({**vars(options), "split": "train"}), options.num_gaps)
-    return Given(x, given(data, "train", len(x), saved.device))
+    return _some(saved, options, "train", options.num_gaps)[1]
+
+
+def _some(saved: SavedRun, options: Namespace, split: str, num: int) -> tuple[Dataset, Given]:
+    """The data set, and some data of a split: any, since the first of a sorted split are of one kind."""
+    data, x = load_split(saved, Namespace({**vars(options), "split": split}), None)
+    rows = torch.randperm(len(x), generator=generator(options.seed, "diagnose", split))[:num].to(saved.device)
+    inputs = given(data, split, len(x), saved.device)
+    return data, Given(x[rows], {name: value[rows] for name, value in inputs.items()})
 
 
 class _Told:
@@ -89,7 +97,7 @@ class _Told:
 def _tell(saved: SavedRun, data: Dataset, num: int, options: Namespace, found: dict[str, Finding]) -> None:
     """Save the page and the numbers, print what is to be warned of."""
     path = Path(options.out or saved.path / f"diagnosis-{options.split}.html")
-    lead = f"{data.protocol}; the first {num} data of {options.split}; weights: {saved.weights}."
+    lead = f"{data.protocol}; {num} data of {options.split}, chosen by seed {options.seed}; weights: {saved.weights}."
     text = page(f"Diagnosis of {saved.path.name}", lead, [finding.section for finding in found.values()])
     numbers = {name: {**finding.numbers, "warnings": finding.warnings} for name, finding in found.items()}
     result: dict[str, Any] = {"run": str(saved.path), "data": data.protocol, "split": options.split, "num_data": num}
