@@ -30,8 +30,7 @@ class Averaged:
     @property
     def standard_error_data(self) -> float:
         """Standard error of `mean` that comes from having N data: `sd(values) / sqrt(N)`; nan for one datum."""
-        n = len(self.values)
-        return (self.values.std() / n**0.5).item() if n > 1 else float("nan")
+        return standard_error(self.values)
 
     @property
     def standard_error_monte_carlo(self) -> float:
@@ -49,6 +48,17 @@ class Averaged:
     def __repr__(self) -> str:
         errors = f"se(data) {self.standard_error_data:.3f}, se(Monte Carlo) {self.standard_error_monte_carlo:.4f}"
         return f"{self.mean:.3f} ({errors})"
+
+
+def standard_error(values: Tensor) -> float:
+    """Standard error of the mean of independent values, `sd(values) / sqrt(N)`; nan for one value.
+
+    Example:
+        >>> import torch
+        >>> standard_error(torch.tensor([1.0, 3.0]))
+        1.0
+    """
+    return (values.std() / len(values) ** 0.5).item() if len(values) > 1 else float("nan")
 
 
 def of_draws(draws: Tensor) -> Averaged:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pyro_vae.averages import standard_error
 from pyro_vae.data import Dataset, as_dataset
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.importance import evaluation_mode
@@ -43,7 +44,7 @@ class CrossEntropy:
     @property
     def standard_error(self) -> float:
         """Standard error of `mean`, from having N data and a few draws each, nats; nan for one datum."""
-        return (self.values.std() / len(self.values) ** 0.5).item() if len(self.values) > 1 else float("nan")
+        return standard_error(self.values)
 
     def __repr__(self) -> str:
         return f"CrossEntropy({self.mean:.3f} +- {self.standard_error:.3f} nats per datum, N = {len(self.values)})"

@@ -4,7 +4,7 @@ To add a section, write a function of a `Subject` that returns a `Finding`, and 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae.autoencoder import Autoencoder
-from pyro_vae.averages import Averaged
+from pyro_vae.averages import Averaged, standard_error
 from pyro_vae.diagnostics import latent_statistics
 from pyro_vae.diagnostics.calibration import simulation_based_calibration
 from pyro_vae.diagnostics.collapse import collapse_warnings
@@ -176,7 +176,7 @@ def evidence(subject: Subject) -> Finding:
     found = subject.evidence
     rows = [
         _row("log p(x)", found.mean, found.standard_error_data, found.standard_error_monte_carlo),
-        _row("ELBO", found.elbo_mean, _error(found.elbo), None),
+        _row("ELBO", found.elbo_mean, standard_error(found.elbo), None),
     ]
     warnings = []
     if found.unreliable > MOST_UNRELIABLE:
@@ -210,16 +210,17 @@ def bracket(subject: Subject) -> Finding:
     higher = annealed.log_p - importance
     lower, upper, gap = simulated.lower, simulated.upper, simulated.gap
     rows = [
-        _row("the data: importance sampling", importance.mean().item(), _error(importance), None),
+        _row("the data: importance sampling", importance.mean().item(), standard_error(importance), None),
         _row("the data: AIS", annealed.mean, annealed.standard_error_data, annealed.standard_error_monte_carlo),
-        _row("the data: AIS less importance sampling", higher.mean().item(), _error(higher), None),
+        _row("the data: AIS less importance sampling", higher.mean().item(), standard_error(higher), None),
         _row("simulated: lower bound, AIS", lower.mean, lower.standard_error_data, lower.standard_error_monte_carlo),
         _row("simulated: upper bound, reverse AIS", upper.mean, upper.standard_error_data, None),
         _row("simulated: gap", gap.mean, gap.standard_error_data, None),
     ]
     warnings = []
-    if higher.mean() > max(0.1, _CERTAIN * _error(higher)):
-        what = f"AIS finds log p(x) {higher.mean():.2f} +- {_error(higher):.2f} nats higher than importance sampling."
+    if higher.mean() > max(0.1, _CERTAIN * standard_error(higher)):
+        found = f"{higher.mean():.2f} +- {standard_error(higher):.2f}"
+        what = f"AIS finds log p(x) {found} nats higher than importance sampling."
         warnings.append(Warned(what, "Report the higher one (both are lower bounds), or raise K, or widen the guide."))
     if gap.mean > MOST_BRACKET:
         what = f"The bracket is {gap.mean:.2f} nats wide (more than {MOST_BRACKET:g})."
@@ -240,8 +241,11 @@ def bracket(subject: Subject) -> Finding:
 
 def gaps(subject: Subject) -> Finding:
     """Inference gaps: what the guide's family costs, and what its encoder does."""
-    splits = {"held-out": subject.held_out} | ({} if subject.train is None else {"train": subject.train})
-    found = {name: _gaps(subject, data.first(subject.sizes.num_gaps), name) for name, data in splits.items()}
+    num = subject.sizes.num_gaps
+    found = {"held-out": _gaps(subject, subject.held_out.first(num), _first(subject.evidence, num), "held-out")}
+    if subject.train is not None:
+        train = subject.train.first(num)
+        found["train"] = _gaps(subject, train, subject.importance_sampled(train, "gaps, log p(x), train"), "train")
     names = {"total": "log p(x) - ELBO", "approximation": "approximation gap", "amortisation": "amortisation gap"}
     rows = [
         {"nats per datum": text, **{split: _told(getattr(result, name)) for split, result in found.items()}}
@@ -266,10 +270,14 @@ def gaps(subject: Subject) -> Finding:
     return Finding(Section("Inference gaps", text, [rows], figures, warnings, _seed(subject)), numbers)
 
 
-def _gaps(subject: Subject, data: Given, name: str) -> InferenceGaps:
-    known = subject.importance_sampled(data, f"gaps, log p(x), {name}")
+def _gaps(subject: Subject, data: Given, known: Evidence, name: str) -> InferenceGaps:
     tell = subject.teller(f"gaps, {name}", len(data.x))
     return inference_gaps(subject.vae, data.x, known, seed=subject.seed, progress=tell, **data.inputs)
+
+
+def _first(evidence: Evidence, num: int) -> Evidence:
+    """That of the first `num` data, which does not depend on those that follow."""
+    return replace(evidence, data=None, **{name: column[:num] for name, column in evidence.columns().items()})
 
 
 def _of_gaps(found: InferenceGaps) -> list[Warned]:
@@ -438,11 +446,7 @@ def _told(value: Averaged) -> str:
 
 
 def _mean(values: Tensor) -> dict[str, float]:
-    return {"mean": values.mean().item(), "standard_error": _error(values)}
-
-
-def _error(values: Tensor) -> float:
-    return (values.std() / len(values) ** 0.5).item() if len(values) > 1 else float("nan")
+    return {"mean": values.mean().item(), "standard_error": standard_error(values)}
 
 
 def _share(flags: Tensor) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 from jsonargparse import Namespace
 from torch import Tensor
 
+from pyro_vae.averages import standard_error
 from pyro_vae.checkpoint import write_arrays, write_atomic
 from pyro_vae.cli.runs import SavedRun
 from pyro_vae.cli.tables import finite, print_result
@@ -62,7 +63,7 @@ def _points(saved: SavedRun, x: Tensor, inputs: dict[str, Any]) -> list[bool]:
 def _lower_bound(found: Bound) -> dict[str, Any]:
     return {
         "lower_bound": found.means()["elbo"],
-        "standard_error_data": _error(found.elbo),
+        "standard_error_data": standard_error(found.elbo),
         "is_bound": True,
         "reconstruction": found.means()["reconstruction"],
         "log_p_of_codes": -found.means()["kl"],
@@ -73,15 +74,10 @@ def _lower_bound(found: Bound) -> dict[str, Any]:
 def _reconstruction(found: Bound) -> dict[str, Any]:
     return {
         "reconstruction": found.means()["reconstruction"],
-        "standard_error_data": _error(found.reconstruction),
+        "standard_error_data": standard_error(found.reconstruction),
         "is_bound": False,
         "num_data": len(found.reconstruction),
     }
-
-
-def _error(values: Tensor) -> float:
-    """Standard error of the mean over the data; nan for one."""
-    return (values.std() / len(values) ** 0.5).item() if len(values) > 1 else float("nan")
 
 
 def _use_of_codes(saved: SavedRun, x: Tensor, inputs: dict[str, Any]) -> dict[str, Any]:

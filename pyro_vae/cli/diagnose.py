@@ -26,8 +26,11 @@ def run(argv: list[str]) -> int:
     if options.num_data < 2:
         raise UsageError(f"--num_data must be at least 2, for standard errors, got {options.num_data}")
     sizes, saved = _sizes(options), open_saved(options)
-    data, held_out = _some(saved, options, options.split, options.num_data)
-    subject = Subject(saved.vae, held_out, _train(saved, options), sizes, options.seed, _Told(not options.quiet).show)
+    data, x = load_split(saved, options, None)
+    held_out = _some(saved, data, x, options.split, options.num_data, options.seed)
+    subject = Subject(
+        saved.vae, held_out, _train(saved, data, options), sizes, options.seed, _Told(not options.quiet).show
+    )
     found = diagnose(subject, [name for name in SECTIONS if name not in options.skip])
     _tell(saved, data, len(held_out.x), options, found)
     return 0
@@ -65,19 +68,19 @@ def _sizes(options: Namespace) -> Sizes:
     return Sizes(**values, annealing=Annealing(**vars(options.annealing)))
 
 
-def _train(saved: SavedRun, options: Namespace) -> Given | None:
+def _train(saved: SavedRun, data: Dataset, options: Namespace) -> Given | None:
     """Some of what the run was trained on, for the gaps; None where another data set is asked for."""
     if options.data is not None or options.split == "train":
         return None
-    return _some(saved, options, "train", options.num_gaps)[1]
+    return _some(saved, data, data.split("train"), "train", options.num_gaps, options.seed)
 
 
-def _some(saved: SavedRun, options: Namespace, split: str, num: int) -> tuple[Dataset, Given]:
-    """The data set, and some data of a split: any, since the first of a sorted split are of one kind."""
-    data, x = load_split(saved, Namespace({**vars(options), "split": split}), None)
-    rows = torch.randperm(len(x), generator=generator(options.seed, "diagnose", split))[:num].to(saved.device)
+def _some(saved: SavedRun, data: Dataset, x: torch.Tensor, split: str, num: int, seed: int) -> Given:
+    """Some data of a split: any, since the first of a sorted split are of one kind."""
+    rows = torch.randperm(len(x), generator=generator(seed, "diagnose", split))[:num]
     inputs = given(data, split, len(x), saved.device)
-    return data, Given(x[rows], {name: value[rows] for name, value in inputs.items()})
+    taken = {name: value[rows.to(value.device)] for name, value in inputs.items()}
+    return Given(x[rows.to(x.device)].to(saved.device), taken)
 
 
 class _Told:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.averages import standard_error
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import Evidence
 
@@ -142,16 +143,12 @@ def _compared(name: str, evidence: Evidence, best: Evidence, weight: float) -> C
         evidence.mean,
         evidence.standard_error_data,
         differences.mean().item(),
-        0.0 if is_best else _standard_error(differences),
+        0.0 if is_best else standard_error(differences),
         0.0 if is_best else (sum(e.square().sum().item() for e in errors)) ** 0.5 / len(differences),
         errors[0].square().mean().item() / 2,
         evidence.unreliable,
         weight,
     )
-
-
-def _standard_error(values: Tensor) -> float:
-    return (values.std() / len(values) ** 0.5).item() if len(values) > 1 else float("nan")
 
 
 def _stacking(log_p: Tensor) -> list[float]:
