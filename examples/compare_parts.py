@@ -136,7 +136,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=int, default=5, help="passes over the training data")
     parser.add_argument("--precision", default="float32", help="of the training; log p(x) is always in float32")
     parser.add_argument("--num_particles", type=int, default=5000)
-    parser.add_argument("--num_data", type=int, default=None, help="only the first so many test images")
+    parser.add_argument("--num_data", type=int, default=None, help="so many test images, evenly spread")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="runs/parts", help="folder of the run directories")
     parser.add_argument("--fit", nargs=argparse.REMAINDER, default=[], help="further options of pyro-vae fit")

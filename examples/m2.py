@@ -45,6 +45,7 @@ def main(options: argparse.Namespace) -> float:
         optimizer=partial(torch.optim.Adam, lr=options.lr),
         lr_schedule=Cosine(),
         start_at_mean=True,
+        precision=options.precision,
         seed=options.seed,
         run=options.run,
     )
@@ -70,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--batch_size", type=int, default=200)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--precision", default="float32", help="of the training; log p(x) is always in float32")
     parser.add_argument("--num_data", type=int, default=200, help="test data whose log p(x) is estimated")
     parser.add_argument("--num_particles", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)

@@ -222,6 +222,41 @@ class Dataset:
             return self._spread(split, x, rows)
         return map(self._float, _slices(x, rows))
 
+    def size(self, split: str) -> int:
+        """How many data a split has.
+
+        Raises:
+            UsageError, DataError: as `split`.
+        """
+        return len(self._stored(split))
+
+    def select(self, split: str, rows: Tensor) -> Tensor:
+        """Some data of one split: `split(name)[rows]`, of which no others are held, nor read where none are drawn.
+
+        Args:
+            split: train | valid | test.
+            rows: which, `[B]`, ascending integers from 0.
+
+        Returns:
+            `[B, *event]`, floating point.
+
+        Raises:
+            UsageError, DataError: as `split`.
+
+        Example:
+            >>> Dataset("array", torch.arange(10.0).unsqueeze(-1)).select("train", evenly_spread(10, 4)).flatten()
+            tensor([0., 2., 5., 7.])
+        """
+        x = self._stored(split)
+        if not (self.dequantize or self._drawn_by_visit(split)):
+            return self._scaled(x[rows.to(x.device)] if isinstance(x, Tensor) else _read_in(x[rows.numpy()]))
+        found, start = [], 0
+        for chunk in self.chunks(split):  # draws are made in order
+            inside = (rows >= start) & (rows < start + len(chunk))
+            found.append(chunk[(rows[inside] - start).to(chunk.device)])
+            start += len(chunk)
+        return torch.cat(found)
+
     def visit(self, index: Tensor, *key: object) -> Tensor:
         """The training batch `train[index]` as seen at this visit: `widen(batch(index, *key))`.
 
@@ -451,6 +486,17 @@ def _bernoulli(p: Tensor, stream: torch.Generator) -> Tensor:
 def _over(x: Tensor, divisor: float) -> Tensor:
     # By a tensor: CUDA would multiply by the reciprocal of a number, which is not always the same quotient.
     return x / x.new_full((), divisor)
+
+
+def evenly_spread(size: int, num: int) -> Tensor:
+    """So many of `size` rows, at equal distances, or all where there are no more: of a sorted split some of each kind.
+
+    Example:
+        >>> evenly_spread(10, 4), evenly_spread(3, 4)
+        (tensor([0, 2, 5, 7]), tensor([0, 1, 2]))
+    """
+    num = min(size, num)
+    return torch.arange(num) * size // num
 
 
 def _floating(x: Stored) -> TypeGuard[Tensor]:

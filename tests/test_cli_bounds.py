@@ -9,19 +9,14 @@ import torch
 
 from pyro_vae.checkpoint import load
 from pyro_vae.codes import codebook_usage
-from pyro_vae.data import load_data
 from pyro_vae.evidence import bound
 
-from .test_cli import _elsewhere, call, done  # noqa: F401 - a fixture
+from .test_cli import _elsewhere, call, done, some_of  # noqa: F401 - a fixture
 
 NETS = "--vae.encoder.hidden [8] --vae.decoder.hidden [8]"
 QUICK = "--epochs 2 --quiet --pictures false --run"
 VQ = f"--vae VQVAE --vae.codes [4] --vae.codebook_size 8 --vae.embedding_dim 3 {NETS} --objective VQBound"
 POINT = f"--vae.latent_dim 3 --vae.guide Delta {NETS}"
-
-
-def digits(num):
-    return load_data("digits", binarize="dynamic").split("test")[:num]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +39,7 @@ def files(run):
 
 class TestDiscreteCodes:
     def test_json(self, vq):
-        result, vae, x = done("evaluate", vq, "--num_data 40"), load(vq), digits(40)
+        result, vae, x = done("evaluate", vq, "--num_data 40"), load(vq), some_of("test", 40)
         expected, usage = bound(vae.model, vae.guide, x), codebook_usage(vae, x)
         assert result["lower_bound"] == pytest.approx(expected.elbo.mean().item())
         assert result["standard_error_data"] == pytest.approx(expected.elbo.std().item() / 40**0.5)
@@ -81,7 +76,7 @@ class TestDiscreteCodes:
 
 class TestAutoencoder:
     def test_json(self, point):
-        result, vae, x = done("evaluate", point, "--num_data 40"), load(point), digits(40)
+        result, vae, x = done("evaluate", point, "--num_data 40"), load(point), some_of("test", 40)
         with torch.no_grad():
             expected = vae.decode(vae.encode(x).mean).log_prob(x)
         assert result["reconstruction"] == pytest.approx(expected.mean().item(), rel=1e-5)

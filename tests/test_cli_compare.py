@@ -12,7 +12,7 @@ from pyro_vae.data import load_data
 from pyro_vae.diagnostics.comparison import compare
 from pyro_vae.evidence import log_marginal
 
-from .test_cli import FAST, call, done, is_png
+from .test_cli import FAST, call, done, is_png, some_of
 
 FEW = "--num_particles 20 --num_data 30 --quiet"
 
@@ -36,7 +36,7 @@ def runs(trained, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def expected(trained):
-    x = load_data("digits", binarize="dynamic").split("test")[:30]
+    x = some_of("test", 30)
     vaes = {name: load(trained / name) for name in ("short", "long")}
     return compare({name: log_marginal(v.model, v.guide, x, num_particles=20) for name, v in vaes.items()})
 

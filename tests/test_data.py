@@ -20,6 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae import dataset
 from pyro_vae.data import Dataset, LinearGaussian, as_dataset, load_data
+from pyro_vae.dataset import evenly_spread
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.likelihoods import Bernoulli, ContinuousBernoulli, Normal
 from pyro_vae.seeding import seeded
@@ -604,6 +605,41 @@ def test_draws_are_the_same_on_a_gpu():
     assert torch.equal(moved.visit(index, 1).cpu(), data.visit(index, 1))
     assert torch.equal(moved.visit(index.cuda(), 1), moved.visit(index, 1))
     assert LinearGaussian.random(dim=64).log_prob(moved.train.flatten(1)).device.type == "cuda"
+
+
+# --- some of a split ---
+
+
+@pytest.mark.parametrize("options", [{}, {"binarize": "static"}, {"binarize": "dynamic"}, {"dequantize": True}])
+@pytest.mark.parametrize("mapped", [False, True])
+def test_select_is_a_part_of_split(tmp_path, options, mapped):
+    np.save(tmp_path / "x.npy", images(50, 6))
+    data = (
+        load_data(tmp_path / "x.npy", **options) if mapped else Dataset("x", torch.tensor(images(50, 6)), divisor=255)
+    )
+    if not mapped:
+        data = dataclasses.replace(
+            data, binarization=options.get("binarize", "none"), dequantize=options.get("dequantize", False)
+        )
+    for rows in (evenly_spread(50, 7), torch.tensor([49]), torch.arange(50)):
+        assert torch.equal(data.select("train", rows), data.split("train")[rows])
+    assert data.size("train") == 50
+    with refused(DataError, "has no split 'test'"):
+        data.select("test", torch.arange(2))
+
+
+def test_select_takes_draws_in_order_over_chunks(monkeypatch):
+    monkeypatch.setattr("pyro_vae.dataset._CHUNK", 10)
+    data = Dataset("x", torch.tensor(images(50, 6)), divisor=255, binarization="dynamic")
+    assert len(list(data.chunks("train"))) > 1
+    rows = torch.tensor([0, 1, 23, 48])
+    assert torch.equal(data.select("train", rows), data.split("train")[rows])
+
+
+def test_evenly_spread_takes_some_of_each_kind_of_a_sorted_split():
+    labels = torch.arange(10).repeat_interleave(7)
+    assert labels[evenly_spread(70, 20)].bincount().tolist() == [2] * 10
+    assert evenly_spread(70, 70).tolist() == evenly_spread(70, 1000).tolist() == list(range(70))
 
 
 # --- binarisation ---

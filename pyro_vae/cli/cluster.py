@@ -20,7 +20,8 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     options = parse(parser, argv)
     saved = open_saved(options)
-    data, x = load_split(saved, options, None)
+    chosen = load_split(saved, options, None)
+    data, x = chosen.data, chosen.x
     if not isinstance(saved.vae, VAE):
         raise UsageError(
             f"clusters are components of a VAE's mixture prior, and this run is a {type(saved.vae).__name__}"

@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_vae import plots
 from pyro_vae.cli.parsing import make_parser, parse
 from pyro_vae.cli.pictures import save_picture
-from pyro_vae.cli.runs import SavedRun, add_runs, add_split, given, load_split, open_saved
+from pyro_vae.cli.runs import SavedRun, add_runs, add_split, load_split, open_saved
 from pyro_vae.cli.tables import finite, table
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics.comparison import Comparison, compare
@@ -66,7 +66,7 @@ def _parser() -> ArgumentParser:
     add_runs(parser)
     add_split(parser)
     parser.add_argument("--num_particles", type=int, default=5000, help="K, draws for each datum")
-    parser.add_argument("--num_data", type=int | None, default=None, help="only the first so many data")
+    parser.add_argument("--num_data", type=int | None, default=None, help="so many data, evenly spread over the split")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     parser.add_argument("--max_rows", type=int, default=4096, help="(datum, draw) pairs in one run of the decoder")
     parser.add_argument("--out", type=str | None, default=None, help="a .png to draw the differences in")
@@ -86,8 +86,8 @@ def _check(options: Namespace) -> None:
 
 def _open(options: Namespace, path: str) -> _Entry:
     saved = open_saved(options, run=path)
-    data, x = load_split(saved, options, options.num_data)
-    return _Entry(path, saved, data, x, given(data, options.split, len(x), saved.device))
+    chosen = load_split(saved, options, options.num_data)
+    return _Entry(path, saved, chosen.data, chosen.x, chosen.inputs)
 
 
 def _check_same(first: _Entry, other: _Entry) -> None:

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from pyro_vae.checkpoint import write_atomic
 from pyro_vae.cli.parsing import make_parser, parse
-from pyro_vae.cli.runs import SavedRun, add_run, add_split, given, load_split, open_saved
+from pyro_vae.cli.runs import Chosen, SavedRun, add_run, add_split, choose, load_split, open_saved
 from pyro_vae.cli.tables import finite, print_result
 from pyro_vae.data import Dataset
 from pyro_vae.errors import UsageError
@@ -26,13 +26,11 @@ def run(argv: list[str]) -> int:
     if options.num_data < 2:
         raise UsageError(f"--num_data must be at least 2, for standard errors, got {options.num_data}")
     sizes, saved = _sizes(options), open_saved(options)
-    data, x = load_split(saved, options, None)
-    held_out = _some(saved, data, x, options.split, options.num_data, options.seed)
-    subject = Subject(
-        saved.vae, held_out, _train(saved, data, options), sizes, options.seed, _Told(not options.quiet).show
-    )
+    chosen = load_split(saved, options, None)
+    held_out, train = _some(chosen, options.num_data, options.seed), _train(saved, chosen.data, options)
+    subject = Subject(saved.vae, held_out, train, sizes, options.seed, _Told(not options.quiet).show)
     found = diagnose(subject, [name for name in SECTIONS if name not in options.skip])
-    _tell(saved, data, len(held_out.x), options, found)
+    _tell(saved, chosen.data, len(held_out.x), options, found)
     return 0
 
 
@@ -72,15 +70,13 @@ def _train(saved: SavedRun, data: Dataset, options: Namespace) -> Given | None:
     """Some of what the run was trained on, for the gaps; None where another data set is asked for."""
     if options.data is not None or options.split == "train":
         return None
-    return _some(saved, data, data.split("train"), "train", options.num_gaps, options.seed)
+    return _some(choose(data, "train", None, saved.device), options.num_gaps, options.seed)
 
 
-def _some(saved: SavedRun, data: Dataset, x: torch.Tensor, split: str, num: int, seed: int) -> Given:
-    """Some data of a split: any, since the first of a sorted split are of one kind."""
-    rows = torch.randperm(len(x), generator=generator(seed, "diagnose", split))[:num]
-    inputs = given(data, split, len(x), saved.device)
-    taken = {name: value[rows.to(value.device)] for name, value in inputs.items()}
-    return Given(x[rows.to(x.device)].to(saved.device), taken)
+def _some(chosen: Chosen, num: int, seed: int) -> Given:
+    """Some of the data: any, so that the first of these are some as well, also where the split is sorted."""
+    rows = torch.randperm(len(chosen), generator=generator(seed, "diagnose", chosen.split))[:num].to(chosen.x.device)
+    return Given(chosen.x[rows], {name: value[rows] for name, value in chosen.inputs.items()})
 
 
 class _Told:

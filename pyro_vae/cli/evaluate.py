@@ -12,9 +12,8 @@ from pyro_vae.cli.bounds import told_of_points
 from pyro_vae.cli.evidence import identity, readable, readable_all, result_of, result_of_all, save, save_all
 from pyro_vae.cli.parsing import make_parser, parse
 from pyro_vae.cli.processes import joined
-from pyro_vae.cli.runs import SavedRun, add_run, add_split, given, load_split, open_saved
+from pyro_vae.cli.runs import Chosen, SavedRun, add_run, add_split, load_split, open_saved
 from pyro_vae.cli.tables import print_result
-from pyro_vae.data import Dataset
 from pyro_vae.diagnostics import latent_statistics
 from pyro_vae.diagnostics.collapse import collapse_warnings
 from pyro_vae.distributed import World
@@ -40,16 +39,16 @@ def run(argv: list[str]) -> int:
         with agreed(world):
             _check(options, world)
             saved = open_saved(options, world.device)
-            data, x = load_split(saved, options, _num_data(options))
-            inputs = given(data, options.split, len(x), saved.device)
+            chosen = load_split(saved, options, _num_data(options))
+        x, inputs = chosen.x, chosen.inputs
         if options.method == "all":
-            _run_all(saved, data, x, inputs, options)
+            _run_all(saved, chosen, options)
             return 0
-        if options.method in _BY_GUIDE and told_of_points(saved, data, x, inputs, options, world):
+        if options.method in _BY_GUIDE and told_of_points(saved, chosen.data, x, inputs, options, world):
             return 0
         found = _estimate(options.method, saved, x, inputs, options, world)
     if world.main:
-        _tell(saved, data, x, inputs, options, found)
+        _tell(saved, chosen, options, found)
     return 0
 
 
@@ -95,10 +94,9 @@ def _estimate(
         return estimate(method, saved.vae.model, saved.vae.guide, x, **own, progress=show, **inputs)
 
 
-def _tell(
-    saved: SavedRun, data: Dataset, x: Tensor, inputs: dict[str, Any], options: Namespace, found: Estimate
-) -> None:
+def _tell(saved: SavedRun, chosen: Chosen, options: Namespace, found: Estimate) -> None:
     """Save and print all there is to know of one method."""
+    data, x, inputs = chosen.data, chosen.x, chosen.inputs
     result = result_of(saved, data, x, options, found) | _default(options) | identity(saved, x, inputs)
     if len(x) > 1:
         statistics = latent_statistics(saved.vae, x, **inputs)
@@ -115,8 +113,9 @@ def _beta(config: dict[str, Any]) -> float | None:
     return beta if isinstance(beta, int | float) else None
 
 
-def _run_all(saved: SavedRun, data: Dataset, x: Tensor, inputs: dict[str, Any], options: Namespace) -> None:
+def _run_all(saved: SavedRun, chosen: Chosen, options: Namespace) -> None:
     """Every method on the same data; a reason in place of the numbers where one can't do the model."""
+    data, x, inputs = chosen.data, chosen.x, chosen.inputs
     found: dict[str, tuple[Estimate | str, float]] = {}
     for method in METHODS:
         start = time.perf_counter()
@@ -134,9 +133,7 @@ def _default(options: Namespace) -> dict[str, str]:
     """A word on data that were left out because the method is expensive."""
     if _num_data(options) == options.num_data:
         return {}
-    return {
-        "note": f"the first {_FEW} data at most, as --method {options.method} is expensive; --num_data N for others"
-    }
+    return {"note": f"{_FEW} data at most, as --method {options.method} is expensive; --num_data N for others"}
 
 
 def _parser() -> ArgumentParser:
@@ -155,7 +152,8 @@ def _parser() -> ArgumentParser:
         "--num_data",
         type=int | None,
         default=None,
-        help=f"only the first so many data; by default all for {', '.join(_SHARED)}, {_FEW} for the other methods",
+        help="so many data, evenly spread over the split; by default all for "
+        f"{', '.join(_SHARED)}, {_FEW} for the other methods",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     parser.add_argument("--max_rows", type=int, default=4096, help="(datum, draw) pairs in one run of the decoder")

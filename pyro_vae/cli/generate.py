@@ -11,7 +11,7 @@ from pyro_vae import plots
 from pyro_vae.checkpoint import write_arrays
 from pyro_vae.cli.parsing import make_parser, parse
 from pyro_vae.cli.pictures import save_picture
-from pyro_vae.cli.runs import SavedRun, add_run, add_split, given, load_split, open_saved
+from pyro_vae.cli.runs import SavedRun, add_run, add_split, load_split, open_saved
 from pyro_vae.cli.tables import print_result
 from pyro_vae.errors import UsageError
 from pyro_vae.tasks import reconstruct, sample
@@ -48,9 +48,8 @@ def _context(saved: SavedRun, options: Namespace) -> tuple[Tensor | None, int]:
     if shape is None:
         return None, 8
     if options.context == "data":
-        data, x = load_split(saved, options, options.num)
-        context = given(data, options.split, len(x), saved.device)["c"]
-        return context.repeat(-(-options.num // len(x)), *[1] * len(shape))[: options.num], 8
+        context = load_split(saved, options, options.num).inputs["c"]
+        return context.repeat(-(-options.num // len(context)), *[1] * len(shape))[: options.num], 8
     if saved.config.get("context") != "labels":
         raise UsageError("this run is not conditioned on labels, so there is no class to draw: pass --context data")
     classes = shape[0]
@@ -72,9 +71,9 @@ def run_reconstruct(argv: list[str]) -> int:
     )
     options = parse(parser, argv)
     saved = open_saved(options)
-    data, x = load_split(saved, options, options.num)
-    inputs = given(data, options.split, len(x), saved.device)
-    mean = reconstruct(saved.vae, x, num_particles=options.num_particles, seed=options.seed, **inputs)
+    chosen = load_split(saved, options, options.num)
+    data, x = chosen.data, chosen.x
+    mean = reconstruct(saved.vae, x, num_particles=options.num_particles, seed=options.seed, **chosen.inputs)
     path = _output(saved, options.out, "reconstructions")
     _save(path, {"x": x, "mean": mean}, lambda: plots.reconstructions(x, mean))
     error = (x - mean).square().mean().item()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae.autoencoder import Autoencoder
-from pyro_vae.cli.runs import first_rows, given
+from pyro_vae.cli.runs import Chosen, choose
 from pyro_vae.compiling import log_once
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics import latent_statistics
@@ -31,29 +31,27 @@ def save_pictures(
     """Save everything a trained VAE has to show under `run/pictures`; returns the files."""
     held_out = next(name for name in ("valid", "test", "train") if getattr(data, name) is not None)
     device = next(vae.parameters()).device
-    x = first_rows(data, held_out, _MEASURED).to(device)
-    inputs = given(data, held_out, len(x), device)
-    shown = {name: value[:_SHOWN] for name, value in inputs.items()}
+    measured, shown = (choose(data, held_out, num, device) for num in (_MEASURED, _SHOWN))
     drawn = sample(vae, 2 * _SHOWN, seed=seed, context=contexts_to_show(data, 2 * _SHOWN))
     figures = {
         "curves": plots.curves(rows),
-        "reconstructions": plots.reconstructions(x[:_SHOWN], reconstruct(vae, x[:_SHOWN], seed=seed, **shown)),
+        "reconstructions": plots.reconstructions(shown.x, reconstruct(vae, shown.x, seed=seed, **shown.inputs)),
         "samples": plots.samples(drawn, columns=_columns(data)),
-        **_of_the_guide(vae, x, inputs, seed),
+        **_of_the_guide(vae, measured, seed),
     }
     if isinstance(vae, VAE) and vae.shapes.latent == 2 and vae.shapes.context is None:
         figures["manifold"] = plots.manifold(manifold(vae))
     return [save_picture(figure, run / "pictures" / f"{name}.png") for name, figure in figures.items()]
 
 
-def _of_the_guide(vae: Autoencoder, x: Tensor, inputs: Mapping[str, Any], seed: int) -> dict[str, Any]:
+def _of_the_guide(vae: Autoencoder, measured: Chosen, seed: int) -> dict[str, Any]:
     """What q(z|x) has to show; nothing for one without width or without moments, which has no such figures."""
-    checked, figures = {name: value[:_CHECKED] for name, value in inputs.items()}, {}
+    figures, checked = {}, choose(measured.data, measured.split, _CHECKED, measured.x.device)
     try:
-        latent = latent_statistics(vae, x, **inputs)
+        latent = latent_statistics(vae, measured.x, **measured.inputs)
         if latent.kl is not None:
             figures["latent_kl"] = plots.latent_kl(latent)
-        evidence = log_marginal(vae.model, vae.guide, x[:_CHECKED], num_particles=1000, seed=seed, **checked)
+        evidence = log_marginal(vae.model, vae.guide, checked.x, num_particles=1000, seed=seed, **checked.inputs)
         return {**figures, "pareto_k": plots.pareto_k(evidence)}
     except UsageError as error:
         log_once(f"no pictures of the guide: {error}")

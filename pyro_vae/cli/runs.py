@@ -11,6 +11,7 @@ from pyro_vae.autoencoder import Autoencoder
 from pyro_vae.checkpoint import load, read_config, read_manifest
 from pyro_vae.cli.parsing import add_common, allow_own_modules
 from pyro_vae.data import Dataset, load_data
+from pyro_vae.dataset import evenly_spread
 from pyro_vae.derived import MADE_BY
 from pyro_vae.errors import UsageError
 from pyro_vae.fingerprint import fingerprint
@@ -78,12 +79,45 @@ def open_saved(options: Namespace, device: torch.device | None = None, run: str 
     return SavedRun(path, read_config(path), read_manifest(path)["progress"], vae, device)
 
 
-def load_split(saved: SavedRun, options: Namespace, num: int | None) -> tuple[Dataset, torch.Tensor]:
-    """The run's data set (or `--data`) and the first `num` data of the split asked for (None: all), checked."""
-    data = load_data_of(saved, options.data)
-    x = data.split(options.split) if num is None else first_rows(data, options.split, num)
-    saved.vae.likelihood.check(x, f"{options.split} data")
-    return data, x.to(saved.device)
+@dataclass(frozen=True)
+class Chosen:
+    """Some data of a split of a data set.
+
+    Args:
+        data: the data set.
+        split: train | valid | test.
+        x: the data, `[N, *event]`.
+        inputs: what the programs are called with beside them, e.g. a context `c`.
+    """
+
+    data: Dataset
+    split: str
+    x: torch.Tensor
+    inputs: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+def load_split(saved: SavedRun, options: Namespace, num: int | None) -> Chosen:
+    """Of the run's data set (or `--data`) `num` data of the split asked for (None: all), checked, on its device."""
+    chosen = choose(load_data_of(saved, options.data), options.split, num, saved.device)
+    saved.vae.likelihood.check(chosen.x, f"{options.split} data")
+    return chosen
+
+
+def choose(data: Dataset, split: str, num: int | None, device: torch.device) -> Chosen:
+    """`num` data of a split, evenly spread over it (None: all), on a device.
+
+    Raises:
+        UsageError: if `num` is below 1.
+    """
+    if num is not None and num < 1:
+        raise UsageError(f"expected at least 1 datum of {split}, got {num}")
+    size = data.size(split)
+    rows = evenly_spread(size, size if num is None else num)
+    inputs = data.widen_inputs(data.given(split, rows))
+    return Chosen(data, split, data.select(split, rows).to(device), {name: x.to(device) for name, x in inputs.items()})
 
 
 def load_data_of(saved: SavedRun, other: str | None = None) -> Dataset:
@@ -106,16 +140,3 @@ def load_data_of(saved: SavedRun, other: str | None = None) -> Dataset:
         labelled=config.get("labelled", 0),
         repeats=config.get("repeats", 1),
     )
-
-
-def given(data: Dataset, split: str, num: int, device: torch.device) -> dict[str, Any]:
-    """What the programs are called with beside the first `num` data of a split, e.g. a context `c`."""
-    inputs = data.widen_inputs(data.given(split, slice(num)))
-    return {name: x.to(device) for name, x in inputs.items()}
-
-
-def first_rows(data: Dataset, split: str, num: int) -> torch.Tensor:
-    """The first `num` data of a split, `[num, *event]`, of which no more is read."""
-    if num < 1:
-        raise UsageError(f"expected at least 1 datum of {split}, got {num}")
-    return next(data.chunks(split, rows=num))
