@@ -42,6 +42,7 @@ TRAINING = {
     "pythae": System("pythae_trainer.py", ONEDNN, "pythae"),
     "Lightning": System("lightning_trainer.py", ONEDNN, "lightning"),
     "NumPyro": System("numpyro_svi.py", environment="numpyro"),
+    "products and Adam alone": System("step_floor.py", ONEDNN),
     "PyTorch, usual loop (as installed)": System("torch_loop.py", ("--kind", "usual")),
     "Pyro's example (as installed)": System("pyro_example.py"),
     "pythae (as installed)": System("pythae_trainer.py", environment="pythae"),

@@ -136,6 +136,11 @@ def test_matmul_floor(capsys):
     assert found["settings"]["rows"] in importlib.import_module("matmul_floor").CHUNKS
 
 
+def test_step_floor(capsys):
+    found = line(capsys, "step_floor", *TRAIN)
+    assert found["loss"] is None and min(found["images_per_second"]) > 0 and found["first_step_s"] > 0
+
+
 @pytest.mark.parametrize(
     "script", [s if options is TRAIN else pytest.param(s, marks=pytest.mark.slow) for s, (_, options) in PEERS.items()]
 )
