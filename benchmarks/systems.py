@@ -76,6 +76,11 @@ PARTS = {
     OURS: System("our_parts.py", ("--mode", "compiled", *ONEDNN), scaled=False),
     "ours, eager": System("our_parts.py", ("--mode", "eager", *ONEDNN), scaled=False),
 }
+ANNEALING = {
+    OURS: System("ours_annealing.py", ("--sampler", "ais", "--compile", *ONEDNN)),
+    "ours, eager": System("ours_annealing.py", ("--sampler", "ais", *ONEDNN)),
+    "ours, HMC": System("ours_annealing.py", ("--sampler", "hmc", *ONEDNN)),
+}
 FIRST_STEP = {
     "ours, eager": System("ours.py", ("--mode", "eager")),
     "ours, compiled, cold cache": System("ours.py", ("--mode", "compiled"), cache="cold"),
@@ -162,6 +167,11 @@ def suites(scale: Scale) -> dict[str, Suite]:
         "latent": Suite("Training by latent size", "training", _GROWTH, "--latent", ("2", "20", "200")),
         "threads": Suite("Training by threads", "training", _GROWTH, "--threads", cores),
         "particles": Suite("log p(x) by K", "evidence", estimators, "--particles", ("500", "5000", "50000")),
+        "ais-chains": Suite("log p(x) by AIS, by chains", "evidence", ANNEALING, "--chains", ("1", "4", "16", "64")),
+        "ais-images": Suite("log p(x) by AIS, by images", "evidence", ANNEALING, "--images", ("10", "100", "400")),
+        "ais-latent": Suite(
+            "log p(x) by AIS, by latent size", "evidence", ANNEALING, "--latent", ("2", "10", "50", "200")
+        ),
         "processes": Suite("Training by processes, one thread each", "training", PROCESSES, "processes", cores),
     }
     return {name: _reduced(suite) for name, suite in found.items()} if scale.few else found

@@ -130,6 +130,14 @@ def test_pyro_evidence_agrees(capsys):
         assert one["log_p"] == pytest.approx(found[0]["log_p"], abs=0.1)
 
 
+@pytest.mark.parametrize("options", [[], ["--sampler", "hmc"]])
+def test_chains(options, capsys):
+    few = [*TINY, "--temperatures", "4", "--chains", "2", "--latent", "3", "--warm-up", "1"]
+    found = line(capsys, "ours_annealing", *few, *options)
+    assert found["images_per_second"] > 0 and found["settings"]["warnings"] == []
+    assert (found["log_p"] < 0) == (options == [])
+
+
 def test_matmul_floor(capsys):
     found = line(capsys, "matmul_floor", *TINY)
     check(found)

@@ -1,0 +1,57 @@
+"""Speed of `pyro_vae`'s Markov chains: log p(x) by `ais`, or draws of the posterior by Hamiltonian Monte Carlo.
+
+--sampler ais   --temperatures steps from the guide to the posterior (the package's default: 500)
+--sampler hmc   half of --temperatures draws of each chain, after as many of warm-up
+
+Both cost in proportion to --temperatures, and more or less so to --chains; the first is how many gradients one datum
+takes.
+"""
+
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
+
+from common import PIXELS, Memory, evidence_parser, evidence_problem, time_evidence
+from ours_evidence import make
+from torch import Tensor, from_numpy
+from torch_common import Warnings, set_up
+
+from pyro_vae import VAE, ais
+from pyro_vae.evidence import Annealing
+from pyro_vae.posterior import posterior
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Time it and print the line."""
+    parser = evidence_parser(__doc__)
+    parser.add_argument("--sampler", choices=["ais", "hmc"], default="ais")
+    parser.add_argument("--compile", action="store_true", help="run AIS as a compiled graph; hmc has none")
+    parser.add_argument("--temperatures", type=int, default=50)
+    parser.add_argument("--chains", type=int, default=16)
+    parser.add_argument("--latent", type=int, default=50)
+    args = parser.parse_args(argv)
+    args.decoder = f"{args.latent}-200-200-{PIXELS}"
+    onednn = set_up(args)
+    warned, problem = Warnings(), evidence_problem(args)
+    run = {"ais": _ais, "hmc": _hmc}[args.sampler](make(problem), from_numpy(problem.x), args)
+    time_evidence(f"ours, {args.sampler}", args, run, Memory(), onednn=onednn, warnings=warned.messages)
+
+
+def _ais(vae: VAE, x: Tensor, args: Namespace) -> Callable[[int], float]:
+    how = Annealing(num_temperatures=args.temperatures, num_chains=args.chains)
+    return lambda num: ais(vae.model, vae.guide, x[:num], annealing=how, compile=args.compile).mean
+
+
+def _hmc(vae: VAE, x: Tensor, args: Namespace) -> Callable[[int], float]:
+    half = args.temperatures // 2
+    sizes: dict[str, Any] = {"num_draws": half * args.chains, "num_chains": args.chains, "num_warmup": half}
+
+    def run(num: int) -> float:
+        posterior(vae.model, vae.guide, x[:num], method="hmc", num_leapfrog=4, **sizes)
+        return 0.0
+
+    return run
+
+
+if __name__ == "__main__":
+    main()
