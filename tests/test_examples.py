@@ -52,3 +52,13 @@ def test_cvae_quadrants(tmp_path):
         assert row["cvae"] < row["cvae_elbo"] and row["num_data"] == 200
         assert row["cvae_standard_error_data"] > 0 and row["baseline_standard_error_data"] > 0
     assert table["3 given"]["baseline"] < table["1 given"]["baseline"] / 2
+
+
+def test_clusters(tmp_path, capsys):
+    sizes = ["--seeds", 0, 1, "--epochs", 40, "--joint_epochs", 5, "--hidden", 64, "--lr", 3e-3, "--batch_size", 50]
+    rows = run("clusters", *sizes, "--out", tmp_path)
+    saved = json.loads((tmp_path / "table.json").read_text())
+    means = saved.pop("mean")
+    assert means["nmi"] == pytest.approx((rows["seed 0"]["nmi"] + rows["seed 1"]["nmi"]) / 2)
+    assert saved == rows and all(row["accuracy"] > 0.3 and row["num_data"] == 200 for row in rows.values())
+    assert (tmp_path / "clusters-1.png").stat().st_size > 1000 and "mean of 2 seeds" in capsys.readouterr().out
