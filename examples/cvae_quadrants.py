@@ -59,7 +59,7 @@ def _train(data: Dataset, run: Path, options: argparse.Namespace) -> VAE:
             decoder=network,
             context=data.input_shapes["c"],
         )
-    settings = {"epochs": options.epochs, "batch_size": options.batch_size, "seed": options.seed}
+    settings = {name: getattr(options, name) for name in ("epochs", "batch_size", "precision", "seed")}
     fit(vae, data, optimizer=partial(torch.optim.Adam, lr=1e-3), lr_schedule=Cosine(), run=run, **settings)
     return load(run, device="cpu")
 
@@ -142,6 +142,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--hidden", type=int, default=500)
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--precision", default="float32", help="of the CVAE's training; what is reported is in float32")
     parser.add_argument("--num_particles", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="runs/quadrants")
