@@ -12,6 +12,7 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 
 from pyro_vae.errors import UsageError
+from pyro_vae.exponentials import tame_scale
 from pyro_vae.flow_library import zuko
 from pyro_vae.mixtures import Mixture
 from pyro_vae.networks import MLP, Network
@@ -134,6 +135,8 @@ class ConditionalNormal(Prior):
 
     .. math:: p(z|c) = N(z; \mu(c), \mathrm{diag}(\exp(s(c)))^2)
 
+    Above s = 10 the exponential is continued by its tangent, and by a power below -30: it does not overflow.
+
     Args:
         shapes: the sizes of the VAE, with a context.
         network: what gives `(mu, s)`, called with `(context_shape, (2, latent))`.
@@ -166,7 +169,7 @@ class ConditionalNormal(Prior):
                 f"ConditionalNormal is p(z|c): pass the context, [*leading, {_sizes(self.shapes.context)}]"
             )
         loc, log_scale = self.network(context).unbind(-2)
-        return dist.Normal(loc, log_scale.exp()).to_event(1)
+        return dist.Normal(loc, tame_scale(log_scale).exp()).to_event(1)
 
 
 class MixtureOfNormals(Prior):

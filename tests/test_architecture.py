@@ -26,6 +26,7 @@ ROWS = [
         "convergence",
         "fingerprint",
         "pages",
+        "exponentials",
     ],
     ["sources", "linear_gaussian", "layers", "once"],
     ["dataset"],

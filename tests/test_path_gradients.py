@@ -29,7 +29,7 @@ def member(make, latent, leading=(4,), scale=0.7, dtype=torch.float64):
 
 
 def gradients(log_prob, weights):
-    found = torch.autograd.grad(log_prob.sum(), weights, allow_unused=True)
+    found = torch.autograd.grad(log_prob.sum(), weights, allow_unused=True, retain_graph=True)
     pairs = zip(weights, found, strict=True)
     return torch.cat([torch.zeros_like(w).flatten() if g is None else g.flatten() for w, g in pairs])
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.errors import UsageError
+from pyro_vae.exponentials import tame_scale
 from pyro_vae.flow_library import zuko
 from pyro_vae.guides.base import FAR, FromNoise, Guide, log_standard_normal, normal_points, standardised
 from pyro_vae.shapes import Shapes
@@ -72,7 +73,7 @@ class InverseAutoregressiveFlow(Guide):
         size = self.shapes.latent
         loc, log_scale, context = params.split([size, size, self.context], -1)
         gated = [_Gated(network, context, backwards=i % 2 == 1) for i, network in enumerate(self.steps)]
-        return _Flow(loc, [_Affine(loc, log_scale), *gated], self.points)
+        return _Flow(loc, [_Affine(loc, tame_scale(log_scale)), *gated], self.points)
 
 
 class SplineFlow(Guide):
@@ -131,7 +132,7 @@ class SplineFlow(Guide):
         size = self.shapes.latent
         loc, log_scale, context = params.split([size, size, self.context], -1)
         splines = [_Spline(network, context, backwards=i % 2 == 1) for i, network in enumerate(self.steps)]
-        return _Flow(loc, [*splines, _Affine(loc, log_scale)], self.points)
+        return _Flow(loc, [*splines, _Affine(loc, tame_scale(log_scale))], self.points)
 
 
 class _Step(Protocol):

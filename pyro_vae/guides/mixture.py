@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax, pad
 
 from pyro_vae.errors import UsageError
+from pyro_vae.exponentials import tame_scale
 from pyro_vae.guides.base import FromNoise, Guide
 from pyro_vae.shapes import Shapes
 
@@ -60,7 +61,7 @@ class MixtureOfNormals(Guide):
         """The mixture, over `(latent,)`."""
         logits, flat = params.split([self.components, 2 * self.components * self.shapes.latent], -1)
         loc, log_scale = flat.unflatten(-1, (2, self.components, self.shapes.latent)).unbind(-3)
-        return _Mixture(logits, loc, log_scale)
+        return _Mixture(logits, loc, tame_scale(log_scale))
 
 
 class _Mixture(FromNoise):

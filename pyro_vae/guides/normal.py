@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.errors import UsageError
+from pyro_vae.exponentials import tame_scale
 from pyro_vae.guides.base import FromNoise, Guide, Remembering, log_standard_normal, standardised
 from pyro_vae.shapes import Shapes
 
@@ -28,7 +29,9 @@ class DiagonalNormal(Guide):
 
     .. math:: q(z|x) = N(z; \mu(x), \mathrm{diag}(\exp(s(x)))^2)
 
-    The encoder gives `(mu, s)`, `[2, latent]`, with `s` the log standard deviation.
+    The encoder gives `(mu, s)`, `[2, latent]`, with `s` the log standard deviation. Here as in all guides the
+    exponential is continued by its tangent above s = 10 and by a power below -30: whatever an encoder gives, nothing
+    overflows.
 
     Args:
         shapes: the sizes of the VAE.
@@ -44,7 +47,7 @@ class DiagonalNormal(Guide):
     def distribution(self, params: Tensor) -> dist.TorchDistribution:
         """The normal with independent dimensions."""
         loc, log_scale = params.unbind(-2)
-        return _IndependentNormal(dist.Normal(loc, log_scale.exp()), 1)
+        return _IndependentNormal(dist.Normal(loc, tame_scale(log_scale).exp()), 1)
 
 
 class _DenseNormal(Remembering, dist.MultivariateNormal):
@@ -102,7 +105,7 @@ class FullNormal(Guide):
         """The normal with a dense lower-triangular scale."""
         size = self.shapes.latent
         loc, log_diagonal, below = params.split([size, size, len(self.below_diagonal)], dim=-1)
-        diagonal = torch.diag_embed(log_diagonal.exp()).flatten(-2)
+        diagonal = torch.diag_embed(tame_scale(log_diagonal).exp()).flatten(-2)
         scale = diagonal.scatter(-1, self.below_diagonal.expand(below.shape), below).unflatten(-1, (size, size))
         return _DenseNormal(loc, scale_tril=scale)
 
@@ -141,7 +144,7 @@ class LowRankNormal(Guide):
     def distribution(self, params: Tensor) -> dist.TorchDistribution:
         """The normal with covariance S (I + U U^T) S."""
         loc, log_scale, columns = params[..., 0, :], params[..., 1, :], params[..., 2:, :]
-        return _LowRank(loc, log_scale, columns)
+        return _LowRank(loc, tame_scale(log_scale), columns)
 
 
 class _LowRank(FromNoise):
@@ -244,7 +247,7 @@ class Householder(Guide):
     def distribution(self, params: Tensor) -> dist.TorchDistribution:
         """The normal with covariance H S^2 H^T."""
         loc, log_scale, *vectors = params.unbind(-2)
-        return _Reflected(loc, log_scale, vectors)
+        return _Reflected(loc, tame_scale(log_scale), vectors)
 
 
 class _Reflected(FromNoise):

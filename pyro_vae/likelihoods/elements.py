@@ -57,19 +57,6 @@ class Elements(dist.TorchDistribution):
         return self.draw(self._extended_shape(sample_shape))
 
 
-def tame(log_value: Tensor, highest: float = 30.0) -> Tensor:
-    """A logarithm as it is up to `highest`, growing as a logarithm itself beyond.
-
-    Its exponential is then continued by its tangent: it does not overflow, and its gradient does not vanish.
-    """
-    return log_value.clamp(max=highest) + (log_value - highest).clamp(min=0).log1p()
-
-
-def positive(log_value: Tensor) -> Tensor:
-    """The exponential, continued by its tangent above 30."""
-    return tame(log_value).exp()
-
-
 def logit_of(mean: Tensor, margin: float = 1e-3) -> Tensor:
     """The logit of a probability, which is first brought into `[margin, 1 - margin]`."""
     return torch.logit(mean.clamp(margin, 1 - margin))

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from pyro_vae.errors import UsageError
+from pyro_vae.exponentials import tame
 from pyro_vae.likelihoods.base import Likelihood
-from pyro_vae.likelihoods.elements import Elements, logit_of, solve, tame
+from pyro_vae.likelihoods.elements import Elements, logit_of, solve
 from pyro_vae.likelihoods.scaled import Scaled, Size
 from pyro_vae.shapes import Shapes
 

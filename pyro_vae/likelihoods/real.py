@@ -7,7 +7,8 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor, nn
 
-from pyro_vae.likelihoods.elements import Elements, logit_of, tame
+from pyro_vae.exponentials import tame
+from pyro_vae.likelihoods.elements import Elements, logit_of
 from pyro_vae.likelihoods.scaled import Scaled, Size, check_size, constant
 from pyro_vae.shapes import Shapes
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.errors import UsageError
+from pyro_vae.exponentials import positive
 from pyro_vae.likelihoods.base import Likelihood
-from pyro_vae.likelihoods.elements import positive
 from pyro_vae.shapes import Shapes
 
 Size = float | Literal["learned", "per_element"]
