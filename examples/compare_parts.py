@@ -18,9 +18,16 @@ import numpy as np
 from pyro_vae.cli import main as pyro_vae
 
 
-def _dense(network: str, width: int, parts: tuple[str, ...] = ("encoder", "decoder")) -> list[str]:
+def _dense(network: str, width: int, parts: tuple[str, ...] = ("encoder", "decoder"), **others: str) -> list[str]:
+    options = {"hidden": f"[{width}, {width}]", **others}
     return [
-        word for part in parts for word in (f"--vae.{part}", network, f"--vae.{part}.hidden", f"[{width}, {width}]")
+        word
+        for part in parts
+        for word in (
+            f"--vae.{part}",
+            network,
+            *(w for name in options for w in (f"--vae.{part}.{name}", options[name])),
+        )
     ]
 
 
@@ -28,7 +35,7 @@ _ONE_LAYER = ["--vae.latent_dim", "50", *_dense("MLP", 200)]
 _TWO_LAYERS = [
     *("--vae", "HierarchicalVAE", "--vae.latent_dims", "[100, 50]"),
     *_dense("MLP", 200),
-    *_dense("MLP", 100, ("upper_encoder", "upper_decoder")),
+    *_dense("MLP", 100, ("upper_encoder", "upper_decoder"), activation="tanh"),  # bounded: codes far out are fed back
 ]
 _GATED = ["--vae.latent_dim", "40", *_dense("GatedMLP", 300)]
 
