@@ -69,7 +69,7 @@ def main(options: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]:
         first = next(iter(runs.values()))
         tables[name] = {row: _row(run, first) for row, run in runs.items()}
         print(_text(name, tables[name]))
-    (out / "tables.json").write_text(json.dumps(tables, indent=1))
+        (out / "tables.json").write_text(json.dumps(tables, indent=1))
     return tables
 
 

@@ -39,10 +39,10 @@ def main(options: argparse.Namespace) -> dict[str, dict[str, float]]:
         data = load_data(options.data, binarize="none", valid_size=options.valid_size, context=f"quadrants-{given}")
         vae, network = _train(data, out / str(given), options), _train_baseline(data, options)
         row = {**_score(vae, data, options), **_score_baseline(network, data)}
-        print(f"{given} given", {name: round(value, 2) for name, value in row.items()})
+        print(f"{given} given", {name: round(value, 3) for name, value in row.items()})
         save(_picture(vae, network, data, given, options), out / f"{given}.png")
         table[f"{given} given"] = row
-    (out / "table.json").write_text(json.dumps(table, indent=1))
+        (out / "table.json").write_text(json.dumps(table, indent=1))
     return table
 
 
