@@ -51,7 +51,7 @@ TABLES: dict[str, dict[str, list[str]]] = {
         "VampPrior": [*_GATED, "--vae.prior", "VampPrior", "--vae.prior.components", "500"],
     },
     "objectives": {
-        "ELBO": [*_ONE_LAYER, "--objective", "ELBO"],
+        "ELBO": [*_ONE_LAYER, "--objective", "ELBO", "--objective.beta", "1.0"],
         "IWAE(5)": [*_ONE_LAYER, "--objective", "IWAE", "--objective.num_particles", "5"],
         "DReG(5)": [*_ONE_LAYER, "--objective", "DReG", "--objective.num_particles", "5"],
     },

@@ -55,7 +55,8 @@ class HierarchicalVAE(Conditional):
         encoder: network from x, called with `(event_shape, (2, latent_dims[0]))`.
         decoder: network from z1, called with `((latent_dims[0],), likelihood.param_shape)`.
         upper_encoder: network from each layer to the next higher one.
-        upper_decoder: network from each layer to the next lower one.
+        upper_decoder: network from each layer to the next lower one. Tanh units in the upper networks bound what a code
+            far out does to the layer it meets; with SiLU a long training can diverge through that feedback.
         ladder: whether the guide merges the pass up with the model's pass down.
         ladder_width: units of d between two layers; only a ladder has them. Its encoders are called with
             `(shape of d below, (2 * latent + ladder_width,))`, the top's without the width.
