@@ -155,8 +155,8 @@ def refusals(rank):
     def attempt(data=None, seed=0, encoder=SMALL, **others):
         return failure(fit, make(seed, encoder=encoder), digits() if data is None else data, **settings(**others))
 
-    broken = digits(40).train.clone()
-    broken[-1] = 1e30  # not in the first batch, which is checked
+    broken = digits(40).train.double()
+    broken[-1] = 1e307  # not in the first batch, which is checked
     return {
         "batch norm": attempt(encoder=BatchNormed),
         "dropout": attempt(encoder=Dropping),
