@@ -235,7 +235,7 @@ class Dataset:
 
         Args:
             split: train | valid | test.
-            rows: which, `[B]`, ascending integers from 0.
+            rows: which, `[B]`, integers from 0.
 
         Returns:
             `[B, *event]`, floating point.
@@ -250,12 +250,12 @@ class Dataset:
         x = self._stored(split)
         if not (self.dequantize or self._drawn_by_visit(split)):
             return self._scaled(x[rows.to(x.device)] if isinstance(x, Tensor) else _read_in(x[rows.numpy()]))
-        found, start = [], 0
+        (ascending, order), found, start = rows.sort(), [], 0
         for chunk in self.chunks(split):  # draws are made in order
-            inside = (rows >= start) & (rows < start + len(chunk))
-            found.append(chunk[(rows[inside] - start).to(chunk.device)])
+            inside = ascending[(ascending >= start) & (ascending < start + len(chunk))]
+            found.append(chunk[(inside - start).to(chunk.device)])
             start += len(chunk)
-        return torch.cat(found)
+        return torch.cat(found)[order.argsort().to(x.device if isinstance(x, Tensor) else "cpu")]
 
     def visit(self, index: Tensor, *key: object) -> Tensor:
         """The training batch `train[index]` as seen at this visit: `widen(batch(index, *key))`.

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from pyro_vae.checkpoint import write_atomic
 from pyro_vae.cli.parsing import make_parser, parse
-from pyro_vae.cli.runs import Chosen, SavedRun, add_run, add_split, choose, load_split, open_saved
+from pyro_vae.cli.runs import Chosen, SavedRun, add_run, add_split, load_split, open_saved, take
 from pyro_vae.cli.tables import finite, print_result
 from pyro_vae.data import Dataset
 from pyro_vae.errors import UsageError
@@ -70,13 +70,19 @@ def _train(saved: SavedRun, data: Dataset, options: Namespace) -> Given | None:
     """Some of what the run was trained on, for the gaps; None where another data set is asked for."""
     if options.data is not None or options.split == "train":
         return None
-    return _some(choose(data, "train", None, saved.device), options.num_gaps, options.seed)
+    rows = _any_rows(data.size("train"), "train", options.num_gaps, options.seed)
+    chosen = take(data, "train", rows, saved.device)
+    return Given(chosen.x, chosen.inputs)
 
 
 def _some(chosen: Chosen, num: int, seed: int) -> Given:
-    """Some of the data: any, so that the first of these are some as well, also where the split is sorted."""
-    rows = torch.randperm(len(chosen), generator=generator(seed, "diagnose", chosen.split))[:num].to(chosen.x.device)
+    rows = _any_rows(len(chosen), chosen.split, num, seed).to(chosen.x.device)
     return Given(chosen.x[rows], {name: value[rows] for name, value in chosen.inputs.items()})
+
+
+def _any_rows(size: int, split: str, num: int, seed: int) -> torch.Tensor:
+    """Some rows in any order, so that the first of them are some as well, also where the split is sorted."""
+    return torch.randperm(size, generator=generator(seed, "diagnose", split))[:num]
 
 
 class _Told:

@@ -115,9 +115,14 @@ def choose(data: Dataset, split: str, num: int | None, device: torch.device) -> 
     if num is not None and num < 1:
         raise UsageError(f"expected at least 1 datum of {split}, got {num}")
     size = data.size(split)
-    rows = evenly_spread(size, size if num is None else num)
-    inputs = data.widen_inputs(data.given(split, rows))
-    return Chosen(data, split, data.select(split, rows).to(device), {name: x.to(device) for name, x in inputs.items()})
+    return take(data, split, None if num is None or num >= size else evenly_spread(size, num), device)
+
+
+def take(data: Dataset, split: str, rows: torch.Tensor | None, device: torch.device) -> Chosen:
+    """Some rows of a split (None: all), on a device."""
+    x = data.split(split) if rows is None else data.select(split, rows)
+    inputs = data.widen_inputs(data.given(split, slice(None) if rows is None else rows))
+    return Chosen(data, split, x.to(device), {name: value.to(device) for name, value in inputs.items()})
 
 
 def load_data_of(saved: SavedRun, other: str | None = None) -> Dataset:
