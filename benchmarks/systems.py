@@ -77,9 +77,8 @@ PARTS = {
     "ours, eager": System("our_parts.py", ("--mode", "eager", *ONEDNN), scaled=False),
 }
 ANNEALING = {
-    OURS: System("ours_annealing.py", ("--sampler", "ais", "--compile", *ONEDNN)),
-    "ours, eager": System("ours_annealing.py", ("--sampler", "ais", *ONEDNN)),
-    "ours, HMC": System("ours_annealing.py", ("--sampler", "hmc", *ONEDNN)),
+    "AIS": System("ours_annealing.py", ("--sampler", "ais", "--compile", *ONEDNN)),
+    "HMC": System("ours_annealing.py", ("--sampler", "hmc", *ONEDNN)),
 }
 FIRST_STEP = {
     "ours, eager": System("ours.py", ("--mode", "eager")),
@@ -146,6 +145,14 @@ def _some(systems: dict[str, System], *names: str) -> dict[str, System]:
 _GROWTH = _some(TRAINING, OURS, "ours, eager", "PyTorch, best loop", "Pyro's example", "pythae", "NumPyro")
 
 
+def _annealing(growth: str, axis: str, settings: tuple[str, ...], scale: Scale) -> Suite:
+    """Markov chains of the package's default length."""
+    temperatures = "20" if scale.few else "500"
+    return Suite(
+        f"AIS and HMC by {growth}", "evidence", ANNEALING, axis, settings, options=("--temperatures", temperatures)
+    )
+
+
 def suites(scale: Scale) -> dict[str, Suite]:
     """All suites, in the order in which they run."""
     powers = [2**k for k in range(scale.threads.bit_length())]
@@ -167,11 +174,9 @@ def suites(scale: Scale) -> dict[str, Suite]:
         "latent": Suite("Training by latent size", "training", _GROWTH, "--latent", ("2", "20", "200")),
         "threads": Suite("Training by threads", "training", _GROWTH, "--threads", cores),
         "particles": Suite("log p(x) by K", "evidence", estimators, "--particles", ("500", "5000", "50000")),
-        "ais-chains": Suite("log p(x) by AIS, by chains", "evidence", ANNEALING, "--chains", ("1", "4", "16", "64")),
-        "ais-images": Suite("log p(x) by AIS, by images", "evidence", ANNEALING, "--images", ("10", "100", "400")),
-        "ais-latent": Suite(
-            "log p(x) by AIS, by latent size", "evidence", ANNEALING, "--latent", ("2", "10", "50", "200")
-        ),
+        "ais-chains": _annealing("chains", "--chains", ("1", "4", "16", "64"), scale),
+        "ais-images": _annealing("images", "--images", ("10", "50", "200"), scale),
+        "ais-latent": _annealing("latent size", "--latent", ("2", "10", "50", "200"), scale),
         "processes": Suite("Training by processes, one thread each", "training", PROCESSES, "processes", cores),
     }
     return {name: _reduced(suite) for name, suite in found.items()} if scale.few else found

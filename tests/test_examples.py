@@ -62,3 +62,12 @@ def test_clusters(tmp_path, capsys):
     assert means["nmi"] == pytest.approx((rows["seed 0"]["nmi"] + rows["seed 1"]["nmi"]) / 2)
     assert saved == rows and all(row["accuracy"] > 0.3 and row["num_data"] == 200 for row in rows.values())
     assert (tmp_path / "clusters-1.png").stat().st_size > 1000 and "mean of 2 seeds" in capsys.readouterr().out
+
+
+def test_m1_m2(capsys):
+    """Classes are found in the codes of a VAE that saw no label, better than chance by far."""
+    sizes = ["--m1_epochs", 20, "--m1_latent_dim", 8, "--hidden", 64, "--latent_dim", 2, "--batch_size", 50]
+    found = run("m1_m2", *sizes, "--epochs", 5, "--draws", 3, "--labelled", 50, "--repeats", 5, "--lr", 3e-3)
+    told = capsys.readouterr().out
+    assert "3 draws of q(z|x)" in told and "50 labels" in told
+    assert found > 0.5
