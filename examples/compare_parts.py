@@ -14,7 +14,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from pyro_vae.averages import standard_error
 from pyro_vae.cli import main as pyro_vae
 
 
@@ -110,15 +113,15 @@ def _row(run: Path, first: Path) -> dict[str, float]:
         "elbo": found["elbo"],
         "active_units": found["active_units"],
         "better_by": float(difference.mean()),
-        "standard_error_paired": float(difference.std(ddof=1) / len(difference) ** 0.5),
+        "standard_error_paired": standard_error(difference),
         "num_data": found["num_data"],
         "num_particles": found["num_particles"],
     }
 
 
-def _log_p(run: Path) -> np.ndarray:
+def _log_p(run: Path) -> Tensor:
     with np.load(run / "evidence-test.npz") as arrays:
-        return arrays["log_p"]
+        return torch.from_numpy(arrays["log_p"])
 
 
 def _text(name: str, rows: dict[str, dict[str, float]]) -> str:
