@@ -5,7 +5,7 @@ these codes has a class and a code of its own. It learns in a few passes what ta
 cheap, and classes lie apart in the codes (Kingma et al. 2014). On MNIST, with the VAE of `examples/static_mnist.yaml`:
 
     pyro-vae fit --config examples/static_mnist.yaml --data static_mnist.npz --run runs/m1
-    python examples/m1_m2.py --data mnist.npz --m1 runs/m1 --labelled 100 --repeats 150 --draws 5 --epochs 12
+    python examples/m1_m2.py --data mnist.npz --m1 runs/m1 --labelled 100 --repeats 150 --draws 5 --epochs 8
 
 Without options it takes the packaged digits and a minute. `--repeats` is how often each labelled datum is in train.
 """
@@ -29,7 +29,8 @@ def main(options: argparse.Namespace) -> float:
         options.data, binarize="dynamic", labelled=options.labelled, repeats=options.repeats, seed=options.seed
     )
     print(data.protocol)
-    codes = codes_of(load(options.m1) if options.m1 else _m1(data, options), data, options.draws, options.seed)
+    m1 = load(options.m1) if options.m1 else _m1(options)
+    codes = codes_of(m1.cpu(), data, options.draws, options.seed)
     print(codes.protocol)
     with seeded(options.seed, "init"):
         network = partial(MLP, hidden=(options.hidden,))
@@ -61,12 +62,12 @@ def codes_of(m1: VAE, data: Dataset, draws: int, seed: int) -> Dataset:
     return Dataset(data.name, torch.cat(drawn), test=means, labels=labels, inputs={"y": known}, preparation=note)
 
 
-def _m1(data: Dataset, options: argparse.Namespace) -> VAE:
-    """A VAE of the images, which takes no labels."""
-    images = Dataset(data.name, data.train, binarization="dynamic", divisor=data.divisor, seed=options.seed)
+def _m1(options: argparse.Namespace) -> VAE:
+    """A VAE of the images, each counted once, whether it has a label or not."""
+    images = load_data(options.data, binarize="dynamic", seed=options.seed)
     with seeded(options.seed, "m1"):
         network = partial(MLP, hidden=(options.hidden,))
-        m1 = VAE(data.event_shape, options.m1_latent_dim, encoder=network, decoder=network)
+        m1 = VAE(images.event_shape, options.m1_latent_dim, encoder=network, decoder=network)
     fit(m1, images, epochs=options.m1_epochs, start_at_mean=True, **_settings(options))
     return m1.eval()
 
