@@ -5,7 +5,7 @@ so often (`--repeats`) that data with a label count as much as those without: el
 which the bound likes as well as the class. On MNIST (Kingma et al. 2014: 500 hidden units, 100 or 3000 labels):
 
     python examples/m2.py --data mnist.npz --labelled 3000 --activation silu --supervised_steps 3000 --epochs 20
-    python examples/m2.py --data mnist.npz --labelled 100 --supervised_steps 500 --epochs 40
+    python examples/m2.py --data mnist.npz --labelled 100 --supervised_steps 500 --epochs 120
 
 Without options it takes the packaged digits and a minute. A pass goes through all data, the repeated ones included.
 """
