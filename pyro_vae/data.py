@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from pyro_vae.conditioning import Context, conditioned_on_elements, conditioned_on_labels, quadrants, semi_supervised
-from pyro_vae.dataset import SPLITS, Binarization, Dataset, Stored, check_divisor, check_real, to_floats
+from pyro_vae.dataset import SPLITS, Binarization, Dataset, check_divisor
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.linear_gaussian import LinearGaussian
 from pyro_vae.seeding import derive_seed
 from pyro_vae.sources import NAMES, read
+from pyro_vae.stored import Stored, check_real, to_floats
 
 __all__ = [
     "Binarization",

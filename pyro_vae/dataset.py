@@ -2,31 +2,36 @@
 
 import copy
 import hashlib
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Self, TypeGuard, get_args
+from typing import Any, Literal, Self, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.linear_gaussian import LinearGaussian
 from pyro_vae.seeding import generator
+from pyro_vae.stored import (
+    Stored,
+    check_layout,
+    chunk_rows,
+    find,
+    is_floating,
+    joined,
+    kind,
+    read_in,
+    read_in_parts,
+    update_digest,
+)
 
 Binarization = Literal["none", "static", "dynamic", "threshold"]
 
 Inputs = Mapping[str, Tensor]
 """What the programs of a pair are called with beside x, by name, e.g. a context `c`; the data are in front."""
 
-Stored = Tensor | np.memmap
-"""A split as a `Dataset` keeps it: floating point, uint8 or bool in memory, or any real numbers in a mapped file."""
-
 SPLITS = ("train", "valid", "test")
-_CHUNK = 2**20
-"""Elements that become floating point at a time: 4 MiB in single precision."""
 _COPIED = 2**30
 """Elements of a mapped split that may be binarised into memory, a byte each."""
 
@@ -100,7 +105,7 @@ class Dataset:
     def __post_init__(self) -> None:
         self._check_options()
         for split, x in self._splits().items():
-            _check_layout(split, x, self.train)
+            check_layout(split, x, self.train)
         self._check_divisor()
         self._check_levels()
         for split, x in self._splits().items():
@@ -124,7 +129,7 @@ class Dataset:
     @property
     def levels(self) -> int | None:
         """Values that an element in [0, 1] can have: `divisor + 1`, of bytes at most 256; None for floats."""
-        kinds = {_kind(x) for x in self._splits().values()}
+        kinds = {kind(x) for x in self._splits().values()}
         if self.binarization != "none" or (kinds == {"bool"} and self.divisor == 1):
             return 2
         if not kinds <= {"uint8", "integer"} or self.divisor != int(self.divisor):
@@ -189,10 +194,10 @@ class Dataset:
         """
         x = self._stored(name)
         if self._drawn_by_visit(name):
-            return _joined(self._binary(name, x, _rows(x)), x, self._dtype)
+            return joined(self._binary(name, x), x, self._dtype)
         if self.dequantize:
-            return _joined(self._spread(name, x, _rows(x)), x, self._dtype)
-        return self._float(x)
+            return joined(self._spread(name, x), x, self._dtype)
+        return self._scaled(read_in(x))
 
     def chunks(self, split: str, rows: int | None = None) -> Iterator[Tensor]:
         """The data of one split, part by part in order: together what `split` returns, without holding it whole.
@@ -215,12 +220,12 @@ class Dataset:
         if rows is not None and rows < 1:
             raise UsageError(f"expected at least 1 row in a chunk, got {rows}")
         x = self._stored(split)
-        rows = rows or min(10_000, _rows(x, 8 * _CHUNK))
+        rows = rows or min(10_000, chunk_rows(x, 8))
         if self._drawn_by_visit(split):
             return (drawn.to(self._dtype) for drawn in self._binary(split, x, rows))
         if self.dequantize:
             return self._spread(split, x, rows)
-        return map(self._float, _slices(x, rows))
+        return map(self._scaled, read_in_parts(x, rows))
 
     def size(self, split: str) -> int:
         """How many data a split has.
@@ -249,7 +254,7 @@ class Dataset:
         """
         x = self._stored(split)
         if not (self.dequantize or self._drawn_by_visit(split)):
-            return self._scaled(x[rows.to(x.device)] if isinstance(x, Tensor) else _read_in(x[rows.numpy()]))
+            return self._scaled(read_in(x[rows.to(x.device) if isinstance(x, Tensor) else rows.numpy()]))
         (ascending, order), found, start = rows.sort(), [], 0
         for chunk in self.chunks(split):  # draws are made in order
             inside = ascending[(ascending >= start) & (ascending < start + len(chunk))]
@@ -285,7 +290,7 @@ class Dataset:
         if isinstance(self.train, Tensor):
             rows = self.train.index_select(0, index.to(self.train.device))  # bytes: 5 times as fast as []
         else:
-            rows = _read_in(self.train[index.cpu().numpy()])
+            rows = read_in(self.train[index.cpu().numpy()])
         if self.dequantize:
             return self._dequantized(rows, generator(self.seed, "visit", *key))
         if self.binarization != "dynamic":
@@ -319,14 +324,14 @@ class Dataset:
 
     def mean(self) -> Tensor:
         """Mean of each element over train, `[*event]` (of the grey values under dynamic binarisation)."""
-        if _floating(self.train):
+        if is_floating(self.train):
             return self.train.mean(0)
         mean = self._moments[0]
         return ((mean * self.divisor + 0.5) / self._cells if self.dequantize else mean).to(self._dtype)
 
     def std(self) -> Tensor:
         """Standard deviation of each element over train (divided by N), `[*event]`; grey under dynamic binarisation."""
-        if _floating(self.train):
+        if is_floating(self.train):
             return self.train.std(0, correction=0)
         std = self._moments[1]
         spread = ((std * self.divisor).square() + 1 / 12).sqrt() / self._cells if self.dequantize else std
@@ -336,11 +341,11 @@ class Dataset:
         """The sha256 of what is trained on: equal for equal stored data, wherever they are stored."""
         drawn = self.seed if self.binarization == "dynamic" else ("dequantize", self.seed) if self.dequantize else None
         digest = hashlib.sha256(repr((tuple(self.train.shape), float(self.divisor), drawn)).encode())
-        for x in _slices(self.train, _rows(self.train)):
-            _digest(digest, x if isinstance(x, Tensor) else _read_in(x))
+        for x in read_in_parts(self.train):
+            update_digest(digest, x)
         for name, tensors in self.inputs.items():
             digest.update(f"{name} {tuple(tensors['train'].shape)}".encode())
-            _digest(digest, tensors["train"])
+            update_digest(digest, tensors["train"])
         return digest.hexdigest()
 
     def to(self, device: str | torch.device) -> Self:
@@ -376,10 +381,7 @@ class Dataset:
 
     @property
     def _dtype(self) -> torch.dtype:
-        return self.train.dtype if _floating(self.train) else torch.get_default_dtype()
-
-    def _float(self, x: Stored) -> Tensor:
-        return self._scaled(x if isinstance(x, Tensor) else _read_in(x))
+        return self.train.dtype if is_floating(self.train) else torch.get_default_dtype()
 
     def _scaled(self, x: Tensor) -> Tensor:
         if x.dtype == torch.bool or self.divisor == 1:
@@ -387,10 +389,10 @@ class Dataset:
         x = x if x.is_floating_point() else x.to(self._dtype)
         return _over(x, self.divisor)
 
-    def _binary(self, split: str, x: Stored, rows: int) -> Iterator[Tensor]:
+    def _binary(self, split: str, x: Stored, rows: int | None = None) -> Iterator[Tensor]:
         """The split binarised once and for all, in bool chunks; the draw does not depend on how it is cut."""
         stream = generator(self.seed, "binarize", split)
-        for grey in map(self._float, _slices(x, rows)):
+        for grey in map(self._scaled, read_in_parts(x, rows)):
             yield grey > 0.5 if self.binarization == "threshold" else _bernoulli(grey, stream)
 
     @property
@@ -398,11 +400,11 @@ class Dataset:
         assert self.levels is not None  # checked when made
         return self.levels
 
-    def _spread(self, split: str, x: Stored, rows: int) -> Iterator[Tensor]:
+    def _spread(self, split: str, x: Stored, rows: int | None = None) -> Iterator[Tensor]:
         """The split dequantised, always with the same noise however it is cut."""
         stream = generator(self.seed, "dequantize", split)
-        for part in _slices(x, rows):
-            yield self._dequantized(part if isinstance(part, Tensor) else _read_in(part), stream)
+        for part in read_in_parts(x, rows):
+            yield self._dequantized(part, stream)
 
     def _dequantized(self, stored: Tensor, stream: torch.Generator) -> Tensor:
         """`(k + u) / levels`, with so many bits of u that k can be read back from single precision."""
@@ -417,13 +419,13 @@ class Dataset:
             raise DataError(f"{split} is a mapped file of {x.size} values, {_too_large(split, self.binarization)}")
         # bool where train stays grey: the divisor is train's, and these are not divided.
         compact = torch.bool if self.binarization == "dynamic" else torch.uint8
-        return _joined(self._binary(split, x, _rows(x)), x, x.dtype if _floating(x) else compact)
+        return joined(self._binary(split, x), x, x.dtype if is_floating(x) else compact)
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation over train in double precision, chunk by chunk (Chan et al. 1983)."""
         count, mean, squares = 0, 0.0, 0.0
-        for x in map(self._float, _slices(self.train, _rows(self.train))):
+        for x in map(self._scaled, read_in_parts(self.train)):
             x, n = x.double(), len(x)
             shift, total = x.mean(0) - mean, count + n
             squares = (x - x.mean(0)).square().sum(0) + shift.square() * (count * n / total) + squares
@@ -457,20 +459,20 @@ class Dataset:
     def _check_divisor(self) -> None:
         check_divisor("divisor", self.divisor)
         for split, x in self._splits().items():
-            if self.divisor != 1 and _floating(x):
+            if self.divisor != 1 and is_floating(x):
                 raise UsageError(
                     f"a divisor of {self.divisor:g} is for uint8 and mapped files, but {split} is {x.dtype}: divide it"
                 )
 
     def _check_values(self, split: str, x: Stored) -> None:
         binary = self.binarization != "none" or self.dequantize
-        if all(bool(_usable(values, binary).all()) for values in map(self._float, _slices(x, _rows(x)))):
+        if all(bool(_usable(values, binary).all()) for values in map(self._scaled, read_in_parts(x))):
             return
-        count, first, _ = _find(map(self._float, _slices(x, _rows(x))), lambda values: ~torch.isfinite(values))
+        count, first, _ = find(map(self._scaled, read_in_parts(x)), lambda values: ~torch.isfinite(values))
         if count:
             where = f"{count} NaN or infinite values, the first at {first}"
             raise DataError(f"{split} has {where}: drop those rows or replace the values")
-        count, first, value = _find(map(self._float, _slices(x, _rows(x))), lambda values: ~_usable(values, True))
+        count, first, value = find(map(self._scaled, read_in_parts(x)), lambda values: ~_usable(values, True))
         problem = f"{split} has {count} values outside [0, 1], the first {value:g} at {first}"
         if self.dequantize:
             raise DataError(f"{problem}, but dequantize needs k / {self.divisor:g}: pass divide_by=the highest level")
@@ -499,56 +501,8 @@ def evenly_spread(size: int, num: int) -> Tensor:
     return torch.arange(num) * size // num
 
 
-def _floating(x: Stored) -> TypeGuard[Tensor]:
-    return isinstance(x, Tensor) and x.is_floating_point()
-
-
-def _kind(x: Stored) -> str:
-    """The kind of numbers stored: bool, uint8, integer or float."""
-    name = str(x.dtype).removeprefix("torch.")
-    return name if name in ("bool", "uint8") else "integer" if "int" in name else "float"
-
-
-def _rows(x: Stored, elements: int = _CHUNK) -> int:
-    """Rows of a chunk of so many elements."""
-    return max(1, elements // math.prod(x.shape[1:]))
-
-
-def _slices(x: Stored, rows: int) -> Iterator[Any]:
-    return (x[start : start + rows] for start in range(0, len(x), rows))
-
-
-def _read_in(x: np.ndarray) -> Tensor:
-    """Rows of a mapped file as a tensor: bytes as they are, all others in torch's default type."""
-    if x.dtype != np.uint8:
-        return to_floats(x)
-    return torch.from_numpy(np.array(x))  # a copy, since torch does not take what is read-only
-
-
-def _joined(chunks: Iterable[Tensor], x: Stored, dtype: torch.dtype) -> Tensor:
-    """The chunks as one tensor of the shape of `x`."""
-    whole = torch.empty(tuple(x.shape), dtype=dtype, device=x.device if isinstance(x, Tensor) else "cpu")
-    start = 0
-    for chunk in chunks:
-        whole[start : start + len(chunk)] = chunk
-        start += len(chunk)
-    return whole
-
-
 def _usable(x: Tensor, binary: bool) -> Tensor:
     return (x >= 0) & (x <= 1) if binary else torch.isfinite(x)
-
-
-def _find(chunks: Iterable[Tensor], bad: Callable[[Tensor], Tensor]) -> tuple[int, tuple[int, ...], float]:
-    """How many elements are bad, where the first is, and its value."""
-    count, start, first, value = 0, 0, (), math.nan
-    for x in chunks:
-        where = bad(x)
-        if count == 0 and where.any():
-            row, *rest = where.nonzero()[0].tolist()
-            first, value = (start + row, *rest), float(x[(row, *rest)])
-        count, start = count + int(where.sum()), start + len(x)
-    return count, first, value
 
 
 def _too_large(split: str, binarization: str) -> str:
@@ -558,33 +512,11 @@ def _too_large(split: str, binarization: str) -> str:
     return f"{whole}: pass binarize='dynamic', or save the file binarised, as uint8 0 and 1"
 
 
-def _check_layout(split: str, x: Stored, train: Stored) -> None:
-    if not isinstance(x, Tensor | np.memmap):
-        raise UsageError(f"{split} is a {type(x).__name__}, expected a Tensor or a numpy.memmap: use as_dataset")
-    shape = tuple(x.shape)
-    if len(shape) < 2 or 0 in shape:
-        raise DataError(f"{split} has shape {shape}; expected [N, *event] with no size 0 (a scalar datum is [N, 1])")
-    if shape[1:] != tuple(train.shape[1:]):
-        raise DataError(f"{split} has event shape {shape[1:]}, but train {tuple(train.shape[1:])}: make them equal")
-    if isinstance(x, np.memmap):
-        check_real(split, x)
-    elif not (x.is_floating_point() or x.dtype in (torch.uint8, torch.bool)):
-        remedy = "convert it, or use as_dataset, which scales integers"
-        raise DataError(f"{split} is {x.dtype}, expected floating point, or uint8 with a divisor: {remedy}")
-
-
 def check_divisor(name: str, value: float) -> None:
     """Refuse what no single-precision value can be divided by."""
     limits = torch.finfo(torch.float32)
     if not limits.tiny <= value <= limits.max:
         raise UsageError(f"expected a {name} above 0 (from {limits.tiny:.3g} to {limits.max:.3g}), got {value}")
-
-
-def check_real(split: str, array: np.ndarray) -> None:
-    """Refuse what is not an array of real numbers."""
-    if array.dtype.kind not in "fiub" or array.ndim == 0:
-        came = f"{array.dtype} of shape {array.shape}"
-        raise DataError(f"{split} is {came}, expected real numbers [N, *event]: convert it")
 
 
 def _check_labels(split: str, labels: Tensor, splits: Mapping[str, Stored]) -> None:
@@ -606,17 +538,5 @@ def _check_inputs(name: str, tensors: Mapping[str, Tensor], splits: Mapping[str,
             raise DataError(f"{name!r} of {split} has values that are not finite: replace them")
 
 
-def _digest(digest: Any, x: Tensor) -> None:
-    digest.update(str(x.dtype).encode())
-    digest.update(x.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-
-
 def _by(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "scalar"
-
-
-def to_floats(array: np.ndarray) -> Tensor:
-    """A copy in torch's default type."""
-    dtype = np.float64 if torch.get_default_dtype() == torch.float64 else np.float32
-    with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused as such
-        return torch.from_numpy(array.astype(dtype))

@@ -28,7 +28,7 @@ ROWS = [
         "pages",
         "exponentials",
     ],
-    ["sources", "linear_gaussian", "layers", "once"],
+    ["sources", "linear_gaussian", "layers", "once", "stored"],
     ["dataset"],
     ["conditioning"],
     ["networks", "schedules", "data", "compiling", "optimizers", "distributed", "mixtures"],

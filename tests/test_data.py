@@ -18,7 +18,7 @@ import torch
 from scipy import stats
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae import dataset
+from pyro_vae import dataset, stored
 from pyro_vae.data import Dataset, LinearGaussian, as_dataset, load_data
 from pyro_vae.dataset import evenly_spread
 from pyro_vae.errors import DataError, UsageError
@@ -629,7 +629,7 @@ def test_select_is_a_part_of_split(tmp_path, options, mapped):
 
 
 def test_select_takes_draws_in_order_over_chunks(monkeypatch):
-    monkeypatch.setattr("pyro_vae.dataset._CHUNK", 10)
+    monkeypatch.setattr(stored, "CHUNK", 10)
     data = Dataset("x", torch.tensor(images(50, 6)), divisor=255, binarization="dynamic")
     assert len(list(data.chunks("train"))) > 1
     rows = torch.tensor([23, 0, 48, 1])
@@ -798,7 +798,7 @@ def test_splits_are_dequantised_once_by_the_seed(monkeypatch):
         assert torch.equal(torch.cat(list(data.chunks(split, rows=7))), x)
         assert not torch.equal(x, load_data("digits", dequantize=True, seed=6).split(split))
         assert getattr(data, split).dtype == torch.uint8
-    monkeypatch.setattr(dataset, "_CHUNK", 64 * 10)
+    monkeypatch.setattr(stored, "CHUNK", 64 * 10)
     assert torch.equal(again.split("train"), data.split("train"))
     noise = [(data.split(split)[:200] * 17).frac() for split in ("train", "valid", "test")]
     assert not torch.equal(noise[0], noise[1]) and not torch.equal(noise[1], noise[2])
@@ -1029,13 +1029,13 @@ def test_chunks_are_the_split_in_parts():
 
 def test_results_do_not_depend_on_the_size_of_chunks(monkeypatch):
     large = {name: load_data("digits", binarize=name) for name in BINARIZATIONS}
-    monkeypatch.setattr(dataset, "_CHUNK", 64 * 10)
+    monkeypatch.setattr(stored, "CHUNK", 64 * 10)
     for name, data in large.items():
         assert_same(load_data("digits", binarize=name), data)
 
 
 def test_moments_of_mapped_data_far_from_zero(tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset, "_CHUNK", 30)
+    monkeypatch.setattr(stored, "CHUNK", 30)
     x = (np.random.default_rng(0).normal(size=(1000, 3)) * 1e-2 + [1e3, -1e3, 0]).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
     data = load_data(tmp_path / "x.npy", divide_by=2)
@@ -1045,7 +1045,7 @@ def test_moments_of_mapped_data_far_from_zero(tmp_path, monkeypatch):
 
 
 def test_offences_are_found_in_any_chunk(tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset, "_CHUNK", 30)
+    monkeypatch.setattr(stored, "CHUNK", 30)
     x = np.random.default_rng(0).random((50, 3))
     x[17, 2] = x[40, 0] = 1.5
     np.save(tmp_path / "x.npy", x)

@@ -11,13 +11,11 @@ from pyro_vae.autoencoder import Autoencoder
 from pyro_vae.checkpoint import load, read_config, read_manifest
 from pyro_vae.cli.parsing import add_common, allow_own_modules
 from pyro_vae.data import Dataset, load_data
-from pyro_vae.dataset import evenly_spread
+from pyro_vae.dataset import SPLITS, evenly_spread
 from pyro_vae.derived import MADE_BY
 from pyro_vae.errors import UsageError
 from pyro_vae.fingerprint import fingerprint
 from pyro_vae.training import choose_device
-
-SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
