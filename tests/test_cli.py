@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from pyro_vae.checkpoint import load, read_config, read_manifest, read_metrics
-from pyro_vae.cli import evaluate, main
+from pyro_vae.cli import COMMANDS, evaluate, main
 from pyro_vae.cli.fit import fit_parser
 from pyro_vae.data import load_data
 from pyro_vae.dataset import evenly_spread
@@ -532,6 +532,12 @@ class TestUsage:
         assert call("--version").out.startswith("pyro-vae ")
         result = call("fit --help")
         assert result.code == 0 and "--vae.latent_dim" in result.out and not result.err
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_help_is_for_readers(self, command):
+        result = call(f"{command} --help")
+        assert result.code == 0 and f"usage: pyro-vae {command}" in result.out
+        assert " object at " not in result.out and "<function" not in result.out
 
     @pytest.mark.parametrize(
         ("words", "parts"),

@@ -50,7 +50,7 @@ def _parser() -> ArgumentParser:
         "--num_replicated", type=int, default=sizes.num_replicated, help="data sets drawn for the check"
     )
     parser.add_class_arguments(Annealing, "annealing")
-    parser.add_argument("--skip", type=str, nargs="*", default=[], choices=list(SECTIONS), help="sections to leave out")
+    parser.add_argument("--skip", nargs="*", default=[], choices=list(SECTIONS), help="sections to leave out")
     parser.add_argument("--seed", type=int, default=0, help="seed of all draws")
     parser.add_argument("--out", type=str | None, default=None, help="the page; default: RUN/diagnosis-SPLIT.html")
     parser.add_argument("--quiet", action="store_true", help="no progress")

@@ -142,7 +142,6 @@ def _parser() -> ArgumentParser:
     add_split(parser)
     parser.add_argument(
         "--method",
-        type=str,
         default="importance",
         choices=(*METHODS, "all"),
         help="how to estimate it; all: every one that can, side by side on the same data",

@@ -60,7 +60,7 @@ def _add_loading(parser: ArgumentParser) -> None:
 
 def add_split(parser: ArgumentParser) -> None:
     """The options of the commands that read data: by default those of the run."""
-    parser.add_argument("--split", type=str, default="test", choices=SPLITS, help="which data")
+    parser.add_argument("--split", default="test", choices=SPLITS, help="which data")
     parser.add_argument(
         "--data",
         type=str | None,
