@@ -120,8 +120,13 @@ class SemiSupervisedVAE(Autoencoder):
 
         Returns:
             The class `[*particles, B]` and the code `[*particles, B, latent]`.
+
+        Raises:
+            UsageError: if the labels have another shape or are no integers.
         """
         self.register()
+        if y is not None:
+            _check_labels(y, x)
         x = self._tensor(x, mask)
         with pyro.plate("data", x.shape[0], dim=-1):
             label = pyro.sample("y", dist.Categorical(logits=self.label_logits))

@@ -61,13 +61,15 @@ def sample(vae: Autoencoder, num: int, seed: int = 0, context: Tensor | None = N
         num: number of draws, at least 1.
         seed: seed of the draws.
         context: c of a conditional VAE: one for all draws, `[*context]`, or one for each, `[num, *context]`.
-        **inputs: what else the model is to be given by name, `[num, ...]`.
+        **inputs: what else the model is to be given by name, `[num, ...]`. One by the name of a latent site is the
+            site's value, not drawn: `y=classes` draws data of these classes from a `SemiSupervisedVAE`.
 
     Returns:
         A `Generated`, on the CPU.
 
     Raises:
-        UsageError: if `num` is below 1, the context does not fit, or the likelihood's mean is not known.
+        UsageError: if `num` is below 1, the context or the value of a site does not fit, or the likelihood's mean is
+            not known.
         NumericalError: if the decoder's output is not finite.
 
     Example:
@@ -88,11 +90,22 @@ def _sample_tile(vae: Autoencoder, inputs: Mapping[str, Tensor], start: int, see
     weights = next(vae.parameters())
     blank = torch.zeros(_TILE, *vae.shapes.event, dtype=weights.dtype, device=weights.device)
     with seeded(seed, "sample", start):
-        sites = _sites(vae.model, blank, **_on(weights.device, inputs, start))
+        given = _on(weights.device, inputs, start)
+        sites = _sites(poutine.condition(vae.model, given), blank, **given)
         likelihood = sites.pop("x")["fn"]
+        _check_given({name: sites[name] for name in given if name in sites})
         mean = _mean(likelihood).cpu()
         latents = {name: site["value"].cpu() for name, site in sites.items() if not site["is_observed"]}
         return Generated(latents, mean, likelihood.sample().cpu())
+
+
+def _check_given(sites: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse values that their sites can't have."""
+    for name, site in sites.items():
+        possible = site["fn"].support.check(site["value"])
+        if not possible.all():
+            came = site["value"][~possible][0].tolist()
+            raise UsageError(f"{name}: expected values of {site['fn'].support}, got {came}")
 
 
 def reconstruct(

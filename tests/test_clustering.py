@@ -190,5 +190,6 @@ def test_command(tmp_path):
     assert call("fit --data digits --binarize threshold --epochs 1 --run", run, FAST, mixture).code == 0
     result = call("cluster", run, "--json").json
     assert result["num"] == 200 == sum(result["sizes"]) and len(result["sizes"]) == 3
+    assert (result["num_particles"], result["seed"]) == (10, 0)
     assert 0 < result["accuracy"] < 0.5 and {"nmi", "ari", "standard_error"} <= set(result)
     assert (run / "clusters-test.npz").exists() and "accuracy" in call("cluster", run).out

@@ -280,3 +280,7 @@ class TestCommand:
         assert call("sample", tmp_path, f"--num 4 --context data --out {tmp_path / 's.npz'}").code == 0
         assert np.load(tmp_path / "s.npz")["x"].shape == (4, 32)
         assert "pass --context data" in call("sample", tmp_path, "--num 4").error
+
+    def test_a_run_without_a_context(self, tmp_path):
+        assert call("fit", f"--data digits --binarize threshold --epochs 1 {FAST} --run {tmp_path}").code == 0
+        assert "neither classes nor another context, so leave it out" in call("sample", tmp_path, "--context 0").error

@@ -23,6 +23,7 @@ from pyro_vae.objectives import ELBO, ScoreFunction, SemiSupervisedELBO
 from pyro_vae.priors import ConditionalNormal, VampPrior
 from pyro_vae.seeding import seeded
 from pyro_vae.semi_supervised import SemiSupervisedVAE, accuracy, classify, label_evidence
+from pyro_vae.tasks import sample
 from pyro_vae.tiles import EagerPair, recorded
 from pyro_vae.training import fit
 
@@ -303,6 +304,32 @@ class TestVAE:
         svi.step(x, y=LABELS)
         assert all(not torch.equal(a, b) for a, b in zip(before, vae.parameters(), strict=True))
 
+    def test_draws_of_a_class(self):
+        """Means and covariance of x given y, as known: within 6 standard errors, for some 50 numbers."""
+        exact, num = Exact(), 5000
+        y = torch.arange(C * num) % C
+        drawn = sample(exact.vae, C * num, y=y)
+        covariance = exact.w @ exact.w.T + SCALE**2 * torch.eye(D, dtype=torch.float64)
+        assert set(drawn.latents) == {"z"}
+        for k in range(C):
+            x = drawn.x[y == k]
+            error = covariance.diagonal().sqrt() / num**0.5
+            assert ((x.mean(0) - exact.b[k]).abs() < 6 * error).all()
+            spread = (covariance.diagonal().outer(covariance.diagonal()) + covariance.square()).sqrt() / num**0.5
+            assert ((x.T.cov() - covariance).abs() < 6 * spread).all()
+        drawn = sample(exact.vae, C * num)
+        assert set(drawn.latents) == {"y", "z"}
+        shares, known = drawn.latents["y"].bincount() / (C * num), exact.logits.softmax(-1)
+        assert ((shares - known).abs() < 6 * (known * (1 - known) / (C * num)).sqrt()).all()
+
+    def test_refused_draws(self):
+        for impossible in (-1, C):
+            with pytest.raises(UsageError, match=rf"y: expected values of .*upper_bound={C - 1}\), got {impossible}"):
+                sample(make(), 2, y=torch.tensor([0, impossible]))
+        for unfit in (torch.zeros(2), torch.zeros(2, 2, dtype=torch.int64)):
+            with pytest.raises(UsageError, match="y: expected 100 integers"):
+                sample(make(), 2, y=unfit)
+
     def test_refusals(self):
         x = binary()
         with pytest.raises(UsageError, match="classes at least 2"):
@@ -394,6 +421,19 @@ class TestData:
     def test_programs_that_take_no_labels(self, tmp_path):
         result = call("fit --labelled 20 --epochs 1 --run", tmp_path / "run", FAST)
         assert result.code == 2 and "unexpected keyword argument 'y'" in result.error
+
+
+class TestCommand:
+    def test_sample(self, tmp_path):
+        run, out = tmp_path / "run", tmp_path / "out.npz"
+        classes = "--vae SemiSupervisedVAE --objective SemiSupervisedELBO --labelled 20"
+        assert call("fit --epochs 1 --binarize threshold", classes, FAST, "--run", run).code == 0
+        assert call("sample", run, "--num 25 --out", out).code == 0
+        assert np.load(out)["y"].tolist() == [*range(10), *range(10), *range(5)]
+        assert call("sample", run, "--num 5 --context 3 --out", out).code == 0
+        assert np.load(out)["y"].tolist() == [3] * 5
+        assert "expected a class from 0 to 9" in call("sample", run, "--context 10").error
+        assert "a class is drawn, not given by the data" in call("sample", run, "--context data").error
 
 
 def test_digits_from_50_labels():

@@ -31,6 +31,7 @@ def run(argv: list[str]) -> int:
     write_arrays(path, {"assignments": found.assignments, "probabilities": found.probabilities})
     sizes = found.assignments.bincount(minlength=found.probabilities.shape[1]).tolist()
     result: dict[str, Any] = {"data": data.protocol, "split": options.split, "weights": saved.weights, "num": len(x)}
+    result |= {"num_particles": options.num_particles, "seed": options.seed}
     result |= {"components_in_use": found.num_used, "sizes": sizes if options.json else " ".join(map(str, sizes))}
     if options.split in data.labels:
         scores = clustering_scores(found.assignments, data.labels[options.split])

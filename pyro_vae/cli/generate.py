@@ -9,11 +9,13 @@ from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae.checkpoint import write_arrays
+from pyro_vae.cli.classes import COLUMNS, columns, in_turn, of_classes
 from pyro_vae.cli.parsing import make_parser, parse
 from pyro_vae.cli.pictures import save_picture
 from pyro_vae.cli.runs import SavedRun, add_run, add_split, load_split, open_saved
 from pyro_vae.cli.tables import print_result
 from pyro_vae.errors import UsageError
+from pyro_vae.semi_supervised import SemiSupervisedVAE
 from pyro_vae.tasks import reconstruct, sample
 
 
@@ -24,40 +26,56 @@ def run_sample(argv: list[str]) -> int:
     _add_output(parser)
     parser.add_argument(
         "--context",
-        type=Literal["each", "data"] | int,
-        default="each",
-        help="of a conditional VAE: a class, each class in turn, or the contexts of the first data of a split",
+        type=Literal["each", "data"] | int | None,
+        default=None,
+        help="where there are classes: one of them, or each in turn (the default); of a conditional VAE also data: "
+        "the contexts of the first data of a split",
     )
     add_split(parser)
     options = parse(parser, argv)
     saved = open_saved(options)
-    context, columns = _context(saved, options)
-    drawn = sample(saved.vae, options.num, seed=options.seed, context=context)
+    given, across = _given(saved, options)
+    drawn = sample(saved.vae, options.num, seed=options.seed, **given)
     path = _output(saved, options.out, "samples")
-    arrays = {**drawn.latents, "mean": drawn.mean, "x": drawn.x, **({} if context is None else {"context": context})}
-    _save(path, arrays, lambda: plots.samples(drawn, columns=columns))
+    arrays = {**drawn.latents, "mean": drawn.mean, "x": drawn.x, **given}
+    _save(path, arrays, lambda: plots.samples(drawn, columns=across))
     result = {"weights": saved.weights, "num": options.num, "seed": options.seed}
-    told = {} if context is None else {"context": options.context}
+    told = {"context": "each" if options.context is None else options.context} if given else {}
     print_result({**result, **told, "saved": str(path)}, options.json)
     return 0
 
 
-def _context(saved: SavedRun, options: Namespace) -> tuple[Tensor | None, int]:
-    """The context of each draw of a conditional VAE, `[num, *context]`, and the columns to show them in."""
-    shape = saved.vae.shapes.context
-    if shape is None:
-        return None, 8
+def _given(saved: SavedRun, options: Namespace) -> tuple[dict[str, Tensor], int]:
+    """What the draws are given, by name, one for each, and the columns to show them in."""
+    if saved.vae.shapes.context is None:
+        if options.context is not None:
+            raise UsageError("--context: this run knows neither classes nor another context, so leave it out")
+        return {}, COLUMNS
     if options.context == "data":
-        context = load_split(saved, options, options.num).inputs["c"]
-        return context.repeat(-(-options.num // len(context)), *[1] * len(shape))[: options.num], 8
-    if saved.config.get("context") != "labels":
-        raise UsageError("this run is not conditioned on labels, so there is no class to draw: pass --context data")
-    classes = shape[0]
-    if options.context == "each":
-        return torch.eye(classes).repeat(-(-options.num // classes), 1)[: options.num], min(classes, 20)
+        return {"context": _contexts_of_data(saved, options)}, COLUMNS
+    classes = _num_classes(saved)
+    if options.context in (None, "each"):
+        return of_classes(saved.vae, in_turn(options.num, classes)), columns(classes)
     if not 0 <= options.context < classes:
         raise UsageError(f"--context {options.context}: expected a class from 0 to {classes - 1}, 'each' or 'data'")
-    return torch.eye(classes)[options.context].expand(options.num, classes), 8
+    return of_classes(saved.vae, torch.full((options.num,), options.context)), COLUMNS
+
+
+def _contexts_of_data(saved: SavedRun, options: Namespace) -> Tensor:
+    """The contexts of the first data, over and over where they are fewer than the draws."""
+    context = load_split(saved, options, options.num).inputs.get("c")
+    if context is None:
+        raise UsageError("--context data: in this run a class is drawn, not given by the data: pass a class or 'each'")
+    return context.repeat(-(-options.num // len(context)), *[1] * (context.dim() - 1))[: options.num]
+
+
+def _num_classes(saved: SavedRun) -> int:
+    if isinstance(saved.vae, SemiSupervisedVAE):
+        return saved.vae.classes
+    if saved.config.get("context") != "labels":
+        raise UsageError("this run is not conditioned on labels, so there is no class to draw: pass --context data")
+    assert saved.vae.shapes.context is not None
+    return saved.vae.shapes.context[0]
 
 
 def run_reconstruct(argv: list[str]) -> int:

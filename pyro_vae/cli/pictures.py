@@ -9,12 +9,14 @@ from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae.autoencoder import Autoencoder
+from pyro_vae.cli.classes import COLUMNS, columns, in_turn, of_classes
 from pyro_vae.cli.runs import Chosen, choose
 from pyro_vae.compiling import log_once
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics import latent_statistics
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import Evidence, log_marginal
+from pyro_vae.semi_supervised import SemiSupervisedVAE
 from pyro_vae.tasks import manifold, reconstruct, sample
 from pyro_vae.vae import VAE
 
@@ -32,11 +34,12 @@ def save_pictures(
     held_out = next(name for name in ("valid", "test", "train") if getattr(data, name) is not None)
     device = next(vae.parameters()).device
     measured, shown = (choose(data, held_out, num, device) for num in (_MEASURED, _SHOWN))
-    drawn = sample(vae, 2 * _SHOWN, seed=seed, context=contexts_to_show(data, 2 * _SHOWN))
+    given, across = _given(vae, data, 2 * _SHOWN)
+    drawn = sample(vae, 2 * _SHOWN, seed=seed, **given)
     figures = {
         "curves": plots.curves(rows),
         "reconstructions": plots.reconstructions(shown.x, reconstruct(vae, shown.x, seed=seed, **shown.inputs)),
-        "samples": plots.samples(drawn, columns=_columns(data)),
+        "samples": plots.samples(drawn, columns=across),
         **_of_the_guide(vae, measured, seed),
     }
     if isinstance(vae, VAE) and vae.shapes.latent == 2 and vae.shapes.context is None:
@@ -58,26 +61,23 @@ def _of_the_guide(vae: Autoencoder, measured: Chosen, seed: int) -> dict[str, An
         return {}
 
 
-def contexts_to_show(data: Dataset, num: int) -> Tensor | None:
-    """Contexts for `num` draws: each class in turn where they are one-hot labels, else those of the first data."""
+def _given(vae: Autoencoder, data: Dataset, num: int) -> tuple[dict[str, Tensor], int]:
+    """What `num` draws are given, by name: each class in turn, or the contexts of the first data; and the columns."""
+    if classes := _num_classes(vae, data):
+        return of_classes(vae, in_turn(num, classes)), columns(classes)
     if "c" not in data.inputs:
-        return None
-    if classes := num_classes(data):
-        return torch.eye(classes).repeat(-(-num // classes), 1)[:num]
+        return {}, COLUMNS
     train = data.widen_inputs(data.given("train", slice(num)))["c"]
-    return train.repeat(-(-num // len(train)), *[1] * (train.dim() - 1))[:num].cpu()
+    return {"context": train.repeat(-(-num // len(train)), *[1] * (train.dim() - 1))[:num].cpu()}, COLUMNS
 
 
-def num_classes(data: Dataset) -> int:
-    """How many classes the context tells, 0 where it is not one-hot labels."""
+def _num_classes(vae: Autoencoder, data: Dataset) -> int:
+    """How many classes there are, 0 where a context is not one-hot labels."""
+    if isinstance(vae, SemiSupervisedVAE):
+        return vae.classes
     shape = data.input_shapes.get("c", ())
     context = data.inputs["c"]["train"] if len(shape) == 1 and data.labels else torch.empty(0)
     return shape[0] if len(context) and bool((context.sum(-1) == 1).all()) else 0
-
-
-def _columns(data: Dataset) -> int:
-    """A column for each class, where there are not many."""
-    return num_classes(data) if 1 < num_classes(data) <= 20 else 8
 
 
 def save_pareto_k(evidence: Evidence, run: Path, split: str) -> Path:
