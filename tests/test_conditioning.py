@@ -2,12 +2,16 @@
 
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from pyro import poutine
 
+from pyro_vae.checkpoint import read_config
+from pyro_vae.cli.fit import fit_parser, load_from_options
+from pyro_vae.cli.runs import load_data_of
 from pyro_vae.conditioning import conditioned_on_elements, conditioned_on_labels, quadrants
 from pyro_vae.data import Dataset, load_data
 from pyro_vae.diagnostics import latent_statistics
@@ -280,6 +284,19 @@ class TestCommand:
         assert call("sample", tmp_path, f"--num 4 --context data --out {tmp_path / 's.npz'}").code == 0
         assert np.load(tmp_path / "s.npz")["x"].shape == (4, 32)
         assert "pass --context data" in call("sample", tmp_path, "--num 4").error
+
+    @pytest.mark.parametrize("inputs", ["", "--context labels", "--context quadrants-1", "--labelled 20 --repeats 3"])
+    def test_a_run_finds_its_data_again(self, inputs, tmp_path):
+        """What `--binarize auto` decides is saved with the run: the other commands load the same data."""
+        classes = "--vae SemiSupervisedVAE --objective SemiSupervisedELBO" if "labelled" in inputs else ""
+        words = f"--data digits --epochs 1 {classes} {inputs} {FAST} --run {tmp_path}"
+        assert call("fit", words).code == 0
+        trained = load_from_options(fit_parser().parse_args(words.split()))
+        again = load_data_of(SimpleNamespace(path=tmp_path, config=read_config(tmp_path)))
+        decided = "static" if "quadrants" in inputs else "dynamic"
+        assert trained.origin["binarize"] == decided and trained.protocol == again.protocol
+        assert trained.fingerprint() == again.fingerprint() and torch.equal(trained.split("test"), again.split("test"))
+        assert call("evaluate", tmp_path, "--num_particles 5 --num_data 3 --quiet").code == 0
 
     def test_a_run_without_a_context(self, tmp_path):
         assert call("fit", f"--data digits --binarize threshold --epochs 1 {FAST} --run {tmp_path}").code == 0

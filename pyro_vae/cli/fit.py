@@ -122,7 +122,10 @@ def _add_data(parser: ArgumentParser) -> None:
     )
     kinds = Literal["auto", "none", "static", "dynamic", "threshold"]
     parser.add_argument(
-        "--binarize", type=kinds, default="auto", help="auto: dynamic if the likelihood is for {0, 1}, else none"
+        "--binarize",
+        type=kinds,
+        default="auto",
+        help="auto: dynamic (with quadrants static) if the likelihood is for {0, 1}, else none",
     )
     parser.add_argument(
         "--dequantize", type=bool, default=False, help="add uniform noise within each grey level, for densities"
@@ -189,6 +192,8 @@ def load_from_options(options: Namespace) -> Dataset:
     data = load_data(options.data, **load)
     if not _is_binary(options.vae.init_args.get("likelihood")) or data.exact is not None or _holds_binary(data):
         return data
+    if options.context.startswith("quadrants-"):  # what is given is drawn with the rest, so not at each visit
+        return load_data(options.data, binarize="static", **load)
     return replace(data, binarization="dynamic", origin={**data.origin, "binarize": "dynamic"})
 
 
