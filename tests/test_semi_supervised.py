@@ -4,6 +4,7 @@ import runpy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyro
@@ -12,8 +13,11 @@ import pytest
 import torch
 from pyro.infer import SVI, TraceEnum_ELBO
 
+from pyro_vae.checkpoint import load
+from pyro_vae.cli.runs import load_data_of
 from pyro_vae.compiling import record_gradients
 from pyro_vae.data import Dataset, load_data, semi_supervised
+from pyro_vae.dataset import evenly_spread
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.evidence import bound, log_marginal
 from pyro_vae.guides import FullNormal
@@ -434,6 +438,31 @@ class TestCommand:
         assert np.load(out)["y"].tolist() == [3] * 5
         assert "expected a class from 0 to 9" in call("sample", run, "--context 10").error
         assert "a class is drawn, not given by the data" in call("sample", run, "--context data").error
+
+    def test_labels_are_for_training(self, tmp_path):
+        """`evaluate` estimates log p(x), of train too, and says how often the classifier is right."""
+        run, data = tmp_path / "run", load_data("digits", binarize="threshold")
+        words = "--labelled 1000 --repeats 2 --vae SemiSupervisedVAE --objective SemiSupervisedELBO --epochs 2"
+        assert call("fit --binarize threshold", words, FAST, "--run", run).code == 0
+        vae, x = load(run), data.select("train", evenly_spread(1397, 30))
+        result = call("evaluate", run, "--split train --num_particles 20 --num_data 30 --quiet --json").json
+        assert result["log_p"] == log_marginal(vae.model, vae.guide, x, num_particles=20).mean
+        found = accuracy(classify(vae, x), data.labels["train"][evenly_spread(1397, 30)])
+        assert result["accuracy"] == {"mean": found.mean, "standard_error": found.standard_error, "num_data": 30}
+        text = call("evaluate", run, "--num_particles 20 --quiet").out
+        assert f"{accuracy(classify(vae, data.split('test')), data.labels['test']).mean:.2%} +- " in text
+
+    def test_programs_that_need_labels_keep_them(self):
+        class Needy:
+            def model(self, x, y): ...
+
+        class Able:
+            def model(self, x, y=None): ...
+
+        config = {"data": "digits", "labelled": 20, "repeats": 2}
+        needy, able = (load_data_of(SimpleNamespace(path="", config=config, vae=vae())) for vae in (Needy, Able))
+        assert set(needy.inputs) == {"y"} and needy.size("train") == 1397 + 20
+        assert not able.inputs and able.size("train") == 1397
 
 
 def test_digits_from_50_labels():

@@ -21,6 +21,7 @@ from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.evidence.estimates import Estimate
 from pyro_vae.evidence.methods import METHODS, estimate, options_of
 from pyro_vae.progress import Progress
+from pyro_vae.semi_supervised import SemiSupervisedVAE, accuracy, classify
 
 _SHARED = ("importance", "psis", "prior")
 """Methods whose work several processes can share, and whose cost allows for all data by default."""
@@ -101,8 +102,18 @@ def _tell(saved: SavedRun, chosen: Chosen, options: Namespace, found: Estimate) 
     if len(x) > 1:
         statistics = latent_statistics(saved.vae, x, **inputs)
         result |= {"active_units": str(statistics), "warnings": collapse_warnings(statistics, _beta(saved.config))}
+    result |= _classified(saved, chosen)
     save(saved, options.split, found, result)
     print_result(result if options.json else readable(result), as_json=options.json)
+
+
+def _classified(saved: SavedRun, chosen: Chosen) -> dict[str, Any]:
+    """How often q(y|x) is right, where the model has one and classes are known."""
+    if not isinstance(saved.vae, SemiSupervisedVAE) or chosen.labels is None or not (chosen.labels >= 0).any():
+        return {}
+    known = chosen.labels >= 0
+    found = accuracy(classify(saved.vae, chosen.x[known.to(chosen.x.device)]), chosen.labels[known])
+    return {"accuracy": {"mean": found.mean, "standard_error": found.standard_error, "num_data": len(found.correct)}}
 
 
 def _beta(config: dict[str, Any]) -> float | None:

@@ -73,7 +73,7 @@ def readable(result: dict[str, Any]) -> dict[str, Any]:
     r = {name: value for name, value in result.items() if name not in _IDENTITY}
     first = {name: r.pop(name) for name in ("run", "data", "split", "weights")}
     lines = _of_importance(r) if "num_particles" in r else _of_another(r)
-    return {**first, **lines, **r}
+    return {**first, **lines, **_accuracy_line(r), **r}
 
 
 def _of_importance(r: dict[str, Any]) -> dict[str, str]:
@@ -120,6 +120,11 @@ _SIDES = {
     "upper": "log p(x) too high on average",
     "consistent": "log p(x) off to either side",
 }
+
+
+def _accuracy_line(r: dict[str, Any]) -> dict[str, str]:
+    found = r.pop("accuracy", None)
+    return {} if found is None else {"accuracy": "{mean:.2%} +- {standard_error:.2%} (N = {num_data})".format(**found)}
 
 
 def _bits_line(r: dict[str, Any]) -> dict[str, str]:

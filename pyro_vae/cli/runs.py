@@ -1,6 +1,7 @@
 """A saved run as the commands use it: its VAE, and the data it was trained on."""
 
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +87,14 @@ class Chosen:
         split: train | valid | test.
         x: the data, `[N, *event]`.
         inputs: what the programs are called with beside them, e.g. a context `c`.
+        labels: their classes `[N]`, on the CPU, -1 where one is not known; None where there are none.
     """
 
     data: Dataset
     split: str
     x: torch.Tensor
     inputs: dict[str, Any]
+    labels: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -118,14 +121,20 @@ def choose(data: Dataset, split: str, num: int | None, device: torch.device) -> 
 
 def take(data: Dataset, split: str, rows: torch.Tensor | None, device: torch.device) -> Chosen:
     """Some rows of a split (None: all), on a device."""
-    x = data.split(split) if rows is None else data.select(split, rows)
-    inputs = data.widen_inputs(data.given(split, slice(None) if rows is None else rows))
-    return Chosen(data, split, x.to(device), {name: value.to(device) for name, value in inputs.items()})
+    x, which = (data.split(split), slice(None)) if rows is None else (data.select(split, rows), rows)
+    inputs = data.widen_inputs(data.given(split, which))
+    labels = data.labels[split].cpu()[which] if split in data.labels else None
+    return Chosen(data, split, x.to(device), {name: value.to(device) for name, value in inputs.items()}, labels)
 
 
 def load_data_of(saved: SavedRun, other: str | None = None) -> Dataset:
-    """The data set that a run was trained on, or another one prepared likewise."""
+    """The data set that a run was trained on, or another one prepared likewise.
+
+    Labels as an input `y` are for training: with them log p(x) would be log p(x, y). They are left out where the
+    programs can do without.
+    """
     config = saved.config
+    labelled = config.get("labelled", 0) if _needs_labels(saved.vae) else 0
     source = other or config.get("data")
     if source is None:
         raise UsageError(
@@ -140,6 +149,12 @@ def load_data_of(saved: SavedRun, other: str | None = None) -> Dataset:
         root=config.get("data_root"),
         seed=config.get("data_seed", 0),
         context=config.get("context", "none"),
-        labelled=config.get("labelled", 0),
-        repeats=config.get("repeats", 1),
+        labelled=labelled,
+        repeats=config.get("repeats", 1) if labelled else 1,
     )
+
+
+def _needs_labels(vae: Autoencoder) -> bool:
+    """Whether the programs can't run without the input `y`."""
+    y = signature(vae.model).parameters.get("y")
+    return y is not None and y.default is Parameter.empty
