@@ -129,6 +129,8 @@ def load_data(
     """
     if divide_by is not None:
         check_divisor("divide_by", divide_by)
+    if repeats != 1 and not labelled:
+        raise UsageError(f"repeats={repeats} is for data that keep their label: pass labelled=n too (--labelled n)")
     options = {"binarize": binarize, "divide_by": divide_by, "valid_size": valid_size, "data_seed": seed}
     options |= {"dequantize": True} if dequantize else {}  # a run begun before there was this option is still the same
     options |= {} if context == "none" else {"context": context}

@@ -419,6 +419,8 @@ class TestData:
             semi_supervised(data, 1500)
         with pytest.raises(UsageError, match="repeats of at least 1"):
             semi_supervised(data, 50, repeats=0)
+        with pytest.raises(UsageError, match="repeats=3 is for data that keep their label"):
+            load_data("digits", repeats=3)
         with pytest.raises(UsageError, match="no context and no labels"):
             load_data("linear_gaussian", labelled=10)
 
@@ -437,6 +439,7 @@ class TestCommand:
         assert call("sample", run, "--num 5 --context 3 --out", out).code == 0
         assert np.load(out)["y"].tolist() == [3] * 5
         assert "expected a class from 0 to 9" in call("sample", run, "--context 10").error
+        assert "--num must be at least 1, got -1" in call("sample", run, "--num -1").error
         assert "a class is drawn, not given by the data" in call("sample", run, "--context data").error
 
     def test_labels_are_for_training(self, tmp_path):

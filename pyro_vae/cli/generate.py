@@ -33,6 +33,8 @@ def run_sample(argv: list[str]) -> int:
     )
     add_split(parser)
     options = parse(parser, argv)
+    if options.num < 1:
+        raise UsageError(f"--num must be at least 1, got {options.num}")
     saved = open_saved(options)
     given, across = _given(saved, options)
     drawn = sample(saved.vae, options.num, seed=options.seed, **given)
