@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae.checkpoint import write_arrays
-from pyro_vae.cli.classes import COLUMNS, columns, in_turn, of_classes
+from pyro_vae.cli.draws import COLUMNS, columns, cycled, of_classes
 from pyro_vae.cli.parsing import make_parser, parse
 from pyro_vae.cli.pictures import save_picture
 from pyro_vae.cli.runs import SavedRun, add_run, add_split, load_split, open_saved
@@ -57,10 +57,10 @@ def _given(saved: SavedRun, options: Namespace) -> tuple[dict[str, Tensor], int]
         return {"context": _contexts_of_data(saved, options)}, COLUMNS
     classes = _num_classes(saved)
     if options.context in (None, "each"):
-        return of_classes(saved.vae, in_turn(options.num, classes)), columns(classes)
+        return of_classes(saved.vae, cycled(torch.arange(classes), options.num)), columns(classes)
     if not 0 <= options.context < classes:
         raise UsageError(f"--context {options.context}: expected a class from 0 to {classes - 1}, 'each' or 'data'")
-    return of_classes(saved.vae, torch.full((options.num,), options.context)), COLUMNS
+    return of_classes(saved.vae, cycled(torch.tensor([options.context]), options.num)), COLUMNS
 
 
 def _contexts_of_data(saved: SavedRun, options: Namespace) -> Tensor:
@@ -68,7 +68,7 @@ def _contexts_of_data(saved: SavedRun, options: Namespace) -> Tensor:
     context = load_split(saved, options, options.num).inputs.get("c")
     if context is None:
         raise UsageError("--context data: in this run a class is drawn, not given by the data: pass a class or 'each'")
-    return context.repeat(-(-options.num // len(context)), *[1] * (context.dim() - 1))[: options.num]
+    return cycled(context, options.num)
 
 
 def _num_classes(saved: SavedRun) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae.autoencoder import Autoencoder
-from pyro_vae.cli.classes import COLUMNS, columns, in_turn, of_classes
+from pyro_vae.cli.draws import COLUMNS, columns, cycled, of_classes
 from pyro_vae.cli.runs import Chosen, choose
 from pyro_vae.compiling import log_once
 from pyro_vae.data import Dataset
@@ -64,11 +64,11 @@ def _of_the_guide(vae: Autoencoder, measured: Chosen, seed: int) -> dict[str, An
 def _given(vae: Autoencoder, data: Dataset, num: int) -> tuple[dict[str, Tensor], int]:
     """What `num` draws are given, by name: each class in turn, or the contexts of the first data; and the columns."""
     if classes := _num_classes(vae, data):
-        return of_classes(vae, in_turn(num, classes)), columns(classes)
+        return of_classes(vae, cycled(torch.arange(classes), num)), columns(classes)
     if "c" not in data.inputs:
         return {}, COLUMNS
     train = data.widen_inputs(data.given("train", slice(num)))["c"]
-    return {"context": train.repeat(-(-num // len(train)), *[1] * (train.dim() - 1))[:num].cpu()}, COLUMNS
+    return {"context": cycled(train, num).cpu()}, COLUMNS
 
 
 def _num_classes(vae: Autoencoder, data: Dataset) -> int:

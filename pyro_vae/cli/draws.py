@@ -1,4 +1,4 @@
-"""Classes to draw data of, for the models that have them: as a conditional VAE's context, or as M2's label."""
+"""What draws are given: classes (as the context of a conditional VAE, or as the label of M2), or contexts."""
 
 import torch
 from torch import Tensor
@@ -18,9 +18,9 @@ def of_classes(vae: Autoencoder, classes: Tensor) -> dict[str, Tensor]:
     return {"context": torch.eye(vae.shapes.context[0])[classes]}
 
 
-def in_turn(num: int, classes: int) -> Tensor:
-    """Each class in turn, `[num]`."""
-    return torch.arange(num) % classes
+def cycled(rows: Tensor, num: int) -> Tensor:
+    """So many rows, over and over from the first."""
+    return rows[torch.arange(num) % len(rows)]
 
 
 def columns(classes: int) -> int:
