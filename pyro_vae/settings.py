@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
@@ -11,10 +11,9 @@ from pyro_vae.checkpoint import describe, describe_vae
 from pyro_vae.data import Dataset
 from pyro_vae.errors import UsageError
 from pyro_vae.objectives import Objective
+from pyro_vae.precision import Precision, check_precision
 from pyro_vae.schedules import Schedule
 from pyro_vae.steps import Compile
-
-Precision = Literal["float32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,7 @@ class Settings:
                 raise UsageError(f"{name} must be a whole number, got {getattr(self, name)!r}")
         if self.compile not in (True, False, "auto"):
             raise UsageError(f"compile must be true, false or 'auto', got {self.compile!r}")
-        if self.precision not in ("float32", "bf16"):
-            raise UsageError(f"precision must be 'float32' or 'bf16', got {self.precision!r}")
+        check_precision(self.precision)
 
     def described(self) -> dict[str, Any]:
         """As plain data, for the run directory."""

@@ -37,6 +37,10 @@ _NPY = b"\x93NUMPY"  # how an `.npy` file begins
 _IMAGES = re.compile(r".*train-images-idx3-ubyte(\.gz)?")
 # What reading a damaged file, or fetching one, is known to raise.
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+_HOW_TO_INSTALL = (
+    "an extra of this package: pip install 'pyro-vae[images]' (beside a CPU build of torch, from the same index as "
+    "torch), or pass the path of a folder with the IDX files"
+)
 _DAMAGED_HEADER = (TypeError, SyntaxError, ArithmeticError, tokenize.TokenError)
 
 
@@ -171,9 +175,13 @@ def _read_torchvision(name: str, root: Path, download: bool) -> Raw:
 def _download(set_name: str, root: Path) -> None:
     try:
         from torchvision import datasets
+    except ModuleNotFoundError as error:
+        raise DataError(f"downloading {set_name} takes torchvision, {_HOW_TO_INSTALL}") from error
     except Exception as error:  # one that was built for another torch fails with more than ImportError
-        remedy = "install the torchvision that belongs to this torch, or pass the path of a folder with the IDX files"
-        raise DataError(f"torchvision, which downloads, can't be imported ({_one_line(error)}): {remedy}") from error
+        raise DataError(
+            f"torchvision, which downloads {set_name}, can't be imported ({_one_line(error)}): install the one that "
+            "belongs to this torch, or pass the path of a folder with the IDX files"
+        ) from error
     options = {"split": "balanced"} if set_name == "EMNIST" else {}
     try:
         getattr(datasets, set_name)(str(root), download=True, **options)

@@ -28,10 +28,11 @@ from pyro_vae.networks import computing_in
 from pyro_vae.objectives import ELBO, NotTensorial, Objective, as_loss
 from pyro_vae.optimizers import Updates, make_optimizer
 from pyro_vae.parallel import Summing, check_shares, shares_tried
+from pyro_vae.precision import DTYPES, Precision, usable_precision
 from pyro_vae.progress import Progress
 from pyro_vae.schedules import Constant, Schedule
 from pyro_vae.seeding import derive_seed, reseed, seeded
-from pyro_vae.settings import Precision, Settings, run_config
+from pyro_vae.settings import Settings, run_config
 from pyro_vae.steps import Batch, Compile, EagerStep, Gradients, Loss, Step, choose_step, find_culprit, worth_compiling
 
 
@@ -115,7 +116,8 @@ def fit(
         seed: seed of the order of the data and of all noise.
         compile: whether to compile the step; `"auto"` if the training is long enough for the seconds it takes to pay.
         precision: `"bf16"` computes the products of all `Network`s in bfloat16; weights, densities and sums stay as
-            they are.
+            they are. On a CPU without instructions for it a warning is logged and the products are float32's; a
+            resumed training keeps what it was begun with.
         device: `"auto"` (CUDA where there is one), `"cpu"`, `"cuda"`, ...
         run: a run directory to save to, and to resume from; None to save nothing.
         progress: whether to show progress on standard error (a bar on a terminal, else a line now and then).
@@ -186,7 +188,6 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-_DTYPES = {"float32": None, "bf16": torch.bfloat16}
 _TOLERANCES = {"float32": 1e-3, "bf16": 0.1}
 """Largest relative difference between a compiled step and an eager one: each rounds bfloat16 in places of its own."""
 
@@ -229,6 +230,7 @@ class _Trainer:
             "waited": 0,
             "last_loss": None,
             "onednn": None,
+            "precision": self.settings.precision,
             "compile": self._compile(),
             "data": self.data.fingerprint() if run is not None or world.size > 1 else None,
         }
@@ -245,7 +247,7 @@ class _Trainer:
         self._share()
         with fast_cpu(self.progress["onednn"]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Encountered NaN")  # Pyro's; ours is an error, with the site
-            with computing_in(self.vae, _DTYPES[self.settings.precision]):
+            with computing_in(self.vae, DTYPES[self.progress["precision"]]):
                 self._train(bar)
         self._save()
         self.world.barrier()
@@ -430,6 +432,7 @@ class _Trainer:
         """What the module takes from the data before it is trained; a module of the user's own need not know of it."""
         if count := getattr(self.vae, "start_count", 0):
             self.vae.start_prior(self._to_device(self.data.some(count, self.settings.seed, "start")))
+        self.progress["precision"] = usable_precision(self.settings.precision, self.world.device)
         if self.settings.start_at_mean:
             self.vae.start_at(self.data.mean(), self.data.std())
 
@@ -450,7 +453,7 @@ class _Trainer:
 
     def _choose_step(self) -> None:
         self.vae.train()
-        x, epochs, tolerance = self._first_batch(), self.settings.epochs, _TOLERANCES[self.settings.precision]
+        x, epochs, tolerance = self._first_batch(), self.settings.epochs, _TOLERANCES[self.progress["precision"]]
         self.loss = self._tensorial(x)
         if self.world.size > 1:
             few = torch.arange(min(self.num_data, shares_tried(self.world)))

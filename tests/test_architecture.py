@@ -28,7 +28,7 @@ ROWS = [
         "pages",
         "exponentials",
     ],
-    ["sources", "linear_gaussian", "layers", "once", "stored"],
+    ["sources", "linear_gaussian", "layers", "once", "stored", "precision"],
     ["dataset"],
     ["conditioning"],
     ["networks", "schedules", "data", "compiling", "optimizers", "distributed", "mixtures"],

@@ -1,5 +1,6 @@
 """`pyro_vae.data`: every source, every refusal, and the laws of the draws."""
 
+import builtins
 import dataclasses
 import gzip
 import os
@@ -281,8 +282,20 @@ def test_download_that_fails(tmp_path, monkeypatch):
 
 
 def test_download_with_a_torchvision_that_cannot_be_imported(tmp_path, monkeypatch):
+    def fails(name, *args):
+        if name == "torchvision":
+            raise RuntimeError("operator torchvision::nms does not exist")
+        return real_import(name, *args)
+
+    real_import = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", fails)
+    with refused(DataError, "torchvision", "can't be imported (operator", "install the one", "path"):
+        load_data("mnist", root=tmp_path, download=True)
+
+
+def test_download_without_torchvision_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    with refused(DataError, "torchvision", "can't be imported", "install", "path"):
+    with refused(DataError, "downloading MNIST takes torchvision", "pip install 'pyro-vae[images]'", "path"):
         load_data("mnist", root=tmp_path, download=True)
 
 

@@ -24,10 +24,11 @@ from pyro_vae.data import Context, Dataset, load_data
 from pyro_vae.errors import UsageError
 from pyro_vae.hierarchical import HierarchicalVAE as HierarchicalVAE  # so that these are known by name
 from pyro_vae.objectives import Objective
+from pyro_vae.precision import Precision
 from pyro_vae.schedules import Schedule
 from pyro_vae.seeding import seeded
 from pyro_vae.semi_supervised import SemiSupervisedVAE as SemiSupervisedVAE
-from pyro_vae.settings import Precision, Settings, run_config
+from pyro_vae.settings import Settings, run_config
 from pyro_vae.training import History, fit
 from pyro_vae.vae import VAE
 from pyro_vae.vq import VQVAE as VQVAE

@@ -19,6 +19,7 @@ from pyro_vae.importance import Called, Program, evaluation_mode, owners, refuse
 from pyro_vae.networks import computing_in
 from pyro_vae.once import remembering
 from pyro_vae.pareto import reliable_below, smooth_tail, tail_kept
+from pyro_vae.precision import DTYPES, Precision, check_precision, usable_precision
 from pyro_vae.seeding import seeded
 from pyro_vae.tiles import TILE_DATA, EagerPair, Pair, log_weights, make_pair
 
@@ -129,7 +130,7 @@ def log_marginal(
     max_rows: int = 4096,
     max_plate_nesting: int = 1,
     compile: Literal["auto"] | bool = "auto",
-    precision: Literal["float32", "bf16"] = "float32",
+    precision: Precision = "float32",
     smoothed: bool = False,
     world: World | None = None,
     progress: Callable[[int], object] | None = None,
@@ -156,7 +157,8 @@ def log_marginal(
         compile: whether to run the programs as compiled graphs (a few seconds first); `"auto"` where there is enough to
             do. Programs that can't be recorded run as they are, and the reason is logged.
         precision: `"bf16"` for a fast estimate: the networks' products in bfloat16. The result says so, with the shift
-            measured on the first 50 data with at most 500 draws.
+            measured on the first 50 data with at most 500 draws. On a CPU without instructions for it a warning is
+            logged, and the result is float32's.
         smoothed: whether the largest weights are replaced by the expected order statistics of the generalised Pareto
             fitted to them, none above the largest: less noise where the tail is heavy, for a bias to either side.
         world: the processes to share the data with; all of them get the whole result. None for this one alone.
@@ -183,8 +185,8 @@ def log_marginal(
         raise UsageError(
             f"need num_particles >= 1, max_rows >= 1 and data, got {num_particles}, {max_rows} and {len(x)} data"
         )
-    if precision not in ("float32", "bf16"):
-        raise UsageError(f"precision must be 'float32' or 'bf16', got {precision!r}")
+    check_precision(precision)
+    precision = usable_precision(precision, x.device)
     data, world = (x, *args, *inputs.values()), world or World()
     programs = EagerPair(Called(model, list(inputs)), Called(guide, list(inputs)), max_rows, max_plate_nesting)
     compile = _worth_compiling(programs, len(x) * num_particles) if compile == "auto" else compile
@@ -245,11 +247,8 @@ def _sums(
 @contextmanager
 def _computing(pair: EagerPair, precision: str) -> Iterator[None]:
     """The products of the pair's networks in this precision, and what depends on weights alone computed once."""
-    with computing_in(nn.ModuleList(owners(pair.model, pair.guide)), _DTYPES[precision]), remembering():
+    with computing_in(nn.ModuleList(owners(pair.model, pair.guide)), DTYPES[precision]), remembering():
         yield
-
-
-_DTYPES = {"float32": None, "bf16": torch.bfloat16}
 
 
 def _shift(
