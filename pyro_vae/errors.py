@@ -3,6 +3,11 @@
 A message says what was expected, what came and what to do. The command line prints it on one line, without a traceback.
 """
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, Self
+
 
 class PyroVaeError(Exception):
     """Base of every error raised on purpose by `pyro_vae`."""
@@ -66,3 +71,59 @@ class PeerLost(PyroVaeError):  # noqa: N818 - what happened, to another
         super().__init__(
             f"process {rank} of {size} (counted from 0) has lost another one ({reason}); run the same command to resume"
         )
+
+
+class FileError(PyroVaeError, OSError):
+    """A file or folder that the system can't read or write: no permission, a full disk, a folder in its place, ...
+
+    It is an `OSError` too, with `errno`, `strerror` and `filename` of the one that it was made of.
+    """
+
+    exit_code = 7
+
+    def __str__(self) -> str:
+        return " ".join(map(str, self.args))
+
+    @classmethod
+    def of(cls, error: OSError, path: str | os.PathLike[str] | None = None, doing: str = "use") -> Self:
+        """An error of the system, with the path in its message.
+
+        Args:
+            error: what the system said.
+            path: what was to be read or written; None for the file that `error` names.
+            doing: the verb of the message: `"read"`, `"write"`, ...
+        """
+        named = [os.fspath(name) for name in (path, error.filename, error.filename2) if name is not None]
+        names = dict.fromkeys(os.fsdecode(name) for name in named if not isinstance(name, int))
+        reason = error.strerror or str(error) or type(error).__name__
+        found = cls(f"can't {doing} {' -> '.join(names) or 'a file'}: {reason}")
+        found.errno, found.strerror, found.filename = error.errno, error.strerror, next(iter(names), None)
+        return found
+
+
+class UserCodeError(PyroVaeError):
+    """An error raised inside a class or function that the user named on the command line.
+
+    From Python such an error is left as it is; the command line has no traceback, so this names class and method.
+    """
+
+    exit_code = 8
+
+
+@contextmanager
+def file_errors(path: str | os.PathLike[str], doing: Literal["read", "write"]) -> Iterator[None]:
+    """Errors of the system inside become a `FileError` that names `path`; errors of ours stay as they are.
+
+    Args:
+        path: what is read or written inside.
+        doing: the verb of the message.
+
+    Raises:
+        FileError: for any `OSError`.
+    """
+    try:
+        yield
+    except PyroVaeError:
+        raise
+    except OSError as error:
+        raise FileError.of(error, path, doing) from error

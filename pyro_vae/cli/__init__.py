@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
@@ -33,8 +34,9 @@ examples:
 
 several processes: torchrun --nproc-per-node 2 -m pyro_vae -- fit ...     (or evaluate)
 
-exit codes: 0 done, 2 usage, 3 data, 4 run directory, 5 not finite, 6 another process was lost,
-130/143 stopped by a signal
+exit codes: 0 done, 1 a fault of pyro_vae, 2 usage, 3 data, 4 run directory, 5 not finite,
+6 another process was lost, 7 a file can't be read or written, 8 an error in a class or function
+that you named (PYRO_VAE_TRACEBACK=1 shows its traceback), 130/143 stopped by a signal
 """
 
 
@@ -51,16 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if command not in COMMANDS:
         return _fail("pyro-vae", _unknown(command), 2)
-    from pyro_vae.errors import PyroVaeError
-
     try:
         return _load(command)(arguments[1:])
-    except PyroVaeError as error:
-        return _fail(f"pyro-vae {command}", str(error), error.exit_code, error.shared)
     except KeyboardInterrupt:
         return _fail(f"pyro-vae {command}", "stopped", 130)
-    except OSError as error:
-        return _fail(f"pyro-vae {command}", f"{error.strerror or error}: {error.filename or ''}", 1)
+    except Exception as error:
+        return _explain(f"pyro-vae {command}", error)
 
 
 def usage() -> str:
@@ -85,6 +83,16 @@ def _fail(program: str, message: str, code: int, shared: bool | None = None) -> 
     if _tells(shared):
         print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+def _explain(program: str, error: Exception) -> int:
+    """One line on standard error, after the traceback where the environment asks for it; returns the exit code."""
+    from pyro_vae.cli.failures import TRACEBACK, as_ours
+
+    if os.environ.get(TRACEBACK, "0") != "0":
+        traceback.print_exception(error)
+    told = as_ours(error)
+    return _fail(program, str(told), told.exit_code, told.shared)
 
 
 def _tells(shared: bool | None) -> bool:

@@ -1,0 +1,124 @@
+"""What the command line says of an exception: one line, and the exit code of its kind.
+
+An exception of ours has its message and code. Of any other the traceback says whether it was raised inside a class or
+function that the user named; what is left is an error of the system with a file, or a fault of this package.
+"""
+
+import re
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+
+from pyro_vae.errors import FileError, PyroVaeError, UserCodeError
+
+TRACEBACK = "PYRO_VAE_TRACEBACK"
+"""The environment variable that makes the command line print tracebacks."""
+_OWN = Path(__file__).parents[1]
+_LONGEST = 1500
+"""Characters of a message; torch's own can have thousands."""
+
+
+def as_ours(error: BaseException) -> PyroVaeError:
+    """The error of ours that stands for an exception, with the message and the exit code of its kind."""
+    if isinstance(error, PyroVaeError):
+        return error if error.__cause__ is None else _of_the_user(error.__cause__) or error
+    found = _of_the_user(error) or (FileError.of(error) if isinstance(error, OSError) else _fault(error))
+    found.shared = False  # not agreed on with other processes, which may well go on
+    return found
+
+
+def _of_the_user(error: BaseException) -> UserCodeError | None:
+    """An error that comes out of the user's code, itself or through what it was raised from."""
+    for one in _chain(error):
+        where = _syntax_error(one) or _innermost(one, _is_the_users)
+        if where and not isinstance(one, PyroVaeError):
+            return UserCodeError(f"error in {where}: {_text(one)} ({TRACEBACK}=1 shows the traceback)")
+    return None
+
+
+def _fault(error: BaseException) -> PyroVaeError:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate" in str(error):
+        return PyroVaeError(f"out of memory: take fewer data, draws or rows at a time ({_text(error)})")
+    where = _innermost(error, lambda frame: _is_below(frame.f_code.co_filename, _OWN)) or "pyro_vae"
+    return PyroVaeError(
+        f"a fault of pyro_vae, please report it: {_text(error)}, at {where} ({TRACEBACK}=1 shows the traceback)"
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and what it was raised from, or while handling."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _text(error: BaseException) -> str:
+    """Type and message on one line, also where the message itself can't be made."""
+    lines = "".join(traceback.format_exception_only(error)).split()
+    text = " ".join(lines)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+
+
+def _innermost(error: BaseException, wanted: Callable[[FrameType], bool]) -> str:
+    """`module:Class.method:line` of the last call in the traceback that is wanted; empty if none is."""
+    found = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if wanted(frame)]
+    if not found:
+        return ""
+    frame, line = found[-1]
+    return f"{frame.f_globals.get('__name__', '?')}:{frame.f_code.co_qualname}:{line}"
+
+
+def _syntax_error(error: BaseException) -> str:
+    """Where a module of the user is not Python: its code never runs, so the traceback has no call of it."""
+    if not isinstance(error, SyntaxError) or error.filename is None or _is_below(error.filename, _OWN):
+        return ""
+    return f"{error.filename}:{error.lineno}"
+
+
+def _is_the_users(frame: FrameType) -> bool:
+    """Whether a call is of code that is neither ours, nor Python's, nor of a library that we need."""
+    file, package = frame.f_code.co_filename, frame.f_globals.get("__name__", "").partition(".")[0]
+    if file.startswith("<") or _is_below(file, _OWN) or _is_pythons(file):
+        return False
+    return package not in _libraries()
+
+
+def _is_below(file: str, folder: Path) -> bool:
+    return folder in Path(file).parents
+
+
+def _is_pythons(file: str) -> bool:
+    """Whether a file is of Python's own library, not of a package that was installed beside it."""
+    return _is_below(file, Path(sysconfig.get_path("stdlib"))) and "site-packages" not in Path(file).parts
+
+
+@cache
+def _libraries() -> frozenset[str]:
+    """Import names of all packages that this one needs, directly or not."""
+    seen: set[str] = set()
+    pending = ["pyro-vae", "torch", "pyro-ppl", "jsonargparse", "matplotlib"]  # ours may not be installed
+    while pending:
+        name = _plain_name(pending.pop())
+        if name not in seen:
+            seen.add(name)
+            pending += _needed(name)
+    found = metadata.packages_distributions().items()
+    return frozenset(package for package, names in found if seen & {_plain_name(name) for name in names})
+
+
+def _needed(name: str) -> list[str]:
+    """What an installed package requires; without our own extras, which are for developers."""
+    try:
+        required = metadata.requires(name) or []
+    except metadata.PackageNotFoundError:
+        return []
+    return [text for text in required if name != "pyro-vae" or "extra ==" not in text]
+
+
+def _plain_name(requirement: str) -> str:
+    """The name of a package in one spelling, without versions and extras."""
+    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0].lower().replace("_", "-")
