@@ -27,6 +27,7 @@ ROWS = [
         "fingerprint",
         "pages",
         "exponentials",
+        "safe_yaml",
     ],
     ["sources", "linear_gaussian", "layers", "once", "stored", "precision"],
     ["dataset"],

@@ -11,12 +11,13 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser, Namespace, get_loader, set_dumper, set_loader
+from jsonargparse import ArgumentParser, Namespace, set_dumper, set_loader
 
 from pyro_vae.autoencoder import Autoencoder
 from pyro_vae.errors import UsageError
 from pyro_vae.networks import FromShapes, Network
 from pyro_vae.objectives import Objective
+from pyro_vae.safe_yaml import load_yaml
 from pyro_vae.schedules import Schedule
 
 _BASES: dict[str, type] = {
@@ -50,7 +51,7 @@ def make_parser(command: str, description: str) -> ArgumentParser:
 
 def _loaded(text: str) -> Any:
     """YAML, but `None` is null: jsonargparse writes a null so where it hands an option on to a class within a class."""
-    return None if text.strip() == "None" else get_loader("yaml")(text)
+    return None if text.strip() == "None" else load_yaml(text)
 
 
 def add_common(parser: ArgumentParser) -> None:
