@@ -63,7 +63,10 @@ _NUMBER = re.compile(
 )
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+_Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_Safe):
     """PyYAML's safe loader with Python's numbers; a number that can't be built stays a string."""
 
     yaml_implicit_resolvers = {
@@ -217,5 +220,5 @@ def _named(value: Any, path: str = "") -> Any:
     if not isinstance(value, dict):
         return value
     if wrong := [key for key in value if not isinstance(key, str)]:
-        raise YamlError(f"{f'{path}: ' if path else ''}expected a name as key, got {wrong[0]!r} (a number, true, null?)")
+        raise YamlError(f"{f'{path}: ' if path else ''}expected a name as key, got {wrong[0]!r}")
     return {key: _named(item, f"{path}.{key}" if path else key) for key, item in value.items()}

@@ -72,7 +72,7 @@ def test_aliases_are_copies():
         ("&a [*a]", r"^\[0\]: the alias \*a stands for"),
         ("k: " + "[" * (MAX_DEPTH + 9), r"^k(\[0\])+: expected at most 50 levels"),
         ("[&a 1, &a 2]", r"^line 1, column 8: found duplicate anchor"),
-        ("a: &a " + "[" * 30 + "]" * 30 + "\nb: " + "[" * 30 + "*a" + "]" * 30, r"^b(\[0\])+: expected at most 50 levels"),
+        (f"a: &a {'[' * 30}{']' * 30}\nb: {'[' * 30}*a{']' * 30}", r"^b(\[0\])+: expected at most 50 levels"),
         ("x" * (MAX_CHARACTERS + 1), "at most 200000 characters, got 200001"),
         ("[" + "1, " * (MAX_VALUES + 1) + "]", "at most 10000 values"),
         ("vae: {prior: 1, prior: 2}", r"^vae: the key 'prior' is given twice"),
