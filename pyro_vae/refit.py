@@ -15,7 +15,7 @@ from pyro_vae.averages import standard_error
 from pyro_vae.data import Dataset, as_dataset
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.importance import evaluation_mode
-from pyro_vae.optimizers import Updates, make_optimizer
+from pyro_vae.optimizers import make_optimizer, update
 from pyro_vae.priors import Prior
 from pyro_vae.progress import Progress
 from pyro_vae.seeding import seeded
@@ -168,7 +168,7 @@ class _Fitter:
     ) -> None:
         self.vae, self.data, self.batch_size, self.seed = vae, data, batch_size, seed
         self.parameters = [p for p in vae.prior.parameters() if p.requires_grad]
-        self.updates = Updates(make_optimizer(optimizer, self.parameters)) if self.parameters else None
+        self.optimizer = make_optimizer(optimizer, self.parameters) if self.parameters else None
         self.best, self.waited, self.state = inf, 0, {}
         self.keep_best(data.split("valid"))
 
@@ -204,8 +204,8 @@ class _Fitter:
             )
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         used = [(p, g) for p, g in zip(self.parameters, gradients, strict=True) if g is not None]
-        assert self.updates is not None
-        self.updates.apply([p for p, _ in used], [g for _, g in used])
+        assert self.optimizer is not None
+        update(self.optimizer, [p for p, _ in used], [g for _, g in used])
 
 
 def _with_prior(vae: VAE, prior: Callable[[Shapes], Prior], data: Dataset, seed: int) -> VAE:

@@ -26,7 +26,7 @@ from pyro_vae.errors import CheckpointError, DataError, NumericalError, PeerLost
 from pyro_vae.evidence import bound
 from pyro_vae.networks import computing_in
 from pyro_vae.objectives import ELBO, NotTensorial, Objective, as_loss
-from pyro_vae.optimizers import Updates, make_optimizer
+from pyro_vae.optimizers import make_optimizer, update
 from pyro_vae.parallel import Summing, check_shares, shares_tried
 from pyro_vae.precision import DTYPES, Precision, usable_precision
 from pyro_vae.progress import Progress
@@ -211,7 +211,6 @@ class _Trainer:
         self.vae, self.data, self.objective, self.settings = vae, data, objective, settings
         self.world, self.directory, self.save_every, self.pending = world, run, save_every, pending
         self.optimizer = make_optimizer(settings.optimizer, list(vae.parameters()))
-        self.updates = Updates(self.optimizer)
         self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
         self.num_data = len(data.train)
         self.steps = ceil(self.num_data / settings.batch_size)
@@ -313,7 +312,7 @@ class _Trainer:
             self._refuse("gradient", x, epoch, step)
         for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
             group["lr"] = lr * self._lr_factor(epoch, step)
-        self.updates.apply(summed.parameters, summed.gradients)
+        update(self.optimizer, summed.parameters, summed.gradients)
         self.progress["last_loss"] = summed.loss / x.whole
         self._add(loss=summed.loss, seen=x.whole)
         if step % self.settings.log_every == 0:
@@ -374,7 +373,7 @@ class _Trainer:
         row = {"epoch": epoch + 1, "step": (epoch + 1) * self.steps, "loss": self.sums["loss"] / self.sums["seen"]}
         row |= {f"train_{name}": value for name, value in self._train_means().items()}
         row |= {f"valid_{name}": value for name, value in valid.items()}
-        row |= {"lr": self.base_lr[0] * self._lr_factor(epoch, self.steps - 1), "seconds": round(self._elapsed(), 3)}
+        row |= {"lr": float(self.base_lr[0] * self._lr_factor(epoch, self.steps - 1)), "seconds": round(self._elapsed(), 3)}
         self.rows.append(row)
         self.progress |= {"epoch": epoch + 1, "step": 0}
         self.sums = {}
@@ -495,12 +494,20 @@ class _Trainer:
         try:
             self.vae.load_state_dict(state.weights)
             restore_optimizer(self.optimizer, state.optimizer, progress.pop("optimizer"))
+            self._check_counters(progress)
             self.sums, self.before = progress.pop("sums"), progress.pop("seconds")
         except (KeyError, RuntimeError, ValueError) as error:
             where = f"{self._path()} is damaged: its state" if self.world.main else "the state of process 0"
             raise CheckpointError(f"{where} does not fit this training: {error}") from error
         self.progress, self.rows = {**self.progress, **progress}, state.rows
         self.best = {name: value.to(device) for name, value in state.best.items()}
+
+    def _check_counters(self, progress: Mapping[str, Any]) -> None:
+        """Refuse more updates of a parameter than there were steps: older versions could count a step several times."""
+        done = progress["epoch"] * self.steps + progress["step"]
+        most = max((float(state["step"]) for state in self.optimizer.state.values() if "step" in state), default=0)
+        if most > done:
+            raise ValueError(f"its optimizer counts {most:g} updates of a parameter after {done} steps: train it anew")
 
     def _other_data(self) -> PyroVaeError:
         if not self.world.main:
