@@ -535,3 +535,14 @@ def restore_optimizer(
         index, _, name = key.partition("/")
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    _keep_types(optimizer, state)
+
+
+def _keep_types(optimizer: torch.optim.Optimizer, saved: Mapping[int, Mapping[str, Any]]) -> None:
+    """Undo torch's cast to the parameter's type: NAdam counts in float32 beside weights in float64."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, entries in saved.items():
+        state = optimizer.state[parameters[index]]
+        for name, value in entries.items():
+            if isinstance(value, Tensor):
+                state[name] = state[name].to(value.dtype)

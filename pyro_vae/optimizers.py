@@ -39,8 +39,11 @@ def make_optimizer(factory: Callable[..., Optimizer], parameters: list[nn.Parame
 
 
 def _kernel(cls: Callable[..., Optimizer], asked: Mapping[str, Any]) -> dict[str, bool]:
-    """`fused` where the class has it, and nothing that is asked for needs another kernel."""
-    other = asked.get("foreach") or asked.get("differentiable") or asked.get("fused") is not None
+    """`fused` where the class has it, and nothing that is asked for needs another kernel.
+
+    Torch's fused SGD fails where a step has the first gradient of one parameter and a later one of another.
+    """
+    other = any(asked.get(name) for name in ("foreach", "differentiable", "momentum")) or asked.get("fused") is not None
     return {"fused": True} if "fused" in inspect.signature(cls).parameters and not other else {}
 
 
@@ -59,7 +62,7 @@ def update(optimizer: Optimizer, parameters: Sequence[nn.Parameter], gradients: 
         parameter.grad = gradient
     try:
         optimizer.step()
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         if isinstance(error, torch.OutOfMemoryError) or not type(optimizer).__module__.startswith("torch."):
             raise
         raise UsageError(f"{type(optimizer).__name__} can't make a step as it is set: {error}") from error
