@@ -24,6 +24,25 @@ class Schedule(ABC):
         return self(epoch, total) == self(total, total)
 
 
+def value_at(schedule: Schedule, epoch: float, total: float) -> Any:
+    """The value of a schedule at a moment; a class that somebody else wrote may return anything.
+
+    Args:
+        schedule: the schedule.
+        epoch: 0 at the start, fractional inside an epoch.
+        total: epochs of the training.
+
+    Raises:
+        UsageError: if it is no number.
+    """
+    value = schedule(epoch, total)
+    try:
+        float(value)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{type(schedule).__name__} must return a number, got {value!r} at epoch {epoch:g}") from error
+    return value
+
+
 @dataclass(frozen=True)
 class Constant(Schedule):
     """The same value all the time.

@@ -11,8 +11,10 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_vae.compiling import Graph, Unrecordable, log_once, record_gradients
+from pyro_vae.errors import UsageError
 from pyro_vae.importance import sample_sites
 from pyro_vae.objectives import NotTensorial, Objective, as_loss
+from pyro_vae.schedules import value_at
 from pyro_vae.seeding import seeded
 
 Compile = Literal["auto"] | bool
@@ -91,6 +93,7 @@ class Loss:
         wide = self.widen(batch)
         with self.noise(batch.whole):
             value = function(self.vae.model, self.vae.guide, wide.x, **wide.inputs)
+        _check_loss(value, objective)
         return value, value + self.penalty(len(batch))  # by the share: over all shares it adds up to that of the batch
 
     def _has_tensor_loss(self) -> bool:
@@ -103,7 +106,9 @@ class Loss:
     def values(self, epoch: float, total: float) -> list[Tensor]:
         """The scheduled values of a moment, as tensors."""
         like = next(self.vae.parameters())
-        return [torch.as_tensor(s(epoch, total), dtype=like.dtype, device=like.device) for s in self._schedules()]
+        return [
+            torch.as_tensor(value_at(s, epoch, total), dtype=like.dtype, device=like.device) for s in self._schedules()
+        ]
 
     def holding(self, values: Sequence[Tensor]) -> Any:
         """The objective with these in place of its schedules."""
@@ -112,6 +117,20 @@ class Loss:
 
     def _schedules(self) -> Sequence[Any]:
         return list(self.objective.schedules.values()) if isinstance(self.objective, Objective) else []
+
+
+def _check_loss(value: Any, objective: Any) -> None:
+    """Refuse what is no loss: a class that somebody else wrote may return anything."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return
+    came = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    raise UsageError(
+        f"{_name(objective)} must return the loss, one number as a tensor, summed over the batch; got {came}"
+    )
+
+
+def _name(objective: Any) -> str:
+    return getattr(objective, "__name__", type(objective).__name__)
 
 
 class Step(Protocol):
@@ -142,8 +161,14 @@ class EagerStep:
     def __call__(self, batch: Batch, epoch: float, total: float) -> Gradients:
         """See `Step`."""
         value, minimised = self.loss(batch, self.loss.at(epoch, total))
+        if not minimised.requires_grad:
+            raise UsageError(f"the loss of {_name(self.loss.objective)} has no gradient: it was detached on the way")
         gradients = torch.autograd.grad(minimised, self._parameters, allow_unused=True)
         used = [(p, g) for p, g in zip(self._parameters, gradients, strict=True) if g is not None]
+        if not used:
+            raise UsageError(
+                f"the loss of {_name(self.loss.objective)} depends on no parameter: there is nothing to train"
+            )
         return value.detach(), [p for p, _ in used], [g for _, g in used]
 
 

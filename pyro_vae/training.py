@@ -30,7 +30,7 @@ from pyro_vae.optimizers import make_optimizer, update
 from pyro_vae.parallel import Summing, check_shares, shares_tried
 from pyro_vae.precision import DTYPES, Precision, usable_precision
 from pyro_vae.progress import Progress
-from pyro_vae.schedules import Constant, Schedule
+from pyro_vae.schedules import Constant, Schedule, value_at
 from pyro_vae.seeding import derive_seed, reseed, seeded
 from pyro_vae.settings import Settings, run_config
 from pyro_vae.steps import Batch, Compile, EagerStep, Gradients, Loss, Step, choose_step, find_culprit, worth_compiling
@@ -339,7 +339,7 @@ class _Trainer:
         return x.to(next(self.vae.parameters()).device)
 
     def _lr_factor(self, epoch: int, step: int) -> float:
-        return self.settings.lr_schedule(epoch + step / self.steps, self.settings.epochs)
+        return value_at(self.settings.lr_schedule, epoch + step / self.steps, self.settings.epochs)
 
     def _weight_penalty(self, batch: int) -> Tensor | float:
         scale = self.settings.weight_prior

@@ -4,60 +4,49 @@ import errno
 import sys
 
 import pytest
+import torch
 
 from pyro_vae.cli import main
 from pyro_vae.cli.failures import as_ours
 from pyro_vae.errors import FileError, PyroVaeError, file_errors
+from pyro_vae.training import fit
+from pyro_vae.vae import VAE
 
-MINE = '''
+MINE = """
 import torch
 from torch.optim import Adam
-from pyro_vae import VAE
-from pyro_vae.guides import DiagonalNormal
-from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.objectives import ELBO, Objective
-from pyro_vae.priors import StandardNormal
+from pyro_vae.objectives import Objective
 from pyro_vae.schedules import Schedule
 from dataclasses import dataclass
 
 
 class Net(torch.nn.Module):
-    """A network that {when} divides by zero."""
-
-    def __init__(self, in_shape, out_shape, **options):
+    def __init__(self, in_shape, out_shape):
         super().__init__()
-        self.linear = torch.nn.Linear(64, 4)
-        if "init" == "{when}":
-            raise ValueError("no such layer")
 
     def forward(self, x):
-        if "{when}" == "shape":
-            return self.linear(x)
         return 1 / 0
 
 
 @dataclass(frozen=True)
 class Mine(Objective):
     def __call__(self, model, guide, *args, **kwargs):
-        return {{}}["weights"]
+        return {loss}
 
 
 class Late(Adam):
     def step(self, closure=None):
         if self.state:
-            raise {raised}
+            raise KeyError("momentum")
         return super().step(closure)
 
 
 @dataclass(frozen=True)
 class Rate(Schedule):
     def __call__(self, epoch, epochs):
-        return open("/nowhere/rates.txt")
-'''
-FAST = (
-    "--vae.latent_dim 2 --vae.encoder.hidden [8] --vae.decoder.hidden [8] "
-    "--epochs 2 --pictures false --quiet --data_seed 0 --run run"
-)
+        return {rate}
+"""
+FAST = "--vae.latent_dim 2 --vae.decoder.hidden [8] --epochs 2 --pictures false --quiet --data_seed 0 --run run"
 
 
 @pytest.fixture(autouse=True)
@@ -69,8 +58,8 @@ def _elsewhere(tmp_path, monkeypatch):
     sys.modules.pop("mine", None)
 
 
-def write(tmp_path, when="later", raised='KeyError("momentum")'):
-    (tmp_path / "mine.py").write_text(MINE.format(when=when, raised=raised))
+def write(tmp_path, loss='{}["weights"]', rate="open('/nowhere/rates.txt')"):
+    (tmp_path / "mine.py").write_text(MINE.format(loss=loss, rate=rate))
 
 
 def failed(capsys, *words):
@@ -92,10 +81,61 @@ def failed(capsys, *words):
 )
 def test_an_error_in_a_class_of_the_user_names_class_and_method(tmp_path, capsys, option, where, text):
     write(tmp_path)
-    code, line = failed(
-        capsys, "fit", FAST.replace("--vae.encoder.hidden [8]", "") if "Net" in option else FAST, option
-    )
+    code, line = failed(capsys, "fit", FAST, option)
     assert code == 8 and line.startswith("pyro-vae fit: error: error in mine:") and where in line and text in line
+
+
+@pytest.mark.parametrize(
+    ("module", "where"),
+    [
+        ("1 / 0", "mine:<module>:1: ZeroDivisionError"),
+        ("raise SystemExit(0)", "mine:<module>:1: SystemExit: 0"),
+        ("def x(:", "mine.py:1: "),
+    ],
+)
+def test_a_module_of_the_user_that_fails_on_import(tmp_path, capsys, module, where):
+    (tmp_path / "mine.py").write_text(module)
+    code, line = failed(capsys, "fit", FAST, "--objective mine.Mine")
+    assert code == 8 and where in line
+
+
+@pytest.mark.parametrize(
+    ("returned", "text"),
+    [
+        ("None", "Mine must return the loss, one number as a tensor, summed over the batch; got NoneType"),
+        ("torch.ones(3)", "got a tensor of shape [3]"),
+        ("torch.tensor(1.0)", "the loss of Mine has no gradient"),
+        ("torch.ones((), requires_grad=True)", "the loss of Mine depends on no parameter"),
+    ],
+)
+def test_an_objective_that_returns_no_loss(tmp_path, capsys, returned, text):
+    write(tmp_path, loss=returned)
+    code, line = failed(capsys, "fit", FAST, "--objective mine.Mine")
+    assert code == 2 and text in line
+
+
+@pytest.mark.parametrize("option", ["--lr_schedule mine.Rate", "--objective ELBO --objective.beta mine.Rate"])
+def test_a_schedule_that_returns_no_number(tmp_path, capsys, option):
+    write(tmp_path, rate="'fast'")
+    assert failed(capsys, "fit", FAST, option) == (
+        2,
+        "pyro-vae fit: error: Rate must return a number, got 'fast' at epoch 0",
+    )
+
+
+def test_the_traceback_on_request(tmp_path, capsys, monkeypatch):
+    write(tmp_path)
+    monkeypatch.setenv("PYRO_VAE_TRACEBACK", "1")
+    assert main(["fit", *FAST.split(), "--objective", "mine.Mine"]) == 8
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_in_python_an_error_of_the_user_stays_as_it_is():
+    def objective(model, guide, *args, **kwargs):
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        fit(VAE((8, 8), latent_dim=2), torch.ones(8, 8, 8), objective, epochs=1, progress=False)
 
 
 def test_an_error_of_the_system_has_its_path_and_code_7():

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _load(command)(arguments[1:])
     except KeyboardInterrupt:
         return _fail(f"pyro-vae {command}", "stopped", 130)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return _explain(f"pyro-vae {command}", error)
 
 
@@ -85,14 +85,19 @@ def _fail(program: str, message: str, code: int, shared: bool | None = None) -> 
     return code
 
 
-def _explain(program: str, error: Exception) -> int:
-    """One line on standard error, after the traceback where the environment asks for it; returns the exit code."""
-    from pyro_vae.cli.failures import TRACEBACK, as_ours
+def _explain(program: str, error: Exception | SystemExit) -> int:
+    """One line on standard error, after the traceback where the environment asks for it; returns the exit code.
 
+    The parser's own `SystemExit`, after help that was asked for, is no error, and goes on.
+    """
+    from pyro_vae.cli.failures import TRACEBACK, as_ours, is_the_users, one_line
+
+    if isinstance(error, SystemExit) and not is_the_users(error):
+        raise error
     if os.environ.get(TRACEBACK, "0") != "0":
         traceback.print_exception(error)
     told = as_ours(error)
-    return _fail(program, str(told), told.exit_code, told.shared)
+    return _fail(program, one_line(str(told)), told.exit_code, told.shared)
 
 
 def _tells(shared: bool | None) -> bool:

@@ -18,7 +18,7 @@ from pyro_vae.errors import FileError, PyroVaeError, UserCodeError
 TRACEBACK = "PYRO_VAE_TRACEBACK"
 """The environment variable that makes the command line print tracebacks."""
 _OWN = Path(__file__).parents[1]
-_LONGEST = 1500
+_LONGEST = 1000
 """Characters of a message; torch's own can have thousands."""
 
 
@@ -29,6 +29,11 @@ def as_ours(error: BaseException) -> PyroVaeError:
     found = _of_the_user(error) or (FileError.of(error) if isinstance(error, OSError) else _fault(error))
     found.shared = False  # not agreed on with other processes, which may well go on
     return found
+
+
+def is_the_users(error: BaseException) -> bool:
+    """Whether an exception was raised inside a class or function that the user named."""
+    return _of_the_user(error) is not None
 
 
 def _of_the_user(error: BaseException) -> UserCodeError | None:
@@ -58,8 +63,12 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _text(error: BaseException) -> str:
     """Type and message on one line, also where the message itself can't be made."""
-    lines = "".join(traceback.format_exception_only(error)).split()
-    text = " ".join(lines)
+    return one_line("".join(traceback.format_exception_only(error)))
+
+
+def one_line(message: str) -> str:
+    """A message on one line of a length that can be read, without the list of sites that Pyro adds to errors."""
+    text = " ".join(message.partition("\nTrace Shapes:")[0].split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae.errors import UsageError
 from pyro_vae.importance import Program
-from pyro_vae.schedules import Schedule
+from pyro_vae.schedules import Schedule, value_at
 
 
 class Objective(ABC):
@@ -63,7 +63,7 @@ class Objective(ABC):
 
     def at(self, epoch: float, total: float) -> Self:
         """This objective at a moment of the training, with its schedules replaced by their values."""
-        values = {name: schedule(epoch, total) for name, schedule in self.schedules.items()}
+        values = {name: value_at(schedule, epoch, total) for name, schedule in self.schedules.items()}
         return replace(self, **values) if values else self  # pyright: ignore[reportArgumentType]
 
     def holding(self, values: Mapping[str, Tensor]) -> Self:
