@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import UsageError
 from pyro_vae.point_masses import is_point_mass
+from pyro_vae.sites import in_order
 
 Program = Callable[..., Any]
 
@@ -28,7 +29,7 @@ class ImportanceSamples:
         log_likelihood: log p(x|z): all observed sites.
         log_prior: log p(z): all latent sites of the model.
         log_guide: log q(z|x): all latent sites of the guide.
-        latents: the draws, `[particles, batch, *event]` by site name.
+        latents: the draws, `[particles, batch, *event]` by site name, in the order in which the model draws them.
     """
 
     log_likelihood: Tensor
@@ -78,9 +79,9 @@ def importance(
         torch.Size([7, 3])
     """
     proposal = propose(guide, *args, num_particles=num_particles, max_plate_nesting=max_plate_nesting, **kwargs)
-    log_likelihood, log_prior = weigh(model, proposal.latents, *args, max_plate_nesting=max_plate_nesting, **kwargs)
-    log_likelihood, log_prior, log_guide = torch.broadcast_tensors(log_likelihood, log_prior, proposal.log_guide)
-    return ImportanceSamples(log_likelihood, log_prior, log_guide, proposal.latents)
+    sites = sites_at(model, proposal.latents, *args, max_plate_nesting=max_plate_nesting, **kwargs)
+    densities = (*_log_terms(sites, proposal.latents, max_plate_nesting), proposal.log_guide)
+    return ImportanceSamples(*torch.broadcast_tensors(*densities), in_order(proposal.latents, sites))
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Proposal:
     """Draws from the guide.
 
     Args:
-        latents: the draws, `[particles, batch, *event]` by site name.
+        latents: the draws, `[particles, batch, *event]` by site name, in the guide's order.
         log_guide: log q(z|x), `[particles, batch]`, nats.
         sites: the sites of the guide's trace, by name.
     """
@@ -123,9 +124,32 @@ def weigh(
         **kwargs: keyword arguments of the program.
     """
     sites = sites_at(model, latents, *args, max_plate_nesting=max_plate_nesting, **kwargs)
-    prior = log_density([site for name, site in sites.items() if name in latents], max_plate_nesting)
+    return _log_terms(sites, latents, max_plate_nesting)
+
+
+def _log_terms(sites: Mapping[str, Any], latents: Mapping[str, Tensor], nesting: int) -> tuple[Tensor, Tensor]:
+    """`(log p(x|z), log p(z))`, each `[particles, batch]`, nats, from the sites of the model."""
+    prior = log_density([site for name, site in sites.items() if name in latents], nesting)
     observed = [site for name, site in sites.items() if name not in latents]
-    return log_density(observed, max_plate_nesting) if observed else torch.zeros_like(prior), prior
+    return log_density(observed, nesting) if observed else torch.zeros_like(prior), prior
+
+
+def model_order(
+    model: Program, latents: Mapping[str, Tensor], *args: Any, max_plate_nesting: int = 1, **kwargs: Any
+) -> list[str]:
+    """The names of latent sites in the order in which the model draws them: that of all results.
+
+    Args:
+        model: Pyro program of p(x, z); it runs on the first draw of the first datum.
+        latents: values by site name, `[particles, batch, *event]`, in any order.
+        *args: arguments of the program, with the data in front.
+        max_plate_nesting: number of plate dimensions the program uses.
+        **kwargs: its keyword arguments, with the data in front.
+    """
+    one = {name: value[:1].narrow(max_plate_nesting, 0, 1) for name, value in latents.items()}
+    given = {name: value[:1] for name, value in kwargs.items()}
+    sites = sites_at(model, one, *(a[:1] for a in args), max_plate_nesting=max_plate_nesting, **given)
+    return [name for name in sites if name in latents]
 
 
 def sites_at(

@@ -12,10 +12,11 @@ from torch import Tensor
 from pyro_vae.backends import exact_products, fast_cpu
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.hmc import HMCResult, hmc
-from pyro_vae.importance import Called, Program, evaluation_mode, refuse_point_masses
+from pyro_vae.importance import Called, Program, evaluation_mode, model_order, refuse_point_masses
 from pyro_vae.once import remembering
 from pyro_vae.pareto import reliable_below, smooth_tail
 from pyro_vae.seeding import generator, seeded
+from pyro_vae.sites import in_order
 from pyro_vae.targets import Target
 from pyro_vae.tiles import TILE_DATA, TILE_PARTICLES, EagerPair, draws, log_weights
 
@@ -58,8 +59,8 @@ class Posterior:
     r"""Draws of the latent sites for each datum, and their health.
 
     Args:
-        draws: by site name, `[num_draws, N, *event]`; in inner plates `[num_draws, *plates, N, *event]`. Those of the
-            chains of `"hmc"` follow each other.
+        draws: by site name, `[num_draws, N, *event]`, in the order in which the model draws the sites; in inner plates
+            `[num_draws, *plates, N, *event]`. Those of the chains of `"hmc"` follow each other.
         method: how they were drawn.
         seed: the seed of the draws.
         weights: those of the guide's draws; None for `"hmc"`.
@@ -207,7 +208,9 @@ def posterior(
             draws_of, chains = _by_hmc(pair, data, sizes, seed, told)
             return Posterior(draws_of, method, seed, chains=chains)
         draws_of, weights = _by_weights(pair, data, num_draws, method, num_particles, seed, told)
-    return Posterior(draws_of, method, seed, weights)
+        one = {name: value[:1].to(x.device) for name, value in draws_of.items()}
+        order = model_order(pair.model, one, *data, max_plate_nesting=max_plate_nesting)
+    return Posterior(in_order(draws_of, order), method, seed, weights)
 
 
 def _check(method: str, size: int, **numbers: int) -> None:

@@ -24,7 +24,7 @@ class Simulated:
     """Codes and data drawn from a model, one for each row that it was called with.
 
     Args:
-        latents: z ~ p(z), `[1, N, *event]` by site name.
+        latents: z ~ p(z), `[1, N, *event]` by site name, in the order in which the model draws them.
         x: x ~ p(x|z), `[N, *event]`.
         args: the further arguments, as they were given.
         inputs: the inputs by name; those that are observed sites of the model are drawn too.

@@ -20,6 +20,7 @@ from torch.distributions.transforms import ComposeTransform, IndependentTransfor
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.importance import Called, Program, evaluation_mode, log_density, propose, sites_at, weigh
 from pyro_vae.seeding import seeded
+from pyro_vae.sites import flattened, in_order
 from pyro_vae.tiles import TILE_DATA, padded
 
 
@@ -28,7 +29,7 @@ class Target:
 
     .. math:: \log p(x, z) = \log p(x, l(z)) + \log |\det l'(z)|
 
-    with l the map from z to the latent sites, in the order in which the guide draws them: torch's `biject_to` of each
+    with l the map from z to the latent sites, in the order in which the model draws them: torch's `biject_to` of each
     site's support in the model, the identity on real numbers. Programs run in evaluation mode, and gradients flow to z.
 
     Args:
@@ -77,7 +78,8 @@ class Target:
         missing = [site.name for site in self.sites if site.name not in latents]
         if missing:
             raise UsageError(f"latents: expected {[site.name for site in self.sites]}, got {list(latents)}")
-        return torch.cat([self._rows(site.free(latents[site.name])) for site in self.sites], -1)
+        free = {site.name: site.free(latents[site.name]) for site in self.sites}
+        return flattened(free, free, self.nesting)
 
     def latents(self, z: Tensor) -> dict[str, Tensor]:
         """The latents of vectors `[S, N, size]`, by site name, `[S, N, *event]`: the inverse of `flat`."""
@@ -145,11 +147,6 @@ class Target:
         shapes = [(x.shape, x.dtype) for x in self.data] == [(x.shape, x.dtype) for x in other.data]
         return shapes and all(torch.equal(a.origin, b.origin) for a, b in zip(self.sites, other.sites, strict=True))
 
-    def _rows(self, value: Tensor) -> Tensor:
-        """A site's unconstrained value `[S, *inner, N, *event]` as `[S, N, site.size]`."""
-        value = value.movedim(self.nesting, 1)
-        return value.reshape(*value.shape[:2], -1)
-
     def _draw(self, program: Program, num: int, name: str, seed: int, first: int) -> tuple[Tensor, Tensor]:
         """Draws of the latent sites, and the log-density of all sites of the program, in tiles of 50 data."""
         tiles = []
@@ -191,7 +188,7 @@ class Target:
             found = sites_at(self.model, drawn.latents, *self.data, max_plate_nesting=self.nesting)
         return [
             _site(name, value, _transform(name, found[name]["fn"], drawn.sites[name]["fn"]), self.nesting)
-            for name, value in drawn.latents.items()
+            for name, value in in_order(drawn.latents, found).items()
         ]
 
     @contextmanager

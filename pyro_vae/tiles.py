@@ -123,9 +123,9 @@ class GraphPair:
         return torch.cat([self._run(part, data) for part in _parts(latents, self.graphs.rows)])
 
     def _run(self, latents: Mapping[str, Tensor], data: Sequence[Tensor]) -> Tensor:
-        if _shape(latents) != self.graphs.shape:
+        if latents[self.graphs.names[0]].shape != self.graphs.shape:
             return self.pair.weigh(latents, data)
-        return self.graphs.weigh(*latents.values(), *self._remembered, *data)[0]
+        return self.graphs.weigh(*(latents[name] for name in self.graphs.names), *self._remembered, *data)[0]
 
     def check(self, data: Sequence[Tensor]) -> None:
         """Run graphs and programs on the same draws, and take what the programs remember at these weights.

@@ -28,6 +28,7 @@ ROWS = [
         "pages",
         "exponentials",
         "safe_yaml",
+        "sites",
     ],
     ["sources", "linear_gaussian", "layers", "once", "stored", "precision"],
     ["dataset"],

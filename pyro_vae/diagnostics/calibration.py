@@ -21,6 +21,7 @@ from pyro_vae.importance import Called, Program, evaluation_mode, log_density, r
 from pyro_vae.once import remembering
 from pyro_vae.seeding import generator, seeded
 from pyro_vae.simulating import Simulated, ToX, simulate_block
+from pyro_vae.sites import element_names, flattened, in_order
 from pyro_vae.tiles import TILE_DATA, EagerPair, draws
 
 Summary = Callable[[Mapping[str, Tensor], Tensor], Tensor]
@@ -385,8 +386,10 @@ class _Quantities:
 
     def of(self, latents: Mapping[str, Tensor], log_guide: Tensor) -> Tensor:
         """Of draws by site, and their log q(z|x): `[draws, block, Q]`, on the CPU."""
-        columns = dict(self._coordinates(latents))
-        columns["norm"] = torch.stack([*columns.values()], -1).square().sum(-1).sqrt()
+        latents = in_order(latents, self.simulated.latents)
+        flat, names = (f(latents, latents, self.pair.nesting) for f in (flattened, element_names))
+        columns = dict(zip(names, flat.double().unbind(-1), strict=True))
+        columns["norm"] = flat.double().square().sum(-1).sqrt()
         columns["log p(x|z)"] = self._log_likelihood(latents)
         columns[_DENSITY] = log_guide
         for name, summary in self.summaries.items():
@@ -394,14 +397,6 @@ class _Quantities:
         shape = torch.broadcast_shapes(*(column.shape for column in columns.values()))
         self.names = tuple(columns)
         return _without_nan(torch.stack([c.expand(shape).double().cpu() for c in columns.values()], -1), self.names)
-
-    def _coordinates(self, latents: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
-        found = []
-        for name, value in latents.items():
-            value = value.movedim(self.pair.nesting, 1)
-            flat = value.flatten(2) if value.dim() > 2 else value[..., None]
-            found += [(f"{name}[{i}]", column.double()) for i, column in enumerate(flat.unbind(-1))]
-        return found
 
     def _log_likelihood(self, latents: Mapping[str, Tensor]) -> Tensor:
         rows = max(1, self.pair.max_rows // len(self.simulated.x))

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from pyro_vae.autoencoder import Autoencoder
 from pyro_vae.errors import DataError, NumericalError, UsageError
-from pyro_vae.importance import evaluation_mode, propose
+from pyro_vae.importance import evaluation_mode, model_order, propose
 from pyro_vae.seeding import seeded
+from pyro_vae.sites import in_order
 from pyro_vae.vae import VAE
 
 ACTIVE_VARIANCE = 0.01
@@ -27,7 +28,7 @@ class LatentStatistics:
         active_variance: Var_x(E_q[z_i|x]), with N - 1 below, `[L]`; 0 where the code ignores the data.
         kl: mean over x of KL(q(z_i|x) || p(z_i)) of the marginals, `[L]`, nats per datum; None where the latent
             variables are more than one site `"z"`.
-        sizes: dimensions of each site, by name, in the order in which they follow each other in L.
+        sizes: dimensions of each site, by name, in the order in which they follow each other in L: the model's.
     """
 
     active_variance: Tensor
@@ -128,8 +129,8 @@ def _means_of_sites(vae: Autoencoder, inputs: Mapping[str, Tensor], batch: int) 
     """The mean of every continuous site, `[particles, batch, L]`, given draws of the sites before it."""
     for index, part in enumerate(_batches(vae, inputs, batch)):
         with seeded(0, "latent_statistics", index):
-            sites = propose(vae.guide, **part, num_particles=_DRAWS).sites
-        for name, site in sites.items():
+            drawn = propose(vae.guide, **part, num_particles=_DRAWS)
+        for name, site in in_order(drawn.sites, model_order(vae.model, drawn.latents, **part)).items():
             if (mean := _mean_of(site)) is not None:
                 yield name, mean.double().cpu().reshape(_DRAWS, len(part["x"]), -1)
 
