@@ -80,8 +80,9 @@ def importance(
     """
     proposal = propose(guide, *args, num_particles=num_particles, max_plate_nesting=max_plate_nesting, **kwargs)
     sites = sites_at(model, proposal.latents, *args, max_plate_nesting=max_plate_nesting, **kwargs)
-    densities = (*_log_terms(sites, proposal.latents, max_plate_nesting), proposal.log_guide)
-    return ImportanceSamples(*torch.broadcast_tensors(*densities), in_order(proposal.latents, sites))
+    log_likelihood, log_prior = _log_terms(sites, proposal.latents, max_plate_nesting)
+    log_likelihood, log_prior, log_guide = torch.broadcast_tensors(log_likelihood, log_prior, proposal.log_guide)
+    return ImportanceSamples(log_likelihood, log_prior, log_guide, in_order(proposal.latents, sites))
 
 
 @dataclass(frozen=True)

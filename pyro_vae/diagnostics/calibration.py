@@ -387,9 +387,10 @@ class _Quantities:
     def of(self, latents: Mapping[str, Tensor], log_guide: Tensor) -> Tensor:
         """Of draws by site, and their log q(z|x): `[draws, block, Q]`, on the CPU."""
         latents = in_order(latents, self.simulated.latents)
-        flat, names = (f(latents, latents, self.pair.nesting) for f in (flattened, element_names))
-        columns = dict(zip(names, flat.double().unbind(-1), strict=True))
-        columns["norm"] = flat.double().square().sum(-1).sqrt()
+        flat = flattened(latents, latents, self.pair.nesting).double()
+        names = element_names(latents, latents, self.pair.nesting)
+        columns = dict(zip(names, flat.unbind(-1), strict=True))
+        columns["norm"] = flat.square().sum(-1).sqrt()
         columns["log p(x|z)"] = self._log_likelihood(latents)
         columns[_DENSITY] = log_guide
         for name, summary in self.summaries.items():
