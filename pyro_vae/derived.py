@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from pyro_vae.checkpoint import Run, State, describe, read_config, read_manifest, vae_parts
+from pyro_vae.checkpoint import Run, State, read_config, read_manifest
+from pyro_vae.describing import describe, vae_parts
 
 MADE_BY = "refit"
 """The entry of a derived run's config that says what it was made from; no training has one."""
@@ -56,7 +57,7 @@ def derived_run(
     which = "best" if manifest["progress"].get("best_epoch") else "weights"  # what `load` takes
     record = {"run": str(Path(source).resolve()), "weights": manifest["files"][which]["sha256"], **settings}
     record["replaced"] = {name: arguments.get(name) for name in parts}
-    run = Run(out, {**config, MADE_BY: record})
+    run = Run(out, {**config, MADE_BY: record}, rewritten=True)
     try:
         yield Derived(run, manifest)
     finally:

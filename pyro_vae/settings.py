@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from pyro_vae.checkpoint import describe, describe_vae
 from pyro_vae.data import Dataset
+from pyro_vae.describing import describe, describe_vae
 from pyro_vae.errors import UsageError
 from pyro_vae.objectives import Objective
 from pyro_vae.precision import Precision, check_precision

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from pyro_vae.agreement import agreed, texts
 from pyro_vae.backends import fast_cpu, onednn_is_better
-from pyro_vae.checkpoint import Run, State, open_run, optimizer_tensors, restore_optimizer
+from pyro_vae.checkpoint import Run, State, open_run
 from pyro_vae.data import Dataset, as_dataset
 from pyro_vae.diagnostics.collapse import CollapseWatch
 from pyro_vae.distributed import ShardedNoise, World, connect
@@ -30,6 +30,8 @@ from pyro_vae.optimizers import make_optimizer, update
 from pyro_vae.parallel import Summing, check_shares, shares_tried
 from pyro_vae.precision import DTYPES, Precision, usable_precision
 from pyro_vae.progress import Progress
+from pyro_vae.restoring import check_tensors, optimizer_tensors, restore_optimizer, restore_weights
+from pyro_vae.run_schema import check_columns, check_progress
 from pyro_vae.schedules import Constant, Schedule, value_at
 from pyro_vae.seeding import derive_seed, reseed, seeded
 from pyro_vae.settings import Settings, run_config
@@ -373,7 +375,10 @@ class _Trainer:
         row = {"epoch": epoch + 1, "step": (epoch + 1) * self.steps, "loss": self.sums["loss"] / self.sums["seen"]}
         row |= {f"train_{name}": value for name, value in self._train_means().items()}
         row |= {f"valid_{name}": value for name, value in valid.items()}
-        row |= {"lr": float(self.base_lr[0] * self._lr_factor(epoch, self.steps - 1)), "seconds": round(self._elapsed(), 3)}
+        row |= {
+            "lr": float(self.base_lr[0] * self._lr_factor(epoch, self.steps - 1)),
+            "seconds": round(self._elapsed(), 3),
+        }
         self.rows.append(row)
         self.progress |= {"epoch": epoch + 1, "step": 0}
         self.sums = {}
@@ -489,25 +494,19 @@ class _Trainer:
 
     def _restore(self, state: State) -> None:
         progress, device = dict(state.progress), next(self.vae.parameters()).device
-        if progress.get("data") != self.progress["data"]:
+        if "data" in progress and progress["data"] != self.progress["data"]:
             raise self._other_data()
-        try:
-            self.vae.load_state_dict(state.weights)
-            restore_optimizer(self.optimizer, state.optimizer, progress.pop("optimizer"))
-            self._check_counters(progress)
-            self.sums, self.before = progress.pop("sums"), progress.pop("seconds")
-        except (KeyError, RuntimeError, ValueError) as error:
-            where = f"{self._path()} is damaged: its state" if self.world.main else "the state of process 0"
-            raise CheckpointError(f"{where} does not fit this training: {error}") from error
+        where = f"{self._path()}/manifest.json" if self.world.main else "the progress of process 0"
+        names = {*self.progress, "optimizer", "sums", "seconds"}
+        check_progress(progress, names, state.rows, self.settings.epochs, self.steps, where)
+        check_columns(state.rows, self.data.valid is not None, f"{self._path()}/metrics.csv")
+        restore_weights(self.vae, state.weights, state.files["weights"])
+        check_tensors(state.best, self.vae.state_dict() if progress["best_epoch"] else {}, state.files["best"])
+        done = progress["epoch"] * self.steps + progress["step"]
+        restore_optimizer(self.optimizer, state.optimizer, progress.pop("optimizer"), state.files["optimizer"], done)
+        self.sums, self.before = progress.pop("sums"), progress.pop("seconds")
         self.progress, self.rows = {**self.progress, **progress}, state.rows
         self.best = {name: value.to(device) for name, value in state.best.items()}
-
-    def _check_counters(self, progress: Mapping[str, Any]) -> None:
-        """Refuse more updates of a parameter than there were steps: older versions could count a step several times."""
-        done = progress["epoch"] * self.steps + progress["step"]
-        most = max((float(state["step"]) for state in self.optimizer.state.values() if "step" in state), default=0)
-        if most > done:
-            raise ValueError(f"its optimizer counts {most:g} updates of a parameter after {done} steps: train it anew")
 
     def _other_data(self) -> PyroVaeError:
         if not self.world.main:

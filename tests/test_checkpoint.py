@@ -5,8 +5,10 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
+import socket
 import sys
 import time
 from functools import partial
@@ -18,28 +20,16 @@ import torch
 import yaml
 from pyro.infer import Trace_ELBO
 
-from pyro_vae.checkpoint import (
-    Run,
-    State,
-    build_vae,
-    describe,
-    describe_vae,
-    load,
-    open_run,
-    optimizer_tensors,
-    read_config,
-    read_manifest,
-    read_metrics,
-    resolve,
-    restore_optimizer,
-)
+from pyro_vae.checkpoint import Run, State, load, open_run, read_config, read_manifest, read_metrics
 from pyro_vae.data import load_data
+from pyro_vae.describing import build_vae, describe, describe_vae, resolve
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.evidence import log_marginal
 from pyro_vae.hierarchical import HierarchicalVAE
 from pyro_vae.likelihoods import Bernoulli, Normal
 from pyro_vae.networks import MLP
 from pyro_vae.objectives import ELBO
+from pyro_vae.restoring import optimizer_tensors, restore_optimizer
 from pyro_vae.schedules import Cosine, Cyclical, Linear
 from pyro_vae.seeding import seeded
 from pyro_vae.training import fit
@@ -396,7 +386,7 @@ WEIGHTS = {
     "empty": (lambda run: os.truncate(weights_file(run), 0), "is damaged: its sha256"),
     "missing": (lambda run: weights_file(run).unlink(), "the weights named by manifest.json can't be read"),
     "not safetensors": (forged, "is damaged"),
-    "outside": (outside, "can't be read"),
+    "outside": (outside, "manifest.json is damaged: files.weights.name: expected the name of a .safetensors file"),
 }
 MANIFEST = {
     "missing": (lambda run: (run / "manifest.json").unlink(), "holds no saved weights"),
@@ -411,36 +401,36 @@ MANIFEST = {
     "files a list": (edit("manifest.json", lambda m: m.update(files=[])), "manifest.json is damaged"),
     "no weights": (
         edit("manifest.json", lambda m: m["files"].pop("weights")),
-        "the weights named by manifest.json can't be read",
+        "manifest.json is damaged: files.weights is missing",
     ),
     "no hash": (
         edit("manifest.json", lambda m: m["files"]["weights"].pop("sha256")),
-        "the weights named by manifest.json can't be read",
+        "manifest.json is damaged: files.weights.sha256 is missing",
     ),
     "no rows": (edit("manifest.json", lambda m: m.pop("rows")), "manifest.json is damaged"),
     "rows a word": (edit("manifest.json", lambda m: m.update(rows="x")), "manifest.json is damaged"),
     "no progress": (edit("manifest.json", lambda m: m.pop("progress")), "manifest.json is damaged"),
-    "name a number": (entry(name=3), "the weights named by manifest.json can't be read"),
-    "name with NUL": (entry(name="a\0b"), "can't be read"),
-    "name a folder": (entry(name=".."), "can't be read"),
-    "name empty": (entry(name=""), "can't be read"),
+    "name a number": (entry(name=3), "damaged: files.weights.name: expected text, got 3"),
+    "name with NUL": (entry(name="a\0b"), "damaged: files.weights.name: expected the name"),
+    "name a folder": (entry(name=".."), "damaged: files.weights.name: expected the name"),
+    "name empty": (entry(name=""), "damaged: files.weights.name: expected the name"),
 }
 CONFIG = {
     "missing": (lambda run: (run / "config.yaml").unlink(), "is not a run directory"),
     "not YAML": (overwrite("config.yaml", b"vae: [1, {"), "config.yaml can't be read"),
     "not text": (overwrite("config.yaml", b"\xff\xfe\x00\x81"), "config.yaml can't be read"),
-    "empty": (overwrite("config.yaml", b""), "config.yaml is damaged: expected a mapping"),
-    "a list": (overwrite("config.yaml", b"[1]"), "config.yaml is damaged: expected a mapping"),
+    "empty": (overwrite("config.yaml", b""), "config.yaml is damaged: the content: expected a mapping"),
+    "a list": (overwrite("config.yaml", b"[1]"), "config.yaml is damaged: the content: expected a mapping"),
     "an object": (overwrite("config.yaml", b"!!python/object/apply:os.getcwd []"), "config.yaml can't be read"),
-    "no date": (overwrite("config.yaml", b"data: 2001-99-99"), "config.yaml can't be read"),
+    "no date": (overwrite("config.yaml", b"data: !!timestamp 2001-99-99"), "config.yaml can't be read"),
     "no number": (overwrite("config.yaml", b"data: !!int x"), "config.yaml can't be read"),
     "no truth": (overwrite("config.yaml", b"data: !!bool x"), "config.yaml can't be read"),
     "too deep": (overwrite("config.yaml", b"[" * 5000), "config.yaml can't be read"),
 }
 VAE_OF_CONFIG = {
     "missing": (lambda config: config.pop("vae"), "can't build the VAE"),
-    "a word": (lambda config: config.update(vae="x"), "can't build the VAE"),
-    "a list": (lambda config: config.update(vae=[1]), "can't build the VAE"),
+    "a word": (lambda config: config.update(vae="x"), "config.yaml is damaged: vae: expected a mapping, got 'x'"),
+    "a list": (lambda config: config.update(vae=[1]), "config.yaml is damaged: vae: expected a mapping"),
     "no size": (lambda config: config["vae"].pop("event_shape"), "can't build the VAE"),
     "size null": (lambda config: config["vae"].update(event_shape=None), "can't build the VAE"),
     "size negative": (lambda config: config["vae"].update(latent_dim=-1), "sizes must be positive"),
@@ -582,8 +572,8 @@ class Calls:
 
     def __init__(self, monkeypatch, before):
         self.before, self.number = before, 0
-        for owner, name in ((os, "fsync"), (Path, "replace"), (Path, "unlink")):
-            monkeypatch.setattr(owner, name, self.wrap(getattr(owner, name)))
+        for name in ("fsync", "replace", "unlink"):
+            monkeypatch.setattr(os, name, self.wrap(getattr(os, name)))
 
     def wrap(self, function):
         def call(*args, **kwargs):
@@ -845,9 +835,8 @@ class TestDeath:
         path = tmp_path / "run"
         holder = spawn(hold, path)
         wait_for((path / "held").exists, holder)
-        with pytest.raises(
-            CheckpointError, match="is in use by another process: wait for it, or use another directory"
-        ):
+        who = rf"process {holder.pid} on {re.escape(socket.gethostname())}"
+        with pytest.raises(CheckpointError, match=f"is in use by {who}: wait for it, or use another directory"):
             Run(path, {"epochs": 9})
         holder.kill()
         holder.join()

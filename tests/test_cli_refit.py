@@ -1,6 +1,7 @@
 """`pyro-vae refit`: a new run directory with another prior, which the other commands take; what it refuses."""
 
 import json
+import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -134,7 +135,7 @@ class TestNothingIsLost:
         monkeypatch.setattr(command, "refit_prior", lambda *_, **__: pytest.fail("the work was begun"))
         with Run_of("new"):
             refused = call("refit", trained, MIXTURE, FEW, "--out new")
-        assert refused.code == 4 and "is in use by another process" in refused.error
+        assert refused.code == 4 and f"is in use by process {os.getpid()} on " in refused.error
 
     def test_killed_before_the_end_leaves_no_run(self, trained, monkeypatch):
         """Half a run is none: it can't be read, and the same command makes it."""

@@ -156,7 +156,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("command", "code", "message"),
         [
-            ("locked", 4, "locked is in use by another process: wait for it, or use another directory"),
+            ("locked", 4, "locked is in use by process "),
             ("nothing", 4, "nothing is not a run directory: it has no config.yaml"),
             ("mistyped", 2, "unknown option '--num_particle', did you mean '--num_particles'?"),
         ],

@@ -10,11 +10,11 @@ import torch
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
 
 from pyro_vae import guides
-from pyro_vae.checkpoint import build_vae, describe
 from pyro_vae.cli.fit import fit_parser
 from pyro_vae.cli.pictures import save_pictures
 from pyro_vae.compiling import log_once
 from pyro_vae.data import LinearGaussian, load_data
+from pyro_vae.describing import build_vae, describe
 from pyro_vae.diagnostics import latent_statistics
 from pyro_vae.distributed import ShardedNoise, World
 from pyro_vae.errors import UsageError

@@ -12,7 +12,7 @@ from scipy import stats
 from torch.distributions import Normal as TorchNormal
 
 from pyro_vae import guides, networks, priors
-from pyro_vae.checkpoint import build_vae, describe_vae
+from pyro_vae.describing import build_vae, describe_vae
 from pyro_vae.diagnostics import latent_statistics
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import log_marginal

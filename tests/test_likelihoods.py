@@ -16,9 +16,9 @@ from scipy import integrate, stats
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae import likelihoods
-from pyro_vae.checkpoint import build_vae, describe
 from pyro_vae.compiling import record_gradients
 from pyro_vae.data import Dataset
+from pyro_vae.describing import build_vae, describe
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.evidence import Evidence, bits_per_dim, log_marginal
 from pyro_vae.importance import weigh

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d, conv_transpose2d, group_norm, pad, silu
 
-from pyro_vae.checkpoint import build_vae, describe, import_class, load
+from pyro_vae.checkpoint import load
 from pyro_vae.cli import main
 from pyro_vae.compiling import Unrecordable
 from pyro_vae.data import load_data
+from pyro_vae.describing import build_vae, describe, import_class
 from pyro_vae.errors import UsageError
 from pyro_vae.layers import Residual, plane_norm
 from pyro_vae.likelihoods import Bernoulli, Normal

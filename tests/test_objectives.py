@@ -11,9 +11,9 @@ from pyro.infer import SVI
 from torch import nn
 
 from pyro_vae import compiling, objectives
-from pyro_vae.checkpoint import describe, resolve
 from pyro_vae.cli.fit import fit_parser
 from pyro_vae.cli.parsing import parse
+from pyro_vae.describing import describe, resolve
 from pyro_vae.distributed import ShardedNoise, World
 from pyro_vae.errors import UsageError
 from pyro_vae.guides import DiagonalNormal, FullNormal

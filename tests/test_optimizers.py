@@ -7,11 +7,12 @@ import torch
 from torch import optim
 
 from pyro_vae import training
-from pyro_vae.checkpoint import optimizer_tensors, read_manifest, restore_optimizer
+from pyro_vae.checkpoint import read_manifest
 from pyro_vae.errors import CheckpointError, Stopped, UsageError
 from pyro_vae.networks import MLP
 from pyro_vae.objectives import ELBO
 from pyro_vae.optimizers import make_optimizer, update
+from pyro_vae.restoring import optimizer_tensors, restore_optimizer
 from pyro_vae.seeding import seeded
 from pyro_vae.training import fit
 from pyro_vae.vae import VAE
@@ -115,7 +116,9 @@ def test_a_restored_optimizer_makes_the_same_steps(name, dtype):
 
     def run(parameters, optimizer, steps):
         for step in steps:
-            update(optimizer, [parameters[i] for i in pattern[step]], [gradients[step][i].clone() for i in pattern[step]])
+            update(
+                optimizer, [parameters[i] for i in pattern[step]], [gradients[step][i].clone() for i in pattern[step]]
+            )
 
     whole, first, second = ([torch.nn.Parameter(value.clone()) for value in start] for _ in range(3))
     run(whole, make_optimizer(FACTORIES[name], whole), range(12))
@@ -170,7 +173,7 @@ def test_a_counter_beyond_the_steps_is_refused(tmp_path, monkeypatch):
     with pytest.raises(Stopped):
         train(make(), run=tmp_path)
     assert read_manifest(tmp_path)["progress"]["step"] == 2
-    with pytest.raises(CheckpointError, match=r"optimizer counts 17 updates of a parameter after 8 steps: train it anew"):
+    with pytest.raises(CheckpointError, match=r"/step' counts 17 updates of a parameter after 8 steps: train it anew"):
         train(make(), run=tmp_path)
 
 

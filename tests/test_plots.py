@@ -18,7 +18,7 @@ from pyro_vae.diagnostics import LatentStatistics
 from pyro_vae.diagnostics.gaps import InferenceGaps
 from pyro_vae.diagnostics.refining import Refined
 from pyro_vae.diagnostics.surgery import ElboSurgery
-from pyro_vae.errors import UsageError
+from pyro_vae.errors import FileError, UsageError
 from pyro_vae.evidence import Evidence
 from pyro_vae.tasks import Generated
 
@@ -356,7 +356,7 @@ def test_other_formats_and_places_that_cannot_be_written_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"ends in \.png, got .*grid\.pdf"):
         plots.save(figure, tmp_path / "grid.pdf")
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="can't write"):
+    with pytest.raises(FileError, match="can't write"):
         plots.save(figure, tmp_path / "file" / "grid.png")
 
 

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_vae.checkpoint import build_vae, describe, load, resolve
+from pyro_vae.checkpoint import load
 from pyro_vae.cli import main
 from pyro_vae.cli.fit import fit_parser
 from pyro_vae.data import Dataset
+from pyro_vae.describing import build_vae, describe, resolve
 from pyro_vae.diagnostics import latent_statistics
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import log_marginal

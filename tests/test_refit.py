@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pyro_vae import refit_prior
-from pyro_vae.checkpoint import build_vae, describe
 from pyro_vae.data import Dataset
+from pyro_vae.describing import build_vae, describe
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.evidence import bound, log_marginal
 from pyro_vae.likelihoods import Normal

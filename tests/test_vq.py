@@ -17,9 +17,9 @@ from pyro import poutine
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pyro_vae import codebook_usage, fit, fit_code_prior, log_marginal, reconstruct, sample
-from pyro_vae.checkpoint import describe, resolve
 from pyro_vae.code_priors import AutoregressiveCodes, CodePrior, CodeSequence, UniformCodes
 from pyro_vae.data import Dataset, load_data
+from pyro_vae.describing import describe, resolve
 from pyro_vae.distributed import ShardedNoise, World
 from pyro_vae.errors import DataError, Stopped, UsageError
 from pyro_vae.evidence import bound

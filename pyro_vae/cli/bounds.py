@@ -10,7 +10,6 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from pyro_vae.averages import standard_error
-from pyro_vae.checkpoint import write_arrays, write_atomic
 from pyro_vae.cli.runs import SavedRun
 from pyro_vae.cli.tables import finite, print_result
 from pyro_vae.codes import codebook_usage
@@ -20,6 +19,7 @@ from pyro_vae.distributed import World
 from pyro_vae.evidence import Bound, bound
 from pyro_vae.importance import evaluation_mode, propose
 from pyro_vae.point_masses import is_point_mass
+from pyro_vae.run_files import write, write_arrays
 from pyro_vae.seeding import seeded
 from pyro_vae.vq import VQVAE
 
@@ -94,8 +94,8 @@ def _save(saved: SavedRun, name: str, found: Bound, result: dict[str, Any]) -> N
     arrays = {"reconstruction": found.reconstruction}
     if result["is_bound"]:
         arrays |= {"lower_bound": found.elbo, "log_p_of_codes": -found.kl}
-    write_arrays(saved.path / f"{name}.npz", arrays)
-    write_atomic(saved.path / f"{name}.json", json.dumps(finite(result), indent=1).encode())
+    write_arrays(saved.path, f"{name}.npz", arrays)
+    write(saved.path, f"{name}.json", json.dumps(finite(result), indent=1).encode())
 
 
 def _readable(result: dict[str, Any]) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from pyro_vae.checkpoint import write_arrays
 from pyro_vae.cli.parsing import make_parser, parse
 from pyro_vae.cli.runs import add_run, add_split, load_split, open_saved
 from pyro_vae.cli.tables import print_result
 from pyro_vae.clustering import cluster, clustering_scores
 from pyro_vae.errors import UsageError
+from pyro_vae.run_files import write_arrays
 from pyro_vae.vae import VAE
 
 
@@ -28,7 +28,7 @@ def run(argv: list[str]) -> int:
         )
     found = cluster(saved.vae, x, options.num_particles, options.seed)
     path = saved.path / f"clusters-{options.split}.npz"
-    write_arrays(path, {"assignments": found.assignments, "probabilities": found.probabilities})
+    write_arrays(saved.path, path.name, {"assignments": found.assignments, "probabilities": found.probabilities})
     sizes = found.assignments.bincount(minlength=found.probabilities.shape[1]).tolist()
     result: dict[str, Any] = {"data": data.protocol, "split": options.split, "weights": saved.weights, "num": len(x)}
     result |= {"num_particles": options.num_particles, "seed": options.seed}

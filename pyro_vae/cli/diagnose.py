@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from pyro_vae.checkpoint import write_atomic
 from pyro_vae.cli.parsing import make_parser, parse
-from pyro_vae.cli.runs import Chosen, SavedRun, add_run, add_split, load_split, open_saved, take
+from pyro_vae.cli.runs import Chosen, SavedRun, add_run, add_split, load_split, open_saved, save_result, take
 from pyro_vae.cli.tables import finite, print_result
 from pyro_vae.data import Dataset
 from pyro_vae.errors import UsageError
@@ -107,8 +106,9 @@ def _tell(saved: SavedRun, data: Dataset, num: int, options: Namespace, found: d
     numbers = {name: {**finding.numbers, "warnings": finding.warnings} for name, finding in found.items()}
     result: dict[str, Any] = {"run": str(saved.path), "data": data.protocol, "split": options.split, "num_data": num}
     result |= {"weights": saved.weights, "seed": options.seed}
-    write_atomic(path, text.encode())
-    write_atomic(path.with_suffix(".json"), json.dumps(finite({**result, **numbers}), indent=1).encode())
+    save_result(saved, options.out, path, text.encode())
+    content = json.dumps(finite({**result, **numbers}), indent=1).encode()
+    save_result(saved, options.out, path.with_suffix(".json"), content)
     if options.json:
         print_result({**result, **numbers, "page": str(path)}, as_json=True)
         return

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 
-from pyro_vae.checkpoint import write_arrays, write_atomic
 from pyro_vae.cli.pictures import save_pareto_k
 from pyro_vae.cli.runs import SavedRun
 from pyro_vae.cli.tables import finite
@@ -15,6 +14,7 @@ from pyro_vae.data import Dataset
 from pyro_vae.evidence import Evidence, bits_per_dim
 from pyro_vae.evidence.estimates import Estimate
 from pyro_vae.fingerprint import fingerprint
+from pyro_vae.run_files import write, write_arrays
 
 Found = Mapping[str, tuple[Estimate | str, float]]
 """Of each method: its estimate, or why there is none; and the seconds it took."""
@@ -192,5 +192,5 @@ def save_all(saved: SavedRun, split: str, found: Found, result: dict[str, Any]) 
 
 
 def _write(saved: SavedRun, name: str, arrays: Mapping[str, torch.Tensor], result: dict[str, Any]) -> None:
-    write_arrays(saved.path / f"{name}.npz", dict(arrays))
-    write_atomic(saved.path / f"{name}.json", json.dumps(finite(result), indent=1).encode())
+    write_arrays(saved.path, f"{name}.npz", arrays)
+    write(saved.path, f"{name}.json", json.dumps(finite(result), indent=1).encode())

@@ -15,12 +15,12 @@ from pyro.distributions import constraints
 
 from pyro_vae.agreement import agreed
 from pyro_vae.autoencoder import Autoencoder
-from pyro_vae.checkpoint import build_vae, resolve, vae_parts
 from pyro_vae.cli.parsing import add_common, allow_own_modules, known_classes, make_parser, named, parse
 from pyro_vae.cli.pictures import save_pictures
 from pyro_vae.cli.processes import in_turn, joined
 from pyro_vae.cli.tables import print_result
 from pyro_vae.data import Context, Dataset, load_data
+from pyro_vae.describing import build_vae, resolve, vae_parts
 from pyro_vae.errors import UsageError
 from pyro_vae.hierarchical import HierarchicalVAE as HierarchicalVAE  # so that these are known by name
 from pyro_vae.objectives import Objective

@@ -8,13 +8,12 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
 from pyro_vae import plots
-from pyro_vae.checkpoint import write_arrays
 from pyro_vae.cli.draws import COLUMNS, columns, cycled, of_classes
 from pyro_vae.cli.parsing import make_parser, parse
-from pyro_vae.cli.pictures import save_picture
-from pyro_vae.cli.runs import SavedRun, add_run, add_split, load_split, open_saved
+from pyro_vae.cli.runs import SavedRun, add_run, add_split, load_split, open_saved, save_result
 from pyro_vae.cli.tables import print_result
 from pyro_vae.errors import UsageError
+from pyro_vae.run_files import packed
 from pyro_vae.semi_supervised import SemiSupervisedVAE
 from pyro_vae.tasks import reconstruct, sample
 
@@ -40,7 +39,7 @@ def run_sample(argv: list[str]) -> int:
     drawn = sample(saved.vae, options.num, seed=options.seed, **given)
     path = _output(saved, options.out, "samples")
     arrays = {**drawn.latents, "mean": drawn.mean, "x": drawn.x, **given}
-    _save(path, arrays, lambda: plots.samples(drawn, columns=across))
+    _save(saved, options.out, path, arrays, lambda: plots.samples(drawn, columns=across))
     result = {"weights": saved.weights, "num": options.num, "seed": options.seed}
     told = {"context": "each" if options.context is None else options.context} if given else {}
     print_result({**result, **told, "saved": str(path)}, options.json)
@@ -95,7 +94,7 @@ def run_reconstruct(argv: list[str]) -> int:
     data, x = chosen.data, chosen.x
     mean = reconstruct(saved.vae, x, num_particles=options.num_particles, seed=options.seed, **chosen.inputs)
     path = _output(saved, options.out, "reconstructions")
-    _save(path, {"x": x, "mean": mean}, lambda: plots.reconstructions(x, mean))
+    _save(saved, options.out, path, {"x": x, "mean": mean}, lambda: plots.reconstructions(x, mean))
     error = (x - mean).square().mean().item()
     result = {
         "data": data.protocol,
@@ -123,9 +122,7 @@ def _output(saved: SavedRun, out: str | None, name: str) -> Path:
     return path
 
 
-def _save(path: Path, arrays: dict[str, Tensor], draw: Any) -> None:
-    if path.suffix == ".png":
-        save_picture(draw(), path)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_arrays(path, {name: value.cpu() for name, value in arrays.items()})
+def _save(saved: SavedRun, out: str | None, path: Path, arrays: dict[str, Tensor], draw: Any) -> None:
+    as_picture = path.suffix == ".png"
+    data = plots.encoded(draw()) if as_picture else packed({name: value.cpu() for name, value in arrays.items()})
+    save_result(saved, out, path, data)

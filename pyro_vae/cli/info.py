@@ -4,10 +4,11 @@ from inspect import signature
 from typing import Any
 
 from pyro_vae.autoencoder import Autoencoder
-from pyro_vae.checkpoint import describe, read_manifest, read_metrics, vae_parts
+from pyro_vae.checkpoint import read_manifest, read_metrics
 from pyro_vae.cli.parsing import make_parser, parse
 from pyro_vae.cli.runs import SavedRun, add_run, open_saved
 from pyro_vae.cli.tables import print_result
+from pyro_vae.describing import describe, vae_parts
 
 
 def run(argv: list[str]) -> int:

@@ -16,6 +16,7 @@ from pyro_vae.data import Dataset
 from pyro_vae.diagnostics import latent_statistics
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import Evidence, log_marginal
+from pyro_vae.run_files import write
 from pyro_vae.semi_supervised import SemiSupervisedVAE
 from pyro_vae.tasks import manifold, reconstruct, sample
 from pyro_vae.vae import VAE
@@ -44,7 +45,7 @@ def save_pictures(
     }
     if isinstance(vae, VAE) and vae.shapes.latent == 2 and vae.shapes.context is None:
         figures["manifold"] = plots.manifold(manifold(vae))
-    return [save_picture(figure, run / "pictures" / f"{name}.png") for name, figure in figures.items()]
+    return [_save_in_run(figure, run, name) for name, figure in figures.items()]
 
 
 def _of_the_guide(vae: Autoencoder, measured: Chosen, seed: int) -> dict[str, Any]:
@@ -82,11 +83,15 @@ def _num_classes(vae: Autoencoder, data: Dataset) -> int:
 
 def save_pareto_k(evidence: Evidence, run: Path, split: str) -> Path:
     """Save the histogram of an evaluation's Pareto k."""
-    return save_picture(plots.pareto_k(evidence), run / "pictures" / f"pareto_k-{split}.png")
+    return _save_in_run(plots.pareto_k(evidence), run, f"pareto_k-{split}")
+
+
+def _save_in_run(figure: Any, run: Path, name: str) -> Path:
+    write(run, f"pictures/{name}.png", plots.encoded(figure))
+    return run / "pictures" / f"{name}.png"
 
 
 def save_picture(figure: Any, path: Path) -> Path:
-    """Save one picture, making its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Save one picture where the user said, making its folder."""
     plots.save(figure, path)
     return path

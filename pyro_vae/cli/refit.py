@@ -8,17 +8,18 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from pyro_vae.checkpoint import describe, resolve, write_atomic
 from pyro_vae.cli.parsing import allow_own_modules, make_parser, named, parse
 from pyro_vae.cli.runs import SavedRun, add_run, load_data_of, open_saved
 from pyro_vae.cli.tables import finite, print_result
 from pyro_vae.code_priors import AutoregressiveCodes, CodePrior
 from pyro_vae.data import Dataset
 from pyro_vae.derived import derived_run
+from pyro_vae.describing import describe, resolve
 from pyro_vae.errors import UsageError
 from pyro_vae.networks import Conditioned
 from pyro_vae.priors import Prior
 from pyro_vae.refit import CrossEntropy, cross_entropy, refit_prior, with_held_out
+from pyro_vae.run_files import write
 from pyro_vae.vae import VAE
 from pyro_vae.vq import VQVAE
 
@@ -39,7 +40,7 @@ def run(argv: list[str]) -> int:
         vae = refit_prior(saved.vae, data, prior, **settings, progress=not options.quiet)  # pyright: ignore[reportArgumentType]
         result = _result(saved, vae, data, options)
         derived.save(vae)
-        write_atomic(Path(options.out) / "refit.json", json.dumps(finite(result), indent=1).encode())
+        write(Path(options.out), "refit.json", json.dumps(finite(result), indent=1).encode())
     print_result(result if options.json else _readable(result), options.json)
     return 0
 

@@ -14,8 +14,9 @@ from pyro_vae.cli.parsing import add_common, allow_own_modules
 from pyro_vae.data import Dataset, load_data
 from pyro_vae.dataset import SPLITS, evenly_spread
 from pyro_vae.derived import MADE_BY
-from pyro_vae.errors import UsageError
+from pyro_vae.errors import UsageError, file_errors
 from pyro_vae.fingerprint import fingerprint
+from pyro_vae.run_files import write, write_atomic
 from pyro_vae.training import choose_device
 
 
@@ -59,6 +60,23 @@ def _add_loading(parser: ArgumentParser) -> None:
     add_common(parser)
 
 
+def save_result(saved: SavedRun, out: str | None, path: Path, data: bytes) -> None:
+    """Write a file that the user named by `--out`, making its folder, or else one of the run directory.
+
+    Args:
+        saved: the run.
+        out: the user's `--out`; None for a file of the run.
+        path: where to, inside the run directory if `out` is None.
+        data: the content.
+    """
+    if out is None:
+        write(saved.path, path.relative_to(saved.path).as_posix(), data)
+        return
+    with file_errors(path, "write"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, data)
+
+
 def add_split(parser: ArgumentParser) -> None:
     """The options of the commands that read data: by default those of the run."""
     parser.add_argument("--split", default="test", choices=SPLITS, help="which data")
@@ -75,7 +93,7 @@ def open_saved(options: Namespace, device: torch.device | None = None, run: str 
     allow_own_modules()
     path, device = Path(run or options.run), device or choose_device(options.device)
     vae = load(path, trust=options.trust, device=str(device))
-    return SavedRun(path, read_config(path), read_manifest(path)["progress"], vae, device)
+    return SavedRun(path, read_config(path, trained=True), read_manifest(path)["progress"], vae, device)
 
 
 @dataclass(frozen=True)

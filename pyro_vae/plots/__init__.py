@@ -5,7 +5,7 @@ global setting is touched, and importing this package does not import matplotlib
 others the figures by theme: `training`, `images`, `diagnostics` and `calibration`.
 """
 
-from pyro_vae.plots.base import save
+from pyro_vae.plots.base import encoded, save
 from pyro_vae.plots.calibration import comparison, coverage, predictive_check, rank_ecdf
 from pyro_vae.plots.diagnostics import active_units, elbo_surgery, inference_gaps, latent_kl, pareto_k
 from pyro_vae.plots.images import image_grid, manifold, reconstructions, samples, value_limits
@@ -17,6 +17,7 @@ __all__ = [
     "coverage",
     "curves",
     "elbo_surgery",
+    "encoded",
     "image_grid",
     "inference_gaps",
     "latent_kl",

@@ -4,8 +4,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyro_vae.checkpoint import write_atomic
-from pyro_vae.errors import UsageError
+from pyro_vae.errors import UsageError, file_errors
+from pyro_vae.run_files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,18 +26,23 @@ def save(figure: "Figure", path: str | Path) -> None:
         path: where to, ending in `.png`; its folder is made if it is not there.
 
     Raises:
-        UsageError: if `path` ends otherwise, or can't be written.
+        UsageError: if `path` ends otherwise.
+        FileError: if it can't be written.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise UsageError(f"figures are written as PNG: expected a path that ends in .png, got {path}")
+    content = encoded(figure)
+    with file_errors(path, "write"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, content)
+
+
+def encoded(figure: "Figure") -> bytes:
+    """A figure as the bytes of a PNG."""
     content = io.BytesIO()
     figure.savefig(content, format="png", metadata={"Software": None})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, content.getvalue())
-    except OSError as error:
-        raise UsageError(f"can't write {path}: {error.strerror or error}") from error
+    return content.getvalue()
 
 
 def make_figure(width: float, height: float) -> "Figure":

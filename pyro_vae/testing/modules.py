@@ -10,8 +10,8 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.checkpoint import describe, resolve
 from pyro_vae.compiling import Unrecordable, record
+from pyro_vae.describing import describe, resolve
 from pyro_vae.errors import UsageError
 from pyro_vae.networks import MLP
 from pyro_vae.seeding import seeded

@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.checkpoint import build_vae, describe
+from pyro_vae.describing import build_vae, describe
 from pyro_vae.errors import UsageError
 from pyro_vae.guides import Guide
 from pyro_vae.importance import evaluation_mode, importance, weigh
