@@ -7,7 +7,7 @@ can't stand for millions of values. They are far above what a description of a t
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -69,7 +69,7 @@ _Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 class _Loader(_Safe):
     """PyYAML's safe loader with Python's numbers; a number that can't be built stays a string."""
 
-    yaml_implicit_resolvers = {
+    yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {
         first: [(tag, pattern) for tag, pattern in found if tag not in (_INT, _FLOAT, _TIME)]
         for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
