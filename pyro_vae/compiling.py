@@ -23,6 +23,7 @@ from torch.fx import GraphModule
 from pyro_vae.once import forgetting
 from pyro_vae.rewrites import cheaper
 from pyro_vae.seeding import seeded
+from pyro_vae.torch_cache import ensure_cache
 
 Runner = Callable[..., Sequence[Tensor]]
 
@@ -156,6 +157,7 @@ def _finish(
 
 
 def _record(run: Runner, parameters: Sequence[Tensor], inputs: Sequence[Tensor]) -> GraphModule:
+    ensure_cache()
     from torch.fx.experimental.proxy_tensor import make_fx
 
     try:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_vae.errors import UsageError
+from pyro_vae.torch_cache import ensure_cache
 
 Factory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -26,6 +27,7 @@ def make_optimizer(factory: Callable[..., Optimizer], parameters: list[nn.Parame
         UsageError: if its options are refused, or it needs several losses a step (LBFGS).
     """
     cls = getattr(factory, "func", factory)
+    ensure_cache()
     try:
         optimizer = factory(parameters, **_kernel(cls, getattr(factory, "keywords", {})))
     except (TypeError, ValueError, RuntimeError) as error:
