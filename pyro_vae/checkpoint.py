@@ -47,6 +47,8 @@ _SWEPT = re.compile(rf"{TENSORS}|\.(?:{TENSORS}|config\.yaml|metrics\.csv|manife
 """What may be deleted: files that only a save writes. All others in the directory are the user's."""
 _UNSAVED = re.compile(rf"(?:{'|'.join(KINDS)})-0+-0+\.safetensors")
 """What a training may leave that ends before its first manifest."""
+_ADDED = {"keep": "best"}
+"""Settings that older versions did not write, and what they did."""
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What parsing a file that someone has changed is known to raise, beside the parser's own errors."""
 _IGNORED = ("device", "run")
@@ -70,7 +72,7 @@ class State:
     Args:
         weights: the module's state dict.
         optimizer: the optimizer's tensors by `index/name`.
-        best: the state dict with the best validation bound so far; empty without validation data.
+        best: the state dict with the best validation value so far; empty where none is kept.
         progress: plain numbers: epoch, step, sums of the epoch under way, best bound, ...
         rows: the rows of metrics.csv, one an epoch.
         files: the beginning of what is said where one of the three does not fit.
@@ -130,7 +132,7 @@ class Run:
         if not begun:
             self._refuse_remains(config, rewritten)
             run_files.write(self.path, "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
-        elif changes := _differences(read_config(self.path), config):
+        elif changes := _differences({**_ADDED, **read_config(self.path)}, {**_ADDED, **config}):
             raise CheckpointError(
                 f"{self.path} holds a run with other settings ({'; '.join(changes)}): "
                 "use these settings to resume it, or another directory"
@@ -215,7 +217,8 @@ def load(path: str | Path, *, trust: Sequence[str] = (), device: str = "cpu", wh
         path: the run directory.
         trust: further modules whose classes may be imported and built; `pyro_vae` always is.
         device: where to put it.
-        which: `"best"` (by the validation bound; the latest where there was no validation) or `"last"`.
+        which: `"best"` (by the objective's value on the validation data; the latest where there were none, or the run
+            was to keep the last) or `"last"`.
 
     Returns:
         The VAE, of the class it was trained as: a `VAE`, or any other `Autoencoder`.

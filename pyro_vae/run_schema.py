@@ -54,7 +54,8 @@ class Progress(TypedDict, total=False):
     step: Required[Count]
     best_epoch: Required[Count]
     data: str | None
-    best_elbo: Finite | None
+    best_loss: Finite | None
+    best_elbo: Finite | None  # of versions that chose by the ELBO
     waited: Count
     last_loss: Finite | None
     onednn: bool | None
@@ -101,6 +102,7 @@ class Config(TypedDict, total=False):
     log_every: Positive
     compile: bool | Literal["auto"]
     precision: Literal["float32", "bf16"]
+    keep: Literal["best", "last"]
     refit: dict[str, Any]
 
 
@@ -164,10 +166,7 @@ def check_progress(
         "epoch": (epoch == len(rows) <= epochs, f"{len(rows)}, as many as rows, and at most {epochs}"),
         "step": (step < steps or step == 0, f"less than {steps}"),
         "best_epoch": (progress["best_epoch"] <= epoch, f"at most {epoch}"),
-        "best_elbo": (
-            (progress["best_elbo"] is None) == (progress["best_epoch"] == 0),
-            "one, if there is a best epoch",
-        ),
+        "best_loss": (progress["best_epoch"] == 0 or progress["best_loss"] is not None, "one, of the best epoch"),
         "waited": (progress["waited"] <= epoch, f"at most {epoch}"),
         "sums": (sums.keys() == (SUMS if step else set()), f"those of {step} steps"),
     }
@@ -251,6 +250,7 @@ def check_columns(rows: Sequence[Mapping[str, Any]], valid: bool, where: str) ->
         CheckpointError: with the column.
     """
     terms = [f"{split}_{term}" for split in ("train", *(["valid"] if valid else [])) for term in _TERMS]
+    terms += ["valid_loss"] if valid else []
     for name in ("epoch", "step", "loss", *terms, "lr", "seconds"):
         if rows and name not in rows[0]:
             raise CheckpointError(f"{where} is damaged: the column {name} is missing")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 from torch.optim import Optimizer
@@ -14,6 +14,8 @@ from pyro_vae.objectives import Objective
 from pyro_vae.precision import Precision, check_precision
 from pyro_vae.schedules import Schedule
 from pyro_vae.steps import Compile
+
+Keep = Literal["best", "last"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Settings:
     log_every: int
     compile: Compile = "auto"
     precision: Precision = "float32"
+    keep: Keep = "best"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "log_every", "patience", "clip_norm", "weight_prior"):
@@ -44,6 +47,8 @@ class Settings:
         if self.compile not in (True, False, "auto"):
             raise UsageError(f"compile must be true, false or 'auto', got {self.compile!r}")
         check_precision(self.precision)
+        if self.keep not in ("best", "last"):
+            raise UsageError(f"keep must be 'best' or 'last', got {self.keep!r}")
 
     def described(self) -> dict[str, Any]:
         """As plain data, for the run directory."""

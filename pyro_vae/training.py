@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from math import ceil, isfinite
+from math import ceil, isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,9 @@ from pyro_vae.restoring import check_tensors, optimizer_tensors, restore_optimiz
 from pyro_vae.run_schema import check_columns, check_progress
 from pyro_vae.schedules import Constant, Schedule, value_at
 from pyro_vae.seeding import derive_seed, reseed, seeded
-from pyro_vae.settings import Settings, run_config
+from pyro_vae.settings import Keep, Settings, run_config
 from pyro_vae.steps import Batch, Compile, EagerStep, Gradients, Loss, Step, choose_step, find_culprit, worth_compiling
+from pyro_vae.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,11 @@ class History:
     Args:
         rows: one an epoch, the columns of metrics.csv: `epoch`, `step`, `loss` (the objective, mean over all steps),
             `train_elbo`, `train_reconstruction`, `train_kl` (beta = 1, on every `log_every`-th batch before it is
-            trained on), `valid_*` (one draw for each validation datum, the same noise every epoch), `lr`,
+            trained on), `valid_loss` (the objective with the last values of its schedules, see `Validation`),
+            `valid_elbo` and its terms (one draw for each validation datum), with the same noise every epoch, `lr`,
             `seconds` (since the start, over all resumptions); nats per datum.
-        best_epoch: the epoch whose weights the module now has; the last where there was no validation data.
+        best_epoch: the epoch whose weights the module now has.
+        kept: why it has these, in words.
         stopped_early: whether patience ran out.
         device: where it ran.
         mode: how: `"eager"`, or `"compiled (...)"` with what compiled it.
@@ -55,6 +58,7 @@ class History:
 
     rows: list[dict[str, Any]]
     best_epoch: int
+    kept: str
     stopped_early: bool
     device: str
     mode: str
@@ -76,6 +80,7 @@ def fit(
     clip_norm: float | None = None,
     weight_prior: float | None = None,
     patience: int | None = None,
+    keep: Keep = "best",
     start_at_mean: bool = False,
     seed: int = 0,
     compile: Compile = "auto",
@@ -112,8 +117,11 @@ def fit(
         clip_norm: largest global norm of the gradient of the mean loss per datum; None for no clipping.
         weight_prior: standard deviation s of a N(0, s^2) prior on the decoder's weights and biases: adds
             `|theta|^2 / (2 s^2) * B / N` to a batch's loss (AEVB: 1); None for maximum likelihood.
-        patience: stop after so many epochs without a better validation bound, counted once the objective's schedules
-            have settled; None to go on.
+        patience: stop after so many epochs without a better validation value of the objective, counted once its
+            schedules have settled; None to go on. It needs validation data.
+        keep: which weights the module ends with, and `load` gives: `"best"`, those of the epoch with the best value of
+            the objective on the validation data (`Validation` says what that is for each), the last where there are
+            none; or `"last"`.
         start_at_mean: set the decoder's output bias from the training means first.
         seed: seed of the order of the data and of all noise.
         compile: whether to compile the step; `"auto"` if the training is long enough for the seconds it takes to pay.
@@ -160,8 +168,14 @@ def fit(
         log_every,
         compile,
         precision,
+        keep,
     )
     dataset = as_dataset(data)
+    if patience is not None and dataset.valid is None:
+        raise UsageError(
+            f"patience={patience} counts epochs without a better validation value, and there are no validation data: "
+            "pass a Dataset with valid=..., or leave patience out"
+        )
     with connect(choose_device(device)) as world, ExitStack() as held:
         with agreed(world):
             _check_data(vae, dataset)
@@ -221,12 +235,13 @@ class _Trainer:
         self.step: Step = EagerStep(self.loss)
         self.watch = CollapseWatch(vae, data, objective, settings.epochs, self.steps)
         self.summing = Summing(world, list(vae.parameters()))
+        self.validation = Validation(vae, data, objective, settings.epochs, settings.batch_size, settings.seed, world)
         self.rows: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}
         self.progress: dict[str, Any] = {
             "epoch": 0,
             "step": 0,
-            "best_elbo": None,
+            "best_loss": None,
             "best_epoch": 0,
             "waited": 0,
             "last_loss": None,
@@ -257,7 +272,7 @@ class _Trainer:
         self.vae.eval()
         best_epoch = self.progress["best_epoch"] if self.best else self.progress["epoch"]
         device = str(next(self.vae.parameters()).device)
-        return History(self.rows, best_epoch, self._out_of_patience(), device, self.step.mode)
+        return History(self.rows, best_epoch, self._kept(), self._out_of_patience(), device, self.step.mode)
 
     def _train(self, bar: Progress) -> None:
         if self.progress["epoch"] == self.progress["step"] == 0:
@@ -369,9 +384,9 @@ class _Trainer:
         return {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
 
     def _close_epoch(self, epoch: int) -> None:
-        valid = self._validate()
+        valid = self.validation.measure()
         if valid:
-            self._keep_best(valid["elbo"], epoch)
+            self._judge(valid["loss"], epoch)
         row = {"epoch": epoch + 1, "step": (epoch + 1) * self.steps, "loss": self.sums["loss"] / self.sums["seen"]}
         row |= {f"train_{name}": value for name, value in self._train_means().items()}
         row |= {f"valid_{name}": value for name, value in valid.items()}
@@ -385,20 +400,26 @@ class _Trainer:
         if self.world.main:
             self.watch.look(epoch + 1)
 
-    def _validate(self) -> dict[str, float]:
-        if self.data.valid is None:
-            return {}
-        seed, x = self.settings.seed, self._to_device(self.data.split("valid"))
-        inputs = self.data.widen_inputs(self.data.given("valid"))
-        return bound(self.vae.model, self.vae.guide, x, seed=seed, world=self.world, **inputs).means()
-
-    def _keep_best(self, elbo: float, epoch: int) -> None:
-        best = self.progress["best_elbo"]
-        if isfinite(elbo) and (best is None or elbo > best):
-            self.progress |= {"best_elbo": elbo, "best_epoch": epoch + 1, "waited": 0}
-            self.best = {name: value.detach().clone() for name, value in self.vae.state_dict().items()}
+    def _judge(self, loss: float, epoch: int) -> None:
+        """Whether this epoch is the best so far, by the objective's value on validation data."""
+        best = self.progress["best_loss"]
+        if isfinite(loss) and (best is None or loss < best):
+            self.progress |= {"best_loss": loss, "waited": 0}
+            self._keep_weights(epoch)
         elif not isinstance(self.objective, Objective) or self.objective.settled(epoch + 1, self.settings.epochs):
             self.progress["waited"] += 1
+
+    def _keep_weights(self, epoch: int) -> None:
+        if self.settings.keep == "best":
+            self.progress["best_epoch"] = epoch + 1
+            self.best = {name: value.detach().clone() for name, value in self.vae.state_dict().items()}
+
+    def _kept(self) -> str:
+        """Which weights the module ends with, and why."""
+        if self.best:
+            return f"best: epoch {self.progress['best_epoch']} by the validation value of {self.validation.name}"
+        why = "no validation value was finite" if self.data.valid is not None else "no validation data to choose by"
+        return f"last: epoch {self.progress['epoch']}" + ("" if self.settings.keep == "last" else f", {why}")
 
     def _finished(self) -> bool:
         return self.progress["epoch"] >= self.settings.epochs or self._out_of_patience()
@@ -494,6 +515,10 @@ class _Trainer:
 
     def _restore(self, state: State) -> None:
         progress, device = dict(state.progress), next(self.vae.parameters()).device
+        chosen_by_elbo = "best_elbo" in progress
+        if chosen_by_elbo:  # by a version before `keep`
+            progress["best_loss"] = progress.pop("best_elbo")
+            state.rows = [{**row, "valid_loss": nan} if "valid_elbo" in row else row for row in state.rows]
         if "data" in progress and progress["data"] != self.progress["data"]:
             raise self._other_data()
         where = f"{self._path()}/manifest.json" if self.world.main else "the progress of process 0"
@@ -507,6 +532,15 @@ class _Trainer:
         self.sums, self.before = progress.pop("sums"), progress.pop("seconds")
         self.progress, self.rows = {**self.progress, **progress}, state.rows
         self.best = {name: value.to(device) for name, value in state.best.items()}
+        if chosen_by_elbo and self.best:
+            self._judge_anew()
+
+    def _judge_anew(self) -> None:
+        """What the best weights are worth by the objective."""
+        latest = {name: value.clone() for name, value in self.vae.state_dict().items()}
+        self.vae.load_state_dict(self.best)
+        self.progress["best_loss"] = replace(self.validation, world=World()).measure()["loss"]
+        self.vae.load_state_dict(latest)
 
     def _other_data(self) -> PyroVaeError:
         if not self.world.main:
@@ -595,5 +629,5 @@ def _means_text(means: Mapping[str, float]) -> str:
 
 def _row_text(row: Mapping[str, Any]) -> str:
     means = {name: row[f"train_{name}"] for name in ("elbo", "reconstruction", "kl")}
-    valid = f"  valid elbo {row['valid_elbo']:.2f}" if "valid_elbo" in row else ""
+    valid = f"  valid loss {row['valid_loss']:.2f}  elbo {row['valid_elbo']:.2f}" if "valid_elbo" in row else ""
     return f"{_means_text(means)}{valid}  {row['seconds']:.0f} s"

@@ -51,7 +51,7 @@ ROWS = [
     ["targets", "hmc", "simulating", "describing"],
     ["evidence", "checkpoint", "steps", "posterior"],
     ["diagnostics", "arviz_export"],
-    ["parallel", "settings", "derived"],
+    ["parallel", "settings", "derived", "validation"],
     ["tasks", "training", "refit", "semi_supervised", "clustering"],
     ["testing", "codes"],
     ["plots"],

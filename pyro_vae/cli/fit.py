@@ -28,7 +28,7 @@ from pyro_vae.precision import Precision
 from pyro_vae.schedules import Schedule
 from pyro_vae.seeding import seeded
 from pyro_vae.semi_supervised import SemiSupervisedVAE as SemiSupervisedVAE
-from pyro_vae.settings import Settings, run_config
+from pyro_vae.settings import Keep, Settings, run_config
 from pyro_vae.training import History, fit
 from pyro_vae.vae import VAE
 from pyro_vae.vq import VQVAE as VQVAE
@@ -39,6 +39,7 @@ _SETTINGS = (
     "clip_norm",
     "weight_prior",
     "patience",
+    "keep",
     "start_at_mean",
     "seed",
     "log_every",
@@ -163,7 +164,8 @@ def _add_training(parser: ArgumentParser) -> None:
         default=None,
         help="standard deviation of a normal prior on the decoder's weights",
     )
-    parser.add_argument("--patience", type=int | None, default=None, help="epochs without a better validation bound")
+    parser.add_argument("--patience", type=int | None, default=None, help="epochs without a better validation value")
+    parser.add_argument("--keep", type=Keep, default="best", help="weights: best by the objective on validation data")
     parser.add_argument(
         "--start_at_mean",
         type=bool | Literal["auto"],
@@ -214,6 +216,11 @@ def _build(options: Namespace, data: Dataset) -> tuple[Autoencoder, Objective, S
     """The VAE with its first weights, the objective and the settings; every class was named by the user."""
     with seeded(options.seed, "init"):
         vae = build_vae(_with_shapes(options.vae, data), named(options.vae))
+    if options.patience is not None and data.valid is None:
+        raise UsageError(
+            f"--patience {options.patience} counts epochs without a better validation value, and there are no "
+            "validation data: hold some out with --valid_size n, or leave --patience out"
+        )
     values = {
         name: resolve(options[name].as_dict(), named(options[name]))
         for name in ("objective", "lr_schedule", "optimizer")
@@ -252,6 +259,7 @@ def _summary(history: History, data: Dataset, run: str, pictures: list[Path]) ->
         "run": run,
         "epochs": history.rows[-1]["epoch"],
         "best_epoch": history.best_epoch,
+        "kept": history.kept,
         "stopped_early": history.stopped_early,
         "device": history.device,
         "mode": history.mode,

@@ -56,6 +56,15 @@ class Objective(ABC):
         """
         return self
 
+    def for_validation(self, train: Mapping[str, Tensor], valid: Mapping[str, Tensor]) -> Self:
+        """This objective, told of the training set, for data that are held out: a training is judged by it.
+
+        Args:
+            train: what the programs are called with beside the training data, by name, `[num_data, ...]`.
+            valid: the same for the held-out data.
+        """
+        return self
+
     @property
     def schedules(self) -> dict[str, Schedule]:
         """The fields that are schedules, by name."""

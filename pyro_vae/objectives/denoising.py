@@ -90,6 +90,10 @@ class Denoising(Objective):
         """With the objective within told."""
         return replace(self, objective=self.objective.for_data(num_data, inputs))
 
+    def for_validation(self, train: Mapping[str, Tensor], valid: Mapping[str, Tensor]) -> Self:
+        """With the objective within told."""
+        return replace(self, objective=self.objective.for_validation(train, valid))
+
     @property
     def schedules(self) -> dict[str, Schedule]:
         """Its own, and those of the objective within."""

@@ -84,6 +84,20 @@ class SemiSupervisedELBO(Objective):
         known = 0 if labels is None else int((labels >= 0).sum())
         return replace(self, alpha=0.1 * num_data / known if known else 0.0)
 
+    def for_validation(self, train: Mapping[str, Tensor], valid: Mapping[str, Tensor]) -> Self:
+        """With alpha for another share of labelled data, so that the classifier's term weighs per datum as in training.
+
+        Validation data that keep their labels to themselves, as `--labelled` leaves them, have no such term.
+        """
+        if not self.alpha:
+            return self
+        in_train, in_valid = (self._share_labelled(inputs) for inputs in (train, valid))
+        return replace(self, alpha=self.alpha * in_train / in_valid if in_valid else 0.0)
+
+    def _share_labelled(self, inputs: Mapping[str, Tensor]) -> float:
+        labels = inputs.get(self.labels)
+        return 0.0 if labels is None else (labels >= 0).double().mean().item()
+
     def __call__(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """The loss, summed over the batch, nats."""
         with pyro.plate("particles", self.num_particles, dim=-_NESTING):

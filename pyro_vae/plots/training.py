@@ -92,8 +92,12 @@ def robust_limits(series: Sequence[np.ndarray]) -> Limits:
 
 
 def _mark_best(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> None:
-    """A dot where the validation bound is highest: those are the weights that are kept."""
-    valid = [(row["valid_elbo"], row["epoch"]) for row in rows if isfinite(row.get("valid_elbo", float("nan")))]
+    """A dot where the objective is best on validation data; older runs were judged by the ELBO."""
+    valid = [row for row in rows if isfinite(row.get("valid_elbo", float("nan")))]
+    judged = [row for row in valid if isfinite(row.get("valid_loss", float("nan")))]
     if valid:
-        elbo, epoch = max(valid, key=lambda point: point[0])
+        best = (
+            min(judged, key=lambda row: row["valid_loss"]) if judged else max(valid, key=lambda row: row["valid_elbo"])
+        )
+        elbo, epoch = best["valid_elbo"], best["epoch"]
         axes.plot([epoch], [elbo], "o", color=ORANGE, ms=5, label=f"best {elbo:.2f}, epoch {epoch:.0f}")
