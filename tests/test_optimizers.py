@@ -173,7 +173,7 @@ def test_a_counter_beyond_the_steps_is_refused(tmp_path, monkeypatch):
     with pytest.raises(Stopped):
         train(make(), run=tmp_path)
     assert read_manifest(tmp_path)["progress"]["step"] == 2
-    with pytest.raises(CheckpointError, match=r"/step' counts 17 updates of a parameter after 8 steps: train it anew"):
+    with pytest.raises(CheckpointError, match=r"/step' counts 1\d updates of a parameter after 8 steps: train it anew"):
         train(make(), run=tmp_path)
 
 
