@@ -11,6 +11,7 @@ References:
     last 10,000 of MNIST's training images as the validation set.
 """
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.arguments import as_array, number, whole
 from pyro_vae.conditioning import Context, conditioned_on_elements, conditioned_on_labels, quadrants, semi_supervised
 from pyro_vae.dataset import SPLITS, Binarization, Dataset, check_divisor
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.linear_gaussian import LinearGaussian
+from pyro_vae.remedies import option, part, spoken
 from pyro_vae.seeding import derive_seed
-from pyro_vae.sources import NAMES, read
+from pyro_vae.sources import NAMES, Raw, read
 from pyro_vae.stored import Stored, check_real, to_floats
 
 __all__ = [
@@ -40,18 +43,22 @@ __all__ = [
     "semi_supervised",
 ]
 
+_log = logging.getLogger("pyro_vae")
 
-def as_dataset(data: Dataset | Tensor | np.ndarray) -> Dataset:
+
+def as_dataset(data: Any) -> Dataset:
     """The data as a `Dataset`; an array or a tensor becomes its train split.
 
     Values are kept and scaled as `load_data` does it. A NumPy array is copied; a tensor of floats or bytes, and a
     `numpy.memmap`, are not.
 
     Args:
-        data: a `Dataset` (returned as it is), or `[N, *event]`.
+        data: a `Dataset` (returned as it is), or `[N, *event]`: a tensor, an array, a table of pandas, or a list of
+            numbers.
 
     Raises:
         DataError: as `Dataset`, and for integers whose scale is not known.
+        UsageError: for anything else, e.g. a torch `DataLoader`.
 
     Example:
         >>> as_dataset(np.zeros((10, 3))).protocol
@@ -61,8 +68,7 @@ def as_dataset(data: Dataset | Tensor | np.ndarray) -> Dataset:
         return data
     if isinstance(data, Tensor) and data.is_floating_point():
         return Dataset("array", data.detach())
-    if not isinstance(data, Tensor | np.ndarray):
-        raise UsageError(f"expected a Dataset, a Tensor or an ndarray [N, *event], got {type(data).__name__}")
+    data = as_array("data", data)
     splits, divisor, preparation = _scaled({"train": _array(data)}, None)
     train = splits["train"]
     if isinstance(data, Tensor) and isinstance(train, Tensor):
@@ -85,6 +91,7 @@ def load_data(
     dequantize: bool = False,
     divide_by: float | None = None,
     valid_size: int = 0,
+    test_size: int = 0,
     root: str | Path | None = None,
     download: bool = False,
     seed: int = 0,
@@ -103,13 +110,16 @@ def load_data(
     Args:
         source: `digits` (embedded, divided by 16), `linear_gaussian` (synthetic, its evidence known), `mnist`,
             `fashion_mnist`, `kmnist`, `emnist` (balanced, upright), or the path of
-            an `.npz` (arrays `train`, `valid`, `test`, `train_labels` ...; or `x_train`, `y_train` ...; or `x`, `y`),
-            an `.npy` (train only; mapped), a folder with IDX files (`train-images-idx3-ubyte`, also `.gz`), or one of
-            these files.
+            an `.npz` (arrays `train`, `valid`, `test`, `train_labels` ...; or `x_train`, `y_train` ...; or `x`, `y`;
+            a warning names arrays that are not read), an `.npy` (train only; mapped), a table of numbers in a text file
+            (train only; columns between `;`, tabs, `,` or spaces, with or without a header, all of them data), a folder
+            with IDX files (`train-images-idx3-ubyte`, also `.gz`), or one of these files.
         binarize: none | static | dynamic | threshold; see `Dataset`.
         dequantize: add uniform noise within each grey level, for densities; see `Dataset`.
         divide_by: divide all values by this instead.
         valid_size: take the last n of train as the validation set, where the source has none.
+        test_size: take the last n of train as the test set, where the source has none, before `valid_size` does. Rows
+            are not shuffled: shuffle them first where they are sorted.
         root: where the downloadable sets lie; by default `$PYRO_VAE_DATA`, else `~/.cache/pyro_vae`.
         download: fetch a downloadable set through torchvision where it is not in `root`.
         seed: of the binarisation or dequantisation, and of the process and samples of `linear_gaussian`.
@@ -127,26 +137,39 @@ def load_data(
         >>> load_data("digits").protocol
         'digits: divided by 16; not binarised; train 1397, valid 200, test 200; shape 8x8'
     """
+    if not isinstance(source, str | Path):
+        raise UsageError(
+            f"load_data takes a name or a path, got {type(source).__name__}: pass an array to fit, or to "
+            "pyro_vae.data.as_dataset, as it is"
+        )
+    valid_size, test_size = whole("valid_size", valid_size, None), whole("test_size", test_size, None)
+    labelled, repeats, seed = whole("labelled", labelled), whole("repeats", repeats), whole("seed", seed, None)
+    divide_by = None if divide_by is None else number("divide_by", divide_by)
     if divide_by is not None:
         check_divisor("divide_by", divide_by)
     if repeats != 1 and not labelled:
-        raise UsageError(f"repeats={repeats} is for data that keep their label: pass labelled=n too (--labelled n)")
+        raise UsageError(
+            f"{option('repeats', repeats)} is for data that keep their label: pass {option('labelled', 'n')} too"
+        )
     options = {"binarize": binarize, "divide_by": divide_by, "valid_size": valid_size, "data_seed": seed}
+    options |= {"test_size": test_size} if test_size else {}
     options |= {"dequantize": True} if dequantize else {}  # a run begun before there was this option is still the same
     options |= {} if context == "none" else {"context": context}
     options |= {"labelled": labelled, "repeats": repeats} if labelled else {}
-    origin = {"data": _lasting(source), **options, "data_root": None if root is None else str(root)}
     if source == "linear_gaussian":
         if dequantize:
             raise UsageError("linear_gaussian has no levels to dequantize: its elements are real")
         if context != "none" or labelled:
             raise UsageError("linear_gaussian takes no context and no labels: its evidence is known as it is")
-        return _linear_gaussian(binarize, divide_by, valid_size, seed, origin)
-    raw = read(source, root, download)
+        return _linear_gaussian(binarize, divide_by, valid_size or test_size, seed, _origin(source, options, root))
+    raw = read(source, root, download, contexts=context == "array")
+    origin = _origin(source, options, root)
     splits, divisor, scaling = _scaled(raw.arrays, 16 if source == "digits" and divide_by is None else divide_by)
-    labels = {split: _integers(split, y) for split, y in raw.labels.items()}
+    needed = context == "labels" or labelled > 0
+    labels = {split: y for split in raw.labels if (y := _labels(split, raw, needed)) is not None}
     contexts = _contexts(raw.contexts, source) if context == "array" else {}
-    notes = [note for note in (raw.note, scaling, _hold_out(splits, labels, contexts, valid_size)) if note]
+    held_out = [_hold_out(splits, labels, contexts, *held) for held in (("test", test_size), ("valid", valid_size))]
+    notes = [note for note in (raw.note, scaling, *held_out) if note]
     train, valid, test = (splits.get(split) for split in SPLITS)
     assert train is not None  # every reader sees to it
     note, inputs = ", ".join(notes), {"c": contexts} if contexts else {}
@@ -166,7 +189,10 @@ def _conditioned(data: Dataset, context: Context) -> Dataset:
 def _contexts(arrays: Mapping[str, np.ndarray], source: str | Path) -> dict[str, Tensor]:
     """Bytes as they are (0 and 1 mean themselves), all others in floating point."""
     if not arrays:
-        raise DataError(f"{source} has no array 'train_context': add one, or take another context than 'array'")
+        raise DataError(
+            f"{source} has no array 'train_context': add one, or take another context than "
+            f"{spoken(repr('array'), 'array')}"
+        )
     for split, x in arrays.items():
         check_real(f"{split}_context", x)
     return {
@@ -175,16 +201,19 @@ def _contexts(arrays: Mapping[str, np.ndarray], source: str | Path) -> dict[str,
     }
 
 
-def _lasting(source: str | Path) -> str:
-    """A path as one that holds in every working directory; a name as it is."""
-    return str(source) if source in NAMES else str(Path(source).expanduser().resolve())
+def _origin(source: str | Path, options: Mapping[str, Any], root: str | Path | None) -> dict[str, Any]:
+    """How to load the data again; a path as one that holds in every working directory, a name as it is."""
+    lasting = str(source) if source in NAMES else str(Path(source).expanduser().resolve())
+    return {"data": lasting, **options, "data_root": None if root is None else str(root)}
 
 
 def _linear_gaussian(
-    binarize: Binarization, divide_by: float | None, valid_size: int, seed: int, origin: Mapping[str, Any]
+    binarize: Binarization, divide_by: float | None, held_out: int, seed: int, origin: Mapping[str, Any]
 ) -> Dataset:
-    if binarize != "none" or divide_by is not None or valid_size:
-        raise UsageError("linear_gaussian takes no binarize, divide_by or valid_size: its evidence is known as it is")
+    if binarize != "none" or divide_by is not None or held_out:
+        raise UsageError(
+            "linear_gaussian takes no binarize, divide_by, valid_size or test_size: its evidence is known as it is"
+        )
     process = LinearGaussian.random(seed=seed)
     sizes = zip(SPLITS, (2000, 500, 500), strict=True)
     train, valid, test = (process.sample(n, derive_seed(seed, split)) for split, n in sizes)
@@ -192,21 +221,26 @@ def _linear_gaussian(
     return Dataset("linear_gaussian", train, valid, test, seed=seed, exact=process, preparation=note, origin=origin)
 
 
-def _hold_out(splits: dict[str, Stored], labels: dict[str, Tensor], contexts: dict[str, Tensor], n: int) -> str:
+def _hold_out(
+    splits: dict[str, Stored], labels: dict[str, Tensor], contexts: dict[str, Tensor], split: str, n: int
+) -> str:
     if n == 0:
         return ""
-    if "valid" in splits:
-        raise UsageError(f"the source has a validation set of {len(splits['valid'])}: leave valid_size out")
+    if split in splits:
+        name = {"valid": "validation", "test": "test"}[split]
+        raise UsageError(
+            f"the source has a {name} set of {len(splits[split])}: leave {spoken('', '--')}{split}_size out"
+        )
     if not 0 < n < len(splits["train"]):
-        raise UsageError(f"expected a valid_size from 1 to {len(splits['train']) - 1}, got {n}")
+        raise UsageError(f"expected a {split}_size from 1 to {len(splits['train']) - 1}, got {n}")
     for parts in (splits, labels, contexts):
-        _cut(parts, n)
-    return f"last {n} of train held out as valid"
+        _cut(parts, split, n)
+    return f"last {n} of train held out as {split}"
 
 
-def _cut(parts: dict[str, Any], n: int) -> None:
+def _cut(parts: dict[str, Any], split: str, n: int) -> None:
     if "train" in parts:
-        parts["train"], parts["valid"] = parts["train"][:-n], parts["train"][-n:]
+        parts["train"], parts[split] = parts["train"][:-n], parts["train"][-n:]
 
 
 def _scaled(arrays: Mapping[str, np.ndarray], divide_by: float | None) -> tuple[dict[str, Stored], float, str]:
@@ -234,17 +268,51 @@ def _divisor(arrays: Mapping[str, np.ndarray], divide_by: float | None) -> tuple
     if all(dtype.kind == "f" for dtype in dtypes):
         return 1, "values as given"
     if any(dtype.kind == "f" for dtype in dtypes):
-        raise DataError("some splits are integers and some floats: store them in one type, or pass divide_by")
+        raise DataError(
+            f"some splits are integers and some floats: store them in one type, or pass {option('divide_by', 'n')}"
+        )
     low, high = min(array.min() for array in filled), max(array.max() for array in filled)
     if low >= 0 and high <= 1:
         return 1, "0/1 values as given"
     if dtypes == {np.dtype(np.uint8)}:
         return 255, "divided by 255"
     types = ", ".join(sorted(map(str, dtypes)))
-    raise DataError(f"integers ({types}) from {low} to {high} have no known scale: pass divide_by, or give floats")
+    scales = _scales(int(low), int(high))
+    raise DataError(f"integers ({types}) from {low} to {high} have no known scale: pass {scales}, or give floats")
 
 
-def _integers(split: str, labels: np.ndarray) -> Tensor:
-    if labels.dtype.kind not in "iub":
-        raise DataError(f"the labels of {split} are {labels.dtype}, expected integers")
+def _scales(low: int, high: int) -> str:
+    """Which `divide_by` integers can have, and the likelihoods that fit then."""
+    if low < 0:
+        return f"{option('divide_by', 1)} for a likelihood of reals ({part('likelihood', 'Normal')})"
+    return (
+        f"{option('divide_by', 1)} for counts ({part('likelihood', 'Poisson')} or NegativeBinomial), "
+        f"{option('divide_by', high)} for levels from 0 to {high} ({part('likelihood', 'Categorical')} or BetaBinomial)"
+    )
+
+
+def _labels(split: str, raw: Raw, needed: bool) -> Tensor | None:
+    """The labels of a split; where they are no classes and nobody needs them, None and a warning.
+
+    Raises:
+        DataError: if they are needed.
+    """
+    try:
+        return _integers(split, raw.labels[split], len(raw.arrays.get(split, ())))
+    except DataError as error:
+        if needed:
+            raise
+        _log.warning("%s; they are left out", error)
+        return None
+
+
+def _integers(split: str, labels: np.ndarray | str, size: int) -> Tensor:
+    if isinstance(labels, str):
+        raise DataError(f"the labels of {split}: {labels}")
+    is_real = labels.dtype.kind in "iubf"
+    with np.errstate(invalid="ignore"):  # what is not finite is no integer
+        is_whole = bool((labels % 1 == 0).all()) if labels.dtype.kind == "f" else is_real
+    if not is_whole or labels.size != size:
+        came = f"{labels.dtype} of shape {labels.shape}" if is_real else str(labels.dtype)
+        raise DataError(f"the labels of {split} are {came}, expected {size} integers, the number of each class")
     return torch.from_numpy(labels.reshape(-1).astype(np.int64))

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae.errors import DataError, UsageError
+from pyro_vae.fitting import fitting
 from pyro_vae.linear_gaussian import LinearGaussian
+from pyro_vae.remedies import option, spoken
 from pyro_vae.seeding import generator
 from pyro_vae.stored import (
     Stored,
@@ -372,8 +374,11 @@ class Dataset:
             raise UsageError(f"expected a split of {SPLITS}, got {name!r}")
         x = getattr(self, name)
         if x is None:
-            remedy = "pass valid_size=n to take the last n of train" if name == "valid" else "choose one that it has"
-            raise DataError(f"{self.name} has no split {name!r}, only {', '.join(self._splits())}: {remedy}")
+            there, held_out = list(self._splits()), option(f"{name}_size", "n")
+            raise DataError(
+                f"{self.name} has no split {name!r}, only {', '.join(there)}: take {spoken('', '--split ')}{there[-1]}"
+                f", or train on data loaded with {held_out}, which holds out the last n of train"
+            )
         return x
 
     def _drawn_by_visit(self, split: str) -> bool:
@@ -475,8 +480,10 @@ class Dataset:
         count, first, value = find(map(self._scaled, read_in_parts(x)), lambda values: ~_usable(values, True))
         problem = f"{split} has {count} values outside [0, 1], the first {value:g} at {first}"
         if self.dequantize:
-            raise DataError(f"{problem}, but dequantize needs k / {self.divisor:g}: pass divide_by=the highest level")
-        remedy = "scale them, e.g. divide_by=255 (--divide_by 255), or pass binarize='none'"
+            highest = option("divide_by", "the highest level")
+            raise DataError(f"{problem}, but dequantize needs k / {self.divisor:g}: pass {highest}")
+        fits = fitting(next(map(self._scaled, read_in_parts(x)))) or f"scale them, e.g. {option('divide_by', 255)}"
+        remedy = f"{fits}; and leave them as they are, by {spoken('binarize=', '--binarize ')}none"
         raise DataError(f"{problem}, where {self.binarization} binarisation needs probabilities: {remedy}")
 
 

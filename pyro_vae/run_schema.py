@@ -60,6 +60,7 @@ class Progress(TypedDict, total=False):
     last_loss: Finite | None
     onednn: bool | None
     compile: bool
+    precision: Literal["float32", "bf16"]
     optimizer: dict[str, float | bool | None]
     sums: dict[str, float]
     seconds: Finite
@@ -83,6 +84,7 @@ class Config(TypedDict, total=False):
     dequantize: bool
     divide_by: Finite | None
     valid_size: Count
+    test_size: Count
     data_root: str | None
     data_seed: _SEED
     context: str

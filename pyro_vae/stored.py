@@ -99,8 +99,21 @@ def check_layout(split: str, x: Stored, train: Stored) -> None:
         raise DataError(f"{split} is {x.dtype}, expected floating point, or uint8 with a divisor: {remedy}")
 
 
+_ODD_KINDS = {
+    "O": ("Python objects", "make it one array of numbers, e.g. by numpy.stack"),
+    "U": ("text", "code it as numbers, or leave it out"),
+    "S": ("text", "code it as numbers, or leave it out"),
+    "M": ("dates or durations", "convert them to numbers, e.g. of days, by astype"),
+    "m": ("dates or durations", "convert them to numbers, e.g. of days, by astype"),
+    "c": ("complex", "give real and imaginary parts as two elements"),
+    "V": ("columns with names", "make it an array by numpy.lib.recfunctions.structured_to_unstructured"),
+}
+"""By the kind of NumPy's type what came, and what to do."""
+
+
 def check_real(split: str, array: np.ndarray) -> None:
     """Refuse what is not an array of real numbers."""
     if array.dtype.kind not in "fiub" or array.ndim == 0:
-        came = f"{array.dtype} of shape {array.shape}"
-        raise DataError(f"{split} is {came}, expected real numbers [N, *event]: convert it")
+        kind, remedy = _ODD_KINDS.get("V" if array.dtype.names else array.dtype.kind, ("", "give it a dimension for N"))
+        came = f"{kind} ({array.dtype}) of shape {array.shape}" if kind else f"{array.dtype} of shape {array.shape}"
+        raise DataError(f"{split} is {came}, expected real numbers [N, *event]: {remedy}")

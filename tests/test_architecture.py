@@ -14,6 +14,7 @@ PACKAGE = Path(pyro_vae.__file__).parent
 ROWS = [
     [
         "errors",
+        "remedies",
         "seeding",
         "shapes",
         "progress",
@@ -31,6 +32,8 @@ ROWS = [
         "sites",
     ],
     [
+        "arguments",
+        "fitting",
         "sources",
         "linear_gaussian",
         "layers",

@@ -259,7 +259,7 @@ def test_download_only_on_request(tmp_path, monkeypatch):
         write_mnist(Path(root) / "EMNIST" / "raw", "emnist-balanced-", "test")
 
     fake_torchvision(monkeypatch, download)
-    with refused(DataError, "emnist is not in", "download=True (--download true)", "path"):
+    with refused(DataError, "emnist is not in", "pass download=True, or the path"):
         load_data("emnist", root=tmp_path)
     assert calls == []
     assert len(load_data("emnist", root=tmp_path, download=True).train) == 7
@@ -309,14 +309,14 @@ def test_unknown_source_names_the_nearest():
         load_data("nowhere/zzz.npz")
 
 
-def test_pickles_are_refused(tmp_path):
-    objects = np.array([{"a": 1}, None], dtype=object)
-    np.save(tmp_path / "x.npy", objects, allow_pickle=True)
-    np.savez(tmp_path / "x.npz", train=objects, allow_pickle=True)
-    (tmp_path / "x.pkl").write_bytes(pickle.dumps([1, 2, 3]))
-    for path in tmp_path.iterdir():
-        with refused(DataError, "can't read", path.name, "without pickles"):
-            load_data(path)
+@pytest.mark.parametrize(("name", "remedy"), [("x.npy", "numpy.stack"), ("x.npz", "numpy.stack"), ("x.pkl", "savez")])
+def test_pickles_are_refused(tmp_path, name, remedy):
+    objects, path = np.array([{"a": 1}, None], dtype=object), tmp_path / name
+    write = {"x.npy": lambda: np.save(path, objects, allow_pickle=True), "x.npz": lambda: np.savez(path, train=objects)}
+    write.get(name, lambda: path.write_bytes(pickle.dumps([1, 2, 3])))()
+    with refused(DataError, name, remedy) as found:
+        load_data(path)
+    assert "allow_pickle" not in str(found.value)
 
 
 @pytest.mark.parametrize("name", ["x.npz", "x.npy"])
@@ -353,12 +353,6 @@ def test_shapes_that_a_file_cannot_have_are_refused(tmp_path, shape):
     (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00" + header.encode() + bytes(160))
     with refused(DataError, "can't read", "x.npy"):
         load_data(tmp_path / "x.npy")
-
-
-def test_text_is_refused(tmp_path):
-    (tmp_path / "x.csv").write_text("1,2,3\n")
-    with refused(DataError, "can't read", "x.csv"):
-        load_data(tmp_path / "x.csv")
 
 
 def test_npz_without_train_lists_what_it_holds(tmp_path):
@@ -501,8 +495,7 @@ def test_as_dataset():
     assert as_dataset(data) is data
     assert as_dataset(torch.rand(2, 2, dtype=torch.float64)).train.dtype == torch.float64
     assert as_dataset(torch.tensor([[0, 255]], dtype=torch.uint8)).split("train").tolist() == [[0, 1]]
-    with refused(UsageError, "expected a Dataset, a Tensor or an ndarray", "got list"):
-        as_dataset([[1.0]])
+    assert as_dataset([[1.0, 2.5], [0.0, 0.0]]).train.tolist() == [[1, 2.5], [0, 0]]
 
 
 def test_as_dataset_copies_a_read_only_array():
@@ -545,7 +538,7 @@ def test_only_probabilities_are_binarised(binarize, value):
     train = torch.rand(5, 3)
     train[2, 1] = value
     problem = f"train has 1 values outside [0, 1], the first {value:g} at (2, 1), where {binarize} binarisation"
-    with refused(DataError, problem, "divide_by"):
+    with refused(DataError, problem, "take likelihood=Normal", "binarize=none"):
         Dataset("x", train, binarization=binarize)
 
 
@@ -556,12 +549,6 @@ def test_labels_must_fit():
     for labels in (torch.arange(4), torch.rand(5), torch.zeros(5, 2, dtype=torch.long)):
         with refused(DataError, "the labels of train are", "expected 5 integers"):
             Dataset("x", x, labels={"train": labels})
-
-
-def test_float_labels_in_a_file_are_refused(tmp_path):
-    np.savez(tmp_path / "x.npz", x=images(4, 2), y=np.linspace(0, 1, 4))
-    with refused(DataError, "the labels of train are float64, expected integers"):
-        load_data(tmp_path / "x.npz")
 
 
 def test_unknown_binarisation_is_refused():
@@ -576,7 +563,7 @@ def test_known_evidence_is_not_kept_under_binarisation():
 
 def test_splits_that_are_absent():
     data = as_dataset(torch.rand(5, 3))
-    with refused(DataError, "array has no split 'valid', only train: pass valid_size=n"):
+    with refused(DataError, "array has no split 'valid', only train: take train, or", "valid_size=n"):
         data.split("valid")
     with refused(DataError, "array has no split 'test', only train"):
         data.split("test")
@@ -1138,7 +1125,7 @@ def test_what_a_dataset_does_not_hold(tmp_path):
     with refused(UsageError, "train is a ndarray, expected a Tensor or a numpy.memmap: use as_dataset"):
         Dataset("x", np.zeros((3, 2)))
     np.save(tmp_path / "x.npy", np.ones((3, 2), complex))
-    with refused(DataError, "train is complex128 of shape (3, 2), expected real numbers"):
+    with refused(DataError, "train is complex (complex128) of shape (3, 2), expected real numbers"):
         Dataset("x", np.load(tmp_path / "x.npy", mmap_mode="r"))
 
 

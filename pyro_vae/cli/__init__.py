@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 
+from pyro_vae.remedies import on_command_line
+
 COMMANDS = {
     "fit": "train a VAE, save the run and its pictures; resumes a run that was stopped",
     "evaluate": "estimate log p(x) of a split, by importance sampling or another method, with errors and health",
@@ -54,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         return _fail("pyro-vae", _unknown(command), 2)
     try:
-        return _load(command)(arguments[1:])
+        with on_command_line():
+            return _load(command)(arguments[1:])
     except KeyboardInterrupt:
         return _fail(f"pyro-vae {command}", "stopped", 130)
     except (Exception, SystemExit) as error:

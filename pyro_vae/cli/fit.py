@@ -135,6 +135,9 @@ def _add_data(parser: ArgumentParser) -> None:
     parser.add_argument("--divide_by", type=float | None, default=None, help="divide all values by this")
     parser.add_argument("--valid_size", type=int, default=0, help="hold out the last n of train for validation")
     parser.add_argument(
+        "--test_size", type=int, default=0, help="hold out the last n of train for testing, before valid_size does"
+    )
+    parser.add_argument(
         "--context", type=Context, default="none", help="of a conditional VAE: labels, array or quadrants-N"
     )
     parser.add_argument("--labelled", type=int, default=0, help="data of train that keep their label, as the input y")
@@ -187,7 +190,7 @@ def _add_training(parser: ArgumentParser) -> None:
 
 def load_from_options(options: Namespace) -> Dataset:
     """The data set that the options name, `--binarize auto` decided."""
-    names = ("context", "dequantize", "divide_by", "valid_size", "download", "labelled", "repeats")
+    names = ("context", "dequantize", "divide_by", "valid_size", "test_size", "download", "labelled", "repeats")
     load = {name: options[name] for name in names}
     load |= {"root": options.data_root, "seed": options.data_seed}
     if options.binarize != "auto":

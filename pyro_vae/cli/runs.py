@@ -164,6 +164,7 @@ def load_data_of(saved: SavedRun, other: str | None = None) -> Dataset:
         dequantize=config.get("dequantize", False),
         divide_by=config.get("divide_by"),
         valid_size=config.get("valid_size", 0),
+        test_size=config.get("test_size", 0),
         root=config.get("data_root"),
         seed=config.get("data_seed", 0),
         context=config.get("context", "none"),

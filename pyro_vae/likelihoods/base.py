@@ -7,6 +7,8 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 
 from pyro_vae.errors import DataError, UsageError
+from pyro_vae.fitting import fitting
+from pyro_vae.remedies import in_words
 from pyro_vae.shapes import Shapes
 
 
@@ -102,5 +104,10 @@ class Likelihood(nn.Module, ABC):
             where = tuple(bad.nonzero()[0].tolist())
             raise DataError(
                 f"{name}: {int(bad.sum())} of {x.numel()} values are outside the support of {type(self).__name__} "
-                f"({self.data_support}), the first is {x[where].item():.6g} at {where}: {self.remedy}"
+                f"({self.data_support}), the first is {x[where].item():.6g} at {where}: {self._advice(x)}"
             )
+
+    def _advice(self, x: Tensor) -> str:
+        """What to do about data that this likelihood does not take, in the words of where the user types."""
+        fits, remedy = fitting(x), in_words(self.remedy)
+        return f"{fits}; otherwise {remedy}" if fits else remedy

@@ -1,0 +1,215 @@
+"""Checks of arguments at the public doors: what came becomes what was meant where that is plain, else it is refused."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from inspect import isabstract
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import Dataset as TorchDataset
+
+from pyro_vae.errors import UsageError
+from pyro_vae.remedies import nearest
+
+# ---- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def plain(value: Any) -> Any:
+    """A NumPy number, or an array or a tensor of no dimensions, as Python's own; also inside lists and dictionaries.
+
+    Example:
+        >>> plain([np.int64(3), torch.tensor(0.5), "x"])
+        [3, 0.5, 'x']
+    """
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray | Tensor) and value.ndim == 0):
+        return value.item()
+    if type(value) is list:
+        return list(map(plain, value))
+    if type(value) is tuple:
+        return tuple(map(plain, value))
+    if type(value) is dict:
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "iufb":
+        return value.tolist()
+    if isinstance(value, partial):
+        return partial(value.func, *map(plain, value.args), **plain(value.keywords))
+    return value
+
+
+def whole(name: str, value: Any, least: int | None = 0) -> int:
+    """A whole number; NumPy's too, but no bool and no float.
+
+    Args:
+        name: the argument, for the message.
+        value: what came.
+        least: the smallest one to take; None for any.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    value = plain(value)
+    if isinstance(value, bool) or not isinstance(value, Integral) or (least is not None and value < least):
+        expected = "a whole number" + ("" if least is None else f" of at least {least}")
+        raise UsageError(f"{name}: expected {expected}, got {shown(value)}")
+    return int(value)
+
+
+def number(name: str, value: Any) -> float:
+    """A number.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    value = plain(value)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise UsageError(f"{name}: expected a number, got {shown(value)}")
+    return value  # pyright: ignore[reportReturnType] - as it came: an int stays one
+
+
+def shown(value: Any, length: int = 60) -> str:
+    """A value in a message: short, and of an array only its kind."""
+    if isinstance(value, np.ndarray | Tensor):
+        return f"{'a tensor' if isinstance(value, Tensor) else 'an array'} of shape {list(value.shape)}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+# ---- shapes ----------------------------------------------------------------------------------------------------------
+
+
+def shape_of(name: str, value: Any, optional: bool = False) -> tuple[int, ...]:
+    """A shape of at least one size, all positive; one that is given as a list, a `torch.Size` or an array too.
+
+    Args:
+        name: the argument, for the message.
+        value: what came.
+        optional: whether the message should offer None.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    value = plain(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        raise UsageError(f"{name}: expected a shape, got the number {value}: ({value},) is that of a vector")
+    sizes = list(map(plain, value)) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else []
+    if not sizes or any(isinstance(n, bool) or not isinstance(n, Integral) or n < 1 for n in sizes):
+        none = ", or None" if optional else ""
+        raise UsageError(
+            f"{name}: expected a tuple of positive whole numbers, the shape of one datum, e.g. (28, 28){none}, got "
+            f"{shown(value)}"
+        )
+    return tuple(map(int, sizes))
+
+
+# ---- data ------------------------------------------------------------------------------------------------------------
+
+
+def as_array(name: str, data: Any) -> Tensor | np.ndarray:
+    """Data as a tensor or an array: those as they are, tables of pandas and lists of numbers converted.
+
+    Args:
+        name: the argument, for the message.
+        data: what came.
+
+    Raises:
+        UsageError: for what is no array, with what to do.
+    """
+    if isinstance(data, Tensor | np.ndarray):
+        return data
+    if isinstance(data, TorchDataset | DataLoader | IterableDataset):
+        raise UsageError(
+            f"{name}: expected all data in one tensor or array [N, *event], got a {type(data).__name__}: stack what it "
+            "gives, e.g. torch.stack([x for x, _ in dataset])"
+        )
+    if isinstance(data, str) or hasattr(data, "__fspath__"):
+        raise UsageError(f"{name}: expected a tensor or an array, got {shown(data)}: read it first, by load_data(path)")
+    if isinstance(data, list | tuple) or hasattr(data, "__array__"):
+        return _converted(name, data)
+    raise UsageError(f"{name}: expected a tensor or an array [N, *event], got {type(data).__name__} {shown(data)}")
+
+
+def _converted(name: str, data: Any) -> np.ndarray:
+    try:
+        array = np.stack([np.asarray(x) for x in data]) if isinstance(data, list | tuple) else np.asarray(data)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UsageError(f"{name}: expected rows of one shape, got a {type(data).__name__}: {error}") from error
+    if array.dtype.kind not in "fiub":
+        raise UsageError(
+            f"{name}: expected numbers, got a {type(data).__name__} of {array.dtype}: leave out the others"
+        )
+    return array
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------------
+
+
+def factory(name: str, value: Any, base: type) -> Callable[..., Any]:
+    """What makes a part: a class, a `functools.partial` of one, or a function; with NumPy's numbers as Python's.
+
+    Args:
+        name: the argument, for the message.
+        value: what came.
+        base: what it has to make.
+
+    Raises:
+        UsageError: for an instance, a name, or a class of another kind.
+    """
+    cls = value.func if isinstance(value, partial) else value
+    home = f"pyro_vae.{base.__module__.split('.')[1]}" if base.__module__.startswith("pyro_vae.") else base.__module__
+    expected = f"{name}: expected a class of {home}, or functools.partial(Class, option=...)"
+    if isinstance(value, str):
+        raise UsageError(f"{expected}, got the text {value!r}{_class_for(value, base)}")
+    if isinstance(value, nn.Module) or not callable(value):
+        raise UsageError(f"{expected}, got {_instance(value)}")
+    if isinstance(cls, type) and (not issubclass(cls, base) or isabstract(cls)):
+        raise UsageError(f"{expected}, got {'the base class ' if cls is base else ''}{cls.__name__}{_kind(cls, base)}")
+    return plain(value)
+
+
+def _instance(value: Any) -> str:
+    cls = type(value)
+    if isinstance(value, nn.Module):
+        return f"an instance of {cls.__name__}: pass the class itself, which is called with the sizes"
+    return f"{cls.__name__} {shown(value)}"
+
+
+def _class_for(name: str, base: type) -> str:
+    """The class of a name, or the nearest one."""
+    known = {cls.__name__: cls for cls in subclasses(base)}
+    if name in known:
+        return f": import the class, from {known[name].__module__} import {name}, and pass it"
+    return f"{nearest(name, known)} Known: {', '.join(known)}" if known else ""
+
+
+def _kind(cls: type, base: type) -> str:
+    if cls is base or isabstract(cls):
+        return f": take one of {', '.join(c.__name__ for c in subclasses(base)) or 'its subclasses'}"
+    return f", which is no {base.__name__}"
+
+
+def subclasses(base: type) -> list[type]:
+    """The concrete public classes of an axis, by name."""
+    found = {c for cls in base.__subclasses__() for c in [cls, *subclasses(cls)]}
+    named = [cls for cls in found if not isabstract(cls) and not cls.__name__.startswith("_")]
+    return sorted(named, key=lambda cls: cls.__name__)
+
+
+def value_of(name: str, value: Any, base: type) -> Any:
+    """A part that is a value, such as an objective or a schedule.
+
+    Args:
+        name: the argument, for the message.
+        value: what came.
+        base: its class.
+
+    Raises:
+        UsageError: for a class in place of a value, or a name; anything else is left to the caller.
+    """
+    if isinstance(value, type) and issubclass(value, base):
+        raise UsageError(f"{name}: expected an instance, got the class {value.__name__}: write {value.__name__}(...)")
+    if isinstance(value, str):
+        raise UsageError(f"{name}: expected an instance, got the text {value!r}{_class_for(value, base)}")
+    return value
