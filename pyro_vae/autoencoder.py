@@ -7,12 +7,17 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 
 from pyro_vae.errors import UsageError
+from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Likelihood
+from pyro_vae.likelihoods.elements import Rescaled
 from pyro_vae.networks import Conditioned, build, conditioned
 from pyro_vae.shapes import Shapes
 
@@ -23,7 +28,7 @@ _counter = count()
 
 
 class Autoencoder(nn.Module, ABC):
-    """A latent variable model with an amortised guide, as two Pyro programs of one module.
+    r"""A latent variable model with an amortised guide, as two Pyro programs of one module.
 
     `fit`, `log_marginal`, the tasks and the command take any of them: they run the programs and look at their sites.
     Both programs have one plate `"data"` at dimension -1, the model observes the site `"x"`, and all other sites of the
@@ -31,6 +36,12 @@ class Autoencoder(nn.Module, ABC):
     `context`, which Pyro's handlers claim). Each begins with `self.register()`.
 
     A subclass is final. It keeps in `arguments` what it was made with, so that a run directory can make it again.
+
+    With `standardize` the networks work in units of each element's mean m_d and standard deviation s_d over the
+    training data (`standardize_by`, which `fit` calls), and everything else in the units of the data: the encoder is
+    given u = (x - m) / s, the likelihood is that of u, and the density, the draws and the means are those of x.
+
+    .. math:: p(x|z) = \prod_d \frac{1}{s_d} \, p_u\Big(\frac{x_d - m_d}{s_d} \Big| z\Big)
     """
 
     shapes: Shapes
@@ -48,10 +59,37 @@ class Autoencoder(nn.Module, ABC):
     def guide(self, x: Tensor, **inputs: Any) -> Any:
         """The Pyro program of q(z|x) for data `[B, *event]`."""
 
+    data_mean: Tensor | None
+    """m, `[*event]`; None where nothing is standardised."""
+    data_std: Tensor | None
+    """s, `[*event]`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("data_mean", None)
+        self.register_buffer("data_std", None)
+
+    def standardize_by(self, mean: Tensor, std: Tensor) -> None:
+        """Set what the data are standardised by; an element that does not vary (std 0) is only shifted.
+
+        Args:
+            mean: mean of the training data, `[*event]`.
+            std: their standard deviation, `[*event]`.
+
+        Raises:
+            UsageError: if this model was made without `standardize`.
+        """
+        if self.data_mean is None or self.data_std is None:
+            raise UsageError(f"this {type(self).__name__} was made without standardize=True")
+        self.data_mean.copy_(mean)
+        self.data_std.copy_(torch.where(std > 0, std, 1.0))
+
     @property
     def can_start_at_mean(self) -> bool:
-        """Whether `start_at` works for these parts."""
-        return False
+        """Whether the likelihood and the decoder know how to start at the mean of the data (`start_at`)."""
+        decoder: Any = getattr(self, "decoder", None)
+        knows = type(self.likelihood).initial_params is not Likelihood.initial_params
+        return knows and decoder is not None and decoder.has_output_bias
 
     def start_at(self, mean: Tensor, std: Tensor) -> None:
         """Start the decoder at the training data's mean per element.
@@ -65,6 +103,8 @@ class Autoencoder(nn.Module, ABC):
         """
         decoder: Any = self.decoder
         device = next(decoder.parameters()).device
+        if self.data_mean is not None and self.data_std is not None:
+            mean, std = (mean.to(device) - self.data_mean) / self.data_std, std.to(device) / self.data_std
         decoder.set_output_bias(self.likelihood.initial_params(mean, std).to(device))
 
     @property
@@ -85,6 +125,58 @@ class Autoencoder(nn.Module, ABC):
             if self not in _names:
                 _names[self] = f"{type(self).__name__.lower()}{next(_counter)}"
             pyro.module(_names[self], self)
+
+    def _standardize(self, standardize: bool) -> None:
+        """Make room for the mean and standard deviation of the data, 0 and 1 until they are known."""
+        if not standardize:
+            return
+        if self.likelihood.data_support is not constraints.real or getattr(self.likelihood, "bounded", False):
+            raise UsageError(
+                f"standardize=True is for real data and a likelihood without bounds (Normal, Laplace, StudentT), got "
+                f"{type(self.likelihood).__name__}: leave standardize out"
+            )
+        self.register_buffer("data_mean", torch.zeros(self.shapes.event))
+        self.register_buffer("data_std", torch.ones(self.shapes.event))
+
+    def _elements(self, params: Tensor) -> dist.TorchDistribution:
+        """p(x|z) of each element, in the units of the data, from the decoder's output."""
+        elements = self.likelihood(params)
+        if self.data_mean is None or self.data_std is None:
+            return elements
+        return Rescaled(elements, self.data_mean, self.data_std)
+
+    def _event(self, elements: dist.TorchDistribution) -> dist.TorchDistribution:
+        return elements.to_event(len(self.shapes.event))
+
+    def _tensor(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """`x` in the weights' precision, with a value of the support where it is not observed."""
+        x = x.to(next(self.parameters()).dtype)
+        return x if mask is None else torch.where(mask, x, self.likelihood.placeholder)
+
+    def _input(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """What an encoder is given: standardised data, with the placeholder where they are not observed."""
+        if self.data_mean is None or self.data_std is None:
+            return self._tensor(x, mask)
+        x = (self._tensor(x, None) - self.data_mean) / self.data_std
+        return x if mask is None else torch.where(mask, x, self.likelihood.placeholder)
+
+
+def start_near_prior(encoder: nn.Module, guide: Guide, size: int | None = None) -> None:
+    """Let the guide start about as wide as a standard normal prior, whatever the scale of the data is.
+
+    Glorot's first weights make an encoder's output grow with the data, and a width is the exponential of it. The
+    numbers that the guide names (`Guide.initial_params`) start as constants instead, where the network knows how.
+
+    Args:
+        encoder: the network.
+        guide: the family that its output, or the beginning of it, are the parameters of.
+        size: how many numbers the network gives; None for those of the guide.
+    """
+    start: Any = getattr(encoder, "start_output_at", None)
+    if start is not None:
+        values = guide.initial_params().flatten()
+        rest = values.new_full(((size or len(values)) - len(values),), float("nan"))
+        start(torch.cat([values, rest]))
 
 
 class Conditional(Autoencoder):

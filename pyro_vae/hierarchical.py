@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from math import prod
 from typing import Any, Literal
 
 import pyro
@@ -9,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.autoencoder import Conditional, checked_conditions
+from pyro_vae.autoencoder import Conditional, checked_conditions, start_near_prior
 from pyro_vae.errors import UsageError
 from pyro_vae.guides import DiagonalNormal
 from pyro_vae.likelihoods import Bernoulli, Likelihood
@@ -62,6 +63,7 @@ class HierarchicalVAE(Conditional):
             `(shape of d below, (2 * latent + ladder_width,))`, the top's without the width.
         context: shape of one datum's context c, e.g. `(10,)` for a one-hot label; None for none.
         conditions: whose networks take c: the decoders', the guide's.
+        standardize: whether the networks work on standardised data (see `Autoencoder`); for real data.
 
     Raises:
         UsageError: if there are fewer than two layers, a size is not positive, or a part can't be made with the sizes.
@@ -90,6 +92,7 @@ class HierarchicalVAE(Conditional):
         ladder_width: int = 200,
         context: tuple[int, ...] | None = None,
         conditions: Sequence[Literal["decoder", "guide"]] = ("decoder", "guide"),
+        standardize: bool = False,
     ) -> None:
         super().__init__()
         event, dims = tuple(event_shape), tuple(latent_dims)
@@ -108,10 +111,12 @@ class HierarchicalVAE(Conditional):
             "ladder_width": ladder_width,
             "context": given,
             "conditions": checked_conditions(conditions),
+            "standardize": standardize,
         }
         self.shapes, self.latent_dims, self.ladder = Shapes(event, sum(dims), given), dims, ladder
         self.layers = nn.ModuleList(DiagonalNormal(Shapes(event, size)) for size in dims)
         self.prior, self.likelihood = prior(Shapes(event, dims[-1], given)), likelihood(Shapes(event, dims[0]))
+        self._standardize(standardize)
         self.encoders = self._make_encoders(encoder, upper_encoder, ladder_width)
         self.decoder = self._network("decoder", decoder, (dims[0],), self.likelihood.param_shape)
         below = [self._network("decoder", upper_decoder, (above,), (2, size)) for size, above in pairwise(dims)]
@@ -137,14 +142,14 @@ class HierarchicalVAE(Conditional):
             z = pyro.sample(f"z{len(self.layers)}", self.prior(self._encode_top, context))
             for index in reversed(range(len(self.layers) - 1)):
                 z = pyro.sample(f"z{index + 1}", self._normal(index, self._below(index, z, context)))
-            elements = self.likelihood(self._run("decoder", self.decoder, z, context))
+            elements = self._elements(self._run("decoder", self.decoder, z, context))
             pyro.sample("x", self._event(elements if mask is None else elements.mask(mask)), obs=x)
         return z
 
     def guide(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> Tensor:
         """The Pyro program of q(z|x), or of q(z|x, c); arguments as for `model`. The result is the layer drawn last."""
         self.register()
-        x, context = self._tensor(x, mask), self._context(c)
+        x, context = self._input(x, mask), self._context(c)
         with pyro.plate("data", x.shape[0], dim=-1):
             return self._down_the_ladder(x, context) if self.ladder else self._up(x, context)
 
@@ -155,12 +160,7 @@ class HierarchicalVAE(Conditional):
             z: codes of the lowest layer.
             context: c, `[*leading, *context]` or fewer leading dimensions, where the decoders take one.
         """
-        return self._event(self.likelihood(self._run("decoder", self.decoder, z, self._context(context))))
-
-    @property
-    def can_start_at_mean(self) -> bool:
-        """Whether the likelihood and the decoder know how."""
-        return type(self.likelihood).initial_params is not Likelihood.initial_params and self.decoder.has_output_bias
+        return self._event(self._elements(self._run("decoder", self.decoder, z, self._context(context))))
 
     @property
     def start_count(self) -> int:
@@ -185,7 +185,10 @@ class HierarchicalVAE(Conditional):
             inputs = [self.shapes.event, *((size,) for size in lower)]
             outputs = [(2, size) for size in self.latent_dims]
         made = zip([encoder, *[upper_encoder] * len(lower)], inputs, outputs, strict=True)
-        return nn.ModuleList(self._network("guide", *network) for network in made)
+        encoders = [self._network("guide", *network) for network in made]
+        for network, guide, shape in zip(encoders, self.layers, outputs, strict=True):
+            start_near_prior(network, guide, prod(shape))  # pyright: ignore[reportArgumentType]
+        return nn.ModuleList(encoders)
 
     def _below(self, index: int, z: Tensor, context: Tensor | None) -> Tensor:
         """What the model says of a layer, given the one above: mean and log standard deviation."""
@@ -218,7 +221,7 @@ class HierarchicalVAE(Conditional):
 
     def _encode_top(self, x: Tensor) -> dist.TorchDistribution:
         """q(zL|x), or in the guide that draws its way up q(zL|means of the layers below): `[*leading]`, `(latent,)`."""
-        x = self._tensor(x, None)
+        x = self._input(x, None)
         if self.ladder:
             return self._normal(-1, self._estimates(x, None)[-1])
         *lower, top = self.encoders
@@ -230,14 +233,6 @@ class HierarchicalVAE(Conditional):
         """The distribution of a layer, from its parameters `[*leading, 2, latent]`."""
         layer: Any = self.layers[index]
         return layer.distribution(params)
-
-    def _event(self, elements: dist.TorchDistribution) -> dist.TorchDistribution:
-        return elements.to_event(len(self.shapes.event))
-
-    def _tensor(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """`x` in the weights' precision, with a value of the support where it is not observed."""
-        x = x.to(next(self.parameters()).dtype)  # of any part: an encoder may have none
-        return x if mask is None else torch.where(mask, x, self.likelihood.placeholder)
 
 
 def _merged(estimate: Tensor, above: Tensor) -> Tensor:

@@ -42,6 +42,14 @@ def linear(fan_in: int, fan_out: int, maps: int = 1, bias: bool = True) -> nn.Li
     return layer
 
 
+@torch.no_grad()
+def start_constant(layer: nn.Linear, values: Tensor) -> None:
+    """Let outputs of a layer start as constants: their weights become zero and their biases these `values`, but nan."""
+    fixed = ~values.isnan().to(layer.weight.device)
+    layer.weight[fixed] = 0.0
+    layer.bias[fixed] = values.to(layer.bias)[fixed]
+
+
 def dense_layers(
     widths: Sequence[int], nonlinearity: Callable[[], nn.Module], norm: DenseNorm, dropout: float, maps: int = 1
 ) -> nn.Sequential:

@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.autoencoder import Autoencoder
+from pyro_vae.autoencoder import Autoencoder, start_near_prior
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.evidence import log_marginal
 from pyro_vae.guides import DiagonalNormal, Guide
@@ -53,6 +53,7 @@ class SemiSupervisedVAE(Autoencoder):
         classifier: network of x, called with `(event_shape, (classes,))`; it gives the logits of q(y|x).
         encoder: network of x and y, which gives the guide's parameters.
         decoder: network of z and y, which gives the likelihood's.
+        standardize: whether the networks work on standardised data (see `Autoencoder`); for real data.
 
     Raises:
         UsageError: if a size is out of range, or a part can't be made with these sizes.
@@ -82,6 +83,7 @@ class SemiSupervisedVAE(Autoencoder):
         classifier: Factory = MLP,
         encoder: Factory = MLP,
         decoder: Factory = MLP,
+        standardize: bool = False,
     ) -> None:
         super().__init__()
         _check(event_shape, classes, latent_dim, labels)
@@ -96,6 +98,7 @@ class SemiSupervisedVAE(Autoencoder):
             "classifier": classifier,
             "encoder": encoder,
             "decoder": decoder,
+            "standardize": standardize,
         }
         self.classes = classes
         self.shapes = Shapes(tuple(event_shape), latent_dim, (classes,))
@@ -106,8 +109,10 @@ class SemiSupervisedVAE(Autoencoder):
         self.prior = prior(self.shapes)
         self.likelihood = likelihood(self.shapes)
         self.posterior = guide(self.shapes)
+        self._standardize(standardize)
         self.classifier = build(classifier, self.shapes.event, (classes,))
         self.encoder = conditioned(encoder, self.shapes.event, self.posterior.param_shape, (classes,))
+        start_near_prior(self.encoder, self.posterior)
         self.decoder = conditioned(decoder, (latent_dim,), self.likelihood.param_shape, (classes,))
 
     def model(self, x: Tensor, mask: Tensor | None = None, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -132,7 +137,7 @@ class SemiSupervisedVAE(Autoencoder):
             label = pyro.sample("y", dist.Categorical(logits=self.label_logits))
             context = self.one_hot(label)
             z = pyro.sample("z", self.prior(_no_encoder, context))
-            elements = self.likelihood(self.decoder(z, context))
+            elements = self._elements(self.decoder(z, context))
             pyro.sample("x", self._event(elements if mask is None else elements.mask(mask)), obs=x)
         return label, z
 
@@ -172,7 +177,7 @@ class SemiSupervisedVAE(Autoencoder):
             x: data.
             mask: True where an element of `x` is observed; None where all are.
         """
-        return dist.Categorical(logits=self.classifier(self._tensor(x, mask)))
+        return dist.Categorical(logits=self.classifier(self._input(x, mask)))
 
     def encode(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> dist.TorchDistribution:
         """q(z|x, y): batch shape `[*leading]`, event shape `(latent,)`, for `x` of shape `[*leading, *event]`.
@@ -185,7 +190,7 @@ class SemiSupervisedVAE(Autoencoder):
         Raises:
             UsageError: if there is no class.
         """
-        return self.posterior.distribution(self.encoder(self._tensor(x, mask), _given(context)))
+        return self.posterior.distribution(self.encoder(self._input(x, mask), _given(context)))
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
         """p(x|z, y): batch shape `[*leading]`, event shape `event`, for `z` of shape `[*leading, latent]`.
@@ -197,17 +202,12 @@ class SemiSupervisedVAE(Autoencoder):
         Raises:
             UsageError: if there is no class.
         """
-        return self._event(self.likelihood(self.decoder(z, _given(context))))
+        return self._event(self._elements(self.decoder(z, _given(context))))
 
     def one_hot(self, y: Tensor) -> Tensor:
         """Classes `[*leading]` as vectors of zeros with a one, `[*leading, classes]`, in the weights' precision."""
         known = y.unsqueeze(-1) == torch.arange(self.classes, device=y.device)
         return known.to(self.label_logits.dtype)
-
-    @property
-    def can_start_at_mean(self) -> bool:
-        """Whether the likelihood and the decoder know how."""
-        return type(self.likelihood).initial_params is not Likelihood.initial_params and self.decoder.has_output_bias
 
     def extra_repr(self) -> str:
         """The sizes."""
@@ -217,14 +217,6 @@ class SemiSupervisedVAE(Autoencoder):
         """q(y|x) where there is no label, and a point mass where there is one."""
         certain = torch.where(self.one_hot(y) > 0, 0.0, _NEVER)
         return dist.Categorical(logits=torch.where((y >= 0).unsqueeze(-1), certain, unlabelled.logits))
-
-    def _event(self, elements: dist.TorchDistribution) -> dist.TorchDistribution:
-        return elements.to_event(len(self.shapes.event))
-
-    def _tensor(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """`x` in the weights' precision, with a value of the support where it is not observed."""
-        x = x.to(self.label_logits.dtype)
-        return x if mask is None else torch.where(mask, x, self.likelihood.placeholder)
 
 
 def classify(vae: SemiSupervisedVAE, x: Tensor, mask: Tensor | None = None, batch: int = 1000) -> Tensor:

@@ -32,6 +32,7 @@ from pyro_vae.precision import DTYPES, Precision, usable_precision
 from pyro_vae.progress import Progress
 from pyro_vae.restoring import check_tensors, optimizer_tensors, restore_optimizer, restore_weights
 from pyro_vae.run_schema import check_columns, check_progress
+from pyro_vae.scales import set_scale
 from pyro_vae.schedules import Constant, Schedule, value_at
 from pyro_vae.seeding import derive_seed, reseed, seeded
 from pyro_vae.settings import Keep, Settings, run_config
@@ -96,7 +97,8 @@ def fit(
     Each step draws its noise from `(seed, epoch, step)` alone, so `pyro.infer.SVI` under
     `seeded(seed, "step", epoch, step)` on the same batches makes the same steps, and a run that was killed and is
     started again ends with the same bits. A non-finite loss or gradient is never applied. Codes that no longer depend
-    on the data (posterior collapse) are told once, by the logger `pyro_vae`, with what to do.
+    on the data (posterior collapse) are told once, by the logger `pyro_vae`, with what to do; real data that are far
+    from unit scale likewise, unless the model was made with `standardize=True`.
 
     Under `torchrun` (or where the caller has made a process group) every process calls `fit` alike and computes on its
     share of each batch, with the result of one process up to the order in which floats are added. Process 0 alone has
@@ -455,6 +457,7 @@ class _Trainer:
 
     def _start_afresh(self) -> None:
         """What the module takes from the data before it is trained; a module of the user's own need not know of it."""
+        set_scale(self.vae, self.data)
         if count := getattr(self.vae, "start_count", 0):
             self.vae.start_prior(self._to_device(self.data.some(count, self.settings.seed, "start")))
         self.progress["precision"] = usable_precision(self.settings.precision, self.world.device)

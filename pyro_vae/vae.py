@@ -5,10 +5,9 @@ from typing import Any, Literal
 
 import pyro
 import pyro.distributions as dist
-import torch
 from torch import Tensor
 
-from pyro_vae.autoencoder import Conditional, checked_conditions
+from pyro_vae.autoencoder import Conditional, checked_conditions, start_near_prior
 from pyro_vae.errors import UsageError
 from pyro_vae.guides import DiagonalNormal, Guide
 from pyro_vae.likelihoods import Bernoulli, Likelihood
@@ -41,6 +40,7 @@ class VAE(Conditional):
         context: shape of one datum's context c, e.g. `(10,)` for a one-hot label; None for none. A network that takes c
             is called with the shape of its input joined with c (`Network.joined_shape`).
         conditions: which of decoder and guide take c; each goes without it where it is left out.
+        standardize: whether the networks work on standardised data (see `Autoencoder`); for real data.
 
     Raises:
         UsageError: if a size is not positive, or a part can't be made with these sizes.
@@ -67,6 +67,7 @@ class VAE(Conditional):
         decoder: Callable[[tuple[int, ...], tuple[int, ...]], FromShapes] = MLP,
         context: tuple[int, ...] | None = None,
         conditions: Sequence[Literal["decoder", "guide"]] = ("decoder", "guide"),
+        standardize: bool = False,
     ) -> None:
         super().__init__()
         _check_sizes(event_shape, latent_dim, context)
@@ -81,11 +82,14 @@ class VAE(Conditional):
             "decoder": decoder,
             "context": self.shapes.context,
             "conditions": checked_conditions(conditions),
+            "standardize": standardize,
         }
         self.prior = prior(self.shapes)
         self.likelihood = likelihood(self.shapes)
         self.posterior = guide(self.shapes)
+        self._standardize(standardize)
         self.encoder = self._network("guide", encoder, self.shapes.event, self.posterior.param_shape)
+        start_near_prior(self.encoder, self.posterior)
         self.decoder = self._network("decoder", decoder, (latent_dim,), self.likelihood.param_shape)
 
     def model(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> Tensor:
@@ -106,7 +110,7 @@ class VAE(Conditional):
         x, context = self._tensor(x, mask), self._context(c)
         with pyro.plate("data", x.shape[0], dim=-1):
             z = pyro.sample("z", self.prior(self.amortize, context))
-            elements = self.likelihood(self._run("decoder", self.decoder, z, context))
+            elements = self._elements(self._run("decoder", self.decoder, z, context))
             pyro.sample("x", self._event(elements if mask is None else elements.mask(mask)), obs=x)
         return z
 
@@ -131,14 +135,15 @@ class VAE(Conditional):
 
         The encoder's output, or what a guide that refines it makes of it.
         """
-        x, context = self._tensor(x, mask), self._context(context)
-        params = self._run("guide", self.encoder, x, context)
-        return self.posterior.refine(params, lambda z: self._log_joint(z, x, mask, context))
+        context = self._context(context)
+        params = self._run("guide", self.encoder, self._input(x, mask), context)
+        seen = self._tensor(x, mask)
+        return self.posterior.refine(params, lambda z: self._log_joint(z, seen, mask, context))
 
     def amortize(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> dist.TorchDistribution:
         """As `encode`, by the encoder alone, without the refinement that some guides do: what priors are built from."""
         return self.posterior.distribution(
-            self._run("guide", self.encoder, self._tensor(x, mask), self._context(context))
+            self._run("guide", self.encoder, self._input(x, mask), self._context(context))
         )
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
@@ -148,12 +153,7 @@ class VAE(Conditional):
             z: codes.
             context: c, `[*leading, *context]` or fewer leading dimensions, where the decoder takes one.
         """
-        return self._event(self.likelihood(self._run("decoder", self.decoder, z, self._context(context))))
-
-    @property
-    def can_start_at_mean(self) -> bool:
-        """Whether the likelihood and the decoder know how."""
-        return type(self.likelihood).initial_params is not Likelihood.initial_params and self.decoder.has_output_bias
+        return self._event(self._elements(self._run("decoder", self.decoder, z, self._context(context))))
 
     @property
     def start_count(self) -> int:
@@ -175,19 +175,11 @@ class VAE(Conditional):
         """The sizes."""
         return f"event_shape={self.shapes.event}, latent_dim={self.shapes.latent}"
 
-    def _event(self, elements: dist.TorchDistribution) -> dist.TorchDistribution:
-        return elements.to_event(len(self.shapes.event))
-
     def _log_joint(self, z: Tensor, x: Tensor, mask: Tensor | None, context: Tensor | None = None) -> Tensor:
         """Log p(x, z), `[*particles, *leading]`, nats: what a guide may climb that refines its parameters."""
-        elements = self.likelihood(self._run("decoder", self.decoder, z, context))
+        elements = self._elements(self._run("decoder", self.decoder, z, context))
         log_likelihood = self._event(elements if mask is None else elements.mask(mask)).log_prob(x)
         return log_likelihood + self.prior(self.amortize, context).log_prob(z)
-
-    def _tensor(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """`x` in the weights' precision, with a value of the support where it is not observed."""
-        x = x.to(next(self.parameters()).dtype)  # of any part: an encoder may have none
-        return x if mask is None else torch.where(mask, x, self.likelihood.placeholder)
 
 
 def _check_sizes(event: tuple[int, ...], latent: int, context: tuple[int, ...] | None) -> None:

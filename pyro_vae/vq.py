@@ -51,6 +51,7 @@ class VQVAE(Autoencoder):
             process.
         decay: of the moving averages.
         restart: with `"ema"`, start entries again that are used fewer times a batch on average; None for never.
+        standardize: whether the networks work on standardised data (see `Autoencoder`); for real data.
 
     Raises:
         UsageError: if a size is not positive, or a part can't be made with these sizes.
@@ -80,6 +81,7 @@ class VQVAE(Autoencoder):
         update: Update = "gradient",
         decay: float = 0.99,
         restart: float | None = None,
+        standardize: bool = False,
     ) -> None:
         super().__init__()
         event_shape, codes = tuple(event_shape), tuple(codes)
@@ -97,10 +99,12 @@ class VQVAE(Autoencoder):
             "update": update,
             "decay": decay,
             "restart": restart,
+            "standardize": standardize,
         }
         self.prior = prior(self.shapes)
         self.likelihood = likelihood(self.shapes)
         self.quantizer = Quantizer(codebook_size, embedding_dim, update, decay, restart)
+        self._standardize(standardize)
         self.encoder = build(encoder, event_shape, (embedding_dim, *codes))
         self.decoder = build(decoder, self._decoded_shape(decoder), self.likelihood.param_shape)
 
@@ -118,7 +122,7 @@ class VQVAE(Autoencoder):
         x = self._tensor(x, mask)
         with pyro.plate("data", x.shape[0], dim=-1):
             k = pyro.sample("k", self.prior(self.encode))
-            elements = self._elements(k)
+            elements = self._elements(self._decoded(k))
             pyro.sample("x", self._event(elements if mask is None else elements.mask(mask)), obs=x)
         return k
 
@@ -145,7 +149,7 @@ class VQVAE(Autoencoder):
             UsageError: if there is a context.
         """
         _refuse_context(context)
-        k = self.quantizer.quantize(self.vectors(self._tensor(x, mask)))
+        k = self.quantizer.quantize(self.vectors(self._input(x, mask)))
         return _Point(k, event_dim=len(self.shapes.codes))
 
     amortize = encode
@@ -158,12 +162,7 @@ class VQVAE(Autoencoder):
     def decode(self, k: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
         """p(x|k): batch shape `[*leading]`, event shape `event`, for codes `k` of shape `[*leading, *codes]`."""
         _refuse_context(context)
-        return self._event(self._elements(k))
-
-    @property
-    def can_start_at_mean(self) -> bool:
-        """Whether the likelihood and the decoder know how."""
-        return type(self.likelihood).initial_params is not Likelihood.initial_params and self.decoder.has_output_bias
+        return self._event(self._elements(self._decoded(k)))
 
     @property
     def start_count(self) -> int:
@@ -179,7 +178,7 @@ class VQVAE(Autoencoder):
         """
         mode = self.training
         self.eval()  # norms over a batch must not see these rows
-        vectors = self.vectors(self._tensor(x, None))
+        vectors = self.vectors(self._input(x, None))
         self.train(mode)
         self.quantizer.start_from(vectors.reshape(-1, vectors.shape[-1]))
 
@@ -187,18 +186,11 @@ class VQVAE(Autoencoder):
         """The sizes."""
         return f"event_shape={self.shapes.event}, codes={self.shapes.codes}"
 
-    def _elements(self, k: Tensor) -> dist.TorchDistribution:
+    def _decoded(self, k: Tensor) -> Tensor:
+        """The decoder's output for codes."""
         entries = self.quantizer.embed(k).movedim(-1, -1 - len(self.shapes.codes))
         leading = k.shape[: k.dim() - len(self.shapes.codes)]
-        return self.likelihood(self.decoder(entries.reshape(*leading, *self.decoder.in_shape)))
-
-    def _event(self, elements: dist.TorchDistribution) -> dist.TorchDistribution:
-        return elements.to_event(len(self.shapes.event))
-
-    def _tensor(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """`x` in the weights' precision, with a value of the support where it is not observed."""
-        x = x.to(self.quantizer.codebook.dtype)
-        return x if mask is None else torch.where(mask, x, self.likelihood.placeholder)
+        return self.decoder(entries.reshape(*leading, *self.decoder.in_shape))
 
     def _decoded_shape(self, decoder: Callable[..., Any]) -> tuple[int, ...]:
         dim, codes = self.arguments["embedding_dim"], self.shapes.codes

@@ -545,6 +545,12 @@ class GuideThatDrawsTooWide(RightGuide):
     kind = DrawsTooWide
 
 
+@breaks("starts_as_wide_as_the_prior")
+class GuideThatStartsWide(RightGuide):
+    def initial_params(self):
+        return torch.full(self.param_shape, 3.0)
+
+
 class KnownAtDrawsOnly(Odd):
     """A density that is known at the last draw only, as those of some flows are."""
 
@@ -706,6 +712,12 @@ class NetworkThatReadsTheFirstInput(RightNetwork):
 class NetworkThatSetsNoBias(RightNetwork):
     def set_output_bias(self, bias):
         return None
+
+
+@breaks("starts_constant")
+class NetworkThatStartsElsewhere(RightNetwork):
+    def start_output_at(self, values):
+        super().start_output_at(values + 1.0)
 
 
 @breaks("computes_in_bfloat16")

@@ -53,7 +53,7 @@ ROWS = [
     ["vae", "hierarchical", "vq", "objectives", "tiles"],
     ["targets", "hmc", "simulating", "describing"],
     ["evidence", "checkpoint", "steps", "posterior"],
-    ["diagnostics", "arviz_export"],
+    ["diagnostics", "arviz_export", "scales"],
     ["parallel", "settings", "derived", "validation"],
     ["tasks", "training", "refit", "semi_supervised", "clustering"],
     ["testing", "codes"],

@@ -20,7 +20,7 @@ from pyro_vae.cli.pictures import save_pictures
 from pyro_vae.cli.processes import in_turn, joined
 from pyro_vae.cli.tables import print_result
 from pyro_vae.data import Context, Dataset, load_data
-from pyro_vae.describing import build_vae, resolve, vae_parts
+from pyro_vae.describing import build_vae, import_class, resolve, vae_parts
 from pyro_vae.errors import UsageError
 from pyro_vae.hierarchical import HierarchicalVAE as HierarchicalVAE  # so that these are known by name
 from pyro_vae.objectives import Objective
@@ -142,6 +142,12 @@ def _add_data(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--labelled", type=int, default=0, help="data of train that keep their label, as the input y")
     parser.add_argument("--repeats", type=int, default=1, help="how often each labelled datum is in train")
+    parser.add_argument(
+        "--standardize",
+        type=bool,
+        default=False,
+        help="let the networks work on standardised data, for real data of any scale; results keep the data's units",
+    )
     parser.add_argument("--data_root", type=str | None, default=None, help="where downloadable sets lie")
     parser.add_argument("--data_seed", type=int, default=0, help="seed of the binarisation or dequantisation")
     parser.add_argument("--download", type=bool, default=False, help="fetch a downloadable set that is not there")
@@ -218,7 +224,7 @@ def _is_binary(likelihood: Namespace | None) -> bool:
 def _build(options: Namespace, data: Dataset) -> tuple[Autoencoder, Objective, Settings]:
     """The VAE with its first weights, the objective and the settings; every class was named by the user."""
     with seeded(options.seed, "init"):
-        vae = build_vae(_with_shapes(options.vae, data), named(options.vae))
+        vae = build_vae(_with_shapes(options.vae, data, options.standardize), named(options.vae))
     if options.patience is not None and data.valid is None:
         raise UsageError(
             f"--patience {options.patience} counts epochs without a better validation value, and there are no "
@@ -235,12 +241,16 @@ def _build(options: Namespace, data: Dataset) -> tuple[Autoencoder, Objective, S
     return vae, objective, Settings(**values)
 
 
-def _with_shapes(vae: Namespace, data: Dataset) -> dict[str, Any]:
+def _with_shapes(vae: Namespace, data: Dataset, standardize: bool = False) -> dict[str, Any]:
     """The description of the VAE, with the shapes that the options leave to the data."""
     path, keywords = vae_parts(vae.as_dict())
     context = data.input_shapes.get("c")
     if not keywords.get("event_shape"):
         keywords["event_shape"] = data.event_shape
+    if standardize:
+        if "standardize" not in signature(import_class(path, ("pyro_vae", *named(vae)))).parameters:
+            raise UsageError(f"--standardize: {path.rpartition('.')[2]} does not know how; leave it out")
+        keywords["standardize"] = True
     if "context" in keywords:
         keywords["context"] = context if keywords["context"] is None else keywords["context"]
     elif context is not None:

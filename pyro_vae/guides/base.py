@@ -26,7 +26,7 @@ class Guide(nn.Module, ABC):
 
     A subclass takes `(shapes, **its own options)`, sets `param_shape` (what the encoder must return for one datum) and
     implements `distribution`. Draws must be reparameterised. A family whose log q(z) is better known, or cheaper, at
-    its own draws than elsewhere returns a `FromNoise`.
+    its own draws than elsewhere returns a `FromNoise`. One with a scale says by `initial_params` where that starts.
 
     Args:
         shapes: the sizes of the VAE.
@@ -41,6 +41,14 @@ class Guide(nn.Module, ABC):
     @abstractmethod
     def distribution(self, params: Tensor) -> dist.TorchDistribution:
         """Map `[*leading, *param_shape]` to q(z|x) with batch shape `[*leading]` and event shape `(latent,)`."""
+
+    def initial_params(self) -> Tensor:
+        """Where the encoder's output starts, whatever the data are: q(z|x) then is about as wide as N(0, I).
+
+        Returns:
+            `[*param_shape]`; nan for what starts as the encoder's first weights have it. Here all of it.
+        """
+        return torch.full(self.param_shape, float("nan"))
 
     def refine(self, params: Tensor, log_joint: LogJoint) -> Tensor:
         """Better parameters than the encoder's, where a guide looks for them (`SemiAmortized`); here the same.

@@ -68,6 +68,12 @@ class InverseAutoregressiveFlow(Guide):
         self.steps = nn.ModuleList(_made(shapes.latent, context, 2, hidden) for _ in range(transforms))
         self.register_buffer("points", normal_points(_POINTS, shapes.latent), persistent=False)
 
+    def initial_params(self) -> Tensor:
+        """exp(s) = 1 and h = 0: the flow starts as the same around every mean."""
+        params = super().initial_params()
+        params[self.shapes.latent :] = 0.0
+        return params
+
     def distribution(self, params: Tensor) -> dist.TorchDistribution:
         """The flow's law, over `(latent,)`."""
         size = self.shapes.latent
@@ -126,6 +132,12 @@ class SplineFlow(Guide):
         self.param_shape = (2 * shapes.latent + context,)
         self.steps = nn.ModuleList(_made(shapes.latent, context, 3 * bins - 1, hidden) for _ in range(transforms))
         self.register_buffer("points", normal_points(_POINTS, shapes.latent), persistent=False)
+
+    def initial_params(self) -> Tensor:
+        """exp(s) = 1 and h = 0: the flow starts as the same around every mean."""
+        params = super().initial_params()
+        params[self.shapes.latent :] = 0.0
+        return params
 
     def distribution(self, params: Tensor) -> dist.TorchDistribution:
         """The flow's law, over `(latent,)`."""

@@ -57,6 +57,12 @@ class MixtureOfNormals(Guide):
         self.components = components
         self.param_shape = (components * (1 + 2 * shapes.latent),)
 
+    def initial_params(self) -> Tensor:
+        """Components of standard deviation 1."""
+        params = super().initial_params()
+        params[-self.components * self.shapes.latent :] = 0.0
+        return params
+
     def distribution(self, params: Tensor) -> dist.TorchDistribution:
         """The mixture, over `(latent,)`."""
         logits, flat = params.split([self.components, 2 * self.components * self.shapes.latent], -1)

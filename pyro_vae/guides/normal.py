@@ -44,6 +44,12 @@ class DiagonalNormal(Guide):
         super().__init__(shapes)
         self.param_shape = (2, shapes.latent)
 
+    def initial_params(self) -> Tensor:
+        """Standard deviations of 1."""
+        params = super().initial_params()
+        params[1] = 0.0
+        return params
+
     def distribution(self, params: Tensor) -> dist.TorchDistribution:
         """The normal with independent dimensions."""
         loc, log_scale = params.unbind(-2)
@@ -101,6 +107,12 @@ class FullNormal(Guide):
         self.register_buffer("below_diagonal", rows * size + columns, persistent=False)
         self.param_shape = (2 * size + len(rows),)
 
+    def initial_params(self) -> Tensor:
+        """L = I."""
+        params = super().initial_params()
+        params[self.shapes.latent :] = 0.0
+        return params
+
     def distribution(self, params: Tensor) -> dist.TorchDistribution:
         """The normal with a dense lower-triangular scale."""
         size = self.shapes.latent
@@ -140,6 +152,13 @@ class LowRankNormal(Guide):
         if rank < 1:
             raise UsageError(f"LowRankNormal needs rank >= 1, got {rank}: DiagonalNormal has rank 0")
         self.param_shape = (2 + rank, shapes.latent)
+
+    def initial_params(self) -> Tensor:
+        """S = I, and small columns of U that differ: at zero, or if they were equal, no gradient would part them."""
+        params = super().initial_params()
+        params[1] = 0.0
+        params[2:] = 0.1 * torch.randn(params[2:].shape, generator=torch.Generator().manual_seed(0))
+        return params
 
     def distribution(self, params: Tensor) -> dist.TorchDistribution:
         """The normal with covariance S (I + U U^T) S."""
@@ -243,6 +262,12 @@ class Householder(Guide):
         if reflections < 1:
             raise UsageError(f"Householder needs reflections >= 1, got {reflections}: DiagonalNormal has none")
         self.param_shape = (2 + min(reflections, shapes.latent - 1), shapes.latent)
+
+    def initial_params(self) -> Tensor:
+        """S = I; reflections keep widths."""
+        params = super().initial_params()
+        params[1] = 0.0
+        return params
 
     def distribution(self, params: Tensor) -> dist.TorchDistribution:
         """The normal with covariance H S^2 H^T."""

@@ -79,6 +79,10 @@ class SemiAmortized(Guide):
         points = normal_points(steps * num_particles, size)
         self.register_buffer("noise", points.reshape(steps, num_particles, size), persistent=False)
 
+    def initial_params(self) -> Tensor:
+        """Those of the family refined."""
+        return self.inner.initial_params()
+
     def distribution(self, params: Tensor) -> dist.TorchDistribution:
         """That of the family refined."""
         return self.inner.distribution(params)

@@ -57,6 +57,40 @@ class Elements(dist.TorchDistribution):
         return self.draw(self._extended_shape(sample_shape))
 
 
+class Rescaled(Elements):
+    r"""x_d = m_d + s_d u_d for independent real elements u.
+
+    .. math:: \log p(x) = \sum_d \log p_u((x_d - m_d) / s_d) - \log s_d
+
+    Args:
+        elements: the distribution of u, elementwise.
+        shift: m, broadcastable to it.
+        factor: s > 0, broadcastable to it.
+    """
+
+    def __init__(self, elements: dist.TorchDistribution, shift: Tensor, factor: Tensor) -> None:
+        self.elements, self.shift, self.factor = elements, shift, factor
+        super().__init__(elements.batch_shape, constraints.real)
+
+    def log_density(self, value: Tensor) -> Tensor:
+        """Log p(x), each element."""
+        return self.elements.log_prob((value - self.shift) / self.factor) - self.factor.log()
+
+    def draw(self, shape: torch.Size) -> Tensor:
+        """Draws of u, moved."""
+        return self.shift + self.factor * self.elements.expand(shape).sample()
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x]."""
+        return (self.shift + self.factor * self.elements.mean).expand(self.batch_shape)
+
+    @property
+    def variance(self) -> Tensor:
+        """Var[x]."""
+        return (self.factor.square() * self.elements.variance).expand(self.batch_shape)
+
+
 def logit_of(mean: Tensor, margin: float = 1e-3) -> Tensor:
     """The logit of a probability, which is first brought into `[margin, 1 - margin]`."""
     return torch.logit(mean.clamp(margin, 1 - margin))

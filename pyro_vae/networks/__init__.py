@@ -8,6 +8,7 @@ Any other torch module built from an input's and an output's shape serves as wel
     building.py         any torch module as a network; networks of an input and a context
 """
 
+from pyro_vae.layers import start_constant
 from pyro_vae.networks.base import FromShapes, Network, computing_in
 from pyro_vae.networks.building import Conditioned, build, conditioned, joining
 from pyro_vae.networks.convolutional import ConvNet, ResNet
@@ -25,4 +26,5 @@ __all__ = [
     "computing_in",
     "conditioned",
     "joining",
+    "start_constant",
 ]

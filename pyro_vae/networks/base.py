@@ -68,6 +68,16 @@ class Network(FromShapes):
             f"{type(self).__name__} has no output bias to set: implement set_output_bias, or do not ask for it"
         )
 
+    def start_output_at(self, values: Tensor) -> None:
+        """Let elements of the output start as constants, whatever the input is; by default nothing is done.
+
+        For the widths of a guide, which are exponentials: a network that ends in a linear map sets its weights to zero
+        there. `start_constant` does it.
+
+        Args:
+            values: the constants, flat, as many numbers as an output has; nan where the output starts as it is.
+        """
+
     @property
     def has_output_bias(self) -> bool:
         """Whether `set_output_bias` can be asked for."""

@@ -40,6 +40,10 @@ class Conditioned(nn.Module):
         """As of the network."""
         self.network.set_output_bias(bias)
 
+    def start_output_at(self, values: Tensor) -> None:
+        """As of the network."""
+        self.network.start_output_at(values)
+
     @property
     def has_output_bias(self) -> bool:
         """As of the network."""
@@ -120,6 +124,9 @@ class _Flattened(Network):
                 "do not ask for it"
             )
         setter(bias)
+
+    def start_output_at(self, values: Tensor) -> None:
+        getattr(self.module, "start_output_at", lambda _: None)(values)
 
     @property
     def has_output_bias(self) -> bool:

@@ -79,6 +79,11 @@ class _Convolutional(Network):
         else:
             self.dense.set_output_bias(bias)
 
+    def start_output_at(self, values: Tensor) -> None:
+        """As of the dense part, downwards; upwards nothing is done."""
+        if not self.upward:
+            self.dense.start_output_at(values)
+
     @classmethod
     def joined_shape(cls, in_shape: tuple[int, ...], context: tuple[int, ...]) -> tuple[int, ...]:
         """Of images more planes: a context of an image's size is some, one number of a vector is a constant plane.

@@ -15,6 +15,7 @@ from pyro_vae.layers import (
     dense_layers,
     linear,
     nonlinearity,
+    start_constant,
 )
 from pyro_vae.networks.base import Network
 
@@ -36,6 +37,10 @@ class _Dense(Network):
     def set_output_bias(self, bias: Tensor) -> None:
         """Set the last layer's bias to `bias` of shape `[*out_shape]`."""
         self.output.bias.copy_(bias.reshape(-1))
+
+    def start_output_at(self, values: Tensor) -> None:
+        """Set the last layer's weights to zero and its biases to `values`, where these are not nan."""
+        start_constant(self.output, values)
 
 
 class MLP(_Dense):

@@ -15,6 +15,8 @@ from pyro_vae.testing.contract import (
     expect_finite,
     expect_gradient,
     expect_gradients,
+    expect_shape,
+    not_applicable,
 )
 from pyro_vae.testing.measure import SameNoise, expect_mean, line
 from pyro_vae.testing.modules import (
@@ -111,6 +113,20 @@ def moments(part: Part) -> None:
     """`mean` and `variance`, where it has them, are those of its draws."""
     guide = _guide(part)
     codes.expect_moments(guide.distribution(_params(guide)))
+
+
+def starts_as_wide_as_the_prior(part: Part) -> None:
+    """Where it starts (`initial_params`) the standard deviations of q(z|x) are between 0.5 and 2, in each dimension."""
+    guide = build(part, 3)
+    start = guide.initial_params()
+    expect_shape("initial_params of shape", start.shape, guide.param_shape)
+    q = guide.distribution(start.nan_to_num().expand(2, *start.shape))
+    codes.require_spread(q)
+    if start.isnan().all():
+        raise not_applicable("initial_params leaves the start to the encoder")
+    std = codes.draw(q, _DRAWS).std(0)
+    low, high = std.min().item(), std.max().item()
+    expect(0.5 < low <= high < 2, "standard deviations from 0.5 to 2", f"{low:.3g} to {high:.3g}")
 
 
 def gradients(part: Part) -> None:
@@ -222,6 +238,7 @@ CHECKS: tuple[Check, ...] = (
     draws_follow_the_density,
     density_at_a_copy,
     moments,
+    starts_as_wide_as_the_prior,
     gradients,
     gradient_of_an_average,
     single_precision,

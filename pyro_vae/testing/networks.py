@@ -1,6 +1,7 @@
 """What a network promises, at every pair of shapes that it takes."""
 
 from collections.abc import Callable
+from math import nan, prod
 from typing import Any
 
 import torch
@@ -106,6 +107,19 @@ def starts_at_an_output_bias(part: Part) -> None:
         expect_close("after set_output_bias an output", outputs[1], outputs[0] + bias)
 
 
+def starts_constant(part: Part) -> None:
+    """`start_output_at` leaves an output as it is, or puts constants where these are not nan."""
+    for (in_shape, out_shape), make in build(part).items():
+        network, x = make().eval(), torch.randn(5, *in_shape)
+        values = torch.randn(prod(out_shape))
+        values[::2] = nan
+        before = network(x).reshape(5, -1)
+        network.start_output_at(values)
+        after = network(x).reshape(5, -1)
+        if not torch.equal(before, after):
+            expect_close("after start_output_at an output", after, torch.where(values.isnan(), before, values))
+
+
 def computes_in_bfloat16(part: Part) -> None:
     """Under `computing_in(torch.bfloat16)` the output is in the input's type, and right to some per cent."""
     for (in_shape, _), make in build(part).items():
@@ -152,5 +166,6 @@ CHECKS: tuple[Check, ...] = (
     copies_and_loads,
     moves_and_casts,
     can_be_recorded,
+    starts_constant,
     *whole.CHECKS,
 )
