@@ -150,7 +150,7 @@ class Autoencoder(nn.Module, ABC):
 
     def _tensor(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """`x` in the weights' precision, with a value of the support where it is not observed."""
-        x = x.to(next(self.parameters()).dtype)
+        x = x.to(next(self.parameters()).dtype)  # of any part: an encoder may have none
         return x if mask is None else torch.where(mask, x, self.likelihood.placeholder)
 
     def _input(self, x: Tensor, mask: Tensor | None) -> Tensor:
