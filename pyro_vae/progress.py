@@ -2,12 +2,18 @@
 
 import sys
 import time
+from contextlib import suppress
 from types import TracebackType
-from typing import Self
-
-from tqdm import tqdm
+from typing import Any, Self
 
 _SECONDS_BETWEEN_LINES = 10.0
+
+
+def remark(text: str) -> None:
+    """Print a line on standard error, if there is one that takes it: no work is lost because nobody reads of it."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):  # ValueError: closed
+            print(text, file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -21,8 +27,8 @@ class Progress:
 
     def __init__(self, total: float, unit: str, enabled: bool = True) -> None:
         self.total, self.unit, self.enabled = total, unit, enabled
-        self.terminal = enabled and sys.stderr.isatty()
-        self.bar = tqdm(total=total, unit=unit, disable=not self.terminal, dynamic_ncols=True)
+        self.terminal = enabled and _is_terminal()
+        self.bar = _bar(total, unit) if self.terminal else None
         self.last = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -31,7 +37,9 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bar.close()
+        if self.bar is not None:
+            with suppress(OSError, ValueError):
+                self.bar.close()
 
     def show(self, done: float, text: str = "", now: bool = False) -> None:
         """Tell that `done` of the total is done.
@@ -41,9 +49,20 @@ class Progress:
             text: what to say with it.
             now: whether a plain line is due whatever the time.
         """
-        if self.terminal:
-            self.bar.set_postfix_str(text, refresh=False)
-            self.bar.update(round(done, 2) - self.bar.n)
+        if self.bar is not None:
+            with suppress(OSError, ValueError):  # the terminal has been closed
+                self.bar.set_postfix_str(text, refresh=False)
+                self.bar.update(round(done, 2) - self.bar.n)
         elif self.enabled and (now or time.monotonic() - self.last > _SECONDS_BETWEEN_LINES):
             self.last = time.monotonic()
-            print(f"{self.unit} {done:.10g}/{self.total:g}  {text}".rstrip(), file=sys.stderr, flush=True)
+            remark(f"{self.unit} {done:.10g}/{self.total:g}  {text}".rstrip())
+
+
+def _bar(total: float, unit: str) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit=unit, dynamic_ncols=True)
+
+
+def _is_terminal() -> bool:
+    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()

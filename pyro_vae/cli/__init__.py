@@ -22,6 +22,8 @@ COMMANDS = {
 }
 _MODULES = {"sample": "generate", "reconstruct": "generate"}
 
+_INFORMATION = ("-h", "--help", "--version")
+
 _USAGE = """\
 usage: pyro-vae COMMAND [options]     (pyro-vae COMMAND --help lists a command's options)
 
@@ -38,8 +40,7 @@ several processes: torchrun --nproc-per-node 2 -m pyro_vae -- fit ...     (or ev
 
 exit codes: 0 done, 1 a fault of pyro_vae, 2 usage, 3 data, 4 run directory, 5 not finite,
 6 another process was lost, 7 a file can't be read or written, 8 an error in a class or function
-that you named (PYRO_VAE_TRACEBACK=1 shows its traceback), 130/143 stopped by a signal
-"""
+that you named (PYRO_VAE_TRACEBACK=1 shows its traceback), 130/143 stopped by a signal"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,20 +49,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments; None for those of the process.
     """
+    from pyro_vae.cli.streams import usable_streams
+
     arguments = list(sys.argv[1:] if argv is None else argv)
-    command = arguments[0] if arguments else ""
-    if command in ("-h", "--help", "--version"):
-        print(_version() if command == "--version" else usage(), end="")
-        return 0
-    if command not in COMMANDS:
-        return _fail("pyro-vae", _unknown(command), 2)
+    with usable_streams():
+        return _run(arguments[0] if arguments else "", arguments[1:])
+
+
+def _run(command: str, arguments: list[str]) -> int:
     try:
+        if command in _INFORMATION:
+            return _inform(command)
+        if command not in COMMANDS:
+            return _fail("pyro-vae", _unknown(command), 2)
         with on_command_line():
-            return _load(command)(arguments[1:])
+            return _load(command)(arguments)
     except KeyboardInterrupt:
         return _fail(f"pyro-vae {command}", "stopped", 130)
     except (Exception, SystemExit) as error:
         return _explain(f"pyro-vae {command}", error)
+
+
+def _inform(option: str) -> int:
+    from pyro_vae.cli.streams import say
+
+    say(_version() if option == "--version" else usage())
+    return 0
 
 
 def usage() -> str:
@@ -84,7 +97,9 @@ def _unknown(command: str) -> str:
 
 def _fail(program: str, message: str, code: int, shared: bool | None = None) -> int:
     if _tells(shared):
-        print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr)
+        from pyro_vae.progress import remark
+
+        remark(f"{program}: error: {' '.join(message.split())}")
     return code
 
 
@@ -117,6 +132,6 @@ def _version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        return f"pyro-vae {version('pyro-vae')}\n"
+        return f"pyro-vae {version('pyro-vae')}"
     except PackageNotFoundError:
-        return "pyro-vae (not installed)\n"
+        return "pyro-vae (not installed)"

@@ -16,6 +16,7 @@ from pyro_vae import plots
 from pyro_vae.cli.parsing import make_parser, parse
 from pyro_vae.cli.pictures import save_picture
 from pyro_vae.cli.runs import SavedRun, add_runs, add_split, load_split, open_saved
+from pyro_vae.cli.streams import say
 from pyro_vae.cli.tables import finite, table
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics.comparison import Comparison, compare
@@ -151,10 +152,10 @@ def _tell(comparison: Comparison, data: Dataset, reused: Sequence[str], options:
     result = {**protocol, "seed": options.seed, "num_data": comparison.num_data, "reused": list(reused)}
     picture = {} if options.out is None else {"saved": options.out}
     if options.json:
-        print(json.dumps(finite({**result, **comparison.summary(), **picture}), indent=1))
+        say(json.dumps(finite({**result, **comparison.summary(), **picture}), indent=1))
         return
     told = {**result, "reused": ", ".join(reused) or "nothing: all estimated now", **picture}
-    print(f"{table(told)}\n\n{comparison}\n\n{_verdict(comparison)}")
+    say(f"{table(told)}\n\n{comparison}\n\n{_verdict(comparison)}")
 
 
 def _verdict(comparison: Comparison) -> str:

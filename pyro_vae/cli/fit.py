@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from inspect import signature
@@ -25,6 +24,7 @@ from pyro_vae.errors import UsageError
 from pyro_vae.hierarchical import HierarchicalVAE as HierarchicalVAE  # so that these are known by name
 from pyro_vae.objectives import Objective
 from pyro_vae.precision import Precision
+from pyro_vae.progress import remark
 from pyro_vae.schedules import Schedule
 from pyro_vae.seeding import seeded
 from pyro_vae.semi_supervised import SemiSupervisedVAE as SemiSupervisedVAE
@@ -67,8 +67,8 @@ def run(argv: list[str]) -> int:
             vae, objective, settings = _build(options, data)
             directory = options.run or _default_run(run_config(vae, data, objective, settings))
         if world.main:
-            print(f"data: {data.protocol}", file=sys.stderr)
-            print(f"run directory: {directory}", file=sys.stderr)
+            remark(f"data: {data.protocol}")
+            remark(f"run directory: {directory}")
         history = fit(
             vae,
             data,

@@ -4,10 +4,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pyro_vae.cli.streams import say
+
 
 def print_result(result: Mapping[str, Any], as_json: bool) -> None:
     """Print a result, one name a line; as one JSON object where asked for."""
-    print(json.dumps(finite(dict(result)), indent=1) if as_json else table(result))
+    say(json.dumps(finite(dict(result)), indent=1) if as_json else table(result))
 
 
 def table(result: Mapping[str, Any]) -> str:
