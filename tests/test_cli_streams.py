@@ -1,4 +1,4 @@
-"""Standard output and error that are closed, broken, full, or can't show a letter: nothing fails, and nothing is lost."""
+"""Standard streams that are closed, broken, full, or can't show a letter: nothing fails, and nothing is lost."""
 
 import io
 import os
