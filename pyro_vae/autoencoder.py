@@ -84,6 +84,35 @@ class Autoencoder(nn.Module, ABC):
         self.data_mean.copy_(mean)
         self.data_std.copy_(torch.where(std > 0, std, 1.0))
 
+    def prior_distribution(self, context: Tensor | None = None) -> dist.TorchDistribution:
+        """p(z), or p(z|c): what the model, the diagnostics and the tasks all take; of several layers, that of the top.
+
+        Nobody else may call the module `prior`: what it is given for an encoder is decided here alone.
+
+        Args:
+            context: c, `[*leading, *context]`, where the prior depends on one.
+
+        Returns:
+            Batch shape `()`, or the context's leading dimensions.
+
+        Raises:
+            UsageError: if there is no `prior`, or it needs a context or an encoder that is not there.
+        """
+        prior: Any = getattr(self, "prior", None)
+        if prior is None:
+            raise UsageError(f"a {type(self).__name__} has no part called `prior`, so p(z) is known to its model alone")
+        return prior(self.amortize, context)
+
+    def amortize(self, x: Tensor) -> dist.TorchDistribution:
+        """q(z|x) by the encoder alone, without refinement or context: what a prior may be made of (`VampPrior`).
+
+        Raises:
+            UsageError: if there is no such map.
+        """
+        raise UsageError(
+            f"the prior asks for q(z|x), and a {type(self).__name__} has no encoder of x alone: take another prior"
+        )
+
     @property
     def can_start_at_mean(self) -> bool:
         """Whether the likelihood and the decoder know how to start at the mean of the data (`start_at`)."""
@@ -185,6 +214,10 @@ class Conditional(Autoencoder):
     `shapes.context` is the shape of one datum's c, None where there is none; `arguments["conditions"]` names the
     programs, `"decoder"` and `"guide"`, whose networks take it. (Which prior does, says its class.)
     """
+
+    def prior_distribution(self, context: Tensor | None = None) -> dist.TorchDistribution:
+        """As `Autoencoder.prior_distribution`; a context that does not fit is refused."""
+        return super().prior_distribution(self._context(context))
 
     def _network(self, role: str, factory: Callable[[Shape, Shape], Any], in_shape: Shape, out_shape: Shape) -> Any:
         """A network of a role, joined with the context where that takes it."""

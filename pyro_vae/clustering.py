@@ -76,12 +76,13 @@ def cluster(vae: VAE, x: Tensor, num_particles: int = 10, seed: int = 0) -> Clus
         >>> cluster(vae, torch.zeros(5, 8, 8)).probabilities.shape
         torch.Size([5, 3])
     """
+    _check_vae(vae)
     if num_particles < 1:
         raise UsageError(f"num_particles must be at least 1, got {num_particles}")
     if tuple(x.shape[1:]) != vae.shapes.event or len(x) == 0:
         raise DataError(f"x: expected shape [N >= 1, {', '.join(map(str, vae.shapes.event))}], got {list(x.shape)}")
     with evaluation_mode(vae):
-        prior, probabilities = vae.prior(vae.encode), []
+        prior, probabilities = vae.prior_distribution(), []
         if not isinstance(prior, Mixture):
             raise UsageError(
                 f"the prior is {type(vae.prior).__name__}, which has no components: train with MixtureOfNormals, or "
@@ -125,6 +126,7 @@ def with_clusters(
         >>> vae.prior.loc.shape
         torch.Size([3, 2])
     """
+    _check_vae(vae)
     dataset = as_dataset(data)
     x = dataset.split("train")
     if restarts < 1 or steps < 1 or not 1 <= components <= len(x):
@@ -242,6 +244,11 @@ def _ari(counts: Tensor) -> float:
 
 def _pairs(n: Tensor) -> Tensor:
     return n * (n - 1) / 2
+
+
+def _check_vae(vae: object) -> None:
+    if not isinstance(vae, VAE):
+        raise UsageError(f"clusters are those of the code z of a VAE with one latent site, got a {type(vae).__name__}")
 
 
 # ---- codes, and a mixture on them -----------------------------------------------------------------------------------

@@ -139,7 +139,7 @@ class HierarchicalVAE(Conditional):
         self.register()
         x, context = self._tensor(x, mask), self._context(c)
         with pyro.plate("data", x.shape[0], dim=-1):
-            z = pyro.sample(f"z{len(self.layers)}", self.prior(self._encode_top, context))
+            z = pyro.sample(f"z{len(self.layers)}", self.prior_distribution(context))
             for index in reversed(range(len(self.layers) - 1)):
                 z = pyro.sample(f"z{index + 1}", self._normal(index, self._below(index, z, context)))
             elements = self._elements(self._run("decoder", self.decoder, z, context))
@@ -161,6 +161,16 @@ class HierarchicalVAE(Conditional):
             context: c, `[*leading, *context]` or fewer leading dimensions, where the decoders take one.
         """
         return self._event(self._elements(self._run("decoder", self.decoder, z, self._context(context))))
+
+    def amortize(self, x: Tensor) -> dist.TorchDistribution:
+        """q(zL|x), or in the guide that draws its way up q(zL|means of the layers below): `[*leading]`, `(latent,)`."""
+        x = self._input(x, None)
+        if self.ladder:
+            return self._normal(-1, self._estimates(x, None)[-1])
+        *lower, top = self.encoders
+        for encoder in lower:
+            x = self._run("guide", encoder, x, None).select(-2, 0)
+        return self._normal(-1, self._run("guide", top, x, None))
 
     @property
     def start_count(self) -> int:
@@ -218,16 +228,6 @@ class HierarchicalVAE(Conditional):
             found.append(out[..., : 2 * size].unflatten(-1, (2, size)))
             below = out[..., 2 * size :]
         return found
-
-    def _encode_top(self, x: Tensor) -> dist.TorchDistribution:
-        """q(zL|x), or in the guide that draws its way up q(zL|means of the layers below): `[*leading]`, `(latent,)`."""
-        x = self._input(x, None)
-        if self.ladder:
-            return self._normal(-1, self._estimates(x, None)[-1])
-        *lower, top = self.encoders
-        for encoder in lower:
-            x = self._run("guide", encoder, x, None).select(-2, 0)
-        return self._normal(-1, self._run("guide", top, x, None))
 
     def _normal(self, index: int, params: Tensor) -> dist.TorchDistribution:
         """The distribution of a layer, from its parameters `[*leading, 2, latent]`."""

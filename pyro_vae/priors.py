@@ -44,7 +44,8 @@ class Prior(nn.Module, ABC):
         """The prior, with event shape `(latent,)` and batch shape `()`, or that of the context where it depends on it.
 
         Args:
-            encode: the VAE's own map x -> q(z|x); only priors built from the aggregate posterior use it.
+            encode: the VAE's map x -> q(z|x) by its encoder alone (`amortize`), which only priors built from the
+                aggregate posterior use.
             context: c, `[*leading, *context]`; only priors p(z|c) use it.
         """
 
@@ -268,7 +269,7 @@ class VampPrior(Prior):
         >>> from functools import partial
         >>> vae = VAE((8, 8), latent_dim=2, prior=partial(VampPrior, components=30))
         >>> vae.start_prior(torch.rand(30, 8, 8).round())
-        >>> vae.prior(vae.amortize).sample((5,)).shape
+        >>> vae.prior_distribution().sample((5,)).shape
         torch.Size([5, 2])
     """
 

@@ -84,7 +84,7 @@ def cross_entropy(vae: VAE, x: Tensor, num_particles: int = 1, seed: int = 0) ->
         for start in range(0, len(x), _TILE):
             with seeded(seed, "cross_entropy", start):
                 z = vae.encode(x[start : start + _TILE].to(device)).sample(torch.Size([num_particles]))
-            values.append(-vae.prior(vae.amortize).log_prob(z).double().mean(0).cpu())
+            values.append(-vae.prior_distribution().log_prob(z).double().mean(0).cpu())
     return CrossEntropy(torch.cat(values))
 
 
@@ -197,7 +197,7 @@ class _Fitter:
         with seeded(self.seed, "refit", epoch, step):
             with torch.no_grad():
                 z = self.vae.encode(x).sample()
-            loss = -self.vae.prior(self.vae.encode).log_prob(z).mean()
+            loss = -self.vae.prior_distribution().log_prob(z).mean()
         if not isfinite(loss.item()):
             raise NumericalError(
                 f"log p(z) is {-loss.item()} at epoch {epoch + 1}, step {step + 1}: lower the learning rate"

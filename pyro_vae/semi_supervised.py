@@ -136,7 +136,7 @@ class SemiSupervisedVAE(Autoencoder):
         with pyro.plate("data", x.shape[0], dim=-1):
             label = pyro.sample("y", dist.Categorical(logits=self.label_logits))
             context = self.one_hot(label)
-            z = pyro.sample("z", self.prior(_no_encoder, context))
+            z = pyro.sample("z", self.prior_distribution(context))
             elements = self._elements(self.decoder(z, context))
             pyro.sample("x", self._event(elements if mask is None else elements.mask(mask)), obs=x)
         return label, z
@@ -203,6 +203,13 @@ class SemiSupervisedVAE(Autoencoder):
             UsageError: if there is no class.
         """
         return self._event(self._elements(self.decoder(z, _given(context))))
+
+    def amortize(self, x: Tensor) -> dist.TorchDistribution:
+        """Refused: the guide is q(z|x, y), so there is no q(z|x) to make a prior of."""
+        raise UsageError(
+            "a prior made of q(z|x) has none here, where the guide is q(z|x, y): take StandardNormal, MixtureOfNormals "
+            "or another prior of its own, or ConditionalNormal for p(z|y)"
+        )
 
     def one_hot(self, y: Tensor) -> Tensor:
         """Classes `[*leading]` as vectors of zeros with a one, `[*leading, classes]`, in the weights' precision."""
@@ -341,10 +348,3 @@ def _given(context: Tensor | None) -> Tensor:
     if context is None:
         raise UsageError("q(z|x, y) and p(x|z, y) need a class: give context=vae.one_hot(y)")
     return context
-
-
-def _no_encoder(x: Tensor) -> dist.TorchDistribution:
-    raise UsageError(
-        "a prior made of q(z|x) has none here, where the guide is q(z|x, y): take StandardNormal, MixtureOfNormals or "
-        "another prior of its own, or ConditionalNormal for p(z|y)"
-    )

@@ -109,7 +109,7 @@ class VAE(Conditional):
         self.register()
         x, context = self._tensor(x, mask), self._context(c)
         with pyro.plate("data", x.shape[0], dim=-1):
-            z = pyro.sample("z", self.prior(self.amortize, context))
+            z = pyro.sample("z", self.prior_distribution(context))
             elements = self._elements(self._run("decoder", self.decoder, z, context))
             pyro.sample("x", self._event(elements if mask is None else elements.mask(mask)), obs=x)
         return z
@@ -179,7 +179,7 @@ class VAE(Conditional):
         """Log p(x, z), `[*particles, *leading]`, nats: what a guide may climb that refines its parameters."""
         elements = self._elements(self._run("decoder", self.decoder, z, context))
         log_likelihood = self._event(elements if mask is None else elements.mask(mask)).log_prob(x)
-        return log_likelihood + self.prior(self.amortize, context).log_prob(z)
+        return log_likelihood + self.prior_distribution(context).log_prob(z)
 
 
 def _check_sizes(event: tuple[int, ...], latent: int, context: tuple[int, ...] | None) -> None:

@@ -121,7 +121,7 @@ class VQVAE(Autoencoder):
         self.register()
         x = self._tensor(x, mask)
         with pyro.plate("data", x.shape[0], dim=-1):
-            k = pyro.sample("k", self.prior(self.encode))
+            k = pyro.sample("k", self.prior_distribution())
             elements = self._elements(self._decoded(k))
             pyro.sample("x", self._event(elements if mask is None else elements.mask(mask)), obs=x)
         return k

@@ -121,3 +121,17 @@ def test_public_names():
     assert callable(pyro_vae.fit) and callable(pyro_vae.log_marginal) and callable(pyro_vae.load)
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
         _ = pyro_vae.nope
+
+
+def calls_of_prior(path):
+    """The lines on which a file calls something's `.prior(...)`."""
+    calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+    return [node.lineno for node in calls if isinstance(node.func, ast.Attribute) and node.func.attr == "prior"]
+
+
+def test_p_of_z_is_asked_of_the_autoencoder_alone():
+    """`Autoencoder.prior_distribution`: who calls the module `prior` chooses an encoder for it, maybe another one."""
+    of_priors_alone = PACKAGE / "testing" / "priors.py"  # checks a prior without an autoencoder around it
+    files = [p for folder in ("pyro_vae", "examples", "benchmarks") for p in (PACKAGE.parent / folder).rglob("*.py")]
+    found = {path.name: lines for path in files if path != of_priors_alone and (lines := calls_of_prior(path))}
+    assert not found and calls_of_prior(of_priors_alone)

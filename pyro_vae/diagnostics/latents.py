@@ -162,7 +162,7 @@ def _moments_of_both(vae: VAE, inputs: Mapping[str, Tensor], batch: int) -> Iter
     for part in _batches(vae, inputs, batch):
         context = part.get("c")
         if prior is None or context is not None:
-            prior = _moments(vae.prior(vae.amortize, context), "the prior p(z)")
+            prior = _moments(vae.prior_distribution(context), "the prior p(z)")
         yield _moments(vae.encode(part["x"], part.get("mask"), context), "the guide q(z|x)"), prior
 
 

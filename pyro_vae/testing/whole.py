@@ -122,11 +122,6 @@ def data_for(likelihood: Likelihood, rows: int = ROWS) -> Tensor:
         return likelihood(params).sample()
 
 
-def prior_of(vae: VAE, context: Tensor | None) -> Any:
-    """p(z), given the map x -> q(z|x) that the model gives it: without a guide's refinement, where there is one."""
-    return vae.prior(getattr(vae, "amortize", vae.encode), context)
-
-
 # ---- checks --------------------------------------------------------------------------------------------------------
 
 
@@ -157,7 +152,7 @@ def weighs_by_its_densities(part: Part) -> None:
     with evaluation_mode(vae):
         samples = importance(vae.model, vae.guide, x, num_particles=5, **case.inputs)
         z = samples.latents["z"]
-        expected_prior = prior_of(vae, case.context).log_prob(z)
+        expected_prior = vae.prior_distribution(case.context).log_prob(z)
         expected_likelihood = vae.decode(z, **case.given).log_prob(x)
     expect_finite("log-weights", samples.log_weights)
     expect_close("from importance log p(z)", samples.log_prior, expected_prior, 1e-4, 1e-3)
@@ -246,7 +241,7 @@ def vae_moves_and_casts(part: Part) -> None:
     case = case_of(part)
     x, given = data_for(case.make().likelihood), {name: value.double() for name, value in case.given.items()}
     expect_moves_and_casts(case.make, lambda vae: vae.encode(x, **given).rsample())
-    expect_moves_and_casts(case.make, lambda vae: prior_of(vae, given.get("context")).sample())
+    expect_moves_and_casts(case.make, lambda vae: vae.prior_distribution(given.get("context")).sample())
 
 
 CHECKS: tuple[Check, ...] = (
