@@ -143,7 +143,7 @@ class TestStart:
 
     def test_the_likelihood_is_the_prior_s(self):
         """What EM maximised is the new prior's mean log-density of the codes; so the KL from it falls."""
-        vae, x = make(prior=partial(MixtureOfNormals, components=1)), torch.rand(60, 8, 8).round()
+        vae, x = make(prior=partial(MixtureOfNormals, components=1)), torch.rand(600, 8, 8).round()
         clustered = with_clusters(vae, x, components=4, seed=1)
         assert clustered.arguments["prior"].keywords == {"components": 4} and not clustered.training
         assert all(
