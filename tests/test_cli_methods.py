@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pyro_vae.checkpoint import load
+from pyro_vae.cli.options import evaluate_parser
 from pyro_vae.evidence.methods import METHODS, estimate
 
 from .test_cli import FAST, call, done, some_of, tensors
@@ -148,6 +149,6 @@ def test_several_processes_are_refused(run, monkeypatch):
     from pyro_vae.distributed import World
     from pyro_vae.errors import UsageError
 
-    options = evaluate._parser().parse_args(["r", "--method", "ais"])
+    options = evaluate_parser().parse_args(["r", "--method", "ais"])
     with pytest.raises(UsageError, match="--method ais runs in one process"):
         evaluate._check(options, World(rank=0, size=2))

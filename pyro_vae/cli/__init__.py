@@ -1,4 +1,4 @@
-"""The command `pyro-vae`. This file only chooses: torch is imported when a command is known, so help is instant."""
+"""The command `pyro-vae`. This file only chooses: torch is imported once all names are known to be right."""
 
 import os
 import sys
@@ -63,6 +63,7 @@ def _run(command: str, arguments: list[str]) -> int:
         if command not in COMMANDS:
             return _fail("pyro-vae", _unknown(command), 2)
         with on_command_line():
+            _check(command, arguments)
             return _load(command)(arguments)
     except KeyboardInterrupt:
         return _fail(f"pyro-vae {command}", "stopped", 130)
@@ -80,6 +81,14 @@ def _inform(option: str) -> int:
 def usage() -> str:
     """The text of `pyro-vae --help`."""
     return _USAGE.format(commands="\n".join(f"  {name:<12} {text}" for name, text in COMMANDS.items()))
+
+
+def _check(command: str, arguments: list[str]) -> None:
+    """Print help, or tell a mistake in names, before anything is imported that takes seconds."""
+    from pyro_vae.cli.options import PARSERS
+    from pyro_vae.cli.parsing import check
+
+    check(PARSERS[command](), arguments)
 
 
 def _load(command: str) -> Callable[[list[str]], int]:

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from pyro_vae.cli.parsing import make_parser, parse
-from pyro_vae.cli.runs import add_run, add_split, load_split, open_saved
+from pyro_vae.cli.options import cluster_parser
+from pyro_vae.cli.parsing import parse
+from pyro_vae.cli.runs import load_split, open_saved
 from pyro_vae.cli.tables import print_result
 from pyro_vae.clustering import cluster, clustering_scores
 from pyro_vae.errors import UsageError
@@ -13,12 +14,7 @@ from pyro_vae.vae import VAE
 
 def run(argv: list[str]) -> int:
     """Run the command with its arguments; returns the exit code."""
-    parser = make_parser("cluster", "Assign data to the components of a run's mixture prior.")
-    add_run(parser)
-    add_split(parser)
-    parser.add_argument("--num_particles", type=int, default=10, help="codes drawn for each datum")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
-    options = parse(parser, argv)
+    options = parse(cluster_parser(), argv)
     saved = open_saved(options)
     chosen = load_split(saved, options, None)
     data, x = chosen.data, chosen.x

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from torch import Tensor
 
 from pyro_vae import plots
-from pyro_vae.cli.parsing import make_parser, parse
+from pyro_vae.cli.options import compare_parser
+from pyro_vae.cli.parsing import parse
 from pyro_vae.cli.pictures import save_picture
-from pyro_vae.cli.runs import SavedRun, add_runs, add_split, load_split, open_saved
+from pyro_vae.cli.runs import SavedRun, load_split, open_saved
 from pyro_vae.cli.streams import say
 from pyro_vae.cli.tables import finite, table
 from pyro_vae.data import Dataset
@@ -30,7 +31,7 @@ _COLUMNS = ("log_p", "standard_error", "ess", "pareto_k", "elbo")
 
 def run(argv: list[str]) -> int:
     """Run the command with its arguments; returns the exit code."""
-    options = parse(_parser(), argv)
+    options = parse(compare_parser(), argv)
     _check(options)
     runs = [_open(options, path) for path in options.runs]
     for other in runs[1:]:
@@ -60,19 +61,6 @@ class _Entry:
     @property
     def data_sha256(self) -> str:
         return fingerprint(self.x, **self.inputs)
-
-
-def _parser() -> ArgumentParser:
-    parser = make_parser("compare", "Rank runs by log p(x) of the same data, with the errors of the differences.")
-    add_runs(parser)
-    add_split(parser)
-    parser.add_argument("--num_particles", type=int, default=5000, help="K, draws for each datum")
-    parser.add_argument("--num_data", type=int | None, default=None, help="so many data, evenly spread over the split")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
-    parser.add_argument("--max_rows", type=int, default=4096, help="(datum, draw) pairs in one run of the decoder")
-    parser.add_argument("--out", type=str | None, default=None, help="a .png to draw the differences in")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
-    return parser
 
 
 def _check(options: Namespace) -> None:

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
-from pyro_vae.cli.parsing import make_parser, parse
-from pyro_vae.cli.runs import Chosen, SavedRun, add_run, add_split, load_split, open_saved, save_result, take
+from pyro_vae.cli.options import diagnose_parser
+from pyro_vae.cli.parsing import parse
+from pyro_vae.cli.runs import Chosen, SavedRun, load_split, open_saved, save_result, take
 from pyro_vae.cli.tables import finite, print_result
 from pyro_vae.data import Dataset
 from pyro_vae.errors import UsageError
@@ -21,7 +22,7 @@ from pyro_vae.seeding import generator
 
 def run(argv: list[str]) -> int:
     """Run the command with its arguments; returns the exit code."""
-    options = parse(_parser(), argv)
+    options = parse(diagnose_parser(), argv)
     if options.num_data < 2:
         raise UsageError(f"--num_data must be at least 2, for standard errors, got {options.num_data}")
     sizes, saved = _sizes(options), open_saved(options)
@@ -31,29 +32,6 @@ def run(argv: list[str]) -> int:
     found = diagnose(subject, [name for name in SECTIONS if name not in options.skip])
     _tell(saved, chosen.data, len(held_out.x), options, found)
     return 0
-
-
-def _parser() -> ArgumentParser:
-    parser = make_parser("diagnose", "Write a page on what can be believed of a run: log p(x), codes, calibration.")
-    add_run(parser)
-    add_split(parser)
-    sizes = Sizes()
-    parser.add_argument("--num_data", type=int, default=1000, help="so many data, chosen by the seed")
-    parser.add_argument("--num_particles", type=int, default=sizes.num_particles, help="K of importance sampling")
-    parser.add_argument(
-        "--num_bracketed", type=int, default=sizes.num_bracketed, help="data bracketed, and as many simulated"
-    )
-    parser.add_argument("--num_gaps", type=int, default=sizes.num_gaps, help="data whose gaps are measured")
-    parser.add_argument("--num_simulated", type=int, default=sizes.num_simulated, help="data for the calibration")
-    parser.add_argument(
-        "--num_replicated", type=int, default=sizes.num_replicated, help="data sets drawn for the check"
-    )
-    parser.add_class_arguments(Annealing, "annealing")
-    parser.add_argument("--skip", nargs="*", default=[], choices=list(SECTIONS), help="sections to leave out")
-    parser.add_argument("--seed", type=int, default=0, help="seed of all draws")
-    parser.add_argument("--out", type=str | None, default=None, help="the page; default: RUN/diagnosis-SPLIT.html")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
-    return parser
 
 
 def _sizes(options: Namespace) -> Sizes:

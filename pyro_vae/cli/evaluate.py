@@ -2,17 +2,18 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from torch import Tensor
 
 from pyro_vae.agreement import agreed
 from pyro_vae.cli.bounds import told_of_points
 from pyro_vae.cli.evidence import identity, readable, readable_all, result_of, result_of_all, save, save_all
-from pyro_vae.cli.parsing import make_parser, parse
+from pyro_vae.cli.options import evaluate_parser
+from pyro_vae.cli.parsing import parse
 from pyro_vae.cli.processes import joined
-from pyro_vae.cli.runs import Chosen, SavedRun, add_run, add_split, load_split, open_saved
+from pyro_vae.cli.runs import Chosen, SavedRun, load_split, open_saved
 from pyro_vae.cli.tables import print_result
 from pyro_vae.diagnostics import latent_statistics
 from pyro_vae.diagnostics.collapse import collapse_warnings
@@ -33,7 +34,7 @@ _FEW = 100
 
 def run(argv: list[str]) -> int:
     """Run the command with its arguments; returns the exit code."""
-    options = parse(_parser(), argv)
+    options = parse(evaluate_parser(), argv)
     if options.num_data is not None and options.num_data < 1:
         raise UsageError(f"--num_data must be at least 1, got {options.num_data}")
     with joined(options.device) as world:
@@ -145,45 +146,3 @@ def _default(options: Namespace) -> dict[str, str]:
     if _num_data(options) == options.num_data:
         return {}
     return {"note": f"{_FEW} data at most, as --method {options.method} is expensive; --num_data N for others"}
-
-
-def _parser() -> ArgumentParser:
-    parser = make_parser("evaluate", "Estimate log p(x) of a split, by importance sampling or by another method.")
-    add_run(parser)
-    add_split(parser)
-    parser.add_argument(
-        "--method",
-        default="importance",
-        choices=(*METHODS, "all"),
-        help="how to estimate it; all: every one that can, side by side on the same data",
-    )
-    parser.add_argument("--num_particles", type=int, default=5000, help="K, draws for each datum where there are such")
-    parser.add_argument(
-        "--num_data",
-        type=int | None,
-        default=None,
-        help="so many data, evenly spread over the split; by default all for "
-        f"{', '.join(_SHARED)}, {_FEW} for the other methods",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
-    parser.add_argument("--max_rows", type=int, default=4096, help="(datum, draw) pairs in one run of the decoder")
-    parser.add_argument(
-        "--compile",
-        type=bool | Literal["auto"],
-        default="auto",
-        help="run the programs as compiled graphs; auto: if there is enough to do",
-    )
-    parser.add_argument(
-        "--precision",
-        type=Literal["float32", "bf16"],
-        default="float32",
-        help="bf16: a fast estimate, saved beside the exact one and marked as such",
-    )
-    parser.add_argument(
-        "--options",
-        type=dict[str, Any] | None,
-        default=None,
-        help="options of the method, e.g. --options.num_chains 8; with all, for every method that has it",
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress")
-    return parser

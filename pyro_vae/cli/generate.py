@@ -1,16 +1,17 @@
 """`pyro-vae sample` and `pyro-vae reconstruct`: pictures, or arrays, out of a trained VAE."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae.cli.draws import COLUMNS, columns, cycled, of_classes
-from pyro_vae.cli.parsing import make_parser, parse
-from pyro_vae.cli.runs import SavedRun, add_run, add_split, load_split, open_saved, save_result
+from pyro_vae.cli.options import reconstruct_parser, sample_parser
+from pyro_vae.cli.parsing import parse
+from pyro_vae.cli.runs import SavedRun, load_split, open_saved, save_result
 from pyro_vae.cli.tables import print_result
 from pyro_vae.errors import UsageError
 from pyro_vae.run_files import packed
@@ -20,18 +21,7 @@ from pyro_vae.tasks import reconstruct, sample
 
 def run_sample(argv: list[str]) -> int:
     """Run `pyro-vae sample` with its arguments; returns the exit code."""
-    parser = make_parser("sample", "Draw codes from the prior and decode them.")
-    add_run(parser)
-    _add_output(parser)
-    parser.add_argument(
-        "--context",
-        type=Literal["each", "data"] | int | None,
-        default=None,
-        help="where there are classes: one of them, or each in turn (the default); of a conditional VAE also data: "
-        "the contexts of the first data of a split",
-    )
-    add_split(parser)
-    options = parse(parser, argv)
+    options = parse(sample_parser(), argv)
     if options.num < 1:
         raise UsageError(f"--num must be at least 1, got {options.num}")
     saved = open_saved(options)
@@ -81,14 +71,7 @@ def _num_classes(saved: SavedRun) -> int:
 
 def run_reconstruct(argv: list[str]) -> int:
     """Run `pyro-vae reconstruct` with its arguments; returns the exit code."""
-    parser = make_parser("reconstruct", "Encode data, draw a code of each, and decode it.")
-    add_run(parser)
-    add_split(parser)
-    _add_output(parser)
-    parser.add_argument(
-        "--num_particles", type=int, default=1, help="codes drawn for each datum; their decodings are averaged"
-    )
-    options = parse(parser, argv)
+    options = parse(reconstruct_parser(), argv)
     saved = open_saved(options)
     chosen = load_split(saved, options, options.num)
     data, x = chosen.data, chosen.x
@@ -105,14 +88,6 @@ def run_reconstruct(argv: list[str]) -> int:
     }
     print_result({**result, "mean_squared_error": error, "saved": str(path)}, options.json)
     return 0
-
-
-def _add_output(parser: ArgumentParser) -> None:
-    parser.add_argument("--num", type=int, default=64, help="how many")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
-    parser.add_argument(
-        "--out", type=str | None, default=None, help="a .png or .npz file; default: a picture in the run"
-    )
 
 
 def _output(saved: SavedRun, out: str | None, name: str) -> Path:

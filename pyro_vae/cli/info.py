@@ -5,17 +5,16 @@ from typing import Any
 
 from pyro_vae.autoencoder import Autoencoder
 from pyro_vae.checkpoint import read_manifest, read_metrics
-from pyro_vae.cli.parsing import make_parser, parse
-from pyro_vae.cli.runs import SavedRun, add_run, open_saved
+from pyro_vae.cli.options import info_parser
+from pyro_vae.cli.parsing import parse
+from pyro_vae.cli.runs import SavedRun, open_saved
 from pyro_vae.cli.tables import print_result
 from pyro_vae.describing import describe, vae_parts
 
 
 def run(argv: list[str]) -> int:
     """Run the command with its arguments; returns the exit code."""
-    parser = make_parser("info", "Tell what a run directory holds; reads and checks the weights.")
-    add_run(parser)
-    options = parse(parser, argv)
+    options = parse(info_parser(), argv)
     saved = open_saved(options)
     result = _result(saved)
     print_result({**result, "config": saved.config} if options.json else result, as_json=options.json)

@@ -1,60 +1,272 @@
-"""Parsers of the commands, and errors that suggest the nearest known name."""
+"""Parsers of the commands: plain options, and options that name a class; from the command line and from YAML.
+
+Nothing heavy is imported until all names are known to be right, so that help and mistakes are told at once.
+"""
 
 import argparse
+import json
 import re
 import sys
-from collections.abc import Callable, Iterable
-from difflib import get_close_matches
-from inspect import isabstract, signature
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn
 
-import torch
-import yaml
 from jsonargparse import ArgumentParser, Namespace, set_dumper, set_loader
 
-from pyro_vae.autoencoder import Autoencoder
+from pyro_vae.cli.given import Given, given_of
+from pyro_vae.cli.helping import HelpFormatter
+from pyro_vae.cli.streams import say
+from pyro_vae.cli.values import suggest, unfit
 from pyro_vae.errors import UsageError
-from pyro_vae.networks import FromShapes, Network
-from pyro_vae.objectives import Objective
-from pyro_vae.safe_yaml import load_yaml
-from pyro_vae.schedules import Schedule
+from pyro_vae.safe_yaml import MAX_CHARACTERS, YamlError, dump_yaml, load_yaml
 
-_BASES: dict[str, type] = {
-    "vae": Autoencoder,
-    "objective": Objective,
-    "amount": Schedule,
-    "beta": Schedule,
-    "capacity": Schedule,
-    "insomnia": Schedule,
-    "nats": Schedule,
-    "lr_schedule": Schedule,
-    "optimizer": torch.optim.Optimizer,
-}
-"""The base class behind each option that takes a class; the parts of a VAE say theirs in its annotations."""
 _MODE = "pyro-vae"
-_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "tuple": "a list"}
 
 
-def make_parser(command: str, description: str) -> ArgumentParser:
+@dataclass(frozen=True)
+class ClassOption:
+    """An option that names a class, with that class's own options below it.
+
+    Args:
+        bases: import paths of the classes that the named one derives from.
+        default: the description of what is taken where no class is named; None where there is nothing then.
+        built_with: how many arguments of the constructor come when the object is built.
+        later: values of options that are only known later, for classes that have such options.
+    """
+
+    bases: tuple[str, ...]
+    default: Mapping[str, Any] | None = None
+    built_with: int = 0
+    later: Mapping[str, Any] = field(default_factory=dict)
+
+
+class CommandParser(ArgumentParser):
+    """A parser of one command.
+
+    Where no class is named for a class option, the command's own default holds, with what was given laid over it. A
+    class that is named has its own defaults alone.
+    """
+
+    takes_config = False
+
+    def add_class(self, group: Any, name: str, option: ClassOption, help: str) -> None:
+        """Add `--NAME CLASS` and `--NAME.OPTION VALUE`; the group is where its help stands."""
+        self.classes[name] = option
+        group.add_argument(f"--{name}", type=str, default=None, metavar="CLASS", help=help)
+
+    def add_config(self, group: Any, help: str) -> None:
+        """Add `--config FILE` and `--print_config`."""
+        self.takes_config = True
+        group.add_argument("--config", type=str, default=None, metavar="FILE", help=help)
+        group.add_argument("--print_config", action="store_true", help="print all options as YAML, and do nothing else")
+
+    @property
+    def classes(self) -> dict[str, ClassOption]:
+        """The options that name a class."""
+        return self.__dict__.setdefault("_class_options", {})
+
+    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **keywords: Any) -> Namespace:  # pyright: ignore
+        """All options; those of a class as its whole description, with `class_path` and `init_args`.
+
+        Raises:
+            UsageError: for a mistake in what names a class, or in a configuration.
+            ArgumentError: for one in another option.
+        """
+        words = _Words(self, sys.argv[1:] if args is None else args)
+        options = super().parse_args(words.left, *others, **keywords)
+        if self.classes:
+            from pyro_vae.cli.library import Imported
+
+            self._describe(options, words.given, Imported())
+        if words.print_config:
+            _show_config(options)
+        return options
+
+    def check(self, args: Sequence[str]) -> None:
+        """Tell a mistake, or print help, without importing what the options name."""
+        words = _Words(self, args)
+        options = super().parse_args(words.left)
+        if any(words.given.values()):
+            from pyro_vae.cli.sources import ElsewhereError, Sources
+
+            for name in self.classes:
+                try:
+                    self._describe(options, {name: words.given[name]}, Sources())
+                except ElsewhereError:  # a class of the user's: known once it is imported
+                    continue
+
+    def _describe(self, options: Namespace, given: Mapping[str, Given], library: Any) -> None:
+        from pyro_vae.cli.described import described
+        from pyro_vae.cli.library import Axis
+
+        for name, found in given.items():
+            option = self.classes[name]
+            whole = found if option.default is None else found.over(given_of(option.default))
+            axis = Axis(tuple(map(library.base, option.bases)), option.built_with, None, option.later)
+            options[name] = _namespace(described(whole, axis, name, library)) if whole else None
+
+
+def _show_config(options: Namespace) -> NoReturn:
+    plain = {name: value for name, value in options.as_dict().items() if name not in ("config", "print_config")}
+    say(dump_yaml(plain).rstrip("\n"))
+    raise SystemExit(0)
+
+
+def _namespace(value: Any) -> Any:
+    """Mappings as namespaces, all the way down."""
+    if isinstance(value, Mapping):
+        return Namespace(**{name: _namespace(inner) for name, inner in value.items()})
+    return value
+
+
+class _Words:
+    """The words of a command line, parted; a later word counts more than an earlier one, be it of a file.
+
+    Args:
+        parser: what they are for.
+        words: the words.
+
+    Attributes:
+        given: what was given for each option that names a class.
+        left: all other words, with those that a configuration stands for.
+        print_config: whether the configuration is asked for.
+    """
+
+    def __init__(self, parser: CommandParser, words: Sequence[str]) -> None:
+        self.parser = parser
+        self.given = {name: Given() for name in parser.classes}
+        self.left: list[str] = []
+        self.print_config = False
+        self._part(iter(words))
+
+    def _part(self, remaining: Iterator[str]) -> None:
+        for word in remaining:
+            name, equals, value = word.removeprefix("--").partition("=")
+            path = name.split(".") if word.startswith("--") else [""]
+            if path[0] in self.given:
+                self._class_word(path, value if equals else next(remaining, None))
+            elif path == ["config"] and self.parser.takes_config:
+                self._config(value if equals else next(remaining, None))
+            elif path == ["print_config"] and self.parser.takes_config:
+                self.print_config = True
+            else:
+                self.left.append(word)
+
+    def _class_word(self, path: list[str], value: str | None) -> None:
+        key = ".".join(path)
+        if path[-1] == "help":
+            self._help(path[:-1], value)
+        if value is None:
+            raise UsageError(f"--{key}: expected a value after it")
+        self.given[path[0]].assign(path[1:], _file_or_word(value, key), path[0])
+
+    def _help(self, path: list[str], name: str | None) -> NoReturn:
+        from pyro_vae.cli.helping import class_help
+
+        say(class_help(self.parser.classes[path[0]], self.given[path[0]], path, name).rstrip("\n"))
+        raise SystemExit(0)
+
+    def _config(self, source: str | None) -> None:
+        if source is None:
+            raise UsageError("--config: expected a file after it")
+        config = _read(source, "--config")
+        if not isinstance(config, Mapping):
+            raise UsageError(f"--config {_short(source)}: expected options by name, got {type(config).__name__}")
+        for key, value in config.items():
+            self._config_key(key, value, source)
+
+    def _config_key(self, key: str, value: Any, source: str) -> None:
+        path, known = key.split("."), _options_of(self.parser)
+        if path[0] in self.given:
+            self.given[path[0]].assign(path[1:], value, path[0])
+        elif key not in known:
+            raise UsageError(f"--config {_short(source)}: unknown key {key!r}{suggest(key, [*self.given, *known])}")
+        elif isinstance(known[key], argparse._StoreTrueAction) or known[key].nargs == 0:
+            self.left += _flag(key, value)
+        else:
+            self.left.append(f"--{key}={_word(value)}")
+
+
+def _options_of(parser: ArgumentParser) -> dict[str, argparse.Action]:
+    """The plain options that a configuration may have."""
+    hidden = ("help", "config", "print_config")
+    return {a.dest: a for a in parser._actions if a.option_strings and a.dest not in hidden}
+
+
+def _flag(key: str, value: Any) -> list[str]:
+    if not isinstance(value, bool):
+        raise UsageError(f"{key}: expected true or false, got {value!r}")
+    return [f"--{key}"] if value else []
+
+
+def _word(value: Any) -> str:
+    """A value out of YAML as a word of the command line."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        return dump_yaml(value).splitlines()[0]
+    return json.dumps(value)
+
+
+def _file_or_word(value: str, key: str) -> Any:
+    """What a word stands for: itself, or what is in the YAML file that it names."""
+    return _read(value, f"--{key}") if value.endswith((".yaml", ".yml", ".json")) else value
+
+
+def _read(source: str, option: str) -> Any:
+    """Plain data out of a file, or out of the text itself where it is a mapping."""
+    text = source if source.lstrip().startswith("{") else _text(source, option)
+    try:
+        return load_yaml(text)
+    except YamlError as error:
+        raise UsageError(f"{option} {_short(source)}: {error}") from None
+
+
+def _text(path: str, option: str) -> str:
+    """The text of a file, no more of it than is read anyway."""
+    try:
+        with Path(path).expanduser().open(encoding="utf-8") as file:
+            return file.read(MAX_CHARACTERS + 1)
+    except FileNotFoundError:
+        raise UsageError(f"{option}: there is no file {path!r}") from None
+    except (UnicodeDecodeError, ValueError) as error:
+        raise UsageError(f"{option} {path}: expected text in UTF-8: {error}") from None
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def names(option: ClassOption) -> str:
+    """The classes that an option takes, for its help."""
+    from pyro_vae.cli.library import Axis, names_of
+    from pyro_vae.cli.sources import Sources
+
+    sources = Sources()
+    return ", ".join(names_of(sources, Axis(tuple(map(sources.base, option.bases)))))
+
+
+def make_parser(command: str, description: str) -> CommandParser:
     """An empty parser for `pyro-vae COMMAND`, which raises instead of exiting."""
-    set_loader(_MODE, _loaded, exceptions=(yaml.YAMLError,))
-    set_dumper(_MODE, lambda data: yaml.safe_dump(data, sort_keys=False))
-    return ArgumentParser(
+    set_loader(_MODE, _loaded, exceptions=(YamlError,))
+    set_dumper(_MODE, dump_yaml)
+    return CommandParser(
         prog=f"pyro-vae {command}",
         description=description,
         exit_on_error=False,
         allow_abbrev=False,
         parser_mode=_MODE,
+        formatter_class=HelpFormatter,
     )
 
 
 def _loaded(text: str) -> Any:
-    """YAML, but `None` is null: jsonargparse writes a null so where it hands an option on to a class within a class."""
+    """YAML, but `None` is null, as Python writes it."""
     return None if text.strip() == "None" else load_yaml(text)
 
 
-def add_common(parser: ArgumentParser) -> None:
+def add_common(parser: Any) -> None:
     """The options that every command has."""
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -67,14 +279,27 @@ def allow_own_modules() -> None:
         sys.path.append(here)
 
 
-def parse(parser: ArgumentParser, argv: list[str]) -> Namespace:
+def parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
     """Parse, or raise a `UsageError` of one line that names what is known.
 
     Raises:
         UsageError: for an unknown option or class, or a value of the wrong type.
     """
+    return _told(parser, lambda: parser.parse_args(argv))
+
+
+def check(parser: CommandParser, argv: Sequence[str]) -> None:
+    """Tell the same mistakes at once, as far as names go, and print help; nothing heavy is imported.
+
+    Raises:
+        UsageError: as `parse`.
+    """
+    _told(parser, lambda: parser.check(argv))
+
+
+def _told(parser: ArgumentParser, action: Callable[[], Any]) -> Any:
     try:
-        return parser.parse_args(argv)
+        return action()
     except argparse.ArgumentError as error:
         raise UsageError(explain(str(error), parser)) from None
 
@@ -91,85 +316,17 @@ def explain(message: str, parser: ArgumentParser) -> str:
     """The message of jsonargparse, with the nearest and all known names where one was mistyped."""
     options = [option for action in parser._actions for option in action.option_strings]
     if match := re.search(r"unrecognized arguments: (--[\w.]+)", message):
-        shown = [option for option in options if not option.endswith(".help") and option != "--print_config"]
-        return f"unknown option {match[1]!r}{_suggest(match[1], shown)}"
+        return f"unknown option {match[1]!r}{suggest(match[1], options)}"
     if match := re.search(r"unrecognized arguments: (.*)", message):
         return f"unexpected argument {match[1]!r}: options are written --name value"
-    classes = re.findall(r"given class_path '([\w.]+)'", message)
-    message = re.sub(
-        r"(Parser key \"[\w.]+)\":\s+Problem with given class_path '[\w.]+':\s+Parser key \"", r"\1.", message
-    )
-    keys = re.findall(r'[Pp]arser key "([\w.]+)"', message)
-    bases = _bases_of(".".join(keys), classes, message)
-    if bases and (match := re.search(r"Option '(\w+)' is not accepted", message)):
-        return _unknown_option(".".join(keys), match[1], message)
-    if bases and (match := re.search(r"Expected a dot import path string: (\S+)", message)):
-        names = [cls.__name__ for base in bases for cls in known_classes(base)]
-        return f"{'.'.join(keys)}: unknown class {match[1]!r}{_suggest(match[1], names)}"
-    if Network in bases and (match := re.search(r"Expected '[\w.]*?(\w+)' to be a subclass", message)):
-        return (
-            f"{'.'.join(keys)}: {match[1]} can't be a network: expected a torch.nn.Module that is built as "
-            f"{match[1]}(in_shape, out_shape, ...)"
-        )
-    if keys and (match := re.search(r"typing\.Literal\[(.*?)\]", message)):
-        return _unknown_value(".".join(keys), re.findall(r"'(\w+)'", match[1]), message)
+    key = re.search(r'arser key "([\w.]+)"', message)
+    value = re.search(r"(?:Got|Given) value: (.*)", message, re.DOTALL)
+    kinds = {action.dest: getattr(action, "_typehint", None) for action in parser._actions}
+    if key and value and kinds.get(key[1]) is not None:
+        return f"{key[1]}: {unfit(value[1], kinds[key[1]])}"
     return _plain(message)
 
 
-def known_classes(base: type) -> list[type]:
-    """The concrete classes of an axis that are imported, by name."""
-    found = [c for cls in base.__subclasses__() for c in [cls, *known_classes(cls)]]
-    return sorted({c for c in found if not isabstract(c) and not c.__name__.startswith("_")}, key=lambda c: c.__name__)
-
-
-def _bases_of(key: str, classes: list[str], message: str) -> list[type]:
-    """The base classes behind an option: by its name, by the annotation in the class that has it, or as it is told."""
-    name = key.rpartition(".")[2]
-    if name in _BASES:
-        return [_BASES[name]]
-    for cls in filter(None, map(_imported, classes)):
-        if get_origin(hint := get_type_hints(cls.__init__).get(name)) is Callable:
-            made = get_args(hint)[-1]
-            return [Network if made is FromShapes else made]
-    union = re.search(r"Subtypes: \[(.*?)\]", message)
-    told = re.findall(r"<class '([\w.]+)'>", union[1]) if union else []
-    return [cls for cls in map(_imported, told) if isinstance(cls, type) and isabstract(cls)]
-
-
-def _imported(path: str) -> Any:
-    """The class at an import path, if its module is imported."""
-    module, _, name = path.rpartition(".")
-    return getattr(sys.modules.get(module), name, None)
-
-
-def _unknown_option(key: str, option: str, message: str) -> str:
-    paths = re.findall(r"class_path[= ]'([\w.]+)'", message)
-    cls, name = (_imported(paths[-1]), paths[-1].rpartition(".")[2]) if paths else (None, "")
-    accepted = (
-        [p for p in signature(cls).parameters if p not in ("shapes", "event_shape", "in_shape", "out_shape", "params")]
-        if cls
-        else []
-    )
-    return f"{key}: {name or 'the class'} has no option {option!r}{_suggest(option, accepted)}"
-
-
-def _unknown_value(key: str, values: list[str], message: str) -> str:
-    value = re.search(r"(?:Got|Given) value: (.*?)(?:\. Got value|$)", message, re.MULTILINE)
-    came = value[1] if value else ""
-    others = [_WORDS[name] for name in re.findall(r"- Expected a <class '(\w+)'>", message) if name in _WORDS]
-    return f"{key}: unknown value {came!r}{_suggest(came, [*values, *others])}"
-
-
-def _suggest(name: str, known: Iterable[str]) -> str:
-    known = list(dict.fromkeys(known))
-    close = get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"{f', did you mean {close[0]!r}' if close else ''}? Known: {', '.join(known) or 'none'}"
-
-
 def _plain(message: str) -> str:
-    """The message without Python's notation, nor the guess that a class's name might be a file's."""
-    message = re.sub(r"- Expected a path but \S+ either not accessible or invalid\s+", "", message)
-    message = re.sub(r"Type collections\.abc\.Callable\[.*?\] expects a function or a callable class: ", "", message)
-    message = re.sub(r"\.? Got value: Namespace\(.*\)$", "", message)
-    message = re.sub(r'Parser key "([\w.]+)":', r"\1:", message)
-    return re.sub(r"a <class '(\w+)'>", lambda match: _WORDS.get(match[1], match[0]), message)
+    """The message without Python's notation."""
+    return re.sub(r'Parser key "([\w.]+)":', r"\1:", message)

@@ -1,15 +1,14 @@
 """`pyro-vae refit`: another prior for a trained run, fitted to its codes, saved as a run of its own."""
 
 import json
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
-from pyro_vae.cli.parsing import allow_own_modules, make_parser, named, parse
-from pyro_vae.cli.runs import SavedRun, add_run, load_data_of, open_saved
+from pyro_vae.cli.options import refit_parser
+from pyro_vae.cli.parsing import allow_own_modules, named, parse
+from pyro_vae.cli.runs import SavedRun, load_data_of, open_saved
 from pyro_vae.cli.tables import finite, print_result
 from pyro_vae.code_priors import AutoregressiveCodes, CodePrior
 from pyro_vae.data import Dataset
@@ -23,13 +22,11 @@ from pyro_vae.run_files import write
 from pyro_vae.vae import VAE
 from pyro_vae.vq import VQVAE
 
-_ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}
-
 
 def run(argv: list[str]) -> int:
     """Run the command with its arguments; returns the exit code."""
     allow_own_modules()
-    options = parse(_parser(), argv)
+    options = parse(refit_parser(), argv)
     saved = open_saved(options)
     prior = _prior(saved, options)
     data = with_held_out(load_data_of(saved, options.data))
@@ -43,29 +40,6 @@ def run(argv: list[str]) -> int:
         write(Path(options.out), "refit.json", json.dumps(finite(result), indent=1).encode())
     print_result(result if options.json else _readable(result), options.json)
     return 0
-
-
-def _parser() -> ArgumentParser:
-    parser = make_parser("refit", "Fit another prior to the codes of a run's training data; save it as a new run.")
-    add_run(parser)
-    parser.add_subclass_arguments(
-        (Prior, CodePrior),
-        "prior",
-        required=False,
-        instantiate=False,
-        skip={"shapes"},
-        help="the new prior, with its options; of discrete codes one of pyro_vae.code_priors",
-    )
-    parser.add_argument("--out", type=str, required=True, help="the new run directory")
-    parser.add_argument("--data", type=str | None, default=None, help="another data set than the run's")
-    parser.add_argument("--epochs", type=int, default=100, help="passes over the training data")
-    parser.add_argument("--batch_size", type=int, default=100, help="data in a step")
-    factory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
-    parser.add_argument("--optimizer", type=factory, default=_ADAM, help="a torch.optim class")
-    parser.add_argument("--patience", type=int | None, default=None, help="epochs without a better held-out fit")
-    parser.add_argument("--seed", type=int, default=0, help="seed of first weights, order and draws")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
-    return parser
 
 
 def _prior(saved: SavedRun, options: Namespace) -> Any:

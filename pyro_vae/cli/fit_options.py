@@ -1,0 +1,170 @@
+"""The options of `pyro-vae fit`; a run directory's config.yaml holds them, and `--config` takes it.
+
+This file is read for `--help` and for every mistake, so it imports nothing that takes long.
+"""
+
+from typing import Any, Literal
+
+from pyro_vae.cli.parsing import ClassOption, CommandParser, make_parser, names
+from pyro_vae.cli.sources import constant, options_of
+
+# The command's defaults are a recipe that works; `fit` in Python starts from none of it. A class that is named, be it
+# the same one, takes nothing from here.
+_WARM_UP = {"class_path": "Linear", "init_args": {"start": 0.0, "end": 1.0, "share": 0.125}}
+_WARMED_ELBO = {"class_path": "ELBO", "init_args": {"beta": _WARM_UP}}
+_ADAM = {"class_path": "Adam", "init_args": {"lr": 2e-3}}
+
+VAE = ClassOption(
+    ("pyro_vae.autoencoder.Autoencoder",), {"class_path": "VAE"}, later={"event_shape": (), "context": None}
+)
+"""The shapes of x and of c are those of the data."""
+OBJECTIVE = ClassOption(("pyro_vae.objectives.Objective",), _WARMED_ELBO)
+LR_SCHEDULE = ClassOption(("pyro_vae.schedules.Schedule",), {"class_path": "Cosine"})
+
+
+def optimizer(default: dict[str, Any]) -> ClassOption:
+    """An option for a class of torch.optim."""
+    return ClassOption(("torch.optim.Optimizer",), default, built_with=1)
+
+
+def fit_parser() -> CommandParser:
+    """The parser of `pyro-vae fit`."""
+    parser = make_parser("fit", "Train a VAE by stochastic variational inference and save the run.")
+    _add_data(parser.add_argument_group("data"))
+    _add_model(parser)
+    _add_objective(parser)
+    _add_training(parser)
+    _add_output(parser)
+    return parser
+
+
+def _add_data(group: Any) -> None:
+    group.add_argument(
+        "--data",
+        type=str,
+        default="digits",
+        metavar="NAME|PATH",
+        help="digits, linear_gaussian, mnist, ..., or a file: .npz, or .npy, which may be larger than memory",
+    )
+    group.add_argument(
+        "--binarize",
+        type=Literal["auto", "none", "static", "dynamic", "threshold"],
+        default="auto",
+        help="auto: dynamic (with quadrants static) if the likelihood is for {0, 1}, else none",
+    )
+    group.add_argument(
+        "--dequantize", type=bool, default=False, help="add uniform noise within each grey level, for densities"
+    )
+    group.add_argument("--divide_by", type=float | None, default=None, help="divide all values by this")
+    group.add_argument("--valid_size", type=int, default=0, help="hold out the last N of train for validation")
+    group.add_argument(
+        "--test_size", type=int, default=0, help="hold out the last N of train for testing, before valid_size does"
+    )
+    context = constant("pyro_vae.conditioning", "Context")
+    group.add_argument("--context", type=context, default="none", help="what a conditional VAE is given beside x")
+    group.add_argument("--labelled", type=int, default=0, help="data of train that keep their label, as the input y")
+    group.add_argument("--repeats", type=int, default=1, help="how often each labelled datum is in train")
+    group.add_argument(
+        "--standardize",
+        type=bool,
+        default=False,
+        help="let the networks work on standardised data, for real data of any scale; results keep the data's units",
+    )
+    group.add_argument(
+        "--data_root", type=str | None, default=None, metavar="FOLDER", help="where downloadable sets lie"
+    )
+    group.add_argument("--data_seed", type=int, default=0, help="seed of the binarisation or dequantisation")
+    group.add_argument("--download", type=bool, default=False, help="fetch a downloadable set that is not there")
+
+
+def _add_model(parser: CommandParser) -> None:
+    group = parser.add_argument_group("model")
+    parser.add_class(
+        group,
+        "vae",
+        VAE,
+        help=f"{names(VAE)}, or a class of your own by import path (default: VAE). Its options are written "
+        "--vae.OPTION VALUE, those of its parts --vae.PART.OPTION VALUE: --vae.latent_dim 8 --vae.prior VampPrior "
+        f"--vae.encoder.hidden [200,100]. Of a VAE: {_of_a_vae()}. "
+        "--vae.help CLASS and --vae.PART.help CLASS list the options of a class",
+    )
+
+
+def _of_a_vae() -> str:
+    """The options of the class that is taken by default."""
+    return ", ".join(name for name in options_of("pyro_vae.vae.VAE") if name not in VAE.later)
+
+
+def _add_objective(parser: CommandParser) -> None:
+    group = parser.add_argument_group("objective")
+    parser.add_class(
+        group,
+        "objective",
+        OBJECTIVE,
+        help=f"{names(OBJECTIVE)}, or your own by import path (default: ELBO whose beta rises from 0 "
+        "to 1 over the first eighth of the training). A class that is named starts from its own defaults: "
+        "--objective ELBO has beta 1. --objective.help CLASS lists its options",
+    )
+
+
+def _add_training(parser: CommandParser) -> None:
+    group = parser.add_argument_group("training")
+    group.add_argument("--epochs", type=int, default=400, help="passes over the training data")
+    group.add_argument("--batch_size", type=int, default=100, help="data in a step")
+    parser.add_class(
+        group,
+        "optimizer",
+        adam := optimizer(_ADAM),
+        help=f"a class of torch.optim: {names(adam)} (default: Adam with lr 0.002). "
+        "--optimizer.lr 0.01 and others; --optimizer.help CLASS lists them",
+    )
+    parser.add_class(
+        group,
+        "lr_schedule",
+        LR_SCHEDULE,
+        help=f"factor on the learning rate, in epochs: {names(LR_SCHEDULE)} (default: Cosine, from "
+        "1 to 0 over the training). --lr_schedule.help CLASS lists its options",
+    )
+    group.add_argument(
+        "--clip_norm", type=float | None, default=None, help="largest gradient norm of the loss per datum"
+    )
+    group.add_argument(
+        "--weight_prior",
+        type=float | None,
+        default=None,
+        help="standard deviation of a normal prior on the decoder's weights",
+    )
+    group.add_argument("--patience", type=int | None, default=None, help="epochs without a better validation value")
+    keep = constant("pyro_vae.settings", "Keep")
+    group.add_argument("--keep", type=keep, default="best", help="weights: best by the objective on validation data")
+    group.add_argument(
+        "--start_at_mean",
+        type=bool | Literal["auto"],
+        default="auto",
+        help="output bias of the decoder from the training means; auto: if its class and the likelihood's know how",
+    )
+    group.add_argument("--seed", type=int, default=0, help="seed of weights, order and noise")
+    group.add_argument("--log_every", type=int, default=50, help="steps between measurements of the bound")
+    group.add_argument(
+        "--compile",
+        type=bool | Literal["auto"],
+        default="auto",
+        help="compile the step; auto: if the training is long enough for it to pay",
+    )
+    precision = constant("pyro_vae.precision", "Precision")
+    group.add_argument(
+        "--precision", type=precision, default="float32", help="of the networks' products; weights stay float32"
+    )
+    group.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
+
+
+def _add_output(parser: CommandParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--run", type=str | None, default=None, metavar="FOLDER", help="run directory; without it runs/NAME-HASH"
+    )
+    group.add_argument("--save_every", type=float, default=10.0, help="seconds between checkpoints")
+    group.add_argument("--pictures", type=bool, default=True, help="save pictures at the end")
+    group.add_argument("--quiet", action="store_true", help="no progress")
+    group.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_config(group, help="YAML with any of these options, e.g. a run's config.yaml; what comes later counts")

@@ -1,0 +1,113 @@
+"""What a user gave for an option that names a class, from the command line and from YAML, one layer over another.
+
+    --objective Renyi --objective.alpha 0.3        objective: {class_path: Renyi, init_args: {alpha: 0.3}}
+
+are the same `Given`. No class is looked up here, so that nothing heavy is imported before names are known to be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyro_vae.errors import UsageError
+from pyro_vae.safe_yaml import YamlError, load_yaml
+
+_SPEC = {"class_path", "init_args"}
+NOTHING: Any = type("_Nothing", (), {"__repr__": lambda _: "NOTHING"})()
+
+
+@dataclass
+class Given:
+    """A value and options.
+
+    Args:
+        value: a class's name or import path, or a plain value; `NOTHING` where only options are given, for whatever
+            class is the default.
+        options: by name, what was given for each option of the class.
+    """
+
+    value: Any = NOTHING
+    options: dict[str, Given] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return self.value is not NOTHING or bool(self.options)
+
+    def assign(self, path: Sequence[str], value: Any, key: str) -> None:
+        """Give a value to the option at a path below this one; a later value replaces an earlier one.
+
+        Options stay where the same class is named again or none was named before; with another class they go.
+
+        Args:
+            path: names of options, one below the other; `init_args` between them may be left out.
+            value: a word of the command line or plain data; a mapping gives several options at once.
+            key: where this is, for messages.
+
+        Raises:
+            UsageError: if the value is no description of a class.
+        """
+        names = [name for name in path if name != "init_args"]
+        if names and names[0] != "class_path":
+            self.options.setdefault(names[0], Given()).assign(names[1:], value, f"{key}.{names[0]}")
+        elif isinstance(value := _mapping(value), Mapping):
+            self._describe(value, key)
+        else:
+            self._set(value)
+
+    def _set(self, value: Any) -> None:
+        if self.value is not NOTHING and _short(self.value) != _short(value):
+            self.options = {}
+        self.value = value
+
+    def _describe(self, given: Mapping[str, Any], key: str) -> None:
+        """Take over a mapping: `class_path` and `init_args`, or options by name."""
+        options = given
+        if _SPEC & set(given):
+            if other := set(given) - _SPEC:
+                raise UsageError(f"{key}: expected class_path and init_args alone, got {', '.join(sorted(other))} too")
+            if not isinstance(given.get("class_path", ""), str):
+                raise UsageError(f"{key}.class_path: expected the name of a class, got {given['class_path']!r}")
+            options = given.get("init_args") or {}
+            if not isinstance(options, Mapping):
+                raise UsageError(f"{key}.init_args: expected options by name, got {options!r}")
+            if "class_path" in given:
+                self._set(given["class_path"])
+        for name, value in options.items():
+            self.assign(name.split("."), value, key)
+
+    def over(self, default: Given) -> Given:
+        """This over a default. A class that is named here, be it the default's, takes nothing over from the default."""
+        if self.value is not NOTHING:
+            return self
+        names = dict.fromkeys([*default.options, *self.options])
+        none = Given()
+        return Given(default.value, {n: self.options.get(n, none).over(default.options.get(n, none)) for n in names})
+
+    def plain(self) -> Any:
+        """As plain data, for an option that is a mapping itself."""
+        options = {name: given.plain() for name, given in self.options.items()}
+        if self.value is NOTHING:
+            return options
+        return {"class_path": self.value, "init_args": options} if options else self.value
+
+
+def given_of(description: Any, key: str = "") -> Given:
+    """What plain data gives."""
+    found = Given()
+    found.assign([], description, key)
+    return found
+
+
+def _mapping(value: Any) -> Any:
+    """A mapping where a word of the command line is one, in YAML or JSON."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            return load_yaml(value)
+        except YamlError:
+            return value
+    return value
+
+
+def _short(name: Any) -> Any:
+    return name.rpartition(".")[2] if isinstance(name, str) else name

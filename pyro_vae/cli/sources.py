@@ -1,0 +1,322 @@
+"""Classes, their options and constants, read from source files: importing them, and torch with them, takes seconds.
+
+It knows as much as command lines need to be checked: names and annotations. The same walk goes over these classes and
+over the imported ones (`library.Library`), and a test compares the two.
+"""
+
+import ast
+import builtins
+import collections.abc
+import re
+import typing
+from abc import ABCMeta, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.cli.given import NOTHING
+from pyro_vae.cli.library import Axis, Option, axis_of, is_named
+
+_READ = ("pyro_vae", "torch.optim")
+"""What is followed; all else that is imported is a stand-in without more."""
+
+
+class ElsewhereError(Exception):
+    """A class that is neither this package's nor torch's: nothing is known of it before it is imported."""
+
+
+def constant(module: str, name: str) -> Any:
+    """The value of a module's constant: plain data, an annotation, or the keys of a mapping, as a tuple."""
+    found = _Module.of(module)
+    value = found.assigned[name]
+    if isinstance(value, ast.Dict):
+        return tuple(ast.literal_eval(key) for key in value.keys if key is not None)
+    try:
+        return ast.literal_eval(value)
+    except ValueError:
+        return found.evaluated(value)
+
+
+def options_of(path: str) -> dict[str, Option]:
+    """The options of the class at an import path, with what its docstring says of them."""
+    module, _, name = path.rpartition(".")
+    return _options(_Class(module, name))
+
+
+class Sources:
+    """The classes of this package and of torch.optim, as `Library` has them; a stand-in for each class."""
+
+    def base(self, path: str) -> type:
+        """A stand-in for the class at a path."""
+        module, _, name = path.rpartition(".")
+        return _stand_in(_Module.of(module).home_of(name) or module, name)
+
+    def below(self, base: type) -> dict[str, type]:
+        """As in `Library`."""
+        return _concrete_below(base.__name__)
+
+    def at(self, path: str, axis: Axis, key: str) -> type:
+        """The class at an import path, if it is one that can be named without it.
+
+        Raises:
+            ElsewhereError: if it is not.
+        """
+        found = {name: cls for base in axis.bases for name, cls in self.below(base).items()}
+        module, _, name = path.rpartition(".")
+        if name not in found or not f"{found[name].__module__}.".startswith(f"{module}."):
+            raise ElsewhereError(path)
+        return found[name]
+
+    def options(self, cls: type, built_with: int) -> dict[str, Option]:
+        """As in `Library`."""
+        options = _options(_Class(cls.__module__, cls.__name__))
+        return dict(list(options.items())[built_with:])
+
+    def path(self, cls: type) -> str:
+        """Where it is written."""
+        return f"{cls.__module__}.{cls.__name__}"
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _root(package: str) -> Path:
+    spec = find_spec(package)
+    assert spec is not None and spec.submodule_search_locations
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+@dataclass(frozen=True)
+class _Module:
+    """A source file, parsed when it is first asked for."""
+
+    name: str
+    path: Path
+
+    @staticmethod
+    @cache
+    def of(name: str) -> "_Module":
+        package, _, below = name.partition(".")
+        path = _root(package).joinpath(*below.split(".")) if below else _root(package)
+        return _Module(name, path / "__init__.py" if path.is_dir() else path.with_suffix(".py"))
+
+    @cached_property
+    def body(self) -> list[ast.stmt]:
+        return ast.parse(self.path.read_text(encoding="utf-8")).body
+
+    @cached_property
+    def assigned(self) -> dict[str, ast.expr]:
+        """Constants by name."""
+        plain = {
+            t.id: s.value for s in self.body if isinstance(s, ast.Assign) for t in s.targets if isinstance(t, ast.Name)
+        }
+        annotated = (s for s in self.body if isinstance(s, ast.AnnAssign) and s.value is not None)
+        return plain | {s.target.id: s.value for s in annotated if isinstance(s.target, ast.Name)}  # pyright: ignore
+
+    @cached_property
+    def imported(self) -> dict[str, str]:
+        """The module that each imported name is of."""
+        found = [s for s in self.body if isinstance(s, ast.ImportFrom) and s.module]
+        return {a.asname or a.name: self._absolute(s) for s in found for a in s.names}
+
+    def _absolute(self, statement: ast.ImportFrom) -> str:
+        if not statement.level:
+            return statement.module or ""
+        parts = self.name.split(".")
+        own = parts if self.path.name == "__init__.py" else parts[:-1]
+        return ".".join([*own[: len(own) - statement.level + 1], statement.module or ""])
+
+    @cached_property
+    def classes(self) -> dict[str, ast.ClassDef]:
+        return {s.name: s for s in self.body if isinstance(s, ast.ClassDef)}
+
+    def home_of(self, name: str) -> str | None:
+        """The module that a class is written in, from where it is imported."""
+        if name in self.classes:
+            return self.name
+        module = self.imported.get(name, "")
+        return _Module.of(module).home_of(name) if module.startswith(_READ) else None
+
+    def evaluated(self, annotation: ast.expr) -> Any:
+        """An annotation with stand-ins for the classes in it; `Any` where a name in it is not known."""
+        try:
+            code = compile(ast.Expression(annotation), self.name, "eval")
+            return eval(code, {"__builtins__": {}}, _Names(self))  # our own annotations, or torch's
+        except (NameError, TypeError, AttributeError, SyntaxError, OSError):
+            return Any
+
+
+class _Names(dict[str, Any]):
+    """What names mean in a module's annotations."""
+
+    def __init__(self, module: _Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def __missing__(self, name: str) -> Any:
+        if name in self.module.assigned:
+            return self.module.evaluated(self.module.assigned[name])
+        for known in (collections.abc, typing, builtins):
+            if hasattr(known, name):
+                return getattr(known, name)
+        if (home := self.module.home_of(name)) is not None:
+            return _stand_in(home, name)
+        source = self.module.imported.get(name, "")
+        if source.startswith("pyro_vae") and name in _Module.of(source).assigned:
+            return _Module.of(source).evaluated(_Module.of(source).assigned[name])
+        if name in self.module.imported:
+            return type(name, (), {"__module__": source})
+        raise NameError(name)
+
+
+# ---- classes ---------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _written() -> list["_Class"]:
+    """All classes of the package and of torch.optim; their lines alone are read."""
+    files = [("pyro_vae", path) for path in sorted(_root("pyro_vae").rglob("*.py")) if _is_library(path)]
+    files += [("torch", path) for path in sorted(_root("torch").joinpath("optim").glob("*.py"))]
+    found = []
+    for package, path in files:
+        parts = path.relative_to(_root(package)).with_suffix("").parts
+        module = ".".join([package, *(part for part in parts if part != "__init__")])
+        lines = re.findall(r"^class (\w+)(?:\(([^)]*)\))?:", path.read_text(encoding="utf-8"), re.MULTILINE)
+        found += [_Class(module, name, tuple(re.findall(r"[\w.]+", bases))) for name, bases in lines]
+    return found
+
+
+def _is_library(path: Path) -> bool:
+    return path.relative_to(_root("pyro_vae")).parts[0] not in ("cli", "testing", "plots", "evidence", "diagnostics")
+
+
+@dataclass(frozen=True)
+class _Class:
+    """A class as it is written."""
+
+    module: str
+    name: str
+    bases: tuple[str, ...] = ()
+
+    @property
+    def node(self) -> ast.ClassDef:
+        return _Module.of(self.module).classes[self.name]
+
+    @property
+    def stand_in(self) -> type:
+        return _stand_in(self.module, self.name)
+
+    @property
+    def parents(self) -> list["_Class"]:
+        """The classes that it derives from, as far as they are read."""
+        names = [ast.unparse(base).rpartition(".")[2] for base in self.node.bases]
+        homes = [(_Module.of(self.module).home_of(name), name) for name in names]
+        return [_Class(home, name) for home, name in homes if home is not None]
+
+    @property
+    def abstract(self) -> set[str]:
+        """Names of the methods that are still to be written."""
+        own = {s.name: s for s in self.node.body if isinstance(s, ast.FunctionDef)}
+        written = own.keys() | {
+            t.id for s in self.node.body if isinstance(s, ast.Assign) for t in s.targets if isinstance(t, ast.Name)
+        }
+        written |= {
+            s.target.id for s in self.node.body if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)
+        }
+        missing = {name for name, s in own.items() if any("abstractmethod" in ast.unparse(d) for d in s.decorator_list)}
+        inherited = set[str]().union(*(parent.abstract for parent in self.parents))
+        return (inherited - written) | missing
+
+    @property
+    def is_abstract(self) -> bool:
+        return bool(self.abstract)
+
+
+def _below(base: str) -> Iterator[_Class]:
+    for cls in _written():
+        if base in {name.rpartition(".")[2] for name in cls.bases}:
+            yield cls
+            yield from _below(cls.name)
+
+
+@cache
+def _concrete_below(base: str) -> dict[str, type]:
+    found = {cls.name: cls for cls in _below(base)}
+    return {n: c.stand_in for n, c in sorted(found.items()) if is_named(c.module, n) and not c.is_abstract}
+
+
+@cache
+def _stand_in(module: str, name: str) -> type:
+    """A class of that name, abstract where the true one is."""
+    abstract = name in _Module.of(module).classes and _Class(module, name).is_abstract
+    methods = {"_": abstractmethod(lambda self: None)} if abstract else {}
+    return ABCMeta(name, (), {"__module__": module, **methods})
+
+
+# ---- options ---------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _options(cls: _Class) -> dict[str, Option]:
+    """The options of a class's constructor, in their order."""
+    own = next((s for s in cls.node.body if isinstance(s, ast.FunctionDef) and s.name == "__init__"), None)
+    if own is not None:
+        return dict(_arguments(own.args, _Module.of(cls.module), _documented(cls.node)))
+    inherited = [_options(parent) for parent in cls.parents]
+    if not any("dataclass" in ast.unparse(decorator) for decorator in cls.node.decorator_list):
+        return next((options for options in inherited if options), {})
+    merged: dict[str, Option] = {}
+    for options in reversed(inherited):
+        merged |= options
+    return merged | dict(_fields(cls))
+
+
+def _arguments(arguments: ast.arguments, module: _Module, told: Mapping[str, str]) -> Iterable[tuple[str, Option]]:
+    positional = [*arguments.posonlyargs, *arguments.args][1:]
+    defaults = [None] * (len(positional) - len(arguments.defaults)) + list(arguments.defaults)
+    pairs = [*zip(positional, defaults, strict=False), *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]
+    return [(a.arg, _option(a.annotation, default, module, told.get(a.arg, ""))) for a, default in pairs]
+
+
+def _fields(cls: _Class) -> Iterable[tuple[str, Option]]:
+    module, told = _Module.of(cls.module), _documented(cls.node)
+    for statement in cls.node.body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            name = statement.target.id
+            if "ClassVar" not in ast.unparse(statement.annotation):
+                yield name, _option(statement.annotation, statement.value, module, told.get(name, ""))
+
+
+def _documented(node: ast.ClassDef) -> dict[str, str]:
+    """What a Google docstring says of each argument, on one line."""
+    section = re.search(r"\n *Args:\n(.*?)(?=\n\s*\n|\Z)", ast.get_docstring(node) or "", re.DOTALL)
+    entries = re.findall(
+        r"^ {4}(\w+): (.*?)(?=^ {4}\S|\Z)", f"{section[1]}\n" if section else "", re.DOTALL | re.MULTILINE
+    )
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+def _option(annotation: ast.expr | None, default: ast.expr | None, module: _Module, told: str) -> Option:
+    kind = Any if annotation is None else module.evaluated(annotation)
+    axis = axis_of(kind)
+    return Option(kind, NOTHING if default is None else _default(default, axis, module), default is None, told, axis)
+
+
+def _default(node: ast.expr, axis: Axis | None, module: _Module) -> Any:
+    """A default as plain data: of a class its name, of an object its class and keywords."""
+    if axis is not None and isinstance(node, ast.Name):
+        return {"class_path": node.id}
+    if axis is not None and isinstance(node, ast.Call):
+        return {"class_path": ast.unparse(node.func).rpartition(".")[2]}
+    if isinstance(node, ast.Name) and node.id in module.assigned:
+        return _default(module.assigned[node.id], axis, module)
+    if isinstance(node, ast.Tuple):
+        return tuple(_default(item, axis, module) for item in node.elts)
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return NOTHING
