@@ -12,6 +12,7 @@ class Averaged:
     Args:
         values: the estimates, `[N]`, double precision.
         standard_errors: their Monte Carlo standard errors, `[N]`; nan where they are not known.
+        is_at_least: whether some of them are known to be too small, and so that of the mean.
 
     Example:
         >>> import torch
@@ -21,6 +22,7 @@ class Averaged:
 
     values: Tensor
     standard_errors: Tensor
+    is_at_least: bool = False
 
     @property
     def mean(self) -> float:
@@ -40,14 +42,15 @@ class Averaged:
     def summary(self) -> dict[str, float]:
         """The average and its errors as plain numbers."""
         names = ("mean", "standard_error_data", "standard_error_monte_carlo")
-        return {name: getattr(self, name) for name in names}
+        found = {name: getattr(self, name) for name in names}
+        return {**found, **({"standard_error_monte_carlo_is_at_least": True} if self.is_at_least else {})}
 
     def __len__(self) -> int:
         return len(self.values)
 
     def __repr__(self) -> str:
-        errors = f"se(data) {self.standard_error_data:.3f}, se(Monte Carlo) {self.standard_error_monte_carlo:.4f}"
-        return f"{self.mean:.3f} ({errors})"
+        monte_carlo = at_least(f"{self.standard_error_monte_carlo:.4f}", self.is_at_least)
+        return f"{self.mean:.3f} (se(data) {self.standard_error_data:.3f}, se(Monte Carlo) {monte_carlo})"
 
 
 def standard_error(values: Tensor) -> float:
@@ -59,6 +62,16 @@ def standard_error(values: Tensor) -> float:
         1.0
     """
     return (values.std() / len(values) ** 0.5).item() if len(values) > 1 else float("nan")
+
+
+def at_least(error: str, is_so: bool) -> str:
+    """A standard error as it is printed: "at least" in front of one that is known to be too small.
+
+    Example:
+        >>> at_least("0.1234", True)
+        'at least 0.1234'
+    """
+    return f"at least {error}" if is_so else error
 
 
 def of_draws(draws: Tensor) -> Averaged:

@@ -6,6 +6,9 @@ from math import ceil, floor, log10
 
 import numpy as np
 
+_ROUNDING_ERRORS = 8
+"""Rounding errors that a tail of equal weights may span: that of a sum is of either sign, and a tail has hundreds."""
+
 
 def reliable_below(num_particles: int) -> float:
     """The Pareto k above which not to trust K weights: `min(1 - 1 / log10(K), 0.7)` (Vehtari et al. 2024)."""
@@ -14,15 +17,15 @@ def reliable_below(num_particles: int) -> float:
 
 def tail_kept(num_particles: int) -> int:
     """Weights that must be kept so that `psislw` cuts the same tail from them as from all of them."""
-    return min(num_particles, 5 * _tail_length(num_particles) + 1)
+    return min(num_particles, 5 * tail_length(num_particles) + 1)
 
 
-def _tail_length(num_particles: int) -> int:
+def tail_length(num_particles: int) -> int:
     """Number of weights in the tail that Pareto's k is fitted to (Vehtari et al. 2024)."""
     return ceil(min(num_particles / 5, 3 * num_particles**0.5))
 
 
-def pareto_k_of_tail(log_weights: np.ndarray, num_particles: int) -> np.ndarray:
+def pareto_k_of_tail(log_weights: np.ndarray, num_particles: int, rounding: np.ndarray | float = 0.0) -> np.ndarray:
     """Pareto's k of each row, from its largest weights, by ArviZ's `psislw`.
 
     `psislw` fits the `min(n/5, 3 sqrt(n / reff))` largest of the n weights it is given; with the relative efficiency
@@ -31,20 +34,27 @@ def pareto_k_of_tail(log_weights: np.ndarray, num_particles: int) -> np.ndarray:
     Args:
         log_weights: the largest log-weights of each datum in any order, `[N, n]`, `n = tail_kept(num_particles)`.
         num_particles: K, the number of weights they are the largest of.
+        rounding: the rounding error of each row's log-weights, nats, `[N]` or one for all.
 
     Returns:
-        k for each row, `[N]`; -inf where the weights in the tail are all equal, nan with fewer than 5 in the tail or
-        where all weights are zero.
+        k for each row, `[N]`; -inf where the weights in the tail are all equal up to rounding, nan with fewer than 5 in
+        the tail or where all weights are zero.
     """
-    return smooth_tail(log_weights, num_particles)[1]
+    return smooth_tail(log_weights, num_particles, rounding)[1]
 
 
-def smooth_tail(log_weights: np.ndarray, num_particles: int) -> tuple[np.ndarray, np.ndarray]:
+def smooth_tail(
+    log_weights: np.ndarray, num_particles: int, rounding: np.ndarray | float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
     """The largest weights with their tail replaced by the fitted Pareto's expected order statistics, by ArviZ.
+
+    A tail is taken to be all equal where it spans less than 8 rounding errors, or 1e-6 nats: there are then only a few
+    different numbers in it, no sample of a distribution with a density, and the fit can be anything up to infinity.
 
     Args:
         log_weights: as for `pareto_k_of_tail`, `[N, n]`.
         num_particles: K, the number of weights they are the largest of.
+        rounding: the rounding error of each row's log-weights, nats, `[N]` or one for all.
 
     Returns:
         The log-weights, `[N, n]`, in the same order and unit, none above the largest; and k, `[N]`. Left as they are
@@ -53,14 +63,15 @@ def smooth_tail(log_weights: np.ndarray, num_particles: int) -> tuple[np.ndarray
     References:
         Vehtari et al. 2024, Pareto smoothed importance sampling.
     """
-    length, kept = _tail_length(num_particles), log_weights.shape[-1]
+    length, kept = tail_length(num_particles), log_weights.shape[-1]
     smoothed = log_weights.copy()
     if length < 5:
         return smoothed, np.full(len(log_weights), np.nan)
     efficiency = 1.0 if kept == num_particles else _efficiency(kept, num_particles)
     ordered = np.sort(log_weights, -1)
     possible = np.isfinite(ordered[:, -1])
-    wavy = possible & ~(np.where(possible, ordered[:, -1], 0) - ordered[:, -length - 1] < 1e-6)
+    equal = np.maximum(1e-6, _ROUNDING_ERRORS * np.asarray(rounding))
+    wavy = possible & ~(np.where(possible, ordered[:, -1], 0) - ordered[:, -length - 1] < equal)
     k = np.where(possible, -np.inf, np.nan)
     if wavy.any():
         top, body = ordered[wavy, -1:], ordered[wavy, -length - 2]

@@ -15,10 +15,12 @@ from pyro_vae.hmc import HMCResult, hmc
 from pyro_vae.importance import Called, Program, evaluation_mode, model_order, refuse_point_masses
 from pyro_vae.once import remembering
 from pyro_vae.pareto import reliable_below, smooth_tail
+from pyro_vae.reliability import untrustworthy
+from pyro_vae.rounding import rounding_error
 from pyro_vae.seeding import generator, seeded
 from pyro_vae.sites import in_order
 from pyro_vae.targets import Target
-from pyro_vae.tiles import TILE_DATA, TILE_PARTICLES, EagerPair, draws, log_weights
+from pyro_vae.tiles import TILE_DATA, TILE_PARTICLES, EagerPair, draws
 
 Method = Literal["guide", "sir", "psis", "hmc"]
 METHODS = ("guide", "sir", "psis", "hmc")
@@ -45,13 +47,16 @@ class Weights:
 
     @property
     def threshold(self) -> float:
-        """The Pareto k above which not to trust the weights: that of `Evidence`."""
+        """The Pareto k above which not to trust the weights: `min(1 - 1 / log10(K), 0.7)` (Vehtari et al. 2024)."""
         return reliable_below(self.num_particles)
 
     @property
     def heavy(self) -> Tensor:
-        """Which data's weights are not to be trusted, `[N]` bool: Pareto k above `threshold`, or unknown."""
-        return ~(self.pareto_k <= self.threshold)
+        """Which data's weights are not to be trusted, `[N]` bool: Pareto k likely above `threshold`, or unknown.
+
+        The k-hat of all data are judged together; see `reliability.untrustworthy`.
+        """
+        return untrustworthy(self.pareto_k, self.num_particles, self.threshold)
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,15 +292,26 @@ def _block(
     pair: EagerPair, data: Sequence[Tensor], start: int, num_draws: int, method: str, num_particles: int, seed: int
 ) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
     """The draws of one block, their log-weights `[num_draws, block]`, the ESS and Pareto's k of each datum."""
-    weighed = log_weights(pair, data, start, num_particles, seed, pair.nesting)
-    log_w = _usable(torch.cat([tile.double().cpu() for tile in weighed]), start)
-    smoothed, k = map(torch.from_numpy, smooth_tail(np.ascontiguousarray(log_w.T), num_particles))
+    log_w, rounding = _weighed(pair, data, start, num_particles, seed)
+    tails = smooth_tail(np.ascontiguousarray(log_w.T), num_particles, rounding.numpy())
+    smoothed, k = map(torch.from_numpy, tails)
     used = smoothed.T if method == "psis" else log_w
     first = torch.arange(num_draws)[:, None].expand(-1, len(data[0]))
     chosen = first if method == "guide" else _resample(used, num_draws, start, seed)
     latents = _pick(pair, data, start, chosen, num_particles, seed)
     ess = torch.exp(2 * used.logsumexp(0) - (2 * used).logsumexp(0)).clamp(1, num_particles)
     return latents, log_w.gather(0, chosen), ess, k
+
+
+def _weighed(
+    pair: EagerPair, data: Sequence[Tensor], start: int, num_particles: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """The log-weights of one block, `[num_particles, block]`, and their rounding errors, `[block]`."""
+    drawn = draws(pair, data, start, num_particles, seed, pair.nesting)
+    terms = [(pair.log_joint(latents, data), log_guide) for latents, log_guide in drawn]
+    log_w = torch.cat([(log_joint - log_guide).double().cpu() for log_joint, log_guide in terms])
+    rounding = torch.stack([rounding_error(*torch.broadcast_tensors(*both)) for both in terms]).amax(0)
+    return _usable(log_w, start), rounding.cpu()
 
 
 def _usable(log_w: Tensor, start: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae.autoencoder import Autoencoder
-from pyro_vae.averages import Averaged, standard_error
+from pyro_vae.averages import Averaged, at_least, standard_error
 from pyro_vae.diagnostics import latent_statistics
 from pyro_vae.diagnostics.calibration import simulation_based_calibration
 from pyro_vae.diagnostics.collapse import collapse_warnings
@@ -23,10 +23,9 @@ from pyro_vae.errors import UsageError
 from pyro_vae.evidence import Evidence, log_marginal
 from pyro_vae.evidence.annealed import Annealing
 from pyro_vae.evidence.annealing import ais, bdmc
+from pyro_vae.evidence.estimates import MOST_UNRELIABLE
 from pyro_vae.pages import Section, Warned
 
-MOST_UNRELIABLE = 0.05
-"""Share of data with too high a Pareto k above which the average log p(x) is warned about."""
 MOST_BRACKET = 1.0
 """Nats between the two sides of the bracket above which it says little."""
 _CERTAIN = 3.0
@@ -175,18 +174,20 @@ def evidence(subject: Subject) -> Finding:
     """Log p(x): the estimate, its errors and its health."""
     found = subject.evidence
     rows = [
-        _row("log p(x)", found.mean, found.standard_error_data, found.standard_error_monte_carlo),
+        _row("log p(x)", found.mean, found.standard_error_data, found.error_text()),
         _row("ELBO", found.elbo_mean, standard_error(found.elbo), None),
     ]
     warnings = []
-    if found.unreliable > MOST_UNRELIABLE:
+    if found.mean_flagged:
         what = (
-            f"Pareto k is above {found.threshold:.2f} for {found.unreliable:.1%} of the data (more than "
-            f"{MOST_UNRELIABLE:.0%}): the guide's draws miss part of those posteriors, and log p(x) is likely too low."
+            f"Pareto k is above {found.threshold:.2f} for {found.pareto_k_above:.1%} of the data, and "
+            f"{found.unreliable:.1%} are flagged (more than {MOST_UNRELIABLE:.0%}): the guide's draws miss part of "
+            "those posteriors, log p(x) is likely too low, for the mean as well, and the errors of draws are larger "
+            "than these."
         )
         advice = (
             "Look at the bracket below for how much; take a wider family (FullNormal, InverseAutoregressiveFlow), or "
-            "a larger K. Averages over many data suffer less than single ones."
+            "a larger K."
         )
         warnings.append(Warned(what, advice))
     text = (
@@ -211,9 +212,9 @@ def bracket(subject: Subject) -> Finding:
     lower, upper, gap = simulated.lower, simulated.upper, simulated.gap
     rows = [
         _row("the data: importance sampling", importance.mean().item(), standard_error(importance), None),
-        _row("the data: AIS", annealed.mean, annealed.standard_error_data, annealed.standard_error_monte_carlo),
+        _row("the data: AIS", annealed.mean, annealed.standard_error_data, annealed.error_text()),
         _row("the data: AIS less importance sampling", higher.mean().item(), standard_error(higher), None),
-        _row("simulated: lower bound, AIS", lower.mean, lower.standard_error_data, lower.standard_error_monte_carlo),
+        _row("simulated: lower bound, AIS", lower.mean, lower.standard_error_data, lower.error_text()),
         _row("simulated: upper bound, reverse AIS", upper.mean, upper.standard_error_data, None),
         _row("simulated: gap", gap.mean, gap.standard_error_data, None),
     ]
@@ -423,9 +424,9 @@ SECTIONS: dict[str, Callable[[Subject], Finding]] = {
 }
 
 
-def _row(name: str, mean: float, of_data: float, of_draws: float | None) -> dict[str, Any]:
-    """A line of a table of averages over data."""
-    draws = "" if of_draws is None else f"{of_draws:.4f}"
+def _row(name: str, mean: float, of_data: float, of_draws: float | str | None) -> dict[str, Any]:
+    """A line of a table of averages over data; an error as text is printed as it is."""
+    draws = "" if of_draws is None else of_draws if isinstance(of_draws, str) else f"{of_draws:.4f}"
     return {"": name, "nats per datum": f"{mean:.3f}", "standard error, data": f"{of_data:.3f}", "of draws": draws}
 
 
@@ -442,7 +443,8 @@ def _in_two(text: str) -> tuple[str, str]:
 
 
 def _told(value: Averaged) -> str:
-    return f"{value.mean:.3f} (se {value.standard_error_data:.3f}, {value.standard_error_monte_carlo:.3f})"
+    monte_carlo = at_least(f"{value.standard_error_monte_carlo:.3f}", value.is_at_least)
+    return f"{value.mean:.3f} (se {value.standard_error_data:.3f}, {monte_carlo})"
 
 
 def _mean(values: Tensor) -> dict[str, float]:

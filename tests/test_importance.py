@@ -207,8 +207,8 @@ class TestLogMarginal:
         assert evidence.mean == pytest.approx(3) and evidence.elbo_mean == pytest.approx(2)
         assert evidence.standard_error_data == pytest.approx(np.std([1, 2, 6], ddof=1) / 3**0.5)
         assert evidence.standard_error_monte_carlo == pytest.approx(0.3 / 3)
-        assert evidence.threshold == 0.7 and evidence.unreliable == pytest.approx(2 / 3)
-        assert "k-hat > 0.70 for 66.7%" in repr(evidence)
+        assert evidence.threshold == 0.5 and evidence.unreliable == pytest.approx(2 / 3)
+        assert "at least 0.1000, k-hat > 0.50 for 66.7%, flagged 66.7%, THE MEAN TOO" in repr(evidence)
 
     def test_one_particle_and_one_datum(self, vae, x):
         evidence = log_marginal(vae.model, vae.guide, x[:1], num_particles=1)
@@ -325,8 +325,8 @@ class TestSmoothed:
         log_w = np.random.default_rng(1).standard_normal((4, num_particles)) * spread - 700
         sums = _Sums(num_particles)
         for part in torch.from_numpy(log_w).T.split(17):
-            sums.add(part)
-        log_p, error, ess, k, elbo = sums.result(0, smoothed=True)
+            sums.add(part, torch.zeros(()))
+        log_p, error, ess, k, elbo, _ = sums.result(0, smoothed=True)
         w = torch.from_numpy(smoothed_by_arviz(log_w))
         expected = torch.logsumexp(w, -1)
         torch.testing.assert_close(log_p, expected - math.log(num_particles), rtol=0, atol=1e-9)
@@ -366,10 +366,10 @@ class TestSmoothed:
 
     def test_equal_or_few_weights_are_left_alone(self):
         sums = _Sums(100)
-        sums.add(torch.full((100, 2), -3.0))
+        sums.add(torch.full((100, 2), -3.0), torch.zeros(()))
         assert sums.result(0, smoothed=True)[0].tolist() == pytest.approx([-3.0, -3.0])
         sums = _Sums(10)
-        sums.add(torch.randn(10, 2))
+        sums.add(torch.randn(10, 2), torch.zeros(()))
         torch.testing.assert_close(sums.result(0, smoothed=True)[0], sums.result(0)[0])
 
     def test_weights_of_zero(self):
@@ -378,7 +378,7 @@ class TestSmoothed:
             log_w = torch.randn(1000, 3, dtype=torch.float64)
             log_w[:zeros] = -torch.inf
             sums = _Sums(1000)
-            sums.add(log_w)
+            sums.add(log_w, torch.zeros(()))
             smoothed, plain = (sums.result(0, smoothed=s)[0] for s in (True, False))
             assert (smoothed - plain).abs().max() < 0.5
 

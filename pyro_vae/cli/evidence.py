@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 
+from pyro_vae.averages import at_least
 from pyro_vae.cli.pictures import save_pareto_k
 from pyro_vae.cli.runs import SavedRun
 from pyro_vae.cli.tables import finite
@@ -77,9 +78,7 @@ def readable(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_importance(r: dict[str, Any]) -> dict[str, str]:
-    error_data, error_mc = r.pop("standard_error_data"), r.pop("standard_error_monte_carlo")
-    share, threshold = r.pop("unreliable"), r.pop("pareto_k_threshold")
-    warning = ": their estimates are not to be trusted one by one" if share else ""
+    error_data, threshold = r.pop("standard_error_data"), r.pop("pareto_k_threshold")
     nll, log_p, num_particles = r.pop("nll"), r.pop("log_p"), r.pop("num_particles")
     fast = r.pop("fast_estimate", None)
     shift = (
@@ -90,22 +89,41 @@ def _of_importance(r: dict[str, Any]) -> dict[str, str]:
         f"NLL{', FAST ESTIMATE' if fast else ''}": f"{nll:.3f} nats per datum (log p(x) = {log_p:.3f}){shift}",
         **_bits_line(r),
         "standard error, data": f"{error_data:.3f} nats (N = {r.pop('num_data')} data)",
-        "standard error, Monte Carlo": f"{error_mc:.4f} nats (K = {num_particles} draws, seed {r.pop('seed')})",
-        f"k-hat > {threshold:.2f}": f"{share:.1%} of the data{warning}",
+        **_error_lines(r, f"K = {num_particles} draws, seed {r.pop('seed')}"),
+        f"k-hat > {threshold:.2f}": f"{r.pop('pareto_k_above'):.1%} of the data",
+        "flagged": _flagged_text(r),
         "ELBO": f"{r.pop('elbo'):.3f} nats per datum",
     }
 
 
+def _error_lines(r: dict[str, Any], protocol: str) -> dict[str, str]:
+    """The Monte Carlo error, and what it does not hold where that is as large: the bias, and the share of rounding."""
+    error, bias, rounding = r.pop("standard_error_monte_carlo"), r.pop("bias"), r.pop("rounding", 0.0)
+    found = at_least(f"{error:.4f}", r.pop(_IS_AT_LEAST))
+    low = {"too low for want of draws": f"by about {bias:.4f} nats"} if bias > error / 2 else {}
+    told = f"; rounding alone gives {rounding:.2g}" if rounding > error / 2 and rounding > 1e-4 else ""
+    return {"standard error, Monte Carlo": f"{found} nats ({protocol}{told})", **low}
+
+
+_IS_AT_LEAST = "standard_error_monte_carlo_is_at_least"
+
+
+def _flagged_text(r: dict[str, Any]) -> str:
+    """The share of the data that is flagged, and what follows from it for them and for the mean."""
+    share, mean = r.pop("unreliable"), r.pop("mean_flagged")
+    who = "they and the mean are" if mean else "they are"
+    return f"{share:.1%} of the data{f': {who} not to be trusted within their errors' if share else ''}"
+
+
 def _of_another(r: dict[str, Any]) -> dict[str, str]:
     error_data, error = r.pop("standard_error_data"), r.pop("standard_error_monte_carlo")
-    warning = ": their estimates are not to be trusted" if r["unreliable"] else ""
     return {
         **_method_line(r),
         "NLL": f"{r.pop('nll'):.3f} nats per datum (log p(x) = {r.pop('log_p'):.3f})",
         **_bits_line(r),
         "standard error, data": f"{error_data:.3f} nats (N = {r.pop('num_data')} data)",
-        "standard error, method": f"{error:.2g} nats",
-        "flagged": f"{r.pop('unreliable'):.1%} of the data{warning}",
+        "standard error, method": f"{at_least(f'{error:.2g}', r.pop(_IS_AT_LEAST))} nats",
+        "flagged": _flagged_text(r),
         "health": r.pop("health"),
     }
 
@@ -129,14 +147,19 @@ def _accuracy_line(r: dict[str, Any]) -> dict[str, str]:
 
 def _bits_line(r: dict[str, Any]) -> dict[str, str]:
     bits = r.pop("bits_per_dim", None)
-    return {} if bits is None else {"bits per element": _bits_text(**bits)}
+    return {} if bits is None else {"bits per element": _bits_text(**bits, is_at_least=r[_IS_AT_LEAST])}
 
 
 def _bits_text(
-    mean: float, standard_error_data: float, standard_error_monte_carlo: float, dequantized: int | None
+    mean: float,
+    standard_error_data: float,
+    standard_error_monte_carlo: float,
+    dequantized: int | None,
+    is_at_least: bool,
 ) -> str:
+    monte_carlo = at_least(f"{standard_error_monte_carlo:.5f}", is_at_least)
     bound = f", an upper bound for the {dequantized} levels without noise" if dequantized else ""
-    return f"{mean:.4f} (standard errors {standard_error_data:.4f} and {standard_error_monte_carlo:.5f}){bound}"
+    return f"{mean:.4f} (standard errors {standard_error_data:.4f} and {monte_carlo}){bound}"
 
 
 def readable_all(result: dict[str, Any]) -> dict[str, Any]:
@@ -158,8 +181,10 @@ _HEADER = ["method", "NLL", "s.e. data", "s.e. method", "log p(x) is", "flagged"
 
 def _row(name: str, entry: Mapping[str, Any]) -> list[str]:
     side = {"lower": "too low", "upper": "too high", "consistent": "off either way"}[entry["bound"]]
-    errors = f"{entry['standard_error_data']:.3f}", f"{entry['standard_error_monte_carlo']:.2g}"
-    return [name, f"{entry['nll']:.3f}", *errors, side, f"{entry['unreliable']:.1%}", f"{entry['seconds']:.1f}"]
+    error = at_least(f"{entry['standard_error_monte_carlo']:.2g}", entry[_IS_AT_LEAST])
+    flagged = f"{entry['unreliable']:.1%}{', mean too' * entry['mean_flagged']}"
+    errors = f"{entry['standard_error_data']:.3f}", error
+    return [name, f"{entry['nll']:.3f}", *errors, side, flagged, f"{entry['seconds']:.1f}"]
 
 
 def columns_of(rows: Sequence[Sequence[str]]) -> list[str]:

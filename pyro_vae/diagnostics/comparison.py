@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.averages import standard_error
+from pyro_vae.averages import at_least, standard_error
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import Evidence
 
@@ -29,10 +29,12 @@ class Compared:
         difference: log p(x) less that of the best model, at most 0.
         standard_error_difference: that of `difference`, from having N data: of the paired differences, which vary far
             less than log p(x) does. It holds the Monte Carlo error as well, since that differs from datum to datum.
-        standard_error_monte_carlo: the part of it that comes from finitely many draws, of both models.
+        standard_error_monte_carlo: the part of it that comes from finitely many draws, of both models; too small where
+            data of either are flagged.
         bias: about how far `log_p` lies below the truth for want of draws, half the mean squared Monte Carlo error.
         flagged: share of the data whose estimate is not to be trusted.
         weight: share of the model in the mixture of all that gives the data the highest log-density (stacking).
+        error_is_at_least: whether `standard_error_monte_carlo` is known to be too small.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Compared:
     bias: float
     flagged: float
     weight: float
+    error_is_at_least: bool = False
 
     @property
     def is_worse(self) -> bool:
@@ -86,7 +89,8 @@ class Comparison:
 
 def _row(rank: int, model: Compared) -> tuple[str, ...]:
     numbers = (model.log_p, model.standard_error, model.difference, model.standard_error_difference)
-    monte_carlo = (f"{model.standard_error_monte_carlo:.4f}", f"{model.bias:.4f}")
+    error = at_least(f"{model.standard_error_monte_carlo:.4f}", model.error_is_at_least)
+    monte_carlo = (error, f"{model.bias:.4f}")
     return (
         str(rank),
         *(f"{number:.3f}" for number in numbers),
@@ -148,6 +152,7 @@ def _compared(name: str, evidence: Evidence, best: Evidence, weight: float) -> C
         errors[0].square().mean().item() / 2,
         evidence.unreliable,
         weight,
+        not is_best and (evidence.error_is_at_least or best.error_is_at_least),
     )
 
 

@@ -248,7 +248,7 @@ def _log_p(evidence: LogEvidence, num: int) -> Averaged:
     log_p, error = (a.detach().double().cpu() for a in (evidence.log_p, evidence.standard_error))
     if log_p.shape != (num,) or error.shape != (num,):
         raise UsageError(f"evidence: expected that of {num} data, got log_p {list(log_p.shape)}")
-    return Averaged(log_p, error)
+    return Averaged(log_p, error, bool(_flags(evidence, num).any()))
 
 
 def _flags(evidence: LogEvidence, num: int) -> Tensor:
@@ -257,7 +257,8 @@ def _flags(evidence: LogEvidence, num: int) -> Tensor:
 
 def _difference(a: Averaged, b: Averaged) -> Averaged:
     """Of two that were estimated by draws of their own."""
-    return Averaged(a.values - b.values, (a.standard_errors.square() + b.standard_errors.square()).sqrt())
+    errors = (a.standard_errors.square() + b.standard_errors.square()).sqrt()
+    return Averaged(a.values - b.values, errors, a.is_at_least or b.is_at_least)
 
 
 def _joined(parts: tuple[Averaged, ...]) -> Averaged:

@@ -178,7 +178,7 @@ class AnnealedEvidence(Estimate):
         how = self.annealing
         return (
             f"AnnealedEvidence({self.bound} bound {self.mean:.3f} nats per datum, se(data) "
-            f"{self.standard_error_data:.3f}, se(Monte Carlo) {self.standard_error_monte_carlo:.4f}, loose for "
+            f"{self.standard_error_data:.3f}, se(Monte Carlo) {self.error_text()}, loose for "
             f"{self.unreliable:.1%}, acceptance {self.accept.mean().item():.2f}, N = {len(self.log_p)}, "
             f"{how.num_chains} chains over {how.num_temperatures} temperatures from the {how.start}, "
             f"{self.evaluations} decoder evaluations a datum, seed {self.seed})"
@@ -210,7 +210,7 @@ class Sandwich:
         The spread over the data is that of the chains as well: `standard_error_data` holds all of the error.
         """
         errors = (self.lower.standard_error.square() + self.upper.standard_error.square()).sqrt()
-        return Averaged(self.upper.log_p - self.lower.log_p, errors)
+        return Averaged(self.upper.log_p - self.lower.log_p, errors, bool(self.flagged.any()))
 
     @property
     def flagged(self) -> Tensor:

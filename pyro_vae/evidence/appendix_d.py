@@ -14,6 +14,7 @@ from pyro_vae.evidence.estimates import BoundKind, Estimate
 from pyro_vae.hmc import HMCResult, hmc
 from pyro_vae.importance import Program, evaluation_mode
 from pyro_vae.pareto import pareto_k_of_tail, reliable_below, tail_kept
+from pyro_vae.reliability import untrustworthy
 from pyro_vae.targets import Target
 from pyro_vae.tiles import TILE_DATA
 
@@ -64,13 +65,20 @@ class AppendixD(Estimate):
 
     @property
     def flagged(self) -> Tensor:
-        """Which estimates are not to be trusted, `[N]` bool: chains that disagree, or ratios with a heavy tail."""
-        return ~(self.pareto_k <= self.threshold) | ~self.sampled
+        """Which estimates are not to be trusted, `[N]` bool: chains that disagree, or ratios with a heavy tail.
+
+        The k-hat of all data are judged together, as for importance sampling; see `reliability.untrustworthy`.
+        """
+        return self._heavy | ~self.sampled
+
+    @property
+    def _heavy(self) -> Tensor:
+        return untrustworthy(self.pareto_k, self.num_draws, self.threshold)
 
     @property
     def health(self) -> str:
         """The shares with chains that disagree and with heavy tails."""
-        tails = (~(self.pareto_k <= self.threshold)).double().mean().item()
+        tails = self._heavy.double().mean().item()
         chains = (~self.sampled).double().mean().item()
         return f"k-hat > {self.threshold:.2f} for {tails:.1%}, chains not to be trusted for {chains:.1%}"
 

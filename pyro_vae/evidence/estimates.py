@@ -1,13 +1,17 @@
 """What every estimator of log p(x) returns: the estimate of each datum, its error, and whether to believe it."""
 
 from abc import ABC, abstractmethod
+from math import isfinite
 from typing import Literal
 
 from torch import Tensor
 
-from pyro_vae.averages import Averaged
+from pyro_vae.averages import Averaged, at_least
 
 BoundKind = Literal["lower", "upper", "consistent"]
+MOST_UNRELIABLE = 0.05
+"""Share of the data flagged above which their mean is flagged too: what is missing there is then as large as the error
+that it is stated with, for a thousand data and K = 5000."""
 
 
 class Estimate(ABC):
@@ -56,6 +60,20 @@ class Estimate(ABC):
         """Share of the data whose estimate is `flagged`."""
         return self.flagged.double().mean().item()
 
+    @property
+    def mean_flagged(self) -> bool:
+        """Whether `mean` is not to be trusted either: more than 5 % of the data are `flagged`."""
+        return self.unreliable > MOST_UNRELIABLE
+
+    @property
+    def error_is_at_least(self) -> bool:
+        """Whether `standard_error_monte_carlo` is known to be too small: that of a `flagged` datum is part of it."""
+        return self.unreliable > 0 and isfinite(self.standard_error_monte_carlo)
+
+    def error_text(self, digits: str = ".4f") -> str:
+        """`standard_error_monte_carlo` as text, with "at least" in front where it is known to be too small."""
+        return at_least(f"{self.standard_error_monte_carlo:{digits}}", self.error_is_at_least)
+
     def summary(self) -> dict[str, float | int | str]:
         """The averages as plain numbers, with their protocol; what the command prints."""
         return {
@@ -64,7 +82,9 @@ class Estimate(ABC):
             "log_p": self.mean,
             "standard_error_data": self.standard_error_data,
             "standard_error_monte_carlo": self.standard_error_monte_carlo,
+            "standard_error_monte_carlo_is_at_least": self.error_is_at_least,
             "unreliable": self.unreliable,
+            "mean_flagged": self.mean_flagged,
             "health": self.health,
             "num_data": len(self.log_p),
         }
@@ -77,6 +97,6 @@ class Estimate(ABC):
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}(log p(x) = {self.mean:.3f} nats per datum ({self.bound}), "
-            f"se(data) {self.standard_error_data:.3f}, se(method) {self.standard_error_monte_carlo:.4f}, "
-            f"{self.health}, N = {len(self.log_p)})"
+            f"se(data) {self.standard_error_data:.3f}, se(method) {self.error_text()}, "
+            f"{self.health}{', THE MEAN TOO' * self.mean_flagged}, N = {len(self.log_p)})"
         )

@@ -18,10 +18,12 @@ from pyro_vae.fingerprint import fingerprint
 from pyro_vae.importance import Called, Program, evaluation_mode, owners, refuse_point_masses
 from pyro_vae.networks import computing_in
 from pyro_vae.once import remembering
-from pyro_vae.pareto import reliable_below, smooth_tail, tail_kept
+from pyro_vae.pareto import smooth_tail, tail_kept
 from pyro_vae.precision import DTYPES, Precision, check_precision, usable_precision
+from pyro_vae.reliability import error_bar_below, untrustworthy
+from pyro_vae.rounding import rounding_error
 from pyro_vae.seeding import seeded
-from pyro_vae.tiles import TILE_DATA, EagerPair, Pair, log_weights, make_pair
+from pyro_vae.tiles import TILE_DATA, EagerPair, Pair, draws, make_pair
 
 _SHIFT_PARTICLES = 500
 """Draws on which a fast estimate is compared with the exact one: enough to tell, and little beside K = 5000."""
@@ -36,7 +38,8 @@ class Evidence(Estimate):
     Args:
         log_p: the estimate for each datum, `[N]`, nats; in expectation below log p(x), and rising to it with K. With
             smoothed weights it may lie on either side.
-        standard_error: its Monte Carlo standard error, `[N]`, nats (delta method); unreliable where `pareto_k` is high.
+        standard_error: its Monte Carlo standard error, `[N]`, nats (delta method), and `rounding`, as the root of the
+            sum of their squares; too small where `flagged`.
         ess: effective sample size `(sum w)^2 / sum w^2`, `[N]`, between 1 and K.
         pareto_k: shape of the tail of the weights, `[N]`; -inf where all weights are equal, nan where K is too small.
         elbo: the ELBO from the same draws, `[N]`, nats.
@@ -48,6 +51,9 @@ class Evidence(Estimate):
         data: the fingerprint of x and of what else the programs were given, by which `compare` knows that two estimates
             are of the same data; None where it is not known.
         method: `"importance"`, `"psis"` of smoothed weights, or `"prior"` of draws from p(z).
+        rounding: about how far `log_p` is off by the rounding of the weights' own type, `[N]`, nats: its relative
+            precision times |log p(x, z)| + |log q(z|x)|; 1e-5 nats for 100 in single precision, 0.01 for 100,000. No
+            number of draws or data averages it out. None where it is not known.
     """
 
     log_p: Tensor
@@ -61,6 +67,7 @@ class Evidence(Estimate):
     shift: float | None = None
     data: str | None = None
     method: Literal["importance", "psis", "prior"] = "importance"
+    rounding: Tensor | None = None
 
     @property
     def bound(self) -> BoundKind:
@@ -69,19 +76,49 @@ class Evidence(Estimate):
 
     @property
     def threshold(self) -> float:
-        """The Pareto k above which not to trust an estimate: `min(1 - 1 / log10(K), 0.7)` (Vehtari et al. 2024)."""
-        return reliable_below(self.num_particles)
+        """The Pareto k above which not to trust an error bar: `min(1 - 1 / log10(K), 0.5)`; see `error_bar_below`."""
+        return error_bar_below(self.num_particles)
 
     @property
     def flagged(self) -> Tensor:
-        """Which data's estimates are not to be trusted, `[N]` bool: Pareto k above `threshold`, or unknown."""
-        return ~(self.pareto_k <= self.threshold)
+        """Which data's estimates are not to be trusted within their error bars, `[N]` bool.
+
+        Those whose Pareto k is likely above `threshold` given the k-hat of *all* data, or unknown: see
+        `reliability.untrustworthy`. A k-hat below the threshold alone is no proof: where the draws missed the tail of
+        the weights, k-hat and log p(x) are both too low. So data that are all alike are flagged together.
+        """
+        return untrustworthy(self.pareto_k, self.num_particles, self.threshold)
+
+    @property
+    def pareto_k_above(self) -> float:
+        """Share of the data whose own k-hat is above `threshold`, or unknown; `flagged` says what follows."""
+        return (~(self.pareto_k <= self.threshold)).double().mean().item()
+
+    @property
+    def standard_error_monte_carlo(self) -> float:
+        """See `Estimate`. Rounding is of the same sign for similar data, so it is not divided by the root of N."""
+        if self.rounding is None:
+            return super().standard_error_monte_carlo
+        draws = (self.standard_error.square() - self.rounding.square()).clamp(min=0).sum().sqrt() / len(self.log_p)
+        return torch.hypot(draws, self.rounding.mean()).item()
+
+    @property
+    def bias(self) -> float:
+        """About how far `mean` lies below the truth for want of draws, nats: half the mean squared standard error.
+
+        By Jensen's inequality, to second order; besides what is missing where `flagged`. More data do not reduce it.
+        """
+        return self.standard_error.square().mean().item() / 2
 
     @property
     def health(self) -> str:
-        """The share of the data with heavy tails, and the median effective sample size."""
-        ess = f"ESS {self.ess.median().item():.0f} of {self.num_particles}"
-        return f"k-hat > {self.threshold:.2f} for {self.unreliable:.1%}, {ess}"
+        """The shares of the data with a high k-hat and flagged, and the median effective sample size."""
+        mean = ", and so is the mean" if self.mean_flagged else ""
+        return f"{self._tails}{mean}, ESS {self.ess.median().item():.0f} of {self.num_particles}"
+
+    @property
+    def _tails(self) -> str:
+        return f"k-hat > {self.threshold:.2f} for {self.pareto_k_above:.1%}, flagged {self.unreliable:.1%}"
 
     @property
     def elbo_mean(self) -> float:
@@ -95,7 +132,12 @@ class Evidence(Estimate):
             "log_p": self.mean,
             "standard_error_data": self.standard_error_data,
             "standard_error_monte_carlo": self.standard_error_monte_carlo,
+            "standard_error_monte_carlo_is_at_least": self.error_is_at_least,
+            "bias": self.bias,
+            **({} if self.rounding is None else {"rounding": self.rounding.mean().item()}),
             "unreliable": self.unreliable,
+            "mean_flagged": self.mean_flagged,
+            "pareto_k_above": self.pareto_k_above,
             "pareto_k_threshold": self.threshold,
             "elbo": self.elbo_mean,
             "ess_median": self.ess.median().item(),
@@ -108,8 +150,8 @@ class Evidence(Estimate):
     def __repr__(self) -> str:
         return (
             f"Evidence({self._title()} = {self.mean:.3f} nats per datum, se(data) {self.standard_error_data:.3f}, "
-            f"se(Monte Carlo) {self.standard_error_monte_carlo:.4f}, "
-            f"k-hat > {self.threshold:.2f} for {self.unreliable:.1%}, ELBO {self.elbo_mean:.3f}, "
+            f"se(Monte Carlo) {self.error_text()}, {self._tails}{', THE MEAN TOO' * self.mean_flagged}, "
+            f"ELBO {self.elbo_mean:.3f}, "
             f"N = {len(self.log_p)}, K = {self.num_particles}, seed {self.seed}{self._caveat()})"
         )
 
@@ -140,10 +182,11 @@ def log_marginal(
 
     .. math:: \log \hat p(x) = \log \frac1K \sum_{k=1}^K \frac{p(x, z_k)}{q(z_k|x)}, \qquad z_k \sim q(z|x)
 
-    The standard error is the delta method's, `sqrt((1/ESS - 1/K) K/(K-1))`. Memory is bounded whatever K is: the sums
-    stream in double precision and only the O(sqrt K) largest weights are kept, for Pareto's k. The result is a function
-    of `(x, num_particles, seed)`: it does not depend on `max_rows`, on the data that follow, nor on the training mode.
-    Products are float32 on every device; compiled or not, the draws are the same and the result agrees to rounding.
+    The standard error is the delta method's, `sqrt((1/ESS - 1/K) K/(K-1))`, and what the weights' type rounds. Memory
+    is bounded whatever K is: the sums stream in double precision and only the O(sqrt K) largest weights are kept, for
+    Pareto's k. The result is a function of `(x, num_particles, seed)`: it does not depend on `max_rows`, on the data
+    that follow, nor on the training mode; only which data are `flagged` is decided from all of them together. Products
+    are float32 on every device; compiled or not, the draws are the same and the result agrees to rounding.
 
     Args:
         model: Pyro program of p(x, z), with one data plate.
@@ -203,8 +246,8 @@ def log_marginal(
                     for start in mine
                 ]
         shift = None if precision == "float32" else _shift(programs, pair, data, num_particles, seed, precision)
-    empty = [torch.empty(0, dtype=torch.float64)] * 5
-    columns = [world.gather(torch.cat(column)) for column in zip(empty, *shards, strict=True)]
+    empty = [torch.empty(0, dtype=torch.float64)] * 6
+    *columns, rounding = [world.gather(torch.cat(column)) for column in zip(empty, *shards, strict=True)]
     return Evidence(
         *columns,
         num_particles=num_particles,
@@ -213,6 +256,7 @@ def log_marginal(
         shift=shift,
         data=fingerprint(x, *args, **inputs),
         method="psis" if smoothed else "importance",
+        rounding=rounding,
     )
 
 
@@ -237,8 +281,8 @@ def _sums(
     """The sums over the particles of the block that begins at `start`."""
     block = _block(data, start)
     sums = _Sums(num_particles)
-    for tile in log_weights(pair, block, start, num_particles, seed, nesting):
-        sums.add(tile)
+    for latents, log_guide in draws(pair, block, start, num_particles, seed, nesting):
+        sums.add(pair.log_joint(latents, block), log_guide)
     if progress is not None:
         progress(start + len(block[0]))
     return sums
@@ -272,10 +316,14 @@ class _Sums:
     total: Tensor | None = None
     sums: list[Tensor] = field(default_factory=list)
     tail: Tensor | None = None
+    rounding: Tensor | None = None
 
-    def add(self, log_weights: Tensor) -> None:
-        """Take in log-weights `[k, block]`."""
-        w = log_weights.double()
+    def add(self, log_joint: Tensor, log_guide: Tensor) -> None:
+        """Take in log p(x, z) and log q(z|x), each `[k, block]`."""
+        log_joint, log_guide = torch.broadcast_tensors(log_joint, log_guide)
+        rounding = rounding_error(log_joint, log_guide)
+        self.rounding = rounding if self.rounding is None else torch.maximum(self.rounding, rounding)
+        w = (log_joint - log_guide).double()
         new = [torch.logsumexp(w, 0), torch.logsumexp(2 * w, 0)]
         self.sums = [torch.logaddexp(a, b) for a, b in zip(self.sums, new, strict=True)] if self.sums else new
         self.total = w.sum(0) if self.total is None else self.total + w.sum(0)
@@ -283,9 +331,10 @@ class _Sums:
         kept = w if self.tail is None else torch.cat([self.tail, w])
         self.tail = kept.topk(min(tail_kept(self.num_particles), len(kept)), dim=0, sorted=False).values
 
-    def result(self, start: int, smoothed: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """(log_p, standard_error, ess, pareto_k, elbo), each `[block]`, on the CPU."""
+    def result(self, start: int, smoothed: bool = False) -> tuple[Tensor, ...]:
+        """(log_p, standard_error, ess, pareto_k, elbo, rounding), each `[block]`, on the CPU."""
         assert self.total is not None and self.tail is not None and self.count == self.num_particles
+        assert self.rounding is not None
         first, second = self.sums
         if not first.isfinite().all():
             datum = start + int((~first.isfinite()).nonzero()[0])
@@ -293,17 +342,16 @@ class _Sums:
                 f"log p(x) of datum {datum} is {first[datum - start].item()}: a log-weight is nan or infinite, or all "
                 "are -inf; look at the decoder's and the encoder's outputs for it"
             )
-        k = self.num_particles
-        tail, pareto_k = (torch.from_numpy(a) for a in smooth_tail(self.tail.T.cpu().numpy(), k))
+        k, rounding = self.num_particles, self.rounding.cpu()
+        tail, pareto_k = (torch.from_numpy(a) for a in smooth_tail(self.tail.T.cpu().numpy(), k, rounding.numpy()))
         if smoothed:
             tail = tail.T.to(first.device)
             first = _exchanged(first, self.tail, tail)
             second = _exchanged(second, 2 * self.tail, 2 * tail)
         ess = torch.exp(2 * first - second).clamp(1, k)
-        error = (
-            ((1 / ess - 1 / k).clamp(min=0) * k / max(k - 1, 1)).sqrt() if k > 1 else torch.full_like(ess, torch.nan)
-        )
-        columns = (first - log(k), error, ess, pareto_k, self.total / k)
+        squared = (1 / ess - 1 / k).clamp(min=0) * k / (k - 1) if k > 1 else torch.full_like(ess, torch.nan)
+        error = (squared + self.rounding.square()).sqrt()
+        columns = (first - log(k), error, ess, pareto_k, self.total / k, rounding)
         return tuple(column.cpu() for column in columns)  # pyright: ignore[reportReturnType]
 
 

@@ -27,22 +27,29 @@ _DRAWS = 64
 """Draws of guide and prior that the first box holds."""
 _SIDES = {1: (65, 129, 257, 513, 1025, 2049, 4097, 8193, 16385), 2: (33, 65, 129, 257, 513)}
 """Points a dimension, by the number of dimensions: the finest rule has 16,385 or 263,169 points a datum."""
+_BLIND = 0.1
+"""Change at the last refinement, nats, from which on the rule tells nothing: where its points are so few that only one
+of them meets the mass, each doubling takes log 2 off, however far it is from the truth."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Quadrature(Estimate):
-    """Log p(x) by quadrature: `standard_error` is the change at the last refinement of the rule, not a random error.
+    """Log p(x) by quadrature: `standard_error` is a limit of the error, not a random one.
 
     Args:
         log_p: the integral for each datum, `[N]`, nats.
-        standard_error: the last change, `[N]`, nats; infinite where no box holds the mass.
+        standard_error: the change at the last refinement of the rule or half of that at the one before, whichever is
+            larger, with what may lie outside the box and the rounding, `[N]`, nats; infinite where no box holds the
+            mass, or the last change is above 0.1. A change alone can be small by chance.
         side: points a dimension in the last rule of each datum, `[N]`.
-        tolerance: the change below which a rule counts as converged, nats.
+        rounding: the relative precision of the densities' type times log p(x, z) where it is highest, `[N]`, nats.
+        tolerance: the error, rounding apart, below which a rule counts as converged, nats.
     """
 
     log_p: Tensor
     standard_error: Tensor
     side: Tensor
+    rounding: Tensor
     tolerance: float
 
     @property
@@ -56,9 +63,14 @@ class Quadrature(Estimate):
         return "consistent"
 
     @property
+    def standard_error_monte_carlo(self) -> float:
+        """The limit of the error of `mean`, nats: the mean of the limits, as errors of a rule need not cancel."""
+        return self.standard_error.mean().item()
+
+    @property
     def flagged(self) -> Tensor:
         """Which data's rules have not converged, `[N]` bool."""
-        return ~(self.standard_error <= self.tolerance)
+        return ~(self.standard_error - self.rounding <= self.tolerance)
 
     @property
     def health(self) -> str:
@@ -85,8 +97,10 @@ def quadrature(
     The trapezoid rule on a box of each datum's own, whose axes follow the posterior: from a box around draws of guide
     and prior, the set where p(x, z) is within 35 nats of its maximum is found on a grid, the box laid around it in the
     frame of its covariance, and so on until the set fills the box. Then the number of points is doubled until log p(x)
-    changes by less than `tolerance`. For smooth integrands the rule converges exponentially, and the change is far
-    above the error that is left; with ReLU decoders it converges as the square of the spacing.
+    changes by less than `tolerance` twice over. For smooth integrands the rule converges exponentially, and the change
+    is far above the error that is left; with ReLU decoders it converges as the square of the spacing, where a single
+    change can be small by chance, and with a jump as the spacing: the larger of the last change and half of the one
+    before is at least the error for one jump, and three times that for one kink, wherever it lies between the points.
 
     Sites of bounded support are integrated in unconstrained coordinates. A mode so narrow that no point of a grid comes
     near it can be missed, unnoticed, beside a wide one.
@@ -96,7 +110,7 @@ def quadrature(
         guide: Pyro program of q(z|x): only where to begin looking.
         x: data `[N, *event]`.
         *args: further tensors with the data in front, passed to both programs.
-        tolerance: the largest change at the last refinement, nats.
+        tolerance: the largest error, rounding apart, nats.
         seed: of the draws for the first box; the result hardly depends on it.
         max_rows: the most (datum, point) pairs in one run of the model; bounds memory.
         max_plate_nesting: number of plate dimensions the programs use.
@@ -164,8 +178,8 @@ class _Box:
 
 def _integrate(
     target: Callable[[Tensor], Target], block: Tensor, tolerance: float, seed: int, max_rows: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(log_p, error, side) of one block of data, each `[block]`."""
+) -> tuple[Tensor, ...]:
+    """(log_p, error, side, rounding) of one block of data, each `[block]`."""
     start, own = int(block[0]), target(block)
     _refuse(own.size)
     draws = torch.cat([own.draw_guide(_DRAWS, seed, start)[0], own.draw_prior(_DRAWS, seed, start)])
@@ -196,11 +210,25 @@ class _Density:
         for part in t.split(max(1, self.max_rows // len(index))):
             yield target.log_joint(box.at(part).to(self.dtype)).double()
 
-    def log_integral(self, index: Tensor, box: _Box, side: int) -> Tensor:
-        """Over the boxes of these data, by the rule with `side` points a dimension, `[n]`."""
+    def log_integral(self, index: Tensor, box: _Box, side: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Over the boxes of these data, by the rule with `side` points a dimension.
+
+        Returns:
+            The log of the integral, what lies outside as a share of it, and log p(x, z) where it is highest, `[n]`
+            each. A tail that decays as a power of z, z^-2 or faster, holds no more than its density at the edge of the
+            box times the half-width of the box.
+        """
         t, spacing = _grid(side, box.centre)
-        sums = torch.stack([torch.logsumexp(joint, 0) for joint in self.on_grid(index, box, t)])
-        return torch.logsumexp(sums, 0) + box.log_volume + box.centre.shape[-1] * log(spacing / 2)
+        edge = (t.abs().amax(-1) > 1 - spacing / 2).split(max(1, self.max_rows // len(index)))
+        sums, edges, highest = [], [], []
+        for joint, outer in zip(self.on_grid(index, box, t), edge, strict=True):
+            sums.append(joint.logsumexp(0))
+            edges.append(joint.masked_fill(~outer[:, None], -torch.inf).logsumexp(0))
+            highest.append(joint.amax(0))
+        inside = torch.stack(sums).logsumexp(0)
+        outside = (torch.stack(edges).logsumexp(0) - inside - log(spacing)).exp()
+        log_p = inside + box.log_volume + box.centre.shape[-1] * log(spacing / 2)
+        return log_p, outside, torch.stack(highest).amax(0)
 
     def check(self, index: Tensor, highest: Tensor) -> None:
         """Refuse a maximum that is not a number, or minus infinity."""
@@ -270,23 +298,35 @@ def _closer(density: _Density, index: Tensor, box: _Box, side: int) -> tuple[_Bo
     return new, filled & seen, filled & ~seen
 
 
-def _refine(density: _Density, box: _Box, settled: Tensor, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Double the points of those data that need it: (log_p, the last change, points a dimension), `[N]`.
+def _refine(density: _Density, box: _Box, settled: Tensor, tolerance: float) -> tuple[Tensor, ...]:
+    """Double the points of those data that need it: (log_p, error, points a dimension, rounding), `[N]`.
 
-    The change is infinite for those whose box was not found.
+    The error is infinite for those whose box was not found.
     """
-    first, *finer = _SIDES[box.centre.shape[-1]]
-    log_p = density.log_integral(torch.arange(len(settled), device=settled.device), box, first)
-    pending = settled.nonzero()[:, 0]
-    error, used = torch.full_like(log_p, torch.inf), torch.full_like(log_p, first).long()
-    for side in finer:
+    sides = _SIDES[box.centre.shape[-1]]
+    log_p, outside, highest = density.log_integral(_all(settled), box, (sides[0] + 1) // 2)
+    change, used = torch.full_like(log_p, torch.inf), torch.full_like(log_p, sides[0]).long()
+    error, pending = change.clone(), _all(settled)
+    for side in sides:
         if len(pending) == 0:
             break
-        new = density.log_integral(pending, box[pending], side)
-        error[pending], used[pending] = (new - log_p[pending]).abs(), side
-        log_p[pending] = new
-        pending = pending[~(error[pending] <= tolerance)]
-    return log_p, error, used
+        new, outside[pending], highest[pending] = density.log_integral(pending, box[pending], side)
+        before, change[pending] = change[pending], (new - log_p[pending]).abs()
+        error[pending] = _error(change[pending], before) + outside[pending]
+        log_p[pending], used[pending] = new, side
+        pending = pending[settled[pending] & ~(error[pending] <= tolerance)]
+    error[~settled] = torch.inf
+    rounding = torch.finfo(density.dtype).eps * highest.abs()
+    return log_p, error + rounding, used, rounding
+
+
+def _error(change: Tensor, before: Tensor) -> Tensor:
+    """A limit of the error of a rule, from its change at the last two refinements."""
+    return torch.where(change > _BLIND, torch.inf, torch.maximum(change, before / 2))
+
+
+def _all(values: Tensor) -> Tensor:
+    return torch.arange(len(values), device=values.device)
 
 
 def _refuse(size: int) -> None:
