@@ -1,6 +1,8 @@
 """`pyro_vae.evidence.quadrature`: log p(x) to 1e-6 wherever the mass lies, and a flag where no rule converges."""
 
+import math
 from functools import partial
+from itertools import pairwise
 
 import pyro
 import pyro.distributions as dist
@@ -177,6 +179,73 @@ class TestFlags:
         model, guide = one_site(lambda z, x: torch.where(x > 0, z, -torch.inf))
         with pytest.raises(NumericalError, match=r"log p\(x, z\) of datum 1 is -inf"):
             quadrature(model, guide, torch.tensor([1.0, -1.0]).double())
+
+
+def student(nu, centre=0.0, scale=1.0):
+    """Its density, as a function of a number."""
+    constant = math.gamma((nu + 1) / 2) / math.gamma(nu / 2) / math.sqrt(nu * math.pi) / scale
+    return lambda z: constant * (1 + ((z - centre) / scale) ** 2 / nu) ** (-(nu + 1) / 2)
+
+
+LIKELIHOODS = {
+    "sharp": (lambda z, x: dist.Normal(z, 0.01).log_prob(x), lambda x: lambda z: norm_pdf(x, z, 0.01)),
+    "flat": (lambda z, x: dist.Normal(z, 100.0).log_prob(x), lambda x: lambda z: norm_pdf(x, z, 100.0)),
+    "flatter": (lambda z, x: dist.Normal(z, 1e4).log_prob(x), lambda x: lambda z: norm_pdf(x, z, 1e4)),
+    "kinked": (
+        lambda z, x: dist.Laplace(z, 0.1).log_prob(x),
+        lambda x: lambda z: 5 * math.exp(-abs(x - z) / 0.1),
+    ),
+    "heavy": (lambda z, x: dist.StudentT(2.0, z, 0.1).log_prob(x), lambda x: student(2.0, x, 0.1)),
+    "a step": (
+        lambda z, x: dist.Bernoulli(logits=z - x).log_prob(torch.ones_like(z)),
+        lambda x: lambda z: 1 / (1 + math.exp(min(x - z, 700.0))),
+    ),
+}
+
+
+def norm_pdf(x, mean, scale):
+    return math.exp(-(((x - mean) / scale) ** 2) / 2) / scale / math.sqrt(2 * math.pi)
+
+
+def integrated(density, centre):
+    """Log of the integral over all numbers, in pieces that get longer away from 0 and from the centre."""
+    away = [sign * 10.0**power for power in range(-3, 15) for sign in (-1, 1)]
+    edges = sorted({0.0, centre, *away, *(centre + step for step in away if abs(step) < 100)})
+    return math.log(sum(quad(density, a, b, epsabs=0, epsrel=1e-9)[0] for a, b in pairwise(edges)))
+
+
+class TestStatedError:
+    """What is stated is at least what it is, converged or not; scipy's own integral is the truth."""
+
+    @pytest.mark.filterwarnings("ignore::scipy.integrate.IntegrationWarning")
+    @pytest.mark.parametrize("nu", [1.0, 1.5, 4.0])
+    @pytest.mark.parametrize("likelihood", LIKELIHOODS)
+    def test_a_heavy_prior(self, likelihood, nu):
+        """Student's t of few degrees of freedom, posteriors in its middle and far out."""
+        log_likelihood, density_of = LIKELIHOODS[likelihood]
+        model, guide = one_site(log_likelihood, dist.StudentT(torch.tensor(nu).double(), 0.0, 1.0))
+        x, prior = [0.3, 20.0, 300.0], student(nu)
+        found = quadrature(model, guide, torch.tensor(x).double())
+        for i, value in enumerate(x):
+            density = density_of(value)
+            exact = integrated(lambda z, density=density: prior(z) * density(z), value)
+            assert abs(found.log_p[i].item() - exact) <= found.standard_error[i].item() + 1e-8
+        if likelihood in ("sharp", "flat", "kinked"):
+            assert not found.flagged.any() and found.standard_error.max() <= 1e-4
+
+    def test_the_mean(self):
+        """Errors of a rule need not cancel, so their limits are averaged."""
+        vae, x = digits()
+        found = quadrature(vae.model, vae.guide, x)
+        assert found.standard_error_monte_carlo == pytest.approx(found.standard_error.mean().item())
+
+    def test_single_precision(self):
+        """Rounding is a part of the error, and no reason to take more points."""
+        vae, x = digits()
+        exact = quadrature(vae.model, vae.guide, x).log_p
+        found = quadrature(vae.float().model, vae.guide, x.float())
+        assert ((found.log_p - exact).abs() <= found.standard_error).all() and not found.flagged.any()
+        assert (found.rounding > 1e-7).all() and (found.rounding < 1e-5).all()
 
 
 class TestIndependence:

@@ -119,7 +119,8 @@ class TestCoverage:
         assert covered[low].double().mean() < 0.5  # what a threshold on each k-hat alone would pass
         smoothed = estimate("psis", model, guide, x, num_particles=num_particles)
         assert smoothed.unreliable == 1 and smoothed.summary()["standard_error_monte_carlo_is_at_least"] is True
-        assert posterior(model, guide, x, 10, method="sir", num_particles=num_particles).unreliable == 1
+        drawn = posterior(model, guide, x, num_draws=10, method="sir", num_particles=num_particles)
+        assert drawn.unreliable == 1
 
     def test_the_exact_guide_of_the_same_model(self):
         process, x = _correlated()
