@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae.autoencoder import Autoencoder
-from pyro_vae.averages import Averaged, at_least, standard_error
+from pyro_vae.averages import Averaged, at_least, number, standard_error
 from pyro_vae.diagnostics import latent_statistics
 from pyro_vae.diagnostics.calibration import simulation_based_calibration
 from pyro_vae.diagnostics.collapse import collapse_warnings
@@ -24,6 +24,7 @@ from pyro_vae.evidence import Evidence, log_marginal
 from pyro_vae.evidence.annealed import Annealing
 from pyro_vae.evidence.annealing import ais, bdmc
 from pyro_vae.evidence.estimates import MOST_UNRELIABLE
+from pyro_vae.evidence.sandwich import CROSSED_BEYOND, Sandwich
 from pyro_vae.pages import Section, Warned
 
 MOST_BRACKET = 1.0
@@ -218,7 +219,7 @@ def bracket(subject: Subject) -> Finding:
         _row("simulated: upper bound, reverse AIS", upper.mean, upper.standard_error_data, None),
         _row("simulated: gap", gap.mean, gap.standard_error_data, None),
     ]
-    warnings = []
+    warnings = _of_crossing(simulated)
     if higher.mean() > max(0.1, _CERTAIN * standard_error(higher)):
         found = f"{higher.mean():.2f} +- {standard_error(higher):.2f}"
         what = f"AIS finds log p(x) {found} nats higher than importance sampling."
@@ -231,6 +232,8 @@ def bracket(subject: Subject) -> Finding:
         "the model draws itself, whose codes are known, the walk backwards bounds log p(x) from above: the gap says "
         "how far the lower bound can be off on data like these."
     )
+    if simulated.crossed == "within error":
+        text += f" Here the two sides agree within error: log p(x) of these is {_equality(simulated)}."
     how, cost = sizes.annealing, annealed.evaluations
     note = (
         f"{len(few.x)} data and {len(few.x)} simulated ones, {how.num_chains} chains over {how.num_temperatures} "
@@ -238,6 +241,21 @@ def bracket(subject: Subject) -> Finding:
     )
     numbers = {"ais": annealed.summary(), "ais_less_importance": _mean(higher), "sandwich": simulated.summary()}
     return Finding(Section("Log p(x), bracketed", text, [rows], {}, warnings, note), numbers)
+
+
+def _of_crossing(simulated: Sandwich) -> list[Warned]:
+    """Two sides that are the wrong way round by more than chance."""
+    if simulated.crossed != "beyond error":
+        return []
+    what = (
+        f"The lower bound on log p(x) of simulated data is above the upper one, by {-simulated.gap.mean:.3f} nats or "
+        f"{simulated.crossed_by:.1f} standard errors (more than {CROSSED_BEYOND:g})."
+    )
+    advice = (
+        "This is no bracket: a density of the programs is not that of its draws (check a part or program of your own), "
+        "or the errors are too small: take more data and chains."
+    )
+    return [Warned(what, advice)]
 
 
 def gaps(subject: Subject) -> Finding:
@@ -426,8 +444,12 @@ SECTIONS: dict[str, Callable[[Subject], Finding]] = {
 
 def _row(name: str, mean: float, of_data: float, of_draws: float | str | None) -> dict[str, Any]:
     """A line of a table of averages over data; an error as text is printed as it is."""
-    draws = "" if of_draws is None else of_draws if isinstance(of_draws, str) else f"{of_draws:.4f}"
-    return {"": name, "nats per datum": f"{mean:.3f}", "standard error, data": f"{of_data:.3f}", "of draws": draws}
+    draws = "" if of_draws is None else of_draws if isinstance(of_draws, str) else number(of_draws, 4)
+    return {"": name, "nats per datum": f"{mean:.3f}", "standard error, data": number(of_data), "of draws": draws}
+
+
+def _equality(simulated: Sandwich) -> str:
+    return f"{simulated.middle:.3f} +- {number(simulated.standard_error)} nats per datum"
 
 
 def _repeated(data: Given, num: int) -> tuple[Tensor, Mapping[str, Any]]:
@@ -443,8 +465,8 @@ def _in_two(text: str) -> tuple[str, str]:
 
 
 def _told(value: Averaged) -> str:
-    monte_carlo = at_least(f"{value.standard_error_monte_carlo:.3f}", value.is_at_least)
-    return f"{value.mean:.3f} (se {value.standard_error_data:.3f}, {monte_carlo})"
+    monte_carlo = at_least(number(value.standard_error_monte_carlo), value.is_at_least)
+    return f"{value.mean:.3f} (se {number(value.standard_error_data)}, {monte_carlo})"
 
 
 def _mean(values: Tensor) -> dict[str, float]:

@@ -1,17 +1,18 @@
 """Log p(x) of any Pyro (model, guide) pair: estimates and bounds, each with its error and its health.
 
 A method is a file: `importance_sampling` (plain and Pareto-smoothed), `annealing` (with its settings and results in
-`annealed`, its transitions in `bridges`), `quadrature`, `appendix_d`, `prior_sampling`. All return an `Estimate`;
-`methods` calls them by name.
+`annealed`, both sides of log p(x) in `sandwich`, its transitions in `bridges`), `quadrature`, `appendix_d`,
+`prior_sampling`. All return an `Estimate`; `methods` calls them by name.
 """
 
-from pyro_vae.evidence.annealed import AnnealedEvidence, Annealing, Sandwich
+from pyro_vae.evidence.annealed import AnnealedEvidence, Annealing
 from pyro_vae.evidence.annealing import ais, bdmc, reverse_ais
 from pyro_vae.evidence.bits import BitsPerDim, bits_per_dim
 from pyro_vae.evidence.bounds import Bound, bound
 from pyro_vae.evidence.estimates import BoundKind, Estimate
 from pyro_vae.evidence.importance_sampling import Evidence, log_marginal
 from pyro_vae.evidence.methods import METHODS, estimate
+from pyro_vae.evidence.sandwich import Sandwich
 
 __all__ = [
     "METHODS",

@@ -1,6 +1,5 @@
 """How an annealed run is made, and what comes out of it: bounds on log p(x) with their errors and their health."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import exp, log
 from typing import Literal
@@ -8,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pyro_vae.averages import Averaged
+from pyro_vae.averages import number
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.evidence.estimates import Estimate
 
@@ -178,66 +177,8 @@ class AnnealedEvidence(Estimate):
         how = self.annealing
         return (
             f"AnnealedEvidence({self.bound} bound {self.mean:.3f} nats per datum, se(data) "
-            f"{self.standard_error_data:.3f}, se(Monte Carlo) {self.error_text()}, loose for "
+            f"{number(self.standard_error_data)}, se(Monte Carlo) {self.error_text()}, loose for "
             f"{self.unreliable:.1%}, acceptance {self.accept.mean().item():.2f}, N = {len(self.log_p)}, "
             f"{how.num_chains} chains over {how.num_temperatures} temperatures from the {how.start}, "
             f"{self.evaluations} decoder evaluations a datum, seed {self.seed})"
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Sandwich:
-    r"""Log p(x) from below and from above, on data that a model drew itself (bidirectional Monte Carlo).
-
-    In expectation over the data and the chains, `lower <= log p(x) <= upper`: the mean gap bounds the error of either.
-
-    Args:
-        lower: by annealing forwards.
-        upper: by annealing backwards from the codes that the data were drawn with.
-        x: the data, `[N, *event]`.
-        latents: those codes by site name, `[1, N, *event]`.
-    """
-
-    lower: AnnealedEvidence
-    upper: AnnealedEvidence
-    x: Tensor
-    latents: Mapping[str, Tensor]
-
-    @property
-    def gap(self) -> Averaged:
-        """Upper less lower bound, nats; a single datum's can be negative by chance.
-
-        The spread over the data is that of the chains as well: `standard_error_data` holds all of the error.
-        """
-        errors = (self.lower.standard_error.square() + self.upper.standard_error.square()).sqrt()
-        return Averaged(self.upper.log_p - self.lower.log_p, errors, bool(self.flagged.any()))
-
-    @property
-    def flagged(self) -> Tensor:
-        """Which data have a loose bound on either side, `[N]` bool."""
-        return self.lower.flagged | self.upper.flagged
-
-    def summary(self) -> dict[str, float | int | str]:
-        """The averages as plain numbers, with their protocol."""
-        return {
-            "lower": self.lower.mean,
-            "upper": self.upper.mean,
-            "gap": self.gap.mean,
-            "standard_error_gap": self.gap.standard_error_data,
-            "standard_error_data": self.lower.standard_error_data,
-            "standard_error_lower": self.lower.standard_error_monte_carlo,
-            "standard_error_upper": self.upper.standard_error_monte_carlo,
-            "unreliable": self.flagged.double().mean().item(),
-            "num_data": len(self.gap),
-            **vars(self.lower.annealing),
-            "evaluations": self.lower.evaluations + self.upper.evaluations,
-            "seed": self.lower.seed,
-        }
-
-    def __repr__(self) -> str:
-        lower, upper, gap = self.lower, self.upper, self.gap
-        return (
-            f"Sandwich({lower.mean:.3f} <= log p(x) <= {upper.mean:.3f} nats per datum, gap {gap.mean:.3f} +- "
-            f"{gap.standard_error_data:.3f}, loose for {self.flagged.double().mean().item():.1%}, N = {len(gap)}, "
-            f"{lower.annealing.num_temperatures} temperatures, seed {lower.seed})"
         )

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from pyro_vae.backends import exact_products, fast_cpu
 from pyro_vae.errors import DataError, UsageError
-from pyro_vae.evidence.annealed import AnnealedEvidence, Annealing, Sandwich
+from pyro_vae.evidence.annealed import AnnealedEvidence, Annealing
 from pyro_vae.evidence.bridges import Bridge, Bridges, Steps, adapted, num_ticks, start_draws
+from pyro_vae.evidence.sandwich import Sandwich
 from pyro_vae.hmc import Noise, Walk
 from pyro_vae.importance import Called, Program, evaluation_mode, owners, refuse_point_masses
 from pyro_vae.seeding import seeded

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from pyro_vae.averages import Averaged, at_least
+from pyro_vae.averages import Averaged, at_least, number
 
 BoundKind = Literal["lower", "upper", "consistent"]
 MOST_UNRELIABLE = 0.05
@@ -70,9 +70,9 @@ class Estimate(ABC):
         """Whether `standard_error_monte_carlo` is known to be too small: that of a `flagged` datum is part of it."""
         return self.unreliable > 0 and isfinite(self.standard_error_monte_carlo)
 
-    def error_text(self, digits: str = ".4f") -> str:
+    def error_text(self, digits: int = 4) -> str:
         """`standard_error_monte_carlo` as text, with "at least" in front where it is known to be too small."""
-        return at_least(f"{self.standard_error_monte_carlo:{digits}}", self.error_is_at_least)
+        return at_least(number(self.standard_error_monte_carlo, digits), self.error_is_at_least)
 
     def summary(self) -> dict[str, float | int | str]:
         """The averages as plain numbers, with their protocol; what the command prints."""
@@ -97,6 +97,6 @@ class Estimate(ABC):
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}(log p(x) = {self.mean:.3f} nats per datum ({self.bound}), "
-            f"se(data) {self.standard_error_data:.3f}, se(method) {self.error_text()}, "
+            f"se(data) {number(self.standard_error_data)}, se(method) {self.error_text()}, "
             f"{self.health}{', THE MEAN TOO' * self.mean_flagged}, N = {len(self.log_p)})"
         )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.agreement import agreed
+from pyro_vae.averages import number
 from pyro_vae.backends import exact_products, fast_cpu
 from pyro_vae.distributed import World
 from pyro_vae.errors import NumericalError, UsageError
@@ -149,7 +150,7 @@ class Evidence(Estimate):
 
     def __repr__(self) -> str:
         return (
-            f"Evidence({self._title()} = {self.mean:.3f} nats per datum, se(data) {self.standard_error_data:.3f}, "
+            f"Evidence({self._title()} = {self.mean:.3f} nats per datum, se(data) {number(self.standard_error_data)}, "
             f"se(Monte Carlo) {self.error_text()}, {self._tails}{', THE MEAN TOO' * self.mean_flagged}, "
             f"ELBO {self.elbo_mean:.3f}, "
             f"N = {len(self.log_p)}, K = {self.num_particles}, seed {self.seed}{self._caveat()})"
