@@ -37,14 +37,14 @@ class TestCrossing:
         found = between(-20 + 0 * NOISE, -19.5 + NOISE)
         assert found.crossed == "no" and found.crossed_by == 0 and found.standard_error == pytest.approx(ERROR)
         words = "lower bound -20.000 (se 0.000) <= log p(x) <= upper bound -19.500 (se 0.000) nats per datum, gap 0.500"
-        assert str(found) == f"{words} (se {ERROR:.3f})" and str(found) in repr(found)
+        assert found.verdict == f"{words} (se {ERROR:.3f})" and found.verdict in repr(found)
 
     @pytest.mark.parametrize("errors", [0.5, 2.9])
     def test_by_chance_it_is_an_equality(self, errors):
         found = between(-20 + 0 * NOISE, -20 - errors * ERROR + NOISE)
         assert found.crossed == "within error" and found.crossed_by == pytest.approx(errors)
         middle = -20 - errors * ERROR / 2
-        assert str(found).startswith(
+        assert found.verdict.startswith(
             f"log p(x) = {middle:.3f} +- {ERROR:.3f} nats per datum; the two sides agree within error"
         )
         assert "<=" not in repr(found)
@@ -71,7 +71,7 @@ class TestCrossing:
 
     def test_an_error_that_is_not_known_is_said_to_be(self):
         found = between([-20.0], [-20.5], chains=1)
-        assert found.crossed == "within error" and "+- unknown" in str(found) and "nan" not in repr(found)
+        assert found.crossed == "within error" and "+- unknown" in found.verdict and "nan" not in repr(found)
         assert "nan" not in repr(found.lower) and "se(Monte Carlo) unknown" in repr(found.lower)
 
     def test_numbers_that_are_not_known(self):

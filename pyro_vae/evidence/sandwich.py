@@ -106,7 +106,8 @@ class Sandwich:
             "seed": self.lower.seed,
         }
 
-    def __str__(self) -> str:
+    @property
+    def verdict(self) -> str:
         """What the two sides say of log p(x); their errors are those of the chains, the gap's is all of it."""
         lower, upper = (
             f"{side.mean:.3f} (se {number(side.standard_error_monte_carlo)})" for side in (self.lower, self.upper)
@@ -122,7 +123,7 @@ class Sandwich:
 
     def __repr__(self) -> str:
         return (
-            f"Sandwich({self}, loose for {self.flagged.double().mean().item():.1%}, N = {len(self.gap)}, "
+            f"Sandwich({self.verdict}, loose for {self.flagged.double().mean().item():.1%}, N = {len(self.gap)}, "
             f"{self.lower.annealing.num_temperatures} temperatures, seed {self.lower.seed})"
         )
 
