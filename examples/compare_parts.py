@@ -128,7 +128,7 @@ def _text(name: str, rows: dict[str, dict[str, float]]) -> str:
     """A table in Markdown."""
     first = next(iter(rows))
     lines = [
-        f"\n| {name} | NLL, nats | better than {first} by | ELBO | active units | k-hat > 0.7 |",
+        f"\n| {name} | NLL, nats | better than {first} by | ELBO | active units | flagged |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row, r in rows.items():

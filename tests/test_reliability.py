@@ -3,13 +3,17 @@
 All random tests have fixed seeds; the chance that another seed fails one is stated with it.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_vae.evidence import Evidence, estimate, log_marginal
+from pyro_vae.cli.evidence import readable
+from pyro_vae.diagnostics.comparison import compare
+from pyro_vae.evidence import AnnealedEvidence, Annealing, Evidence, estimate, log_marginal
 from pyro_vae.evidence.importance_sampling import _Sums
 from pyro_vae.linear_gaussian import LinearGaussian
 from pyro_vae.pareto import smooth_tail, tail_kept
@@ -247,6 +251,54 @@ def _exact_pair(latent, repeats, scale, dtype):
             pyro.sample("z", q.to_event(1))
 
     return model, guide
+
+
+class TestWhatIsSaid:
+    """Whoever prints an error that is too small says "at least", and whether the mean is flagged."""
+
+    @pytest.fixture
+    def narrow(self):
+        return evidence_of(NARROWER["narrower, k = 0.82"], 500, 50)
+
+    @pytest.fixture
+    def wide(self):
+        return evidence_of(WIDER["wider, 2 dimensions"], 500, 50)
+
+    @pytest.mark.parametrize("method", ["importance", "psis"])
+    def test_evaluate(self, narrow, wide, method):
+        for evidence, bad in ((narrow, True), (wide, False)):
+            lines = self._lines(replace(evidence, method=method))
+            assert lines["standard error, Monte Carlo"].startswith("at least") == bad
+            assert ("the mean are not to be trusted" in lines["flagged"]) == bad
+            assert not {"mean_flagged", "bias", "rounding", "pareto_k_above", "unreliable"} & set(lines)
+
+    def _lines(self, evidence):
+        protocol = dict.fromkeys(("run", "data", "split", "weights"), "")
+        return readable({**protocol, "nll": -evidence.mean, **evidence.summary(), "device": "cpu"})
+
+    def test_evaluate_by_another_method(self):
+        """An annealed estimate with loose bounds."""
+        weights = torch.tensor([[0.0, 0.0], [9.0, 0.1]]).double()
+        found = AnnealedEvidence(weights, torch.ones(2), "lower", Annealing(), 1, 0)
+        lines = self._lines(found)
+        assert lines["standard error, method"].startswith("at least") and "at least" in repr(found)
+        assert "the mean are not" in lines["flagged"] and "mean_flagged" not in lines
+
+    def test_compare(self, narrow, wide):
+        table = compare({"wide": replace(wide, log_p=wide.log_p + 1), "narrow": narrow})
+        assert [model.error_is_at_least for model in table.models] == [False, True]
+        assert "at least" in str(table).splitlines()[2] and "at least" not in str(table).splitlines()[1]
+        assert table.summary()["models"][1]["error_is_at_least"] is True
+
+    def test_json(self, narrow, wide):
+        names = ("standard_error_monte_carlo_is_at_least", "mean_flagged")
+        assert [narrow.summary()[name] for name in names] == [True] * 2
+        assert [wide.summary()[name] for name in names] == [False] * 2
+
+    def test_one_draw_has_no_error_to_speak_of(self):
+        nan = torch.full((3,), float("nan"))
+        found = Evidence(torch.zeros(3), nan, torch.ones(3), nan, torch.zeros(3), num_particles=1, seed=0)
+        assert found.unreliable == 1 and "at least" not in repr(found)
 
 
 def test_the_bias_of_the_mean_is_stated():
