@@ -28,6 +28,8 @@ from pyro_vae.errors import CheckpointError, FileError, file_errors
 
 LARGEST_TEXT = 1 << 26
 """Bytes of the largest text file that is read: a million epochs of metrics."""
+_TRIED = 1 << 16
+"""Bytes that a disk must have left for a result."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _INSIDE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _WRONG_KIND = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.ENODEV)
@@ -90,8 +92,22 @@ def check_writable(run: Path, name: str) -> None:
     """Raise what `write` would raise, before the work whose result it is to hold; no file is changed."""
     with _of_a_run(run / name, "write"), _folder_of(run, name, make=True) as (folder, last):
         _check_place(folder, last)
-        temporary = _made(folder, last)[0]
-        os.unlink(temporary, dir_fd=folder)
+        _try(folder, last)
+
+
+def check_anywhere(path: Path) -> None:
+    """Raise what `write_atomic` would raise, once the folder of the file is made; nothing is changed.
+
+    Raises:
+        FileError: if it can't be written, or is no regular file.
+    """
+    with file_errors(path, "write"):
+        real = Path(os.path.realpath(path))
+        there = next(folder for folder in real.parents if folder.exists())
+        with _folder_of(there, real.name) as (folder, name):
+            if there == real.parent:
+                _check_place(folder, name)
+            _try(folder, name)
 
 
 def has(run: Path, name: str) -> bool:
@@ -155,6 +171,16 @@ def _replace(folder: int, name: str, data: bytes) -> None:
             os.unlink(temporary, dir_fd=folder)
         raise
     os.fsync(folder)
+
+
+def _try(folder: int, name: str) -> None:
+    """Write a little beside `name`, and delete it."""
+    temporary, descriptor = _made(folder, name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(bytes(_TRIED))
+    finally:
+        os.unlink(temporary, dir_fd=folder)
 
 
 def _made(folder: int, name: str) -> tuple[str, int]:

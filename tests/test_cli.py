@@ -489,7 +489,7 @@ class TestOthers:
 
     def test_sample(self, run):
         result = done("sample", run, "--num 9")
-        assert is_png(result["saved"]) and Path(result["saved"]) == run / "pictures" / "samples.png"
+        assert is_png(result["saved"]) and Path(result["saved"]) == run / "pictures" / "samples-num9-seed0.png"
         assert result["num"] == 9 and result["weights"].startswith("best on validation, epoch")
         found = []
         for words in ("--out a/draws.npz", "--out b.npz", "--out c.npz --seed 1"):

@@ -67,7 +67,7 @@ def test_curves_draw_the_three_terms_of_both_splits():
             assert list(line.get_xdata()) == [1, 2, 3, 4]
             assert list(line.get_ydata()) == [row[f"{split}_{term}"] for row in table]
         assert [to_hex(line.get_color()) for line in axes.lines[:2]] == [BLUE, ORANGE]
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "training",
         "validation",
         "best -102.00, epoch 4",
@@ -169,12 +169,13 @@ def test_any_type_of_number_is_drawn(dtype):
     assert drawn[0, 0, 0] == drawn[0, 48 + 4, 0] == float(images[0, 0, 0])
 
 
-def test_vectors_become_lines_from_left_to_right():
+def test_vectors_become_dots_from_left_to_right_that_are_not_joined():
     vectors = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 1.0]])
     axes = plots.image_grid(vectors, columns=2).axes[0]
-    up, down = axes.collections[1].get_segments()
+    assert [(line.get_linestyle(), line.get_marker()) for line in axes.lines] == [("None", "o")]
+    up, down = axes.lines[0].get_xydata().reshape(2, 3, 2)
     assert up[0, 1] > up[1, 1] < up[2, 1] and down[0, 1] < down[1, 1] > down[2, 1]  # y downwards
-    assert list(np.diff(up[:, 0])) == [45, 45] and down[0, 0] > up[2, 0]
+    assert np.diff(up[:, 0]) == pytest.approx([30, 30]) and down[0, 0] > up[2, 0]
     assert axes.get_ylim()[0] > axes.get_ylim()[1]
     assert note(axes.figure) == "elements 0 to 2 from left to right, values 0 to 1 from bottom to top"
 
@@ -211,12 +212,35 @@ def test_originals_lie_left_of_their_reconstructions():
         assert drawn[24, int(tick), 0] == value
 
 
+def drawn_of(classes, columns):
+    """The texts in each panel of a picture of draws, and its title."""
+    images = grid(len(classes), 8, 8)
+    figure = plots.samples(Generated({}, images, images), columns, [str(label) for label in classes])
+    suptitle = figure._suptitle  # pyright: ignore[reportAttributeAccessIssue]
+    return [[text.get_text() for text in axes.texts] for axes in figure.axes], suptitle.get_text()
+
+
+def test_classes_are_named_over_their_columns_or_over_each_tile():
+    assert drawn_of([0, 1, 2] * 3, 3) == ([["0", "1", "2"]] * 2, "samples, class above, z ~ p(z)")
+    each = [str(label % 3) for label in range(8)]
+    assert drawn_of([label % 3 for label in range(8)], 4) == ([each] * 2, "samples, class above, z ~ p(z)")
+    assert drawn_of([5] * 8, 4) == ([[]] * 2, "samples of class 5, z ~ p(z)")
+
+
+def test_no_legend_lies_on_a_diagram():
+    """The gaps' bars fill their axes: a legend within would lie on them."""
+    figure = plots.inference_gaps({"train": gaps([3.0, 3.0], [3.0, 3.1]), "test": gaps([3.0, 3.0], [3.0, 3.1])})
+    figure.canvas.draw()
+    legend = figure.legends[0].get_window_extent()
+    assert not any(legend.overlaps(axes.get_window_extent()) for axes in figure.axes)
+
+
 def test_a_pair_of_vectors_shares_a_tile():
     figure = plots.reconstructions(grid(4, 9), grid(4, 9, seed=1))
     axes = figure.axes[0]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["x", "E[x|z]"]
-    assert [to_hex(lines.get_color()[0]) for lines in axes.collections[1:]] == [BLUE, ORANGE]
-    assert [len(lines.get_segments()) for lines in axes.collections[1:]] == [4, 4]
+    assert [to_hex(dots.get_color()) for dots in axes.lines] == [BLUE, ORANGE]
+    assert [len(dots.get_xdata()) for dots in axes.lines] == [4 * 9, 4 * 9]
 
 
 def test_pairs_share_one_scale_and_one_shape():
@@ -307,7 +331,7 @@ def test_surgery_shows_the_kl_its_parts_and_log_n(information, note):
     first, second = estimates(*[information] * 20), estimates(*[3.0 - information] * 20)
     axes = plots.elbo_surgery(ElboSurgery(zero, kl, first, zero, second, num_particles=2, seed=0)).axes[0]
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([3.0, information, 3.0 - information])
-    assert axes.get_legend().get_texts()[0].get_text() == f"log N = 3.00{note}"
+    assert axes.figure.legends[0].get_texts()[0].get_text() == f"log N = 3.00{note}"
     assert list(axes.lines[-1].get_xdata()) == pytest.approx([np.log(20)] * 2) and "of 20 data" in axes.get_title()
 
 

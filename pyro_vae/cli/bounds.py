@@ -9,7 +9,9 @@ from typing import Any
 from jsonargparse import Namespace
 from torch import Tensor
 
+from pyro_vae.agreement import agreed
 from pyro_vae.averages import standard_error
+from pyro_vae.cli.places import tried
 from pyro_vae.cli.runs import SavedRun
 from pyro_vae.cli.tables import finite, print_result
 from pyro_vae.codes import codebook_usage
@@ -19,7 +21,7 @@ from pyro_vae.distributed import World
 from pyro_vae.evidence import Bound, bound
 from pyro_vae.importance import evaluation_mode, propose
 from pyro_vae.point_masses import is_point_mass
-from pyro_vae.run_files import write, write_arrays
+from pyro_vae.run_files import packed
 from pyro_vae.seeding import seeded
 from pyro_vae.vq import VQVAE
 
@@ -42,13 +44,17 @@ def told_of_points(
     discrete = _points(saved, x, inputs)
     if not discrete:
         return False
+    name = f"{'bound' if all(discrete) else 'reconstruction'}-{options.split}"
+    with agreed(world):
+        places = tried(saved.path, f"{name}.npz", f"{name}.json") if world.main else {}
     found = bound(saved.vae.model, saved.vae.guide, x, seed=options.seed, world=world, **inputs)
     if world.main:
         told = _lower_bound(found) if all(discrete) else _reconstruction(found)
         result = {"run": str(saved.path), "data": data.protocol, "split": options.split, "weights": saved.weights}
         result |= {**told, "draws": _DRAWS, **_use_of_codes(saved, x, inputs), "device": str(saved.device)}
-        _save(saved, f"{'bound' if all(discrete) else 'reconstruction'}-{options.split}", found, result)
         print_result(result if options.json else _readable(result), options.json)
+        places[f"{name}.npz"].write(packed(_columns(found, result["is_bound"])))
+        places[f"{name}.json"].write(json.dumps(finite(result), indent=1).encode())
     return True
 
 
@@ -89,13 +95,10 @@ def _use_of_codes(saved: SavedRun, x: Tensor, inputs: dict[str, Any]) -> dict[st
     return {"active_units": str(latent_statistics(saved.vae, x, **inputs))} if len(x) > 1 else {}
 
 
-def _save(saved: SavedRun, name: str, found: Bound, result: dict[str, Any]) -> None:
-    """Under names of their own, so that they are never taken for evidence."""
+def _columns(found: Bound, is_bound: bool) -> dict[str, Tensor]:
+    """Each datum's numbers, under names of their own, so that they are never taken for evidence."""
     arrays = {"reconstruction": found.reconstruction}
-    if result["is_bound"]:
-        arrays |= {"lower_bound": found.elbo, "log_p_of_codes": -found.kl}
-    write_arrays(saved.path, f"{name}.npz", arrays)
-    write(saved.path, f"{name}.json", json.dumps(finite(result), indent=1).encode())
+    return arrays | {"lower_bound": found.elbo, "log_p_of_codes": -found.kl} if is_bound else arrays
 
 
 def _readable(result: dict[str, Any]) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from typing import Any
 
 from pyro_vae.cli.options import cluster_parser
 from pyro_vae.cli.parsing import parse
+from pyro_vae.cli.places import tried
 from pyro_vae.cli.runs import load_split, open_saved
 from pyro_vae.cli.tables import print_result
 from pyro_vae.clustering import cluster, clustering_scores
 from pyro_vae.errors import UsageError
-from pyro_vae.run_files import write_arrays
+from pyro_vae.run_files import packed
 from pyro_vae.vae import VAE
 
 
@@ -22,9 +23,9 @@ def run(argv: list[str]) -> int:
         raise UsageError(
             f"clusters are components of a VAE's mixture prior, and this run is a {type(saved.vae).__name__}"
         )
+    name = f"clusters-{options.split}.npz"
+    place = tried(saved.path, name)[name]
     found = cluster(saved.vae, x, options.num_particles, options.seed)
-    path = saved.path / f"clusters-{options.split}.npz"
-    write_arrays(saved.path, path.name, {"assignments": found.assignments, "probabilities": found.probabilities})
     sizes = found.assignments.bincount(minlength=found.probabilities.shape[1]).tolist()
     result: dict[str, Any] = {"data": data.protocol, "split": options.split, "weights": saved.weights, "num": len(x)}
     result |= {"num_particles": options.num_particles, "seed": options.seed}
@@ -33,5 +34,6 @@ def run(argv: list[str]) -> int:
         scores = clustering_scores(found.assignments, data.labels[options.split])
         names = ("accuracy", "standard_error", "nmi", "ari")
         result |= {name: getattr(scores, name) for name in names}
-    print_result({**result, "saved": str(path)}, options.json)
+    print_result({**result, "saved": str(place.path)}, options.json)
+    place.write(packed({"assignments": found.assignments, "probabilities": found.probabilities}))
     return 0

@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_vae import plots
 from pyro_vae.cli.options import compare_parser
 from pyro_vae.cli.parsing import parse
-from pyro_vae.cli.pictures import save_picture
+from pyro_vae.cli.places import Place
 from pyro_vae.cli.runs import SavedRun, load_split, open_saved
 from pyro_vae.cli.streams import say
 from pyro_vae.cli.tables import finite, table
@@ -33,6 +33,9 @@ def run(argv: list[str]) -> int:
     """Run the command with its arguments; returns the exit code."""
     options = parse(compare_parser(), argv)
     _check(options)
+    place = None if options.out is None else Place(Path(options.out))
+    if place is not None:
+        place.check()
     runs = [_open(options, path) for path in options.runs]
     for other in runs[1:]:
         _check_same(runs[0], other)
@@ -42,9 +45,9 @@ def run(argv: list[str]) -> int:
         found[entry.name] = _estimate(entry, options) if saved is None else saved
         reused += [] if saved is None else [entry.name]
     comparison = compare(found)
-    if options.out is not None:
-        save_picture(plots.comparison(comparison), Path(options.out))
     _tell(comparison, runs[0].data, reused, options)
+    if place is not None:
+        place.write(plots.encoded(plots.comparison(comparison)))
     return 0
 
 

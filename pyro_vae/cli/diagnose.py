@@ -1,7 +1,6 @@
 """`pyro-vae diagnose`: one page on what can be believed of a run, and the same as JSON."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +8,8 @@ from jsonargparse import Namespace
 
 from pyro_vae.cli.options import diagnose_parser
 from pyro_vae.cli.parsing import parse
-from pyro_vae.cli.runs import Chosen, SavedRun, load_split, open_saved, save_result, take
+from pyro_vae.cli.places import Place, wanted
+from pyro_vae.cli.runs import Chosen, SavedRun, load_split, open_saved, take
 from pyro_vae.cli.tables import finite, print_result
 from pyro_vae.data import Dataset
 from pyro_vae.errors import UsageError
@@ -26,12 +26,24 @@ def run(argv: list[str]) -> int:
     if options.num_data < 2:
         raise UsageError(f"--num_data must be at least 2, for standard errors, got {options.num_data}")
     sizes, saved = _sizes(options), open_saved(options)
+    places = _places(saved, options)
     chosen = load_split(saved, options, None)
     held_out, train = _some(chosen, options.num_data, options.seed), _train(saved, chosen.data, options)
     subject = Subject(saved.vae, held_out, train, sizes, options.seed, _Told(not options.quiet).show)
     found = diagnose(subject, [name for name in SECTIONS if name not in options.skip])
-    _tell(saved, chosen.data, len(held_out.x), options, found)
+    _tell(saved, chosen.data, len(held_out.x), options, found, places)
     return 0
+
+
+def _places(saved: SavedRun, options: Namespace) -> tuple[Place, Place]:
+    """Where the page and the numbers go, tried."""
+    page = wanted(options.out, saved.path, f"diagnosis-{options.split}.html")
+    if page.path.suffix != ".html":
+        raise UsageError(f"--out must end in .html (the numbers go beside it, in a .json), got {options.out!r}")
+    numbers = Place(page.path.with_suffix(".json"), page.run)
+    page.check()
+    numbers.check()
+    return page, numbers
 
 
 def _sizes(options: Namespace) -> Sizes:
@@ -76,19 +88,24 @@ class _Told:
         self.bar.show(done, now=done >= total)
 
 
-def _tell(saved: SavedRun, data: Dataset, num: int, options: Namespace, found: dict[str, Finding]) -> None:
-    """Save the page and the numbers, print what is to be warned of."""
-    path = Path(options.out or saved.path / f"diagnosis-{options.split}.html")
+def _tell(
+    saved: SavedRun,
+    data: Dataset,
+    num: int,
+    options: Namespace,
+    found: dict[str, Finding],
+    places: tuple[Place, Place],
+) -> None:
+    """Print what is to be warned of, save the page and the numbers."""
     lead = f"{data.protocol}; {num} data of {options.split}, chosen by seed {options.seed}; weights: {saved.weights}."
     text = page(f"Diagnosis of {saved.path.name}", lead, [finding.section for finding in found.values()])
     numbers = {name: {**finding.numbers, "warnings": finding.warnings} for name, finding in found.items()}
     result: dict[str, Any] = {"run": str(saved.path), "data": data.protocol, "split": options.split, "num_data": num}
     result |= {"weights": saved.weights, "seed": options.seed}
-    save_result(saved, options.out, path, text.encode())
-    content = json.dumps(finite({**result, **numbers}), indent=1).encode()
-    save_result(saved, options.out, path.with_suffix(".json"), content)
-    if options.json:
-        print_result({**result, **numbers, "page": str(path)}, as_json=True)
-        return
-    warnings = [warning for finding in found.values() for warning in finding.warnings]
-    print_result({**result, "warnings": warnings or ["none"], "page": str(path)}, as_json=False)
+    told = {**result, **numbers}
+    if not options.json:
+        warnings = [warning for finding in found.values() for warning in finding.warnings]
+        told = {**result, "warnings": warnings or ["none"]}
+    print_result({**told, "page": str(places[0].path)}, as_json=options.json)
+    places[0].write(text.encode(errors="backslashreplace"))
+    places[1].write(json.dumps(finite({**result, **numbers}), indent=1).encode())

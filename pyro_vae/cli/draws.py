@@ -1,21 +1,49 @@
 """What draws are given: classes (as the context of a conditional VAE, or as the label of M2), or contexts."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
 import torch
 from torch import Tensor
 
 from pyro_vae.autoencoder import Autoencoder
 from pyro_vae.semi_supervised import SemiSupervisedVAE
 
-COLUMNS = 8
-"""Of a picture of draws that are of no class."""
+NUM = 64
+"""Draws that are shown where no number is asked for."""
+_COLUMNS = 8
+_MOST_COLUMNS = 20
 
 
-def of_classes(vae: Autoencoder, classes: Tensor) -> dict[str, Tensor]:
-    """What `tasks.sample` is given, by name, to draw data of some classes `[num]`."""
+@dataclass(frozen=True)
+class Drawn:
+    """What draws are given, and how a picture shows them.
+
+    Args:
+        given: what `tasks.sample` is given, by name.
+        columns: tiles in a row.
+        labels: the class of each draw; none if they are of no class.
+    """
+
+    given: dict[str, Tensor]
+    columns: int = _COLUMNS
+    labels: Sequence[str] = ()
+
+
+def of_each_class(vae: Autoencoder, classes: int, num: int) -> Drawn:
+    """`num` draws of each class in turn: a column for each, where there are not many."""
+    which = cycled(torch.arange(classes), num)
+    return of_classes(vae, which, classes if 1 < classes <= _MOST_COLUMNS else _COLUMNS)
+
+
+def of_classes(vae: Autoencoder, classes: Tensor, columns: int = _COLUMNS) -> Drawn:
+    """Draws of some classes `[num]`, labelled."""
+    labels = [str(label) for label in classes.tolist()]
     if isinstance(vae, SemiSupervisedVAE):
-        return {"y": classes}
+        return Drawn({"y": classes}, columns, labels)
     assert vae.shapes.context is not None  # as its contexts are one-hot labels
-    return {"context": torch.eye(vae.shapes.context[0])[classes]}
+    return Drawn({"context": torch.eye(vae.shapes.context[0])[classes]}, columns, labels)
 
 
 def cycled(rows: Tensor, num: int) -> Tensor:
@@ -23,6 +51,6 @@ def cycled(rows: Tensor, num: int) -> Tensor:
     return rows[torch.arange(num) % len(rows)]
 
 
-def columns(classes: int) -> int:
-    """A column for each class, where there are not many."""
-    return classes if 1 < classes <= 20 else COLUMNS
+def full_rows(classes: int, num: int) -> int:
+    """At least `num` draws of each class in turn, as many as fill the last row."""
+    return ceil(num / classes) * classes if 1 < classes <= _MOST_COLUMNS else num

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from pyro_vae.agreement import agreed
 from pyro_vae.cli.bounds import told_of_points
-from pyro_vae.cli.evidence import identity, readable, readable_all, result_of, result_of_all, save, save_all
+from pyro_vae.cli.evidence import identity, places_of, readable, readable_all, result_of, result_of_all, save, save_all
 from pyro_vae.cli.options import evaluate_parser
 from pyro_vae.cli.parsing import parse
+from pyro_vae.cli.places import Place
 from pyro_vae.cli.processes import joined
 from pyro_vae.cli.runs import Chosen, SavedRun, load_split, open_saved
 from pyro_vae.cli.tables import print_result
@@ -43,14 +44,16 @@ def run(argv: list[str]) -> int:
             saved = open_saved(options, world.device)
             chosen = load_split(saved, options, _num_data(options))
         x, inputs = chosen.x, chosen.inputs
-        if options.method == "all":
-            _run_all(saved, chosen, options)
-            return 0
         if options.method in _BY_GUIDE and told_of_points(saved, chosen.data, x, inputs, options, world):
+            return 0
+        with agreed(world):
+            places = places_of(saved, options) if world.main else {}
+        if options.method == "all":
+            _run_all(saved, chosen, options, places)
             return 0
         found = _estimate(options.method, saved, x, inputs, options, world)
     if world.main:
-        _tell(saved, chosen, options, found)
+        _tell(saved, chosen, options, found, places)
     return 0
 
 
@@ -96,16 +99,16 @@ def _estimate(
         return estimate(method, saved.vae.model, saved.vae.guide, x, **own, progress=show, **inputs)
 
 
-def _tell(saved: SavedRun, chosen: Chosen, options: Namespace, found: Estimate) -> None:
-    """Save and print all there is to know of one method."""
+def _tell(saved: SavedRun, chosen: Chosen, options: Namespace, found: Estimate, places: Mapping[str, Place]) -> None:
+    """Print and save all there is to know of one method."""
     data, x, inputs = chosen.data, chosen.x, chosen.inputs
     result = result_of(saved, data, x, options, found) | _default(options) | identity(saved, x, inputs)
     if len(x) > 1:
         statistics = latent_statistics(saved.vae, x, **inputs)
         result |= {"active_units": str(statistics), "warnings": collapse_warnings(statistics, _beta(saved.config))}
     result |= _classified(saved, chosen)
-    save(saved, options.split, found, result)
     print_result(result if options.json else readable(result), as_json=options.json)
+    save(places, options.split, found, result)
 
 
 def _classified(saved: SavedRun, chosen: Chosen) -> dict[str, Any]:
@@ -125,7 +128,7 @@ def _beta(config: dict[str, Any]) -> float | None:
     return beta if isinstance(beta, int | float) else None
 
 
-def _run_all(saved: SavedRun, chosen: Chosen, options: Namespace) -> None:
+def _run_all(saved: SavedRun, chosen: Chosen, options: Namespace, places: Mapping[str, Place]) -> None:
     """Every method on the same data; a reason in place of the numbers where one can't do the model."""
     data, x, inputs = chosen.data, chosen.x, chosen.inputs
     found: dict[str, tuple[Estimate | str, float]] = {}
@@ -137,8 +140,8 @@ def _run_all(saved: SavedRun, chosen: Chosen, options: Namespace) -> None:
             outcome = str(error)
         found[method] = outcome, time.perf_counter() - start
     result = result_of_all(saved, data, x, options, found) | _default(options) | identity(saved, x, inputs)
-    save_all(saved, options.split, found, result)
     print_result(result if options.json else readable_all(result), as_json=options.json)
+    save_all(places, options.split, found, result)
 
 
 def _default(options: Namespace) -> dict[str, str]:

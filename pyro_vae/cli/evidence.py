@@ -7,15 +7,16 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 
+from pyro_vae import plots
 from pyro_vae.averages import at_least
-from pyro_vae.cli.pictures import save_pareto_k
+from pyro_vae.cli.places import Place, tried
 from pyro_vae.cli.runs import SavedRun
 from pyro_vae.cli.tables import finite
 from pyro_vae.data import Dataset
 from pyro_vae.evidence import Evidence, bits_per_dim
 from pyro_vae.evidence.estimates import Estimate
 from pyro_vae.fingerprint import fingerprint
-from pyro_vae.run_files import write, write_arrays
+from pyro_vae.run_files import packed
 
 Found = Mapping[str, tuple[Estimate | str, float]]
 """Of each method: its estimate, or why there is none; and the seconds it took."""
@@ -200,22 +201,39 @@ def columns_of(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def save(saved: SavedRun, split: str, found: Estimate, result: dict[str, Any]) -> None:
+def places_of(saved: SavedRun, options: Namespace) -> dict[str, Place]:
+    """Where the result of one method, or of all, goes; tried."""
+    names = {_name(options.split, options.method, precision) for precision in ("float32", options.precision)}
+    pictures = [_picture(options.split)] if options.method == "importance" else []
+    return tried(saved.path, *(f"{name}.{kind}" for name in sorted(names) for kind in ("npz", "json")), *pictures)
+
+
+def save(places: Mapping[str, Place], split: str, found: Estimate, result: dict[str, Any]) -> None:
     """The summary as JSON, each datum's estimate as arrays, and the histogram of k-hat, in the run directory."""
-    suffix = "" if found.method == "importance" else f"-{found.method}"
     fast = isinstance(found, Evidence) and found.shift is not None
-    _write(saved, f"evidence-{split}{suffix}{f'-{found.precision}' if fast else ''}", found.columns(), result)  # pyright: ignore
+    precision = found.precision if fast else "float32"  # pyright: ignore[reportAttributeAccessIssue]
+    _write(places, _name(split, found.method, precision), found.columns(), result)
     if isinstance(found, Evidence) and found.method == "importance" and not fast:
-        save_pareto_k(found, saved.path, split)
+        places[_picture(split)].write(plots.encoded(plots.pareto_k(found)))
 
 
-def save_all(saved: SavedRun, split: str, found: Found, result: dict[str, Any]) -> None:
+def save_all(places: Mapping[str, Place], split: str, found: Found, result: dict[str, Any]) -> None:
     """The summary as JSON, and each method's arrays as `METHOD/NAME`; no other file is touched."""
     estimates = {name: estimate for name, (estimate, _) in found.items() if isinstance(estimate, Estimate)}
     arrays = {f"{name}/{key}": a for name, estimate in estimates.items() for key, a in estimate.columns().items()}
-    _write(saved, f"evidence-{split}-all", arrays, result)
+    _write(places, _name(split, "all", "float32"), arrays, result)
 
 
-def _write(saved: SavedRun, name: str, arrays: Mapping[str, torch.Tensor], result: dict[str, Any]) -> None:
-    write_arrays(saved.path, f"{name}.npz", arrays)
-    write(saved.path, f"{name}.json", json.dumps(finite(result), indent=1).encode())
+def _name(split: str, method: str, precision: str) -> str:
+    """Of the files of a method's result, without their ending."""
+    of_method = "" if method == "importance" else f"-{method}"
+    return f"evidence-{split}{of_method}{'' if precision == 'float32' else f'-{precision}'}"
+
+
+def _picture(split: str) -> str:
+    return f"pictures/pareto_k-{split}.png"
+
+
+def _write(places: Mapping[str, Place], name: str, arrays: Mapping[str, torch.Tensor], result: dict[str, Any]) -> None:
+    places[f"{name}.npz"].write(packed(arrays))
+    places[f"{name}.json"].write(json.dumps(finite(result), indent=1).encode())

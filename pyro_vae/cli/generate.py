@@ -8,10 +8,11 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from pyro_vae import plots
-from pyro_vae.cli.draws import COLUMNS, columns, cycled, of_classes
+from pyro_vae.cli.draws import NUM, Drawn, cycled, full_rows, of_classes, of_each_class
 from pyro_vae.cli.options import reconstruct_parser, sample_parser
 from pyro_vae.cli.parsing import parse
-from pyro_vae.cli.runs import SavedRun, load_split, open_saved, save_result
+from pyro_vae.cli.places import Place, wanted
+from pyro_vae.cli.runs import SavedRun, load_split, open_saved
 from pyro_vae.cli.tables import print_result
 from pyro_vae.errors import UsageError
 from pyro_vae.run_files import packed
@@ -22,34 +23,41 @@ from pyro_vae.tasks import reconstruct, sample
 def run_sample(argv: list[str]) -> int:
     """Run `pyro-vae sample` with its arguments; returns the exit code."""
     options = parse(sample_parser(), argv)
-    if options.num < 1:
+    if options.num is not None and options.num < 1:
         raise UsageError(f"--num must be at least 1, got {options.num}")
     saved = open_saved(options)
-    given, across = _given(saved, options)
-    drawn = sample(saved.vae, options.num, seed=options.seed, **given)
-    path = _output(saved, options.out, "samples")
-    arrays = {**drawn.latents, "mean": drawn.mean, "x": drawn.x, **given}
-    _save(saved, options.out, path, arrays, lambda: plots.samples(drawn, columns=across))
+    options.num = options.num or _default_num(saved, options)
+    shown = _given(saved, options)
+    told = {"context": "each" if options.context is None else options.context} if shown.given else {}
+    place = _output(saved, options, "samples", *(f"context{value}" for value in told.values()))
+    drawn = sample(saved.vae, options.num, seed=options.seed, **shown.given)
     result = {"weights": saved.weights, "num": options.num, "seed": options.seed}
-    told = {"context": "each" if options.context is None else options.context} if given else {}
-    print_result({**result, **told, "saved": str(path)}, options.json)
+    print_result({**result, **told, "saved": str(place.path)}, options.json)
+    arrays = {**drawn.latents, "mean": drawn.mean, "x": drawn.x, **shown.given}
+    _save(place, arrays, lambda: plots.samples(drawn, columns=shown.columns, labels=shown.labels))
     return 0
 
 
-def _given(saved: SavedRun, options: Namespace) -> tuple[dict[str, Tensor], int]:
-    """What the draws are given, by name, one for each, and the columns to show them in."""
+def _default_num(saved: SavedRun, options: Namespace) -> int:
+    """64, or as many as fill the last row where each row has one draw of each class."""
+    each = saved.vae.shapes.context is not None and options.context in (None, "each")
+    return full_rows(_num_classes(saved), NUM) if each else NUM
+
+
+def _given(saved: SavedRun, options: Namespace) -> Drawn:
+    """What the draws are given, and how they are shown."""
     if saved.vae.shapes.context is None:
         if options.context is not None:
             raise UsageError("--context: this run knows neither classes nor another context, so leave it out")
-        return {}, COLUMNS
+        return Drawn({})
     if options.context == "data":
-        return {"context": _contexts_of_data(saved, options)}, COLUMNS
+        return Drawn({"context": _contexts_of_data(saved, options)})
     classes = _num_classes(saved)
     if options.context in (None, "each"):
-        return of_classes(saved.vae, cycled(torch.arange(classes), options.num)), columns(classes)
+        return of_each_class(saved.vae, classes, options.num)
     if not 0 <= options.context < classes:
         raise UsageError(f"--context {options.context}: expected a class from 0 to {classes - 1}, 'each' or 'data'")
-    return of_classes(saved.vae, cycled(torch.tensor([options.context]), options.num)), COLUMNS
+    return of_classes(saved.vae, cycled(torch.tensor([options.context]), options.num))
 
 
 def _contexts_of_data(saved: SavedRun, options: Namespace) -> Tensor:
@@ -75,9 +83,8 @@ def run_reconstruct(argv: list[str]) -> int:
     saved = open_saved(options)
     chosen = load_split(saved, options, options.num)
     data, x = chosen.data, chosen.x
+    place = _output(saved, options, "reconstructions", options.split)
     mean = reconstruct(saved.vae, x, num_particles=options.num_particles, seed=options.seed, **chosen.inputs)
-    path = _output(saved, options.out, "reconstructions")
-    _save(saved, options.out, path, {"x": x, "mean": mean}, lambda: plots.reconstructions(x, mean))
     error = (x - mean).square().mean().item()
     result = {
         "data": data.protocol,
@@ -86,18 +93,22 @@ def run_reconstruct(argv: list[str]) -> int:
         "num": len(x),
         "seed": options.seed,
     }
-    print_result({**result, "mean_squared_error": error, "saved": str(path)}, options.json)
+    print_result({**result, "mean_squared_error": error, "saved": str(place.path)}, options.json)
+    _save(place, {"x": x, "mean": mean}, lambda: plots.reconstructions(x, mean))
     return 0
 
 
-def _output(saved: SavedRun, out: str | None, name: str) -> Path:
-    path = saved.path / "pictures" / f"{name}.png" if out is None else Path(out)
-    if path.suffix not in (".png", ".npz"):
-        raise UsageError(f"--out must end in .png (a picture) or .npz (arrays), got {path.name!r}")
-    return path
+def _output(saved: SavedRun, options: Namespace, name: str, *further: str) -> Place:
+    """Where the result goes, tried; in the run under a name that says what it is, and that no picture of fit has."""
+    data = [] if options.data is None else [Path(options.data).stem]
+    name = "-".join([name, *data, *further, f"num{options.num}", f"seed{options.seed}"])
+    place = wanted(options.out, saved.path, f"pictures/{name}.png")
+    if place.path.suffix not in (".png", ".npz"):
+        raise UsageError(f"--out must end in .png (a picture) or .npz (arrays), got {place.path.name!r}")
+    place.check()
+    return place
 
 
-def _save(saved: SavedRun, out: str | None, path: Path, arrays: dict[str, Tensor], draw: Any) -> None:
-    as_picture = path.suffix == ".png"
-    data = plots.encoded(draw()) if as_picture else packed({name: value.cpu() for name, value in arrays.items()})
-    save_result(saved, out, path, data)
+def _save(place: Place, arrays: dict[str, Tensor], draw: Any) -> None:
+    as_picture = place.path.suffix == ".png"
+    place.write(plots.encoded(draw()) if as_picture else packed({name: v.cpu() for name, v in arrays.items()}))

@@ -13,6 +13,7 @@ from pyro_vae.cli.sources import constant, options_of
 
 _FEW = 100
 """Data by default for methods that take hundreds or thousands of times the work of importance sampling for each."""
+_NUM = constant("pyro_vae.cli.draws", "NUM")
 PRIOR = ClassOption(("pyro_vae.priors.Prior", "pyro_vae.code_priors.CodePrior"), built_with=1)
 _ADAM = {"class_path": "Adam", "init_args": {"lr": 1e-3}}
 
@@ -143,7 +144,9 @@ def sample_parser() -> CommandParser:
     parser = make_parser("sample", "Draw codes from the prior and decode them.")
     add_run(parser)
     draws, data = parser.add_argument_group("draws"), parser.add_argument_group("data, for --context data")
-    _add_num(draws)
+    how = f"how many; without it {_NUM}, or as many more as fill the rows of a picture of classes"
+    draws.add_argument("--num", type=int | None, default=None, help=how)
+    _add_seed(draws)
     draws.add_argument(
         "--context",
         type=Literal["each", "data"] | int | None,
@@ -163,7 +166,8 @@ def reconstruct_parser() -> CommandParser:
     add_run(parser)
     data, draws = parser.add_argument_group("data"), parser.add_argument_group("draws")
     _add_split(data)
-    _add_num(draws)
+    draws.add_argument("--num", type=int, default=_NUM, help="how many")
+    _add_seed(draws)
     draws.add_argument(
         "--num_particles", type=int, default=1, help="codes drawn for each datum; their decodings are averaged"
     )
@@ -171,8 +175,7 @@ def reconstruct_parser() -> CommandParser:
     return parser
 
 
-def _add_num(group: Any) -> None:
-    group.add_argument("--num", type=int, default=64, help="how many")
+def _add_seed(group: Any) -> None:
     group.add_argument("--seed", type=int, default=0, help="seed of the draws")
 
 

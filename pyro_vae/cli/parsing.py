@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser, Namespace, set_dumper, set_loader
 
 from pyro_vae.cli.given import Given, given_of
 from pyro_vae.cli.helping import HelpFormatter
+from pyro_vae.cli.home import expanded, with_home
 from pyro_vae.cli.streams import say
 from pyro_vae.cli.values import suggest, unfit
 from pyro_vae.errors import UsageError
@@ -226,7 +227,7 @@ def _read(source: str, option: str) -> Any:
 def _text(path: str, option: str) -> str:
     """The text of a file, no more of it than is read anyway."""
     try:
-        with Path(path).expanduser().open(encoding="utf-8") as file:
+        with Path(with_home(path)).open(encoding="utf-8") as file:
             return file.read(MAX_CHARACTERS + 1)
     except FileNotFoundError:
         raise UsageError(f"{option}: there is no file {path!r}") from None
@@ -285,7 +286,7 @@ def parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
     Raises:
         UsageError: for an unknown option or class, or a value of the wrong type.
     """
-    return _told(parser, lambda: parser.parse_args(argv))
+    return expanded(_told(parser, lambda: parser.parse_args(argv)))
 
 
 def check(parser: CommandParser, argv: Sequence[str]) -> None:
@@ -300,8 +301,8 @@ def check(parser: CommandParser, argv: Sequence[str]) -> None:
 def _told(parser: ArgumentParser, action: Callable[[], Any]) -> Any:
     try:
         return action()
-    except argparse.ArgumentError as error:
-        raise UsageError(explain(str(error), parser)) from None
+    except argparse.ArgumentError as error:  # with its cause, which may lie in a module of the user's
+        raise UsageError(explain(str(error), parser)) from error
 
 
 def named(options: Any) -> tuple[str, ...]:

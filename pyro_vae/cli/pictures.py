@@ -5,17 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae.autoencoder import Autoencoder
-from pyro_vae.cli.draws import COLUMNS, columns, cycled, of_classes
+from pyro_vae.cli.draws import Drawn, cycled, full_rows, of_each_class
 from pyro_vae.cli.runs import Chosen, choose
 from pyro_vae.compiling import log_once
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics import latent_statistics
 from pyro_vae.errors import UsageError
-from pyro_vae.evidence import Evidence, log_marginal
+from pyro_vae.evidence import log_marginal
 from pyro_vae.run_files import write
 from pyro_vae.semi_supervised import SemiSupervisedVAE
 from pyro_vae.tasks import manifold, reconstruct, sample
@@ -35,12 +34,12 @@ def save_pictures(
     held_out = next(name for name in ("valid", "test", "train") if getattr(data, name) is not None)
     device = next(vae.parameters()).device
     measured, shown = (choose(data, held_out, num, device) for num in (_MEASURED, _SHOWN))
-    given, across = _given(vae, data, 2 * _SHOWN)
-    drawn = sample(vae, 2 * _SHOWN, seed=seed, **given)
+    num, how = _drawn(vae, data, 2 * _SHOWN)
+    drawn = sample(vae, num, seed=seed, **how.given)
     figures = {
         "curves": plots.curves(rows),
         "reconstructions": plots.reconstructions(shown.x, reconstruct(vae, shown.x, seed=seed, **shown.inputs)),
-        "samples": plots.samples(drawn, columns=across),
+        "samples": plots.samples(drawn, columns=how.columns, labels=how.labels),
         **_of_the_guide(vae, measured, seed),
     }
     if isinstance(vae, VAE) and vae.shapes.latent == 2 and vae.shapes.context is None:
@@ -62,14 +61,15 @@ def _of_the_guide(vae: Autoencoder, measured: Chosen, seed: int) -> dict[str, An
         return {}
 
 
-def _given(vae: Autoencoder, data: Dataset, num: int) -> tuple[dict[str, Tensor], int]:
-    """What `num` draws are given, by name: each class in turn, or the contexts of the first data; and the columns."""
+def _drawn(vae: Autoencoder, data: Dataset, num: int) -> tuple[int, Drawn]:
+    """How many draws there are (`num`, or more), and what they are given: each class in turn, or the first contexts."""
     if classes := _num_classes(vae, data):
-        return of_classes(vae, cycled(torch.arange(classes), num)), columns(classes)
+        num = full_rows(classes, num)
+        return num, of_each_class(vae, classes, num)
     if "c" not in data.inputs:
-        return {}, COLUMNS
+        return num, Drawn({})
     train = data.widen_inputs(data.given("train", slice(num)))["c"]
-    return {"context": cycled(train, num).cpu()}, COLUMNS
+    return num, Drawn({"context": cycled(train, num).cpu()})
 
 
 def _num_classes(vae: Autoencoder, data: Dataset) -> int:
@@ -81,17 +81,6 @@ def _num_classes(vae: Autoencoder, data: Dataset) -> int:
     return shape[0] if len(context) and bool((context.sum(-1) == 1).all()) else 0
 
 
-def save_pareto_k(evidence: Evidence, run: Path, split: str) -> Path:
-    """Save the histogram of an evaluation's Pareto k."""
-    return _save_in_run(plots.pareto_k(evidence), run, f"pareto_k-{split}")
-
-
 def _save_in_run(figure: Any, run: Path, name: str) -> Path:
     write(run, f"pictures/{name}.png", plots.encoded(figure))
     return run / "pictures" / f"{name}.png"
-
-
-def save_picture(figure: Any, path: Path) -> Path:
-    """Save one picture where the user said, making its folder."""
-    plots.save(figure, path)
-    return path

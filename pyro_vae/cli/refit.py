@@ -8,6 +8,7 @@ from jsonargparse import Namespace
 
 from pyro_vae.cli.options import refit_parser
 from pyro_vae.cli.parsing import allow_own_modules, named, parse
+from pyro_vae.cli.places import tried
 from pyro_vae.cli.runs import SavedRun, load_data_of, open_saved
 from pyro_vae.cli.tables import finite, print_result
 from pyro_vae.code_priors import AutoregressiveCodes, CodePrior
@@ -18,7 +19,6 @@ from pyro_vae.errors import UsageError
 from pyro_vae.networks import Conditioned
 from pyro_vae.priors import Prior
 from pyro_vae.refit import CrossEntropy, cross_entropy, refit_prior, with_held_out
-from pyro_vae.run_files import write
 from pyro_vae.vae import VAE
 from pyro_vae.vq import VQVAE
 
@@ -34,11 +34,12 @@ def run(argv: list[str]) -> int:
     settings |= {"optimizer": _resolved(options.optimizer), "seed": options.seed}
     told = {**{name: describe(value) for name, value in settings.items()}, "data": options.data}
     with derived_run(saved.path, options.out, {"prior": prior}, told) as derived:
+        place = tried(Path(options.out), "refit.json")["refit.json"]
         vae = refit_prior(saved.vae, data, prior, **settings, progress=not options.quiet)  # pyright: ignore[reportArgumentType]
         result = _result(saved, vae, data, options)
+        print_result(result if options.json else _readable(result), options.json)
         derived.save(vae)
-        write(Path(options.out), "refit.json", json.dumps(finite(result), indent=1).encode())
-    print_result(result if options.json else _readable(result), options.json)
+        place.write(json.dumps(finite(result), indent=1).encode())
     return 0
 
 

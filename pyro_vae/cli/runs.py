@@ -14,9 +14,8 @@ from pyro_vae.cli.parsing import allow_own_modules
 from pyro_vae.data import Dataset, load_data
 from pyro_vae.dataset import evenly_spread
 from pyro_vae.derived import MADE_BY
-from pyro_vae.errors import UsageError, file_errors
+from pyro_vae.errors import UsageError
 from pyro_vae.fingerprint import fingerprint
-from pyro_vae.run_files import write, write_atomic
 from pyro_vae.training import choose_device
 
 
@@ -43,21 +42,32 @@ class SavedRun:
         return fingerprint(*self.vae.state_dict().values())
 
 
-def save_result(saved: SavedRun, out: str | None, path: Path, data: bytes) -> None:
-    """Write a file that the user named by `--out`, making its folder, or else one of the run directory.
+def add_run(parser: ArgumentParser) -> None:
+    """The options of every command that reads a run."""
+    parser.add_argument("run", type=str, help="the run directory")
+    _add_loading(parser)
 
-    Args:
-        saved: the run.
-        out: the user's `--out`; None for a file of the run.
-        path: where to, inside the run directory if `out` is None.
-        data: the content.
-    """
-    if out is None:
-        write(saved.path, path.relative_to(saved.path).as_posix(), data)
-        return
-    with file_errors(path, "write"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, data)
+
+def add_runs(parser: ArgumentParser) -> None:
+    """The options of a command that reads several runs."""
+    parser.add_argument("runs", type=str, nargs="+", help="the run directories")
+    _add_loading(parser)
+
+
+def _add_loading(parser: ArgumentParser) -> None:
+    parser.add_argument("--trust", type=str, default=[], action="append", help="a module whose classes may be built")
+    add_common(parser)
+
+
+def add_split(parser: ArgumentParser) -> None:
+    """The options of the commands that read data: by default those of the run."""
+    parser.add_argument("--split", default="test", choices=SPLITS, help="which data")
+    parser.add_argument(
+        "--data",
+        type=str | None,
+        default=None,
+        help="another data set than the run's, prepared likewise",
+    )
 
 
 def open_saved(options: Namespace, device: torch.device | None = None, run: str | None = None) -> SavedRun:

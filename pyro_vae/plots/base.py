@@ -65,3 +65,9 @@ def dress(axes: "Axes", title: str, xlabel: str) -> None:
     axes.tick_params(labelsize=TEXT)
     axes.grid(axis="y", color=FAINT, lw=0.7)
     axes.set_axisbelow(True)
+
+
+def legend_below(figure: "Figure", axes: "Axes") -> None:
+    """The legend under the diagram, where it can't lie on what is drawn."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=TEXT, loc="outside lower center", ncols=len(labels))

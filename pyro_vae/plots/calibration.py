@@ -9,7 +9,7 @@ from pyro_vae.diagnostics.calibration import Calibration, Coverage
 from pyro_vae.diagnostics.comparison import Comparison
 from pyro_vae.diagnostics.predictive import PredictiveCheck
 from pyro_vae.errors import UsageError
-from pyro_vae.plots.base import BLUE, FAINT, GREY, ORANGE, TEXT, TITLE, dress, make_figure
+from pyro_vae.plots.base import BLUE, FAINT, GREY, ORANGE, TEXT, TITLE, dress, legend_below, make_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -111,7 +111,7 @@ def coverage(result: Coverage) -> "Figure":
     axes.set_ylabel("share of data whose truth it holds", fontsize=TEXT)
     told = f"{int(flagged.sum())} of {flagged.size} shares flagged, {result.num_data} simulated data"
     dress(axes, f"coverage of credible sets of q(z|x)\n{told}", "level of the credible set")
-    axes.legend(frameon=False, fontsize=TEXT, loc="upper left")
+    legend_below(figure, axes)
     return figure
 
 

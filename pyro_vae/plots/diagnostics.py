@@ -12,7 +12,7 @@ from pyro_vae.diagnostics.gaps import InferenceGaps
 from pyro_vae.diagnostics.surgery import ElboSurgery
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import Evidence
-from pyro_vae.plots.base import BLUE, FAINT, GREY, ORANGE, TEXT, dress, make_figure
+from pyro_vae.plots.base import BLUE, FAINT, GREY, ORANGE, TEXT, dress, legend_below, make_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +54,7 @@ def latent_kl(stats: LatentStatistics) -> "Figure":
     total = f"KL {float(stats.kl.sum()):.2f} nats per datum in sum"
     title = f"{stats.num_active} of {len(kl)} latent dimensions active, {total}"
     dress(axes, title, "latent dimension, sorted")
-    axes.legend(frameon=False, fontsize=TEXT, loc="upper right")
+    legend_below(figure, axes)
     return figure
 
 
@@ -87,7 +87,7 @@ def active_units(stats: LatentStatistics) -> "Figure":
     dress(
         axes, f"{stats.num_active} of {len(spread)} latent dimensions active", "latent dimension, sorted in each site"
     )
-    axes.legend(frameon=False, fontsize=TEXT, loc="upper right")
+    legend_below(figure, axes)
     return figure
 
 
@@ -114,7 +114,7 @@ def inference_gaps(gaps: Mapping[str, InferenceGaps]) -> "Figure":
     dress(axes, "log p(x) - ELBO, split in two", "nats per datum, with 2 standard errors")
     axes.grid(visible=False, axis="y")
     axes.grid(axis="x", color=FAINT, lw=0.7)
-    axes.legend(frameon=False, fontsize=TEXT)
+    legend_below(figure, axes)
     return figure
 
 
@@ -139,7 +139,7 @@ def elbo_surgery(terms: ElboSurgery) -> "Figure":
     dress(axes, f"KL = information + marginal KL, of {len(terms.kl)} data", "nats per datum, with 2 standard errors")
     axes.grid(visible=False, axis="y")
     axes.grid(axis="x", color=FAINT, lw=0.7)
-    axes.legend(frameon=False, fontsize=TEXT)
+    legend_below(figure, axes)
     return figure
 
 
@@ -168,7 +168,7 @@ def pareto_k(evidence: Evidence) -> "Figure":
     _draw_histogram(axes, k[np.isfinite(k)], evidence.threshold)
     axes.axvline(evidence.threshold, color="black", lw=1, ls="--", label=f"threshold {evidence.threshold:.2f}")
     axes.set_ylabel("data", fontsize=TEXT)
-    axes.legend(frameon=False, fontsize=TEXT)
+    legend_below(figure, axes)
     share = f"Pareto k above {evidence.threshold:.2f} for {above:.1%} of {len(k)} data"
     title = [f"{share}, {evidence.num_particles} draws each", *_not_shown(k)]
     dress(axes, "\n".join(title), "Pareto k of the importance weights of a datum")

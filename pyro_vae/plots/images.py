@@ -21,6 +21,8 @@ _NOT_FINITE = (213 / 255, 94 / 255, 0.0)
 """The colour of a pixel that is nan or infinite: no grey level may stand for it."""
 _GAP = 0.08
 """Space between tiles, as a part of their height."""
+_LABELLED = 0.3
+"""The same where each tile has a label over it."""
 _PAIR = ["x", "E[x|z]"]
 
 Limits = tuple[float, float]
@@ -29,9 +31,9 @@ Limits = tuple[float, float]
 def image_grid(images: Tensor, columns: int = 10, title: str = "") -> "Figure":
     """Draw data as a grid of tiles, row by row.
 
-    Images `(H, W)`, `(1, H, W)` and `(3, H, W)` become pixels, vectors `(D,)` become lines. Values in [0, 1] are drawn
-    on that scale, others between the least and the greatest of the figure, which is then told under it. Pixels that
-    are not finite are orange.
+    Images `(H, W)`, `(1, H, W)` and `(3, H, W)` become pixels, vectors `(D,)` a dot for each element. Values in [0, 1]
+    are drawn on that scale, others between the least and the greatest of the figure, which is then told under it.
+    Pixels that are not finite are orange.
 
     Args:
         images: `[N, *event]`.
@@ -54,7 +56,7 @@ def image_grid(images: Tensor, columns: int = 10, title: str = "") -> "Figure":
 
 
 def reconstructions(x: Tensor, x_mean: Tensor, columns: int = 5) -> "Figure":
-    """Draw each datum beside its reconstruction (vectors: both as lines in one tile).
+    """Draw each datum beside its reconstruction (vectors: both as dots in one tile).
 
     Args:
         x: data `[N, *event]`.
@@ -81,12 +83,13 @@ def reconstructions(x: Tensor, x_mean: Tensor, columns: int = 5) -> "Figure":
     return figure
 
 
-def samples(generated: Generated, columns: int = 8) -> "Figure":
+def samples(generated: Generated, columns: int = 8, labels: Sequence[str] = ()) -> "Figure":
     """Draw the decoder's means E[x|z] and the data x drawn from them, side by side in the same order.
 
     Args:
         generated: as `tasks.sample` gives it.
         columns: tiles in a row of each half.
+        labels: the class of each datum, shown over the columns where it is the same down each, else over each tile.
 
     Returns:
         A figure with two panels.
@@ -96,13 +99,18 @@ def samples(generated: Generated, columns: int = 8) -> "Figure":
     """
     _check_images(generated.x, columns)
     columns, limits = min(columns, len(generated.x)), value_limits(generated.mean, generated.x)
-    figure = _tiled_figure(generated.x, columns, panels=2)
+    in_columns = all(label == labels[place % columns] for place, label in enumerate(labels))
+    gap = _GAP if in_columns else _LABELLED
+    figure = _tiled_figure(generated.x, columns, panels=2, gap=gap)
     panels = figure.subplots(1, 2, gridspec_kw={"wspace": 0.06})
     halves = ((generated.mean, "mean E[x|z]"), (generated.x, "draw x ~ p(x|z)"))
     for axes, (images, title) in zip(panels, halves, strict=True):
-        _draw_tiles(axes, [images], columns, limits)
-        axes.set_title(title, fontsize=TEXT)
-    _name_tiles(figure, "samples, z ~ p(z)", generated.x, limits)
+        _draw_tiles(axes, [images], columns, limits, gap)
+        if len(set(labels)) > 1:
+            _label_classes(axes, images, labels[:columns] if in_columns else labels, columns, gap)
+        axes.set_title(title, fontsize=TEXT, pad=14 if labels else 6)
+    of = f" of class {labels[0]}" if len(set(labels)) == 1 else ", class above" if labels else ""
+    _name_tiles(figure, f"samples{of}, z ~ p(z)", generated.x, limits)
     return figure
 
 
@@ -160,13 +168,13 @@ def _check_images(images: Tensor, columns: int) -> None:
         raise UsageError(f"columns must be at least 1, got {columns}")
 
 
-def _is_lines(images: Tensor) -> bool:
+def _is_vectors(images: Tensor) -> bool:
     return images.dim() == 2
 
 
 def _tile_size(images: Tensor) -> tuple[int, int]:
     """Height and width of one tile in pixels; those of small images are repeated, for gaps narrower than one."""
-    if _is_lines(images):
+    if _is_vectors(images):
         return 60, 90
     height, width = images.shape[-2:]
     factor = ceil(48 / max(height, width))
@@ -181,13 +189,13 @@ def _tiled_figure(
     down, right, _ = _steps(images, series, round(gap * height))
     wide, high = panels * columns * right / height, ceil(len(images) / columns) * down / height
     tile = min(max(tile, min(3 / wide, 3 / high, 1.0)), 40 / high, 14 / wide)
-    labels = 0.3 if series == 1 else 1.5 if _is_lines(images) else 0.8
+    labels = 0.3 if series == 1 else 1.5 if _is_vectors(images) else 0.8
     return make_figure(max(wide * tile + labels, 4.2), max(high * tile + 0.65, 1.6))
 
 
 def _draw_tiles(axes: "Axes", series: Sequence[Tensor], columns: int, limits: Limits, gap: float = _GAP) -> None:
-    """Draw one tile a datum, `gap` of its height apart; of two series, images lie side by side, lines in one tile."""
-    draw = _draw_lines if _is_lines(series[0]) else _draw_images
+    """Draw one tile a datum, `gap` of its height apart; of two series, images lie side by side, vectors in one tile."""
+    draw = _draw_dots if _is_vectors(series[0]) else _draw_images
     draw(axes, series, columns, limits, round(gap * _tile_size(series[0])[0]))
     axes.set_xticks([])
     axes.set_yticks([])
@@ -212,7 +220,7 @@ def _draw_images(axes: "Axes", series: Sequence[Tensor], columns: int, limits: L
 def _steps(images: Tensor, series: int, gap: int) -> tuple[int, int, int]:
     """Pixels from tile to tile downwards and to the right, and the space between; a pair side by side is one tile."""
     height, width = _tile_size(images)
-    side_by_side = 1 if _is_lines(images) else series
+    side_by_side = 1 if _is_vectors(images) else series
     between = gap if side_by_side == 1 else 3 * gap
     return height + between, side_by_side * (width + gap) - gap + between, between
 
@@ -244,49 +252,58 @@ def _frame(axes: "Axes", corners: np.ndarray, height: int, width: int) -> None:
     )
 
 
-def _draw_lines(axes: "Axes", series: Sequence[Tensor], columns: int, limits: Limits, gap: int) -> None:
-    """Vectors as lines, in frames that lie where images would; y downwards as in an image."""
-    from matplotlib.collections import LineCollection
+def _draw_dots(axes: "Axes", series: Sequence[Tensor], columns: int, limits: Limits, gap: int) -> None:
+    """Vectors as dots, in frames that lie where images would; y downwards as in an image.
 
+    They are not joined: the elements of a vector may be the columns of a table, which have no order.
+    """
     height, width = _tile_size(series[0])
     down, right, _ = _steps(series[0], len(series), gap)
     corners = _corners(len(series[0]), columns, down, right)
     _frame(axes, corners, height, width)
-    for vectors, colour in zip(series, (BLUE, ORANGE), strict=False):
-        segments = corners + _line(vectors, limits) * (width, height)
-        axes.add_collection(LineCollection(list(segments), colors=colour, linewidths=0.9))
+    size = min(max(24 / series[0].shape[1], 1.0), 3.0)
+    for vectors, style in zip(series, ({"color": BLUE}, {"color": ORANGE, "markerfacecolor": "none"}), strict=False):
+        points = (corners + _dots(vectors, limits) * (width, height)).reshape(-1, 2)
+        axes.plot(*points.T, "o", ms=size, mew=size / 4, **style)
     rows = ceil(len(corners) / columns)
     axes.set_xlim(-1, columns * right - gap + 1)
     axes.set_ylim(rows * down - gap + 1, -1)
     axes.set_aspect("equal")
 
 
-def _line(vectors: Tensor, limits: Limits) -> np.ndarray:
-    """Vectors as lines in the unit square, `[N, D, 2]`, y downwards; nan breaks a line, one element makes a level."""
+def _dots(vectors: Tensor, limits: Limits) -> np.ndarray:
+    """Vectors as points in the unit square, `[N, D, 2]`, y downwards; what is not finite has no point."""
     values = vectors.detach().cpu().double().numpy()
     values = np.where(np.isfinite(values), values, np.nan)
-    values = values.repeat(2, 1) if values.shape[1] == 1 else values
     y = 1 - np.clip((values - limits[0]) / (limits[1] - limits[0]), 0, 1)
-    x = np.broadcast_to(np.linspace(0, 1, values.shape[1]), values.shape)
-    return np.stack([x, 0.04 + 0.92 * y], -1)
+    x = np.broadcast_to((np.arange(values.shape[1]) + 0.5) / values.shape[1], values.shape)
+    return np.stack([x, 0.06 + 0.88 * y], -1)
 
 
 def _label_pairs(axes: "Axes", x: Tensor, columns: int) -> None:
-    """`x` and `E[x|z]` over the columns (a legend for lines), and at each row the index of its first datum."""
+    """`x` and `E[x|z]` over the columns (a legend for dots), and at each row the index of its first datum."""
     height, width = _tile_size(x)
     gap = round(_GAP * height)
     down, right, _ = _steps(x, 2, gap)
     rows = range(ceil(len(x) / columns))
     axes.set_yticks([row * down + height / 2 for row in rows], [f"datum {row * columns}" for row in rows])
-    if _is_lines(x):
-        lines = axes.collections[1:]
-        axes.legend(lines, _PAIR, frameon=False, fontsize=TEXT, loc="upper left", bbox_to_anchor=(1, 1))
+    if _is_vectors(x):
+        axes.legend(axes.lines, _PAIR, frameon=False, fontsize=TEXT, loc="upper left", bbox_to_anchor=(1, 1))
     else:
         left = [column * right for column in range(columns)]
         ticks = [start + width / 2 + place * (width + gap) for start in left for place in (0, 1)]
         axes.set_xticks(ticks, _PAIR * columns)
         axes.xaxis.tick_top()
     axes.tick_params(length=0, labelsize=7, labelcolor=GREY)
+
+
+def _label_classes(axes: "Axes", images: Tensor, labels: Sequence[str], columns: int, gap: float) -> None:
+    """The class over each of the first tiles, or of all."""
+    height, width = _tile_size(images)
+    down, right, between = _steps(images, 1, round(gap * height))
+    style = {"ha": "center", "va": "bottom", "fontsize": 7, "color": "black", "clip_on": False}
+    for (left, top), label in zip(_corners(len(labels), columns, down, right)[:, 0], labels, strict=True):
+        axes.text(left + width / 2, top - 0.25 * min(between, height), label, **style)
 
 
 def _show_axes(axes: "Axes", x: str, y: str) -> None:
@@ -298,7 +315,7 @@ def _name_tiles(figure: "Figure", title: str, images: Tensor, limits: Limits) ->
     if title:
         figure.suptitle(title, fontsize=TITLE)
     values = f"values {limits[0]:.3g} to {limits[1]:.3g}"
-    if _is_lines(images):
+    if _is_vectors(images):
         note = f"elements 0 to {images.shape[1] - 1} from left to right, {values} from bottom to top"
         figure.supxlabel(note, fontsize=7, color=GREY)
     elif limits != (0.0, 1.0):

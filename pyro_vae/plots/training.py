@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyro_vae.errors import UsageError
-from pyro_vae.plots.base import BLUE, ORANGE, TEXT, dress, make_figure
+from pyro_vae.plots.base import BLUE, ORANGE, dress, legend_below, make_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> "Figure":
     _draw_terms(panels[1], rows, "reconstruction", "E[log p(x|z)]")
     _draw_terms(panels[2], rows, "kl", "KL(q(z|x) || p(z))")
     _mark_best(panels[0], rows)
-    panels[0].legend(frameon=False, fontsize=TEXT, loc="lower right")
+    legend_below(figure, panels[0])
     return figure
 
 
