@@ -42,34 +42,6 @@ class SavedRun:
         return fingerprint(*self.vae.state_dict().values())
 
 
-def add_run(parser: ArgumentParser) -> None:
-    """The options of every command that reads a run."""
-    parser.add_argument("run", type=str, help="the run directory")
-    _add_loading(parser)
-
-
-def add_runs(parser: ArgumentParser) -> None:
-    """The options of a command that reads several runs."""
-    parser.add_argument("runs", type=str, nargs="+", help="the run directories")
-    _add_loading(parser)
-
-
-def _add_loading(parser: ArgumentParser) -> None:
-    parser.add_argument("--trust", type=str, default=[], action="append", help="a module whose classes may be built")
-    add_common(parser)
-
-
-def add_split(parser: ArgumentParser) -> None:
-    """The options of the commands that read data: by default those of the run."""
-    parser.add_argument("--split", default="test", choices=SPLITS, help="which data")
-    parser.add_argument(
-        "--data",
-        type=str | None,
-        default=None,
-        help="another data set than the run's, prepared likewise",
-    )
-
-
 def open_saved(options: Namespace, device: torch.device | None = None, run: str | None = None) -> SavedRun:
     """Load the run that the options name, or another, on their device or another."""
     allow_own_modules()
