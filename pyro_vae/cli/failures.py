@@ -25,8 +25,8 @@ _LONGEST = 1000
 def as_ours(error: BaseException) -> PyroVaeError:
     """The error of ours that stands for an exception, with the message and the exit code of its kind."""
     if isinstance(error, PyroVaeError):
-        kept = isinstance(error, FileError) or error.__cause__ is None
-        return error if kept else _of_the_user(error.__cause__) or error
+        cause = None if isinstance(error, FileError) else error.__cause__
+        return error if cause is None else _of_the_user(cause) or error
     found = _of_the_user(error) or (FileError.of(error) if isinstance(error, OSError) else _fault(error))
     found.shared = False  # not agreed on with other processes, which may well go on
     return found

@@ -262,9 +262,9 @@ def _draw_dots(axes: "Axes", series: Sequence[Tensor], columns: int, limits: Lim
     corners = _corners(len(series[0]), columns, down, right)
     _frame(axes, corners, height, width)
     size = min(max(24 / series[0].shape[1], 1.0), 3.0)
-    for vectors, style in zip(series, ({"color": BLUE}, {"color": ORANGE, "markerfacecolor": "none"}), strict=False):
+    for vectors, colour, inside in zip(series, (BLUE, ORANGE), (BLUE, "none"), strict=False):
         points = (corners + _dots(vectors, limits) * (width, height)).reshape(-1, 2)
-        axes.plot(*points.T, "o", ms=size, mew=size / 4, **style)
+        axes.plot(*points.T, "o", ms=size, mew=size / 4, color=colour, mfc=inside)
     rows = ceil(len(corners) / columns)
     axes.set_xlim(-1, columns * right - gap + 1)
     axes.set_ylim(rows * down - gap + 1, -1)
