@@ -298,6 +298,8 @@ class TestMistakes:
                 r"1\.0 has no option 'end'.*by --objective\.beta CLASS",
             ),
             (["--objective.beta", "0.5", "--objective.beta.end", "3"], r"'0\.5' has no option 'end'"),
+            (["--vae" + ".a" * 2000, "3"], r"^vae: expected at most 50 names one below the other, got 2000"),
+            (["--vae.prior", ".."], r"^vae\.prior: '\.\.' is no import path: expected MODULE\.CLASS"),
             (["--vae.prior", "null"], r"^vae\.prior: unknown class 'null'"),
             (["--vae.prior", "pyro_vae.priors.Prior"], r"^vae\.prior: Prior is only a base: name one of Cond"),
             (

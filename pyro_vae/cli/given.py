@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pyro_vae.errors import UsageError
-from pyro_vae.safe_yaml import YamlError, load_yaml
+from pyro_vae.safe_yaml import MAX_DEPTH, YamlError, load_yaml
 
 _SPEC = {"class_path", "init_args"}
 NOTHING: Any = type("_Nothing", (), {"__repr__": lambda _: "NOTHING"})()
@@ -48,6 +48,8 @@ class Given:
             UsageError: if the value is no description of a class.
         """
         names = [name for name in path if name != "init_args"]
+        if len(names) > MAX_DEPTH:
+            raise UsageError(f"{key}: expected at most {MAX_DEPTH} names one below the other, got {len(names)}")
         if names and names[0] != "class_path":
             self.options.setdefault(names[0], Given()).assign(names[1:], value, f"{key}.{names[0]}")
         elif isinstance(value := _mapping(value), Mapping):

@@ -160,7 +160,7 @@ class _Words:
             self._help(path[:-1], value)
         if value is None:
             raise UsageError(f"--{key}: expected a value after it")
-        self.given[path[0]].assign(path[1:], _file_or_word(value, key), path[0])
+        self.given[path[0]].assign(path[1:], value if path[1:] else _file_or_word(value, key), path[0])
 
     def _help(self, path: list[str], name: str | None) -> NoReturn:
         from pyro_vae.cli.helping import class_help
