@@ -251,7 +251,9 @@ def check_columns(rows: Sequence[Mapping[str, Any]], valid: bool, where: str) ->
     Raises:
         CheckpointError: with the column.
     """
-    terms = [f"{split}_{term}" for split in ("train", *(["valid"] if valid else [])) for term in _TERMS]
+    of_points = rows and not any(name.endswith(("_elbo", "_kl")) for name in rows[0])  # a guide without a width
+    names = ("reconstruction",) if of_points else _TERMS
+    terms = [f"{split}_{term}" for split in ("train", *(["valid"] if valid else [])) for term in names]
     terms += ["valid_loss"] if valid else []
     for name in ("epoch", "step", "loss", *terms, "lr", "seconds"):
         if rows and name not in rows[0]:

@@ -23,7 +23,7 @@ from pyro_vae.data import Dataset, as_dataset
 from pyro_vae.diagnostics.collapse import CollapseWatch
 from pyro_vae.distributed import ShardedNoise, World, connect
 from pyro_vae.errors import CheckpointError, DataError, NumericalError, PeerLost, PyroVaeError, Stopped, UsageError
-from pyro_vae.evidence import bound
+from pyro_vae.evidence import bound, has_elbo
 from pyro_vae.networks import computing_in
 from pyro_vae.objectives import ELBO, NotTensorial, Objective, as_loss
 from pyro_vae.optimizers import make_optimizer, update
@@ -49,7 +49,8 @@ class History:
             `train_elbo`, `train_reconstruction`, `train_kl` (beta = 1, on every `log_every`-th batch before it is
             trained on), `valid_loss` (the objective with the last values of its schedules, see `Validation`),
             `valid_elbo` and its terms (one draw for each validation datum), with the same noise every epoch, `lr`,
-            `seconds` (since the start, over all resumptions); nats per datum.
+            `seconds` (since the start, over all resumptions); nats per datum. Of a guide without a width (`Delta`)
+            there is no ELBO and no KL: the terms are `train_reconstruction` and `valid_reconstruction` alone.
         best_epoch: the epoch whose weights the module now has.
         kept: why it has these, in words.
         stopped_early: whether patience ran out.
@@ -230,7 +231,7 @@ class _Trainer:
         self.world, self.directory, self.save_every, self.pending = world, run, save_every, pending
         self.optimizer = make_optimizer(settings.optimizer, list(vae.parameters()))
         self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
-        self.num_data = len(data.train)
+        self.num_data, self.has_elbo = len(data.train), True
         self.steps = ceil(self.num_data / settings.batch_size)
         noise = nullcontext if world.size == 1 else lambda size: ShardedNoise(world, size, watch=False)
         self.loss = Loss(vae, objective, self._widen, self._weight_penalty, noise=noise)
@@ -375,7 +376,7 @@ class _Trainer:
         with self.loss.noise(x.whole):
             wide = self._widen(x)
             terms = bound(self.vae.model, self.vae.guide, wide.x, seed=seed, batch=x.whole, **wide.inputs)
-        return terms.reconstruction.sum().item(), terms.kl.sum().item()
+        return terms.reconstruction.sum().item(), terms.kl.sum().item() if terms.is_bound else 0.0
 
     def _add(self, **amounts: float) -> None:
         for name, amount in amounts.items():
@@ -383,7 +384,8 @@ class _Trainer:
 
     def _train_means(self) -> dict[str, float]:
         reconstruction, kl = (self.sums[n] / self.sums["probed"] for n in ("train_reconstruction", "train_kl"))
-        return {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
+        terms = {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
+        return terms if self.has_elbo else {"reconstruction": reconstruction}
 
     def _close_epoch(self, epoch: int) -> None:
         valid = self.validation.measure()
@@ -482,12 +484,17 @@ class _Trainer:
     def _choose_step(self) -> None:
         self.vae.train()
         x, epochs, tolerance = self._first_batch(), self.settings.epochs, _TOLERANCES[self.progress["precision"]]
-        self.loss = self._tensorial(x)
+        self.loss, self.has_elbo = self._tensorial(x), self._has_elbo(x)
+        self.rows = self.rows if self.has_elbo else [_without_elbo(row) for row in self.rows]
         if self.world.size > 1:
             few = torch.arange(min(self.num_data, shares_tried(self.world)))
             rows = Batch(self._to_device(self.data.batch(few, self.settings.seed, 0, 0)), self.data.given("train", few))
             check_shares(self.world, self.loss, rows, epochs, tolerance)
         self.step = choose_step(self.loss, x, self.progress["compile"], epochs, tolerance)
+
+    def _has_elbo(self, x: Batch) -> bool:
+        wide = self._widen(x)
+        return has_elbo(self.vae.guide, wide.x[:1], **{name: value[:1] for name, value in wide.inputs.items()})
 
     def _tensorial(self, x: Batch) -> Loss:
         """The loss by operations on tensors alone, where the objective has such a form for this pair."""
@@ -631,6 +638,12 @@ def _means_text(means: Mapping[str, float]) -> str:
 
 
 def _row_text(row: Mapping[str, Any]) -> str:
-    means = {name: row[f"train_{name}"] for name in ("elbo", "reconstruction", "kl")}
-    valid = f"  valid loss {row['valid_loss']:.2f}  elbo {row['valid_elbo']:.2f}" if "valid_elbo" in row else ""
+    means = {name: row[f"train_{name}"] for name in ("elbo", "reconstruction", "kl") if f"train_{name}" in row}
+    valid = f"  valid loss {row['valid_loss']:.2f}" if "valid_loss" in row else ""
+    valid += "".join(f"  {term} {row[f'valid_{term}']:.2f}" for term in [*means][:1] if f"valid_{term}" in row)
     return f"{_means_text(means)}{valid}  {row['seconds']:.0f} s"
+
+
+def _without_elbo(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as it is without an ELBO; earlier versions wrote one for every guide."""
+    return {name: value for name, value in row.items() if not name.endswith(("_elbo", "_kl"))}

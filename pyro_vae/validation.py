@@ -65,7 +65,10 @@ class Validation:
         return name if beta == 1 else f"{name} with beta {beta:g}"
 
     def measure(self) -> dict[str, float]:
-        """`loss`, `elbo`, `reconstruction` and `kl`, nats per datum; nothing where there are no validation data."""
+        """`loss`, `elbo`, `reconstruction` and `kl`, nats per datum; nothing where there are no validation data.
+
+        Of a guide without a width there is no ELBO and no KL (`has_elbo`).
+        """
         if self.data.valid is None:
             return {}
         x = self.data.split("valid").to(next(self.vae.parameters()).device)
@@ -75,14 +78,14 @@ class Validation:
 
     def _loss(self, x: Tensor, inputs: dict[str, Any], terms: dict[str, float]) -> float:
         final = self._final()
-        if type(final) is ELBO and _is_ours(self.vae):  # no scales on sites: the terms are all of it
+        if type(final) is ELBO and _is_ours(self.vae) and "kl" in terms:  # no scales on sites: the terms are all of it
             known = final.beta * terms["kl"] - terms["reconstruction"]  # pyright: ignore[reportOperatorIssue]
             if isfinite(known):
                 return known
         try:
             return self._mean(final, x, inputs)
         except NotImplementedError:  # Pyro's, of a loss that has gradients alone
-            return -terms["elbo"]
+            return -terms.get("elbo", terms["reconstruction"])
 
     def _mean(self, final: Any, x: Tensor, inputs: dict[str, Any]) -> float:
         parts = torch.arange(len(x)).tensor_split(-(-len(x) // self.batch_size))

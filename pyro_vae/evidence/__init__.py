@@ -8,7 +8,7 @@ A method is a file: `importance_sampling` (plain and Pareto-smoothed), `annealin
 from pyro_vae.evidence.annealed import AnnealedEvidence, Annealing
 from pyro_vae.evidence.annealing import ais, bdmc, reverse_ais
 from pyro_vae.evidence.bits import BitsPerDim, bits_per_dim
-from pyro_vae.evidence.bounds import Bound, bound
+from pyro_vae.evidence.bounds import Bound, bound, has_elbo
 from pyro_vae.evidence.estimates import BoundKind, Estimate
 from pyro_vae.evidence.importance_sampling import Evidence, log_marginal
 from pyro_vae.evidence.methods import METHODS, estimate
@@ -29,6 +29,7 @@ __all__ = [
     "bits_per_dim",
     "bound",
     "estimate",
+    "has_elbo",
     "log_marginal",
     "reverse_ais",
 ]

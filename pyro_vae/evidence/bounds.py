@@ -7,16 +7,24 @@ import torch
 from torch import Tensor
 
 from pyro_vae.distributed import World
-from pyro_vae.importance import Called, Program, evaluation_mode, importance
+from pyro_vae.importance import Called, Program, Proposal, evaluation_mode, propose, weigh
+from pyro_vae.point_masses import is_point_mass
 from pyro_vae.seeding import seeded
 
 
 @dataclass(frozen=True, eq=False)
 class Bound:
-    """The ELBO and its two terms for each datum, `[N]`, nats: `elbo = reconstruction - kl`, estimated by sampling."""
+    """The ELBO and its two terms for each datum, `[N]`, nats: `elbo = reconstruction - kl`, estimated by sampling.
+
+    Args:
+        reconstruction: log p(x|z) at draws of the guide.
+        kl: log q(z|x) - log p(z) at draws; infinite for a guide that puts a continuous site on one point (`Delta`).
+        is_bound: whether there is an ELBO: False for such a guide.
+    """
 
     reconstruction: Tensor
     kl: Tensor
+    is_bound: bool = True
 
     @property
     def elbo(self) -> Tensor:
@@ -24,8 +32,29 @@ class Bound:
         return self.reconstruction - self.kl
 
     def means(self) -> dict[str, float]:
-        """Averages over the data: `elbo`, `reconstruction`, `kl`, nats per datum."""
-        return {name: getattr(self, name).mean().item() for name in ("elbo", "reconstruction", "kl")}
+        """Averages over the data: `elbo`, `reconstruction`, `kl`, nats per datum; without a bound the second alone."""
+        names = ("elbo", "reconstruction", "kl") if self.is_bound else ("reconstruction",)
+        return {name: getattr(self, name).mean().item() for name in names}
+
+
+def has_elbo(guide: Program, *args: Any, max_plate_nesting: int = 1, **inputs: Any) -> bool:
+    """Whether a guide has an ELBO: no site of it is a `Delta` on real numbers, whose KL from any density is infinite.
+
+    A point among discrete values (`VQVAE`) has one: log p(x|k) + log p(k).
+
+    Args:
+        guide: Pyro program of q(z|x).
+        *args: its arguments, with the data in front.
+        max_plate_nesting: number of plate dimensions it uses.
+        **inputs: its arguments by name.
+    """
+    with evaluation_mode(guide), seeded(0, "structure"):
+        return not _is_point(propose(guide, *args, num_particles=1, max_plate_nesting=max_plate_nesting, **inputs))
+
+
+def _is_point(drawn: Proposal) -> bool:
+    """Whether a site of the guide is a point among real numbers."""
+    return any(is_point_mass(site["fn"]) and site["value"].is_floating_point() for site in drawn.sites.values())
 
 
 def bound(
@@ -57,18 +86,27 @@ def bound(
         **inputs: tensors with the data in front that both programs take by name, e.g. `c`.
 
     Returns:
-        A `Bound`, in double precision on the CPU.
+        A `Bound`, in double precision on the CPU; without a KL where the guide is a point among real numbers.
     """
     world, empty = world or World(), torch.empty(0, dtype=torch.float64)
     starts = range(0, len(x), batch)
     terms = [(empty, empty)]
     model, guide = Called(model, list(inputs)), Called(guide, list(inputs))
-    sizes = {"num_particles": num_particles, "max_plate_nesting": max_plate_nesting}
+    points = []
     with evaluation_mode(model, guide):
         for start in starts[world.rows(len(starts))]:
             data = tuple(a[start : start + batch] for a in (x, *args, *inputs.values()))
             with seeded(seed, "bound", start):
-                samples = importance(model, guide, *data, **sizes)
-            terms.append((samples.log_likelihood.double().mean(0).cpu(), samples.kl.double().mean(0).cpu()))
+                drawn = propose(guide, *data, num_particles=num_particles, max_plate_nesting=max_plate_nesting)
+                log_likelihood, log_prior = weigh(model, drawn.latents, *data, max_plate_nesting=max_plate_nesting)
+            points.append(_is_point(drawn))
+            kl = torch.full_like(drawn.log_guide, torch.inf) if points[-1] else drawn.log_guide - log_prior
+            columns = torch.broadcast_tensors(log_likelihood, kl)
+            terms.append(tuple(column.double().mean(0).cpu() for column in columns))
     reconstruction, kl = (world.gather(torch.cat(column)) for column in zip(*terms, strict=True))
-    return Bound(reconstruction, kl)
+    return Bound(reconstruction, kl, is_bound=not (points[0] if points else _is_infinite(kl)))
+
+
+def _is_infinite(kl: Tensor) -> bool:
+    """On a process that had no data of its own: whether the others found a point."""
+    return len(kl) > 0 and bool((kl == torch.inf).all())

@@ -15,30 +15,33 @@ if TYPE_CHECKING:
 
 Limits = tuple[float, float]
 
+_TITLES = {"elbo": "ELBO", "reconstruction": "E[log p(x|z)]", "kl": "KL(q(z|x) || p(z))"}
+
 
 def curves(rows: Sequence[Mapping[str, Any]]) -> "Figure":
     """Draw the ELBO and its two terms against the epoch, for training and, where present, validation data.
 
-    The axes show where training goes, not where it came from: values far from all the others (those of the first
-    epochs, a spike) are left outside, and their number is told.
+    Of a guide without a width, which has no ELBO and no KL, the reconstruction alone. The axes show where training
+    goes, not where it came from: values far from all the others (those of the first epochs, a spike) are left outside,
+    and their number is told.
 
     Args:
         rows: `History.rows`, or the rows of a run's metrics.csv.
 
     Returns:
-        A figure with three panels, nats per datum.
+        A figure with three panels, or one; nats per datum.
 
     Raises:
-        UsageError: if no row has a `train_elbo` or a `valid_elbo`.
+        UsageError: if no row has a term.
     """
-    if not any("train_elbo" in row or "valid_elbo" in row for row in rows):
+    terms = [term for term in _TITLES if any(f"{split}_{term}" in row for split in ("train", "valid") for row in rows)]
+    if not terms:
         raise UsageError(f"expected the rows of a training, with train_elbo or valid_elbo, got {len(rows)} without")
-    figure = make_figure(10, 3.3)
-    panels = figure.subplots(1, 3, sharex=True)
-    _draw_terms(panels[0], rows, "elbo", "ELBO")
-    _draw_terms(panels[1], rows, "reconstruction", "E[log p(x|z)]")
-    _draw_terms(panels[2], rows, "kl", "KL(q(z|x) || p(z))")
-    _mark_best(panels[0], rows)
+    figure = make_figure(10 / 3 * len(terms), 3.3)
+    panels = figure.subplots(1, len(terms), sharex=True, squeeze=False)[0]
+    for axes, term in zip(panels, terms, strict=True):
+        _draw_terms(axes, rows, term, _TITLES[term])
+    _mark_best(panels[0], rows, f"valid_{terms[0]}")
     legend_below(figure, panels[0])
     return figure
 
@@ -91,13 +94,11 @@ def robust_limits(series: Sequence[np.ndarray]) -> Limits:
     return float(near.min()), float(near.max())
 
 
-def _mark_best(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> None:
-    """A dot where the objective is best on validation data; older runs were judged by the ELBO."""
-    valid = [row for row in rows if isfinite(row.get("valid_elbo", float("nan")))]
+def _mark_best(axes: "Axes", rows: Sequence[Mapping[str, Any]], name: str) -> None:
+    """A dot in the column `name` where the objective is best on validation data; older runs were judged by the ELBO."""
+    valid = [row for row in rows if isfinite(row.get(name, float("nan")))]
     judged = [row for row in valid if isfinite(row.get("valid_loss", float("nan")))]
     if valid:
-        best = (
-            min(judged, key=lambda row: row["valid_loss"]) if judged else max(valid, key=lambda row: row["valid_elbo"])
-        )
-        elbo, epoch = best["valid_elbo"], best["epoch"]
-        axes.plot([epoch], [elbo], "o", color=ORANGE, ms=5, label=f"best {elbo:.2f}, epoch {epoch:.0f}")
+        best = min(judged, key=lambda row: row["valid_loss"]) if judged else max(valid, key=lambda row: row[name])
+        value, epoch = best[name], best["epoch"]
+        axes.plot([epoch], [value], "o", color=ORANGE, ms=5, label=f"best {value:.2f}, epoch {epoch:.0f}")
