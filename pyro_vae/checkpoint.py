@@ -7,6 +7,7 @@
 
 Every file is written beside its place, synced and renamed, and the manifest last: whenever a process dies, the manifest
 names complete files. There is no pickle, and a description is turned into a class only where its module is trusted.
+`run_files` reads and writes the files, `run_schema` says what is in them, `restoring` which tensors fit.
 """
 
 import errno
@@ -21,13 +22,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import safetensors.torch
-import yaml
 from torch import Tensor
 
 from pyro_vae import run_files
 from pyro_vae.describing import build_vae
 from pyro_vae.errors import CheckpointError, FileError, PyroVaeError, UsageError
-from pyro_vae.restoring import as_precise, restore_weights
+from pyro_vae.restoring import SizedLike, as_precise, restore_weights
 from pyro_vae.run_schema import (
     KINDS,
     TENSORS,
@@ -38,7 +38,7 @@ from pyro_vae.run_schema import (
     parse_json,
     parse_metrics,
 )
-from pyro_vae.safe_yaml import load_yaml
+from pyro_vae.safe_yaml import YamlError, dump_yaml, load_yaml
 from pyro_vae.seeding import seeded
 
 FORMAT = 1
@@ -131,7 +131,7 @@ class Run:
         begun = run_files.has(self.path, "manifest.json")
         if not begun:
             self._refuse_remains(config, rewritten)
-            run_files.write(self.path, "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+            run_files.write(self.path, "config.yaml", dump_yaml(config).encode())
         elif changes := _differences({**_ADDED, **read_config(self.path)}, {**_ADDED, **config}):
             raise CheckpointError(
                 f"{self.path} holds a run with other settings ({'; '.join(changes)}): "
@@ -231,7 +231,10 @@ def load(path: str | Path, *, trust: Sequence[str] = (), device: str = "cpu", wh
         raise UsageError(f"expected which to be 'best' or 'last', got {which!r}")
     config, (weights, where) = read_config(Path(path)), _read_weights(Path(path), which)
     try:
-        with seeded(0, "load"):  # weights that are thrown away must not move the caller's generator
+        with (
+            seeded(0, "load"),
+            SizedLike(weights, where),
+        ):  # weights that are thrown away must not move the caller's generator
             vae = build_vae(config.get("vae", {}), trust)
     except UsageError as error:
         raise CheckpointError(f"{path}/config.yaml describes no VAE: {error}") from error
@@ -269,7 +272,7 @@ def read_config(path: Path, trained: bool = False) -> dict[str, Any]:
         config = load_yaml(run_files.read(path, "config.yaml", run_files.LARGEST_TEXT).decode())
     except FileError as error:
         raise _missing(error, f"{path} is not a run directory: it has no config.yaml") from error
-    except (yaml.YAMLError, *_MALFORMED) as error:
+    except (YamlError, *_MALFORMED) as error:
         raise CheckpointError(f"{where} can't be read: {error}") from error
     check_config(config, where, trained)
     return config
@@ -336,7 +339,7 @@ def version() -> str:
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config as it will be read back."""
-    return load_yaml(yaml.safe_dump(dict(config), sort_keys=False))
+    return load_yaml(dump_yaml(dict(config)))
 
 
 def _differences(old: Any, new: Any, key: str = "") -> list[str]:

@@ -5,11 +5,13 @@ is too small. So nothing is handed to it before it fits.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from pyro_vae.errors import CheckpointError
 
@@ -25,6 +27,40 @@ def restore_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str
         module.load_state_dict(dict(tensors))
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:  # a user's own way of loading
         raise CheckpointError(f"{where}: {error}") from error
+
+
+class SizedLike(TorchFunctionMode):
+    """Inside, a module may be built that holds some weights, and none that is much larger.
+
+    A config can ask for any size, and a module of the wrong size is refused anyway: so before it takes memory and time.
+
+    Args:
+        tensors: the weights.
+        where: the beginning of the message: which weights, and that they do not fit.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], where: str) -> None:
+        super().__init__()
+        self.elements = 1_000_000 + 20 * sum(tensor.numel() for tensor in tensors.values())
+        self.calls = 100_000 + 1000 * len(tensors)
+        self.where = where
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Count before anything is made."""
+        keywords = dict(kwargs or {})
+        self.calls -= 1
+        if getattr(func, "__name__", "") in _MAKERS:
+            sized = {name: value for name, value in keywords.items() if name not in ("generator", "out", "pin_memory")}
+            with suppress(RuntimeError, TypeError, ValueError):  # then the call itself is refused, or is of no size
+                self.elements -= func(*args, **{**sized, "device": "meta"}).numel()
+        if self.elements < 0 or self.calls < 0:
+            raise CheckpointError(f"{self.where}: it would be many times larger than they are")
+        return func(*args, **keywords)
+
+
+_MAKERS = ("empty", "zeros", "ones", "full", "rand", "randn", "arange", "linspace", "eye", "randint", "randperm")
 
 
 def as_precise(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -76,6 +76,13 @@ class Manifest(TypedDict):
     progress: Progress
 
 
+class Description(TypedDict):
+    """A class and its options."""
+
+    class_path: str
+    init_args: NotRequired[dict[str, Any] | None]
+
+
 class Config(TypedDict, total=False):
     """config.yaml: what `pyro-vae fit --config` takes. Classes are checked by whoever builds them."""
 
@@ -91,9 +98,9 @@ class Config(TypedDict, total=False):
     labelled: Count
     repeats: Count
     vae: dict[str, Any]
-    objective: dict[str, Any]
-    optimizer: dict[str, Any]
-    lr_schedule: dict[str, Any]
+    objective: Description
+    optimizer: Description
+    lr_schedule: Description
     epochs: Positive
     batch_size: Positive
     clip_norm: Finite | None
@@ -112,11 +119,11 @@ class Trained(Config, total=False):
     """config.yaml of a run that has been trained."""
 
     vae: Required[dict[str, Any]]  # pyright: ignore[reportIncompatibleVariableOverride]
-    objective: Required[dict[str, Any]]  # pyright: ignore[reportIncompatibleVariableOverride]
+    objective: Required[Description]  # pyright: ignore[reportIncompatibleVariableOverride]
     epochs: Required[Positive]  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
-class Evidence(TypedDict, total=False):
+class SavedEvidence(TypedDict, total=False):
     """evidence-SPLIT.json, as far as it is read again; one of an earlier version may lack any of it."""
 
     num_particles: Positive
@@ -124,6 +131,7 @@ class Evidence(TypedDict, total=False):
     method: str
     data_sha256: str
     weights_sha256: str
+    arrays_sha256: str
 
 
 def parse_json(data: bytes, kind: Any, where: str) -> Any:
@@ -186,11 +194,6 @@ def check_config(config: Any, where: str, trained: bool = False) -> None:
         check_description(config.get(name), where, name)
 
 
-class _Description(TypedDict):
-    class_path: str
-    init_args: NotRequired[dict[str, Any] | None]
-
-
 def check_description(value: Any, where: str, key: str) -> None:
     """Refuse a class without a path, or with options that are no mapping, however deep."""
     if isinstance(value, list | tuple):
@@ -199,7 +202,7 @@ def check_description(value: Any, where: str, key: str) -> None:
     if not isinstance(value, Mapping):
         return
     if "class_path" in value:
-        check({key: value}, dict[str, _Description], where)
+        check({key: value}, dict[str, Description], where)
     for name, item in value.items():
         check_description(item, where, f"{key}.{name}")
 

@@ -87,7 +87,7 @@ def fault(value: Any, kind: Any, key: str = "") -> str:
         items = value.items() if isinstance(value, dict) else enumerate(value)
         return next(filter(None, (fault(item, get_args(kind)[-1], _below(key, name)) for name, item in items)), "")
     if not _is_plain(value, kind):
-        return _unexpected(value, _words(kind), key)
+        return _unexpected(value, rules[0].words if rules else _words(kind), key)
     return next((_unexpected(value, rule.words, key) for rule in rules if not rule.holds(value)), "")
 
 

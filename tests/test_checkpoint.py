@@ -410,7 +410,10 @@ MANIFEST = {
     "no rows": (edit("manifest.json", lambda m: m.pop("rows")), "manifest.json is damaged"),
     "rows a word": (edit("manifest.json", lambda m: m.update(rows="x")), "manifest.json is damaged"),
     "no progress": (edit("manifest.json", lambda m: m.pop("progress")), "manifest.json is damaged"),
-    "name a number": (entry(name=3), "damaged: files.weights.name: expected text, got 3"),
+    "name a number": (
+        entry(name=3),
+        "damaged: files.weights.name: expected the name of a .safetensors file of a run, got 3",
+    ),
     "name with NUL": (entry(name="a\0b"), "damaged: files.weights.name: expected the name"),
     "name a folder": (entry(name=".."), "damaged: files.weights.name: expected the name"),
     "name empty": (entry(name=""), "damaged: files.weights.name: expected the name"),

@@ -1,5 +1,6 @@
 """`pyro-vae compare`: the library's numbers on the same images, what is reused, and what is refused."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -66,12 +67,22 @@ class TestResult:
         assert before == {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
 
 
-def tampered(run):
-    """The saved estimates of a run, raised by 1000 nats: whoever reuses them can be told."""
+def raised(log_p):
+    return log_p + 1000
+
+
+def tampered(run, change=raised):
+    """The saved estimates of a run, changed, with a summary of them; by default raised: whoever reuses them is seen."""
     path = Path(run) / "evidence-test.npz"
     with np.load(path) as arrays:
-        raised = {name: arrays[name] + 1000 * (name == "log_p") for name in arrays}
-    np.savez(path, **raised)
+        changed = {name: arrays[name] for name in arrays}
+    if change is None:
+        path.write_bytes(b"PK no archive")
+    else:
+        np.savez(path, **{**changed, "log_p": change(changed["log_p"])})
+    told = json.loads(path.with_suffix(".json").read_text())
+    told["arrays_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_suffix(".json").write_text(json.dumps(told))
 
 
 @pytest.mark.usefixtures("runs")
@@ -100,14 +111,36 @@ class TestReuse:
         result = done("compare short long", FEW)
         assert result["reused"] == ["short"]
 
-    @pytest.mark.parametrize("damage", ["{", "[]", '{"num_particles": 20}'])
-    def test_not_of_a_damaged_one(self, damage):
+    @pytest.mark.parametrize(
+        ("damage", "message"),
+        [
+            ("{", "Expecting property name"),
+            ("[]", "expected a mapping, got []"),
+            ('{"num_particles": "20"}', "num_particles: expected a whole number from 1 on, got '20'"),
+        ],
+    )
+    def test_a_damaged_one_is_refused(self, damage, message):
+        done("evaluate short", FEW)
+        Path("short/evidence-test.json").write_text(damage)
+        refused = call("compare short long", FEW)
+        assert refused.code == 4 and message in refused.error and "delete it, and it is estimated anew" in refused.error
+
+    @pytest.mark.parametrize("change", [lambda a: a.astype("float32"), lambda a: a[:, None], lambda a: a[:-1], None])
+    def test_arrays_of_another_form_are_refused(self, change):
+        """Of one, by a hand that made them fit the summary."""
+        done("evaluate short", FEW)
+        tampered("short", change)
+        refused = call("compare short long", FEW)
+        assert refused.code == 4 and "evidence-test.npz is damaged (delete it" in refused.error
+
+    def test_not_of_one_that_is_not_whole(self):
+        """A process that dies between the two files leaves arrays that the summary does not belong to."""
         done("evaluate short", FEW)
         tampered("short")
-        Path("short/evidence-test.json").write_text(damage)
+        told = json.loads(Path("short/evidence-test.json").read_text())
+        Path("short/evidence-test.json").write_text(json.dumps({**told, "arrays_sha256": "0" * 64}))
         assert done("compare short long", FEW)["reused"] == []
-        done("evaluate short", FEW)
-        Path("short/evidence-test.npz").write_bytes(b"PK no archive")
+        Path("short/evidence-test.json").write_text('{"num_particles": 20}')
         assert done("compare short long", FEW)["reused"] == []
 
     def test_the_file_names_data_and_weights(self):

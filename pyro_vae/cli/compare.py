@@ -1,13 +1,11 @@
 """`pyro-vae compare`: runs ranked by log p(x) of the same data, with the errors of the differences."""
 
 import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jsonargparse import Namespace
 from torch import Tensor
@@ -17,6 +15,7 @@ from pyro_vae.cli.options import compare_parser
 from pyro_vae.cli.parsing import parse
 from pyro_vae.cli.places import Place
 from pyro_vae.cli.runs import SavedRun, load_split, open_saved
+from pyro_vae.cli.saved_evidence import read_saved
 from pyro_vae.cli.streams import say
 from pyro_vae.cli.tables import finite, table
 from pyro_vae.data import Dataset
@@ -105,16 +104,13 @@ def _check_same(first: _Entry, other: _Entry) -> None:
 
 def _saved_evidence(entry: _Entry, options: Namespace) -> Evidence | None:
     """What `evaluate` has saved of the same data, weights, K and seed; None where it has not."""
-    path = entry.saved.path / f"evidence-{options.split}"
-    try:
-        told = json.loads(path.with_suffix(".json").read_text())
-        with np.load(path.with_suffix(".npz")) as arrays:
-            columns = [torch.from_numpy(arrays[name]) for name in _COLUMNS]
-        expected = {"num_particles": options.num_particles, "seed": options.seed, "data_sha256": entry.data_sha256}
-        same = all(told[name] == value for name, value in expected.items())
-        same = same and told["weights_sha256"] == entry.saved.weights_sha256
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+    saved = read_saved(entry.saved.path, options.split, _COLUMNS)
+    if saved is None:
         return None
+    told, columns = saved
+    expected = {"num_particles": options.num_particles, "seed": options.seed, "data_sha256": entry.data_sha256}
+    expected |= {"weights_sha256": entry.saved.weights_sha256}
+    same = all(told.get(name) == value for name, value in expected.items())
     if not same or told.get("method", "importance") != "importance" or len(columns[0]) != len(entry.x):
         return None
     return Evidence(*columns, num_particles=options.num_particles, seed=options.seed, data=entry.data_sha256)

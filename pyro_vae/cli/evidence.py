@@ -11,6 +11,7 @@ from pyro_vae import plots
 from pyro_vae.averages import at_least
 from pyro_vae.cli.places import Place, tried
 from pyro_vae.cli.runs import SavedRun
+from pyro_vae.cli.saved_evidence import proof_of
 from pyro_vae.cli.tables import finite
 from pyro_vae.data import Dataset
 from pyro_vae.evidence import Evidence, bits_per_dim
@@ -235,5 +236,7 @@ def _picture(split: str) -> str:
 
 
 def _write(places: Mapping[str, Place], name: str, arrays: Mapping[str, torch.Tensor], result: dict[str, Any]) -> None:
-    places[f"{name}.npz"].write(packed(arrays))
-    places[f"{name}.json"].write(json.dumps(finite(result), indent=1).encode())
+    data = packed(arrays)
+    told = {**finite(result), **proof_of(data)}
+    places[f"{name}.npz"].write(data)
+    places[f"{name}.json"].write(json.dumps(told, indent=1).encode())

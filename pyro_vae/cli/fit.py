@@ -45,6 +45,7 @@ def run(argv: list[str]) -> int:
     """Run the command with its arguments; returns the exit code."""
     allow_own_modules()
     options = parse(fit_parser(), argv)
+    _check_classes(options)
     with joined(options.device) as world:
         data = in_turn(world, lambda: load_from_options(options)) if options.download else None
         with agreed(world):
@@ -68,6 +69,13 @@ def run(argv: list[str]) -> int:
         pictures = save_pictures(vae, data, Path(directory), history.rows, options.seed) if options.pictures else []
         print_result(_summary(history, data, str(directory), pictures), as_json=options.json)
     return 0
+
+
+def _check_classes(options: Namespace) -> None:
+    """Refuse a null where a class is due, which YAML can say and the parser lets through."""
+    for name in ("vae", "objective", "optimizer", "lr_schedule"):
+        if options[name] is None:
+            raise UsageError(f"--{name}: expected a class, got null: name one, or leave the key out for the default")
 
 
 def load_from_options(options: Namespace) -> Dataset:

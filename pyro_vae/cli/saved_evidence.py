@@ -1,0 +1,64 @@
+"""The files of an evaluation, read again: their form is checked, and that the arrays belong to the summary."""
+
+import errno
+import io
+import struct
+import zlib
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+
+from pyro_vae.errors import CheckpointError, FileError
+from pyro_vae.run_files import LARGEST_TEXT, read
+from pyro_vae.run_schema import SavedEvidence, parse_json
+
+_ARRAYS = "arrays_sha256"
+"""The entry of the summary that says which arrays it belongs to: a process may die between the two files."""
+_MALFORMED = (ValueError, KeyError, OSError, EOFError, RuntimeError, MemoryError, BadZipFile, zlib.error, struct.error)
+"""What reading an archive that someone has made is known to raise."""
+
+
+def proof_of(arrays: bytes) -> dict[str, str]:
+    """The entry of a summary that says which arrays it belongs to."""
+    return {_ARRAYS: sha256(arrays).hexdigest()}
+
+
+def read_saved(run: Path, split: str, names: Sequence[str]) -> tuple[dict[str, Any], list[torch.Tensor]] | None:
+    """What `save` has written of plain importance sampling; None where there is none, or not of one evaluation.
+
+    Args:
+        run: the run directory.
+        split: train | valid | test.
+        names: the arrays wanted.
+
+    Returns:
+        The summary, and the arrays `[N]`.
+
+    Raises:
+        CheckpointError: if a file is damaged, with the key or the array.
+    """
+    where, remedy = f"{run}/evidence-{split}", "delete it, and it is estimated anew"
+    try:
+        summary = read(run, f"evidence-{split}.json", LARGEST_TEXT)
+        data = read(run, f"evidence-{split}.npz")
+    except FileError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return None
+    told = parse_json(summary, SavedEvidence, f"{where}.json ({remedy})")
+    if told.get(_ARRAYS) != sha256(data).hexdigest():
+        return None
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            columns = [torch.from_numpy(arrays[name]) for name in names]
+    except _MALFORMED as error:
+        raise CheckpointError(f"{where}.npz is damaged ({remedy}): {error}") from error
+    for name, column in zip(names, columns, strict=True):
+        if column.shape != columns[0].shape or column.ndim != 1 or column.dtype != torch.float64:
+            raise CheckpointError(f"{where}.npz is damaged ({remedy}): {name} is {column.dtype} {list(column.shape)}")
+    return told, columns
