@@ -25,7 +25,7 @@ import safetensors.torch
 from torch import Tensor
 
 from pyro_vae import run_files
-from pyro_vae.describing import build_vae
+from pyro_vae.describing import build_vae, with_defaults
 from pyro_vae.errors import CheckpointError, FileError, PyroVaeError, UsageError
 from pyro_vae.restoring import SizedLike, as_precise, restore_weights
 from pyro_vae.run_schema import (
@@ -132,7 +132,7 @@ class Run:
         if not begun:
             self._refuse_remains(config, rewritten)
             run_files.write(self.path, "config.yaml", dump_yaml(config).encode())
-        elif changes := _differences({**_ADDED, **read_config(self.path)}, {**_ADDED, **config}):
+        elif changes := _differences(_completed(read_config(self.path)), _completed(config)):
             raise CheckpointError(
                 f"{self.path} holds a run with other settings ({'; '.join(changes)}): "
                 "use these settings to resume it, or another directory"
@@ -340,6 +340,11 @@ def version() -> str:
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config as it will be read back."""
     return load_yaml(dump_yaml(dict(config)))
+
+
+def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as a version writes it that knows all of today's options."""
+    return with_defaults({**_ADDED, **config})
 
 
 def _differences(old: Any, new: Any, key: str = "") -> list[str]:

@@ -1,10 +1,11 @@
 """A part as plain data (import path and keywords), and back: a class is built only where its module is trusted."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import partial
 from importlib import import_module
-from inspect import isabstract
+from inspect import Parameter, isabstract, signature
 from typing import Any
 
 from torch import nn
@@ -131,6 +132,37 @@ def build_vae(description: Mapping[str, Any], trust: Sequence[str] = ()) -> Any:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"can't build the VAE from its description: {error}") from error
+
+
+def with_defaults(description: Any) -> Any:
+    """A description with the defaults of each class of ours for the options that it lacks.
+
+    So that two versions can be compared: one that did not know an option yet did what its default does.
+
+    Args:
+        description: plain data; a mapping under the key `vae` may be the keywords of a `VAE`.
+    """
+    if isinstance(description, list | tuple):
+        return [with_defaults(item) for item in description]
+    if not isinstance(description, Mapping):
+        return description
+    completed = {key: with_defaults(value) for key, value in description.items()}
+    if isinstance(vae := completed.get("vae"), dict) and "class_path" not in vae:
+        completed["vae"] = with_defaults({"class_path": "pyro_vae.vae.VAE", "init_args": vae})["init_args"]
+    if str(completed.get("class_path", "")).startswith("pyro_vae."):
+        defaults = _defaults(import_class(completed["class_path"], ("pyro_vae",)))
+        completed["init_args"] = {**defaults, **(completed.get("init_args") or {})}
+    return completed
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    """The defaults of a class's options, as plain data."""
+    found = {}
+    for name, parameter in signature(cls).parameters.items():
+        if parameter.default is not Parameter.empty:
+            with suppress(UsageError):  # no plain data: it can't have been saved either
+                found[name] = describe(parameter.default)
+    return found
 
 
 def import_class(path: Any, trust: Sequence[str]) -> type:

@@ -709,6 +709,19 @@ class TestSettings:
         assert (path / "config.yaml").read_bytes() == before
         fit(make(), digits(), **settings)  # and the lock is free
 
+    def test_a_run_that_did_not_know_an_option_yet_is_resumed(self, tmp_path):
+        settings = {"epochs": 1, "progress": False, "run": tmp_path}
+        network = partial(MLP, hidden=(8,))
+        fit(make(encoder=network), digits(), ELBO(), **settings)
+        config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+        del config["vae"]["standardize"], config["keep"], config["objective"]["init_args"]["analytic_kl"]
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+        fit(make(encoder=network), digits(), ELBO(), **settings)
+        with pytest.raises(CheckpointError, match=r"vae\.standardize is False there, True here"):
+            fit(make(encoder=network, likelihood=Normal, standardize=True), digits(), ELBO(), **settings)
+        with pytest.raises(CheckpointError, match=r"analytic_kl is False there, True here"):
+            fit(make(encoder=network), digits(), ELBO(analytic_kl=True), **settings)
+
     def test_other_data_are_refused(self, tmp_path):
         """An array has no name to tell it by."""
         x = digits().split("test")
