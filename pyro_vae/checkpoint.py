@@ -51,6 +51,9 @@ _ADDED = {"keep": "best"}
 """Settings that older versions did not write, and what they did."""
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What parsing a file that someone has changed is known to raise, beside the parser's own errors."""
+_SHOWN_CHANGES = 5
+"""Settings that are named where a run has others."""
+_LONGEST_VALUE = 40
 _IGNORED = ("device", "run")
 """Settings that may differ when a run is resumed: where, not what."""
 
@@ -134,8 +137,8 @@ class Run:
             run_files.write(self.path, "config.yaml", dump_yaml(config).encode())
         elif changes := _differences(_completed(read_config(self.path)), _completed(config)):
             raise CheckpointError(
-                f"{self.path} holds a run with other settings ({'; '.join(changes)}): "
-                "use these settings to resume it, or another directory"
+                f"{self.path} holds a run with other settings: use these to resume it, or another directory. "
+                f"Different: {_few(changes)}"
             )
 
     def _refuse_remains(self, config: dict[str, Any], rewritten: bool) -> None:
@@ -351,4 +354,18 @@ def _differences(old: Any, new: Any, key: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [k for k in {**old, **new} if key or k not in _IGNORED]
         return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{key}.{k}".lstrip("."))]
-    return [] if old == new else [f"{key} is {old!r} there, {new!r} here"]
+    return [] if old == new else [f"{key} is {_brief(old)} there, {_brief(new)} here"]
+
+
+def _few(changes: Sequence[str]) -> str:
+    """The first of them, and how many there are beside."""
+    further = len(changes) - _SHOWN_CHANGES
+    return "; ".join(changes[:_SHOWN_CHANGES]) + (f"; and {further} more" if further > 0 else "")
+
+
+def _brief(value: Any) -> str:
+    """A setting in a few words: of a class its name."""
+    if isinstance(value, Mapping) and isinstance(value.get("class_path"), str):
+        return value["class_path"].rpartition(".")[2]
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."

@@ -57,6 +57,11 @@ class Progress:
             self.last = time.monotonic()
             remark(f"{self.unit} {done:.10g}/{self.total:g}  {text}".rstrip())
 
+    def say(self, text: str) -> None:
+        """Tell something else, on a line of its own; nothing if it is empty."""
+        if self.enabled and text:
+            remark(text)
+
 
 def _bar(total: float, unit: str) -> Any:
     from tqdm import tqdm

@@ -19,7 +19,7 @@ from pyro_vae.diagnostics.collapse import collapse_warnings
 from pyro_vae.diagnostics.gaps import InferenceGaps, compare_gaps, inference_gaps
 from pyro_vae.diagnostics.predictive import posterior_predictive_check
 from pyro_vae.diagnostics.surgery import elbo_surgery
-from pyro_vae.errors import UsageError
+from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.evidence import Evidence, log_marginal
 from pyro_vae.evidence.annealed import Annealing
 from pyro_vae.evidence.annealing import ais, bdmc
@@ -137,7 +137,8 @@ class Finding:
 def diagnose(subject: Subject, sections: Sequence[str] | None = None) -> dict[str, Finding]:
     """Measure section by section.
 
-    A section that makes no sense for the model (gaps of what is no `VAE`, annealing of discrete codes) says why.
+    A section that makes no sense for the model (gaps of what is no `VAE`, annealing of discrete codes) says why, as a
+    warning, so that nobody takes what was not measured for good.
 
     Args:
         subject: what is diagnosed.
@@ -166,9 +167,10 @@ def diagnose(subject: Subject, sections: Sequence[str] | None = None) -> dict[st
 def _measured(measure: Callable[[Subject], Finding], subject: Subject) -> Finding:
     try:
         return measure(subject)
-    except UsageError as error:
+    except (UsageError, NumericalError) as error:
         title = (measure.__doc__ or "").split(":")[0]
-        return Finding(Section(title, note=f"Not measured: {error}"), {"not_measured": str(error)})
+        warned = Warned(f"{title}: not measured.", f"{error}.")
+        return Finding(Section(title, warnings=[warned]), {"not_measured": str(error)})
 
 
 def evidence(subject: Subject) -> Finding:

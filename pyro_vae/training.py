@@ -264,6 +264,7 @@ class _Trainer:
             if self.world.main:
                 self._start()
         self._share()
+        bar.say(self._begun())
         with fast_cpu(self.progress["onednn"]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Encountered NaN")  # Pyro's; ours is an error, with the site
             with computing_in(self.vae, DTYPES[self.progress["precision"]]):
@@ -457,6 +458,16 @@ class _Trainer:
         if self.progress["onednn"] is None:
             self.progress["onednn"] = onednn_is_better()
 
+    def _begun(self) -> str:
+        """Where a training that is started again goes on; empty if it is begun."""
+        epoch, step = self.progress["epoch"], self.progress["step"]
+        if not epoch and not step:
+            return ""
+        if self._finished():
+            why = ", stopped early" if self._out_of_patience() else ""
+            return f"already complete: {epoch} of {self.settings.epochs} epochs{why}"
+        return f"resumed at epoch {epoch + 1} of {self.settings.epochs}{f', after step {step}' if step else ''}"
+
     def _start_afresh(self) -> None:
         """What the module takes from the data before it is trained; a module of the user's own need not know of it."""
         set_scale(self.vae, self.data)
@@ -619,13 +630,22 @@ def _check_data(vae: Any, data: Dataset) -> None:
 
 @contextmanager
 def _signals(active: bool) -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list while training with a run directory, so that it can save and stop."""
+    """Collect SIGINT and SIGTERM in a list while training with a run directory, so that it can save and stop.
+
+    A second Ctrl-C ends it where it is: the checkpoint is the last one.
+    """
     pending: list[int] = []
+
+    def collect(number: int, _: Any) -> None:
+        if pending and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        pending.append(number)
+
     if not active or threading.current_thread() is not threading.main_thread():
         yield pending
         return
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda n, _: pending.append(n)) for number in numbers}
+    before = {number: signal.signal(number, collect) for number in numbers}
     try:
         yield pending
     finally:

@@ -704,7 +704,7 @@ class TestSettings:
         settings = {"epochs": 2, "progress": False, "run": path}
         fit(make(), digits(), **settings)
         before = (path / "config.yaml").read_bytes()
-        with pytest.raises(CheckpointError, match=f"other settings \\(.*{name}.*or another directory"):
+        with pytest.raises(CheckpointError, match=f"other settings: use these .*or another directory.*{name}"):
             fit(change.pop("vae", None) or make(), change.pop("data", None) or digits(), **{**settings, **change})
         assert (path / "config.yaml").read_bytes() == before
         fit(make(), digits(), **settings)  # and the lock is free

@@ -636,7 +636,11 @@ class TestUsage:
     def test_run_directory(self, run):
         assert "is not a run directory" in call("evaluate nowhere").error
         result = call("fit", FAST, "--epochs 4 --run", run)
-        assert result.code == 4 and "holds a run with other settings (epochs is 3 there, 4 here" in result.error
+        assert (
+            result.code == 4
+            and "holds a run with other settings: " in result.error
+            and "epochs is 3 there, 4 here" in result.error
+        )
         (path,) = run.glob("best-*.safetensors")
         os.truncate(path, 50)
         for name in ("evaluate", "sample", "reconstruct", "info"):

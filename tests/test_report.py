@@ -73,7 +73,8 @@ class TestSections:
         vae = VAE((4,), 2, guide=Delta, encoder=small, decoder=small)
         found = found_for(vae, Given(torch.ones(10, 4)), ["evidence", "gaps"])
         assert all("is a Delta" in finding.numbers["not_measured"] for finding in found.values())
-        assert "Not measured" in found["gaps"].section.note and found["gaps"].section.title == "Inference gaps"
+        assert found["gaps"].warnings[0].startswith("Inference gaps: not measured. ")
+        assert found["gaps"].section.title == "Inference gaps"
 
     def test_train_and_held_out(self):
         vae, data = ppca(num=FEW.num_gaps, shift=0.5)  # one shape on both sides: equal to the bit

@@ -12,6 +12,7 @@ from pyro_vae.cli.places import Place, wanted
 from pyro_vae.cli.runs import Chosen, SavedRun, load_split, open_saved, take
 from pyro_vae.cli.tables import finite, print_result
 from pyro_vae.data import Dataset
+from pyro_vae.diagnostics.predictive import fewest_draws
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence.annealed import Annealing
 from pyro_vae.pages import page
@@ -28,10 +29,13 @@ def run(argv: list[str]) -> int:
     sizes, saved = _sizes(options), open_saved(options)
     places = _places(saved, options)
     chosen = load_split(saved, options, None)
+    if len(chosen) < 2:
+        raise UsageError(f"{options.split} has {len(chosen)} datum: at least 2 are needed, for standard errors")
+    notes = _fewer(options, len(chosen))
     held_out, train = _some(chosen, options.num_data, options.seed), _train(saved, chosen.data, options)
     subject = Subject(saved.vae, held_out, train, sizes, options.seed, _Told(not options.quiet).show)
     found = diagnose(subject, [name for name in SECTIONS if name not in options.skip])
-    _tell(saved, chosen.data, len(held_out.x), options, found, places)
+    _tell(saved, chosen.data, len(held_out.x), options, found, places, notes)
     return 0
 
 
@@ -46,12 +50,27 @@ def _places(saved: SavedRun, options: Namespace) -> tuple[Place, Place]:
     return page, numbers
 
 
+def _fewer(options: Namespace, size: int) -> list[str]:
+    """What is asked of more data than there are."""
+    asked = {name: options[name] for name in ("num_data", "num_bracketed", "num_gaps")}
+    most = min(size, options.num_data)
+    known = {"num_data": size, "num_bracketed": most, "num_gaps": most}
+    return [
+        f"--{name} {num}: {options.split} has only {known[name]} to take, and all are taken"
+        for name, num in asked.items()
+        if num > known[name]
+    ]
+
+
 def _sizes(options: Namespace) -> Sizes:
     names = ("num_particles", "num_bracketed", "num_gaps", "num_simulated", "num_replicated")
     values = {name: options[name] for name in names}
-    bad = [name for name, value in values.items() if value < 2]
+    least = dict.fromkeys(names, 2)
+    if "predictive" not in options.skip:
+        least["num_replicated"] = fewest_draws()  # with fewer nothing could be flagged
+    bad = [name for name, value in values.items() if value < least[name]]
     if bad:
-        raise UsageError(f"--{bad[0]} must be at least 2, got {values[bad[0]]}")
+        raise UsageError(f"--{bad[0]} must be at least {least[bad[0]]}, got {values[bad[0]]}")
     return Sizes(**values, annealing=Annealing(**vars(options.annealing)))
 
 
@@ -95,13 +114,15 @@ def _tell(
     options: Namespace,
     found: dict[str, Finding],
     places: tuple[Place, Place],
+    notes: list[str],
 ) -> None:
     """Print what is to be warned of, save the page and the numbers."""
     lead = f"{data.protocol}; {num} data of {options.split}, chosen by seed {options.seed}; weights: {saved.weights}."
+    lead = " ".join([lead, *(f"{note}." for note in notes)])
     text = page(f"Diagnosis of {saved.path.name}", lead, [finding.section for finding in found.values()])
     numbers = {name: {**finding.numbers, "warnings": finding.warnings} for name, finding in found.items()}
     result: dict[str, Any] = {"run": str(saved.path), "data": data.protocol, "split": options.split, "num_data": num}
-    result |= {"weights": saved.weights, "seed": options.seed}
+    result |= {"weights": saved.weights, "seed": options.seed, **({"note": "; ".join(notes)} if notes else {})}
     told = {**result, **numbers}
     if not options.json:
         warnings = [warning for finding in found.values() for warning in finding.warnings]

@@ -19,7 +19,7 @@ from pyro_vae.cli.processes import in_turn, joined
 from pyro_vae.cli.tables import print_result
 from pyro_vae.data import Dataset, load_data
 from pyro_vae.describing import build_vae, import_class, resolve, vae_parts
-from pyro_vae.errors import UsageError
+from pyro_vae.errors import PyroVaeError, UsageError
 from pyro_vae.objectives import Objective
 from pyro_vae.progress import remark
 from pyro_vae.seeding import seeded
@@ -66,8 +66,10 @@ def run(argv: list[str]) -> int:
             save_every=options.save_every,
         )
     if world.main:
-        pictures = save_pictures(vae, data, Path(directory), history.rows, options.seed) if options.pictures else []
+        pictures, error = _drawn(vae, data, Path(directory), history, options)
         print_result(_summary(history, data, str(directory), pictures), as_json=options.json)
+        if error is not None:
+            raise error
     return 0
 
 
@@ -76,6 +78,20 @@ def _check_classes(options: Namespace) -> None:
     for name in ("vae", "objective", "optimizer", "lr_schedule"):
         if options[name] is None:
             raise UsageError(f"--{name}: expected a class, got null: name one, or leave the key out for the default")
+
+
+def _drawn(
+    vae: Autoencoder, data: Dataset, run: Path, history: History, options: Namespace
+) -> tuple[list[Path], PyroVaeError | None]:
+    """The pictures of the run, or why there are none: the training is done and saved all the same."""
+    if not options.pictures:
+        return [], None
+    if not options.quiet:
+        remark("drawing pictures")
+    try:
+        return save_pictures(vae, data, run, history.rows, options.seed), None
+    except PyroVaeError as error:
+        return [], error
 
 
 def load_from_options(options: Namespace) -> Dataset:
@@ -161,6 +177,7 @@ def _summary(history: History, data: Dataset, run: str, pictures: list[Path]) ->
         "device": history.device,
         "mode": history.mode,
         "seconds": history.rows[-1]["seconds"],
+        "numbers": f"of epoch {history.best_epoch} of {history.rows[-1]['epoch']}, whose weights are kept",
         "units": "nats per datum; train: batches under way, now and then; valid: one draw for each datum",
         **kept,
         "pictures": [str(path) for path in pictures],

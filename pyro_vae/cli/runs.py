@@ -16,6 +16,7 @@ from pyro_vae.dataset import evenly_spread
 from pyro_vae.derived import MADE_BY
 from pyro_vae.errors import UsageError
 from pyro_vae.fingerprint import fingerprint
+from pyro_vae.progress import remark
 from pyro_vae.training import choose_device
 
 
@@ -75,6 +76,8 @@ class Chosen:
 def load_split(saved: SavedRun, options: Namespace, num: int | None) -> Chosen:
     """Of the run's data set (or `--data`) `num` data of the split asked for (None: all), checked, on its device."""
     chosen = choose(load_data_of(saved, options.data), options.split, num, saved.device)
+    if num is not None and num > len(chosen):
+        remark(f"{num} data asked for: {options.split} has only {len(chosen)}, and all are taken")
     saved.vae.likelihood.check(chosen.x, f"{options.split} data")
     return chosen
 

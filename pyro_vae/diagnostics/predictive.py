@@ -209,8 +209,13 @@ def _check(method: str, num_draws: int, count: int, alpha: float, size: int) -> 
     if count < 1 or size < 1 or not 0 < alpha < 1:
         raise UsageError(f"need a statistic, data, and 0 < alpha < 1, got {count}, {size} data and {alpha}")
     if 2 / (num_draws + 1) > alpha / count:
-        least = int(2 * count / alpha)
+        least = fewest_draws(count, alpha)
         raise UsageError(f"with {num_draws} draws nothing can be flagged at alpha {alpha}: num_draws must be {least}")
+
+
+def fewest_draws(count: int = len(STATISTICS), alpha: float = 0.05) -> int:
+    """The replicated data sets that suffice for something to be flagged: `2 T / alpha` for T statistics."""
+    return int(2 * count / alpha)
 
 
 def _values(statistics: Mapping[str, Statistic], x: Tensor) -> Tensor:
