@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pyro_vae.evidence.annealing import ais, bdmc
     from pyro_vae.evidence.methods import estimate
     from pyro_vae.hierarchical import HierarchicalVAE
-    from pyro_vae.refit import refit_prior
+    from pyro_vae.refit import compare_priors, refit_prior
     from pyro_vae.seeding import seeded
     from pyro_vae.semi_supervised import SemiSupervisedVAE, accuracy, classify
     from pyro_vae.tasks import reconstruct, sample
@@ -46,6 +46,7 @@ _HOMES = {
     "elbo_surgery": "diagnostics",
     "sample": "tasks",
     "reconstruct": "tasks",
+    "compare_priors": "refit",
     "refit_prior": "refit",
     "codebook_usage": "codes",
     "fit_code_prior": "codes",
@@ -92,6 +93,7 @@ __all__ = [
     "objectives",
     "priors",
     "reconstruct",
+    "compare_priors",
     "refit_prior",
     "sample",
     "schedules",

@@ -1,19 +1,21 @@
 """`refit_prior`: another prior for a trained VAE, fitted to its codes while encoder and decoder stay as they are."""
 
+import logging
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from math import inf, isfinite
-from typing import Any
+from typing import Any, Literal
 
 import pyro
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pyro_vae.averages import standard_error
+from pyro_vae.averages import number, standard_error
 from pyro_vae.data import Dataset, as_dataset
 from pyro_vae.errors import DataError, NumericalError, UsageError
+from pyro_vae.evidence import bound
 from pyro_vae.importance import evaluation_mode
 from pyro_vae.optimizers import make_optimizer, update
 from pyro_vae.priors import Prior
@@ -22,6 +24,9 @@ from pyro_vae.seeding import seeded
 from pyro_vae.shapes import Shapes
 from pyro_vae.vae import VAE
 
+_log = logging.getLogger("pyro_vae")
+_CERTAIN = 2.0
+"""Standard errors from which on one prior is called better than another."""
 _TILE = 1000
 """Data that are encoded at a time, each tile with noise of its own."""
 
@@ -47,7 +52,7 @@ class CrossEntropy:
         return standard_error(self.values)
 
     def __repr__(self) -> str:
-        return f"CrossEntropy({self.mean:.3f} +- {self.standard_error:.3f} nats per datum, N = {len(self.values)})"
+        return f"CrossEntropy({self.mean:.3f} +- {number(self.standard_error)} nats per datum, N = {len(self.values)})"
 
 
 def cross_entropy(vae: VAE, x: Tensor, num_particles: int = 1, seed: int = 0) -> CrossEntropy:
@@ -88,6 +93,75 @@ def cross_entropy(vae: VAE, x: Tensor, num_particles: int = 1, seed: int = 0) ->
     return CrossEntropy(torch.cat(values))
 
 
+@dataclass(frozen=True, eq=False)
+class PriorComparison:
+    """Two priors of one encoder and decoder on the same data, by the same draws.
+
+    Args:
+        before: how well the first fits the codes.
+        after: how well the second does.
+        gains: by how much the ELBO of each datum is higher with the second, `[N]`, nats; with a guide without a width,
+            which has none, by how much log p(z) of its code is.
+    """
+
+    before: CrossEntropy
+    after: CrossEntropy
+    gains: Tensor
+
+    @property
+    def gain(self) -> float:
+        """Mean of `gains`, nats per datum; positive where the second prior is better."""
+        return self.gains.mean().item()
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of `gain`, from the differences of each datum (paired); nan for one datum."""
+        return standard_error(self.gains)
+
+    @property
+    def verdict(self) -> Literal["better", "worse", "no difference within error", "unknown"]:
+        """What the second prior is, beyond 2 standard errors of the gain (false alarm 5 %)."""
+        if self.standard_error != self.standard_error:
+            return "unknown"
+        if abs(self.gain) <= _CERTAIN * self.standard_error:
+            return "no difference within error"
+        return "better" if self.gain > 0 else "worse"
+
+    def __repr__(self) -> str:
+        error = number(self.standard_error)
+        return f"PriorComparison({self.verdict}: {self.gain:+.3f} +- {error} nats per datum, N = {len(self.gains)})"
+
+
+def compare_priors(before: Any, after: Any, x: Tensor, num_particles: int = 10, seed: int = 0) -> PriorComparison:
+    r"""Measure which of two priors is better on data that neither was fitted to, with everything else the same.
+
+    .. math:: \Delta_n = \mathcal L_{after}(x_n) - \mathcal L_{before}(x_n)
+
+    Both have the same draws, so the error is that of the differences. Where the guide does not look at the prior (all
+    but `SemiAmortized`), a difference is that of E[log p(z)], without the noise of the reconstruction.
+
+    Args:
+        before: the VAE (or `VQVAE`) with one prior; left as it is.
+        after: the same with another, such as `refit_prior` returns.
+        x: held-out data `[N, *event]`.
+        num_particles: draws of z for each datum, at least 1.
+        seed: seed of the draws.
+
+    Returns:
+        A `PriorComparison`, in double precision on the CPU.
+
+    Example:
+        >>> vae = VAE((4,), latent_dim=2)
+        >>> compare_priors(vae, vae, torch.ones(3, 4)).gains
+        tensor([0., 0., 0.], dtype=torch.float64)
+    """
+    fits = [cross_entropy(vae, x, num_particles, seed) for vae in (before, after)]
+    device, sizes = next(before.parameters()).device, {"num_particles": num_particles, "seed": seed}
+    bounds = [bound(vae.model, vae.guide, x.to(device), **sizes) for vae in (before, after)]
+    gains = bounds[1].elbo - bounds[0].elbo if bounds[0].is_bound else fits[0].values - fits[1].values
+    return PriorComparison(*fits, gains)
+
+
 def refit_prior(
     vae: VAE,
     data: Dataset | Tensor,
@@ -106,8 +180,9 @@ def refit_prior(
 
     That is the ELBO as a function of the prior alone: encoder, decoder and likelihood stay as they are. The draws are
     new in every epoch. The weights kept are those of the best held-out cross-entropy, at the start or after an epoch;
-    it is shown beside that of the old prior, and `cross_entropy` computes either. `log_marginal` of the new VAE is the
-    evidence under the new prior.
+    it is shown beside that of the old prior, and `cross_entropy` computes either. A new prior that is worse than the
+    old one on the held-out data, beyond 2 standard errors (`compare_priors`), is warned about by the logger
+    `pyro_vae`. `log_marginal` of the new VAE is the evidence under the new prior.
 
     Args:
         vae: the trained VAE; left as it is.
@@ -157,7 +232,16 @@ def refit_prior(
                 break
         bar.show(epochs, f"the best: {_text(before, fitter.best)}", now=True)
     refitted.prior.load_state_dict(fitter.state)
+    _warn_if_worse(compare_priors(vae, refitted, held_out, seed=seed), type(vae.prior).__name__)
     return refitted.eval()
+
+
+def _warn_if_worse(found: PriorComparison, old: str) -> None:
+    if found.verdict == "worse":
+        _log.warning(
+            f"the new prior is worse than the old one on held-out data, by {-found.gain:.3f} +- "
+            f"{found.standard_error:.3f} nats per datum: keep {old}, or fit for more epochs, or take a richer prior"
+        )
 
 
 class _Fitter:

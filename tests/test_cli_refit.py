@@ -15,12 +15,12 @@ from pyro_vae.data import Dataset, load_data
 from pyro_vae.derived import derived_run
 from pyro_vae.errors import CheckpointError
 from pyro_vae.priors import MixtureOfNormals
-from pyro_vae.refit import refit_prior, with_held_out
+from pyro_vae.refit import compare_priors, refit_prior, with_held_out
 
 from .test_cli import SMALL, _elsewhere, call, done, is_png, tensors  # noqa: F401 - a fixture
 from .test_cli_bounds import QUICK, VQ
 
-MIXTURE = "--prior MixtureOfNormals --prior.components 3"
+MIXTURE = "--prior MixtureOfNormals --prior.components 3 --prior.spread 0.1"
 FEW = "--epochs 2 --optimizer.lr 0.05 --quiet"
 
 
@@ -47,7 +47,7 @@ class TestNewRun:
         expected = refit_prior(
             load(trained),
             load_data("digits", binarize="dynamic"),
-            partial(MixtureOfNormals, components=3),
+            partial(MixtureOfNormals, components=3, spread=0.1),
             epochs=2,
             batch_size=200,
             seed=3,
@@ -59,8 +59,19 @@ class TestNewRun:
         assert all(torch.equal(found[name], value) for name, value in expected.state_dict().items())
         assert contents(trained) == whole
         assert result["prior"] == "MixtureOfNormals" and result["before"] == "StandardNormal"
-        assert result["held_out"] == 200 and result["cross_entropy"]["mean"] < result["cross_entropy_before"]["mean"]
+        assert result["held_out"] == 200
         assert json.loads(Path("new/refit.json").read_text()) == result
+        found = compare_priors(load(trained), expected, load_data("digits", binarize="dynamic").split("valid"), seed=3)
+        assert result["gain"] == {"mean": found.gain, "standard_error": found.standard_error}
+        assert result["verdict"] == found.verdict and result["held_out_of"] == "valid"
+        for name, side in (("cross_entropy", found.after), ("cross_entropy_before", found.before)):
+            assert result[name] == {"mean": side.mean, "standard_error": side.standard_error}
+
+    def test_a_worse_prior_is_not_recommended(self, trained):
+        far = "--prior MixtureOfNormals --prior.components 1 --prior.spread 20 --optimizer.lr 0 --quiet --epochs 1"
+        told = call("refit", trained, far, "--out far").out
+        assert "WORSE: MixtureOfNormals fits the held-out codes less well than StandardNormal did" in told
+        assert f"pyro-vae evaluate {trained}" in told and "pyro-vae evaluate far" not in told
 
     def test_the_other_commands_take_it(self, trained):
         old = shutil.copytree(trained, "old")

@@ -3,6 +3,7 @@
 import copy
 from functools import partial
 
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -11,10 +12,12 @@ from pyro_vae.data import Dataset
 from pyro_vae.describing import build_vae, describe
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.evidence import bound, log_marginal
+from pyro_vae.guides import Delta, DiagonalNormal, SemiAmortized
 from pyro_vae.likelihoods import Normal
 from pyro_vae.networks import MLP
 from pyro_vae.priors import FlowPrior, Laplace, LearnedNormal, MixtureOfNormals, Prior, StandardNormal, VampPrior
-from pyro_vae.refit import cross_entropy
+from pyro_vae.refit import compare_priors, cross_entropy
+from pyro_vae.seeding import seeded
 from pyro_vae.vae import VAE
 
 from .networks import Dropping
@@ -223,3 +226,70 @@ def test_a_loss_that_is_not_finite_is_told():
 
     with pytest.raises(NumericalError, match=r"log p\(z\) is -inf at epoch 1, step 1"):
         quick(make(), clusters(), Exploding)
+
+
+class Fixed(Prior):
+    """N(shift, 1), without parameters."""
+
+    def __init__(self, shapes, shift=0.0):
+        super().__init__(shapes)
+        self.shift = shift
+        self.register_buffer("zero", torch.zeros(shapes.latent), persistent=False)
+
+    def forward(self, encode, context=None):
+        return dist.Normal(self.zero + self.shift, 1.0).to_event(1)
+
+
+def with_prior(shift, guide=DiagonalNormal):
+    torch.manual_seed(0)
+    net = partial(MLP, hidden=(4,))
+    return VAE(EVENT, 2, likelihood=Normal, prior=partial(Fixed, shift=shift), guide=guide, encoder=net, decoder=net)
+
+
+class TestComparison:
+    @pytest.mark.parametrize("guide", [DiagonalNormal, Delta])
+    @pytest.mark.parametrize(
+        ("shift", "verdict"), [(3.0, "worse"), (-3.0, "worse"), (0.0, "no difference within error")]
+    )
+    def test_the_gain_is_that_of_log_p_z(self, shift, verdict, guide):
+        """With the same draws: of N(0, 1) and N(s, 1) it is s sum(z) - d s^2 / 2."""
+        before, after, x = with_prior(0.0, guide), with_prior(shift, guide), clusters()
+        found = compare_priors(before, after, x, num_particles=7, seed=3)
+        with torch.no_grad(), seeded(3, "bound" if guide is DiagonalNormal else "cross_entropy", 0):
+            z = before.encode(x).sample((7,)).double()
+        expected = (shift * z.sum(-1) - shift**2).mean(0)
+        torch.testing.assert_close(found.gains, expected, rtol=1e-4, atol=1e-4)
+        verdict = "worse" if shift else "no difference within error"
+        assert found.verdict == verdict and verdict in repr(found)
+        assert found.standard_error == pytest.approx((expected.std() / len(x) ** 0.5).item(), rel=1e-3, abs=1e-6)
+        assert compare_priors(after, before, x).verdict == verdict.replace("worse", "better")
+
+    def test_the_error_is_that_of_the_differences(self):
+        """Far below that of either side, whose codes are spread widely."""
+        vae, x = make(), clusters()
+        found = compare_priors(vae, quick(vae, x, LearnedNormal, epochs=20), x)
+        assert found.gain == pytest.approx(found.before.mean - found.after.mean, abs=0.3)
+        assert found.standard_error < 0.7 * found.before.standard_error and found.verdict == "better"
+
+    def test_a_guide_that_looks_at_the_prior_is_measured_by_its_bound(self):
+        """Its codes move with the prior: the difference of the cross-entropies alone would be another number."""
+        semi = partial(SemiAmortized, steps=3, lr=0.5)
+        before, after, x = with_prior(0.0, semi), with_prior(1.0, semi), clusters(40)
+        elbos = [bound(v.model, v.guide, x, num_particles=10).elbo for v in (before, after)]
+        found = compare_priors(before, after, x)
+        torch.testing.assert_close(found.gains, elbos[1] - elbos[0])
+        assert abs(found.gain - (found.before.mean - found.after.mean)) > 0.05
+
+    def test_a_worse_prior_is_warned_about(self, caplog):
+        vae, x = with_prior(0.0), clusters()
+        quick(vae, x, partial(Fixed, shift=3.0))
+        assert "the new prior is worse than the old one on held-out data, by " in caplog.text
+        assert "keep Fixed" in caplog.text
+        caplog.clear()
+        quick(vae, x, partial(Fixed, shift=0.0))
+        quick(make(), x, LearnedNormal, epochs=20)
+        assert not caplog.text
+
+    def test_of_one_datum_the_error_is_unknown(self):
+        found = compare_priors(with_prior(0.0), with_prior(1.0), clusters(1))
+        assert found.verdict == "unknown" and "+- unknown" in repr(found) and "nan" not in repr(found.before)

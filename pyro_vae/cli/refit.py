@@ -6,6 +6,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from pyro_vae.averages import number
 from pyro_vae.cli.options import refit_parser
 from pyro_vae.cli.parsing import allow_own_modules, named, parse
 from pyro_vae.cli.places import tried
@@ -18,7 +19,7 @@ from pyro_vae.describing import describe, resolve
 from pyro_vae.errors import UsageError
 from pyro_vae.networks import Conditioned
 from pyro_vae.priors import Prior
-from pyro_vae.refit import CrossEntropy, cross_entropy, refit_prior, with_held_out
+from pyro_vae.refit import CrossEntropy, compare_priors, refit_prior, with_held_out
 from pyro_vae.vae import VAE
 from pyro_vae.vq import VQVAE
 
@@ -29,14 +30,15 @@ def run(argv: list[str]) -> int:
     options = parse(refit_parser(), argv)
     saved = open_saved(options)
     prior = _prior(saved, options)
-    data = with_held_out(load_data_of(saved, options.data))
+    whole = load_data_of(saved, options.data)
+    data = with_held_out(whole)
     settings = {"epochs": options.epochs, "batch_size": options.batch_size, "patience": options.patience}
     settings |= {"optimizer": _resolved(options.optimizer), "seed": options.seed}
     told = {**{name: describe(value) for name, value in settings.items()}, "data": options.data}
     with derived_run(saved.path, options.out, {"prior": prior}, told) as derived:
         place = tried(Path(options.out), "refit.json")["refit.json"]
         vae = refit_prior(saved.vae, data, prior, **settings, progress=not options.quiet)  # pyright: ignore[reportArgumentType]
-        result = _result(saved, vae, data, options)
+        result = _result(saved, vae, data, options, own=whole.valid is None and options.data is None)
         print_result(result if options.json else _readable(result), options.json)
         derived.save(vae)
         place.write(json.dumps(finite(result), indent=1).encode())
@@ -64,19 +66,21 @@ def _resolved(options: Namespace) -> Any:
     return resolve(options.as_dict(), named(options))
 
 
-def _result(saved: SavedRun, vae: Any, data: Dataset, options: Namespace) -> dict[str, Any]:
+def _result(saved: SavedRun, vae: Any, data: Dataset, options: Namespace, own: bool) -> dict[str, Any]:
     held_out = data.split("valid")
-    both: tuple[Any, Any] = (saved.vae, vae)
-    before, after = (cross_entropy(v, held_out, seed=options.seed) for v in both)
+    found = compare_priors(saved.vae, vae, held_out, seed=options.seed)
     return {
         "run": options.out,
         "from": str(saved.path),
         "data": data.protocol,
         "prior": type(vae.prior).__name__,
         "before": type(saved.vae.prior).__name__,
-        "cross_entropy": _numbers(after),
-        "cross_entropy_before": _numbers(before),
+        "cross_entropy": _numbers(found.after),
+        "cross_entropy_before": _numbers(found.before),
+        "gain": {"mean": found.gain, "standard_error": found.standard_error},
+        "verdict": found.verdict,
         "held_out": len(held_out),
+        "held_out_of": "train, which the old prior was trained on" if own else "valid",
     }
 
 
@@ -86,7 +90,22 @@ def _numbers(found: CrossEntropy) -> dict[str, float]:
 
 def _readable(result: dict[str, Any]) -> dict[str, Any]:
     def text(mean: float, standard_error: float) -> str:
-        return f"{mean:.3f} nats per datum (standard error {standard_error:.3f})"
+        return f"{mean:.3f} nats per datum (standard error {number(standard_error)})"
 
     told = {name: text(**value) if isinstance(value, dict) else value for name, value in result.items()}
-    return {**told, "next": f"pyro-vae evaluate {result['run']}"}
+    return {**told, "verdict": _verdict(result), "next": _next(result)}
+
+
+def _verdict(result: dict[str, Any]) -> str:
+    """Which of the two is better, in a sentence; the gain is that of the ELBO on the same draws."""
+    new, old, verdict = result["prior"], result["before"], result["verdict"]
+    if verdict == "worse":
+        return f"WORSE: {new} fits the held-out codes less well than {old} did: keep {result['from']}"
+    if verdict == "better":
+        return f"better: {new} fits the held-out codes better than {old} did"
+    return f"{verdict}: {new} and {old}; hold out more data to tell them apart"
+
+
+def _next(result: dict[str, Any]) -> str:
+    """What to look at: the run that is not known to be worse."""
+    return f"pyro-vae evaluate {result['from'] if result['verdict'] == 'worse' else result['run']}"

@@ -37,7 +37,7 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> "Figure":
     terms = [term for term in _TITLES if any(f"{split}_{term}" in row for split in ("train", "valid") for row in rows)]
     if not terms:
         raise UsageError(f"expected the rows of a training, with train_elbo or valid_elbo, got {len(rows)} without")
-    figure = make_figure(10 / 3 * len(terms), 3.3)
+    figure = make_figure(max(5.0, 10 / 3 * len(terms)), 3.3)
     panels = figure.subplots(1, len(terms), sharex=True, squeeze=False)[0]
     for axes, term in zip(panels, terms, strict=True):
         _draw_terms(axes, rows, term, _TITLES[term])
