@@ -174,7 +174,8 @@ class Run:
             data = _tensor_bytes(tensors)
             name = f"{kind}-{stamp}.safetensors"
             run_files.write(self.path, name, data)
-            files[kind] = {"name": name, "sha256": hashlib.sha256(data).hexdigest(), "tensors": sorted(tensors)}
+            proof = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "tensors": sorted(tensors)}
+            files[kind] = {"name": name, **proof}
         run_files.write(self.path, "metrics.csv", format_metrics(state.rows))
         manifest = {
             "format": FORMAT,
@@ -313,7 +314,7 @@ def _read_tensors(path: Path, manifest: Mapping[str, Any], kind: str) -> dict[st
     entry = manifest["files"][kind]
     where = f"{path}/{entry['name']}"
     try:
-        data = run_files.read(path, entry["name"])
+        data = run_files.read(path, entry["name"], entry.get("size"))
     except FileError as error:
         raise _missing(error, f"the {kind} named by manifest.json can't be read: {where} is not there") from error
     if hashlib.sha256(data).hexdigest() != entry["sha256"]:

@@ -83,11 +83,6 @@ def write(run: Path, name: str, data: bytes) -> None:
         _replace(folder, last, data)
 
 
-def write_arrays(run: Path, name: str, arrays: Mapping[str, Any]) -> None:
-    """Write arrays as a compressed `.npz` of a run directory, as `write` does."""
-    write(run, name, packed(arrays))
-
-
 def check_writable(run: Path, name: str) -> None:
     """Raise what `write` would raise, before the work whose result it is to hold; no file is changed."""
     with _of_a_run(run / name, "write"), _folder_of(run, name, make=True) as (folder, last):

@@ -32,10 +32,11 @@ class Format(TypedDict):
 
 
 class Entry(TypedDict):
-    """One tensor file of a run, by what proves it whole; runs of earlier versions have no names of tensors."""
+    """One tensor file of a run, by what proves it whole; runs of earlier versions have no size nor names of tensors."""
 
     name: _FILE
     sha256: _SHA256
+    size: NotRequired[Count]
     tensors: NotRequired[list[str]]
 
 

@@ -492,6 +492,27 @@ class TestLoad:
         )
         assert torch.equal(a.log_p, b.log_p)
 
+    def test_double_precision_comes_back(self, tmp_path):
+        vae = make().double()
+        fit(vae, digits().split("test").double(), epochs=1, run=tmp_path / "run", progress=False)
+        again = load(tmp_path / "run").state_dict()
+        assert {value.dtype for value in again.values() if value.is_floating_point()} == {torch.float64}
+        assert same(again, vae.state_dict())
+        with pytest.raises(CheckpointError, match=r"should be float32 .*, and is float64"):
+            fit(make(), digits().split("test").double(), epochs=1, run=tmp_path / "run", progress=False)
+
+    def test_a_sparse_file_of_any_size_is_not_read(self, run):
+        os.truncate(weights_file(run), 1 << 40)
+        with pytest.raises(CheckpointError, match="is damaged: it has 1099511627776 bytes, more than"):
+            load(run, which="last")
+
+    def test_the_checksum_comes_before_the_fit(self, run):
+        """Weights that are damaged and of another VAE: the damage is the cause."""
+        edit("config.yaml", lambda config: config["vae"].update(latent_dim=4))(run)
+        flip_a_byte(run)
+        with pytest.raises(CheckpointError, match="is damaged: its sha256"):
+            load(run, which="last")
+
     def test_tied_weights(self, tmp_path):
         vae = make(encoder=Tied)
         fit(vae, digits(), epochs=1, run=tmp_path / "run", progress=False)

@@ -238,7 +238,7 @@ def test_a_full_disk_leaves_nothing(run, monkeypatch, code):
     before = {path.name for path in run.iterdir()}
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(FileError, match=f"can't write {run}/evidence-test.npz: {os.strerror(code)}") as caught:
-        run_files.write_arrays(run, "evidence-test.npz", {"a": [1.0]})
+        run_files.write(run, "evidence-test.npz", run_files.packed({"a": [1.0]}))
     assert caught.value.exit_code == 7 and {path.name for path in run.iterdir()} == before
 
 
@@ -303,6 +303,13 @@ class TestLostManifest:
         with pytest.raises(CheckpointError, match=r"holds what a run has left \(.*restore manifest\.json from a copy"):
             train(run)
         assert before.items() <= {path.name: path.read_bytes() for path in run.iterdir()}.items()
+
+    def test_a_run_made_from_another_is_written_again(self, run):
+        """`refit` that died in its only save: nothing is lost by the same call, and another one is refused."""
+        (run / "manifest.json").unlink()
+        Run(run, read_config(run), rewritten=True).close()
+        with pytest.raises(CheckpointError, match="holds what a run has left"):
+            Run(run, {**read_config(run), "seed": 9}, rewritten=True)
 
     def test_a_training_that_died_in_its_first_save_begins_anew(self, trained, tmp_path):
         run = tmp_path / "run"

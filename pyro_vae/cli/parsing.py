@@ -303,8 +303,6 @@ def _told(parser: ArgumentParser, action: Callable[[], Any]) -> Any:
         return action()
     except argparse.ArgumentError as error:  # with its cause, which may lie in a module of the user's
         raise UsageError(explain(str(error), parser)) from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"--config: expected YAML in UTF-8, and byte {error.start} of the file is none") from None
 
 
 def named(options: Any) -> tuple[str, ...]:

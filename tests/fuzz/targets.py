@@ -150,6 +150,8 @@ def mutate_tensors(rng, run, kind):
     entry = manifest["files"][kind]
     if rng.random() < 0.9:
         entry["sha256"] = hashlib.sha256(data).hexdigest()
+    if rng.random() < 0.9:
+        entry["size"] = len(data)
     if rng.random() < 0.8:
         entry["tensors"] = sorted(tensors)
     (run / "manifest.json").write_text(json.dumps(manifest))

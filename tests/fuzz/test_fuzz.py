@@ -111,6 +111,7 @@ def damage_tensors(run, kind, seed):
     tensors = changed(safetensors.torch.load_file(path), seed)
     path.write_bytes(safetensors.torch.save(tensors))
     entry["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    entry["size"] = path.stat().st_size
     if seed.get("names", True):
         entry["tensors"] = sorted(tensors)
     (run / "manifest.json").write_text(json.dumps(manifest))
