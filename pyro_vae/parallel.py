@@ -18,7 +18,7 @@ from pyro_vae.distributed import ShardedNoise, World
 from pyro_vae.errors import UsageError
 from pyro_vae.objectives import Objective
 from pyro_vae.seeding import seeded
-from pyro_vae.steps import Batch, EagerStep, Gradients, Loss
+from pyro_vae.steps import Batch, Gradients, Loss, eager_step
 
 _ROWS_EACH = 8
 """Rows for each process on which is tried whether the loss can be shared out: enough for a norm over them to differ."""
@@ -138,7 +138,7 @@ def _watched(world: World, loss: Loss, rows: Batch, total: float) -> Gradients:
 
 def _gradients(loss: Loss, rows: Batch, total: float) -> Gradients:
     with seeded(0, "shares"):
-        return EagerStep(loss)(rows, total, total)
+        return eager_step(loss)(rows, total, total)
 
 
 def _differ(shares: Summed, alone: Summed, tolerance: float) -> bool:

@@ -175,7 +175,7 @@ def check_progress(
     epoch, step, sums = progress["epoch"], progress["step"], progress["sums"]
     expected = {
         "epoch": (epoch == len(rows) <= epochs, f"{len(rows)}, as many as rows, and at most {epochs}"),
-        "step": (step < steps or step == 0, f"less than {steps}"),
+        "step": (step <= steps, f"at most {steps}"),
         "best_epoch": (progress["best_epoch"] <= epoch, f"at most {epoch}"),
         "best_loss": (progress["best_epoch"] == 0 or progress["best_loss"] is not None, "one, of the best epoch"),
         "waited": (progress["waited"] <= epoch, f"at most {epoch}"),

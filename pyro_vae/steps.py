@@ -3,23 +3,27 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any, Literal, Protocol
 
 import pyro
 import torch
 from pyro import poutine
+from pyro.infer import TraceTailAdaptive_ELBO
 from torch import Tensor, nn
 
+from pyro_vae.autoencoder import Autoencoder
 from pyro_vae.compiling import Graph, Unrecordable, log_once, record_gradients
 from pyro_vae.errors import UsageError
 from pyro_vae.importance import sample_sites
-from pyro_vae.objectives import NotTensorial, Objective, as_loss
+from pyro_vae.objectives import NotTensorial, Objective, as_loss, tensor_form
 from pyro_vae.schedules import value_at
 from pyro_vae.seeding import seeded
 
 Compile = Literal["auto"] | bool
 Gradients = tuple[Tensor, Sequence[nn.Parameter], Sequence[Tensor]]
 
+_counter = count()
 _MANY_STEPS = 20_000
 _MUCH_WORK = 2e13
 """From here on `auto` compiles: steps, or floating point operations. Compiling takes as long as some thousand steps."""
@@ -89,7 +93,7 @@ class Loss:
             batch: the data.
             objective: with numbers or tensors in place of schedules.
         """
-        function = objective.tensor_loss if self._has_tensor_loss() else as_loss(objective)
+        function = tensor_form(objective) if self._has_tensor_loss() else as_loss(objective)
         wide = self.widen(batch)
         with self.noise(batch.whole):
             value = function(self.vae.model, self.vae.guide, wide.x, **wide.inputs)
@@ -98,6 +102,11 @@ class Loss:
 
     def _has_tensor_loss(self) -> bool:
         return self.tensorial and isinstance(self.objective, Objective)
+
+    @property
+    def reported(self) -> bool:
+        """Whether the loss has a value: Pyro's tail-adaptive one has gradients alone."""
+        return not isinstance(self.objective, TraceTailAdaptive_ELBO)
 
     def at(self, epoch: float, total: float) -> Any:
         """The objective at a moment, with numbers in place of schedules."""
@@ -172,6 +181,71 @@ class EagerStep:
         return value.detach(), [p for p, _ in used], [g for _, g in used]
 
 
+class PyroStep:
+    """By an ELBO of Pyro's, which finds its gradients itself: the same steps as `pyro.infer.SVI`.
+
+    Args:
+        loss: what is minimised; its objective has a method `loss_and_grads`.
+    """
+
+    mode = "eager"
+
+    def __init__(self, loss: Loss) -> None:
+        self.loss, self.name = loss, f"fit{next(_counter)}"
+        self._programs = self._model, loss.vae.guide  # one object each: Pyro's compiled ELBOs know them by identity
+        self._parameters = [p for p in loss.vae.parameters() if p.requires_grad]
+
+    def __call__(self, batch: Batch, epoch: float, total: float) -> Gradients:
+        """See `Step`."""
+        for parameter in self._parameters:
+            parameter.grad = None
+        wide = self.loss.widen(batch)
+        with self._registered(), self.loss.noise(batch.whole):
+            found = self.loss.objective.loss_and_grads(*self._programs, wide.x, **wide.inputs)
+        penalty = self.loss.penalty(len(batch))
+        if isinstance(penalty, Tensor):
+            penalty.backward()
+        used = [(p, p.grad) for p in self._parameters if p.grad is not None]
+        if not used:
+            raise UsageError(f"the loss of {_name(self.loss.objective)} depends on no parameter: nothing to train")
+        for parameter, _ in used:
+            parameter.grad = None
+        return self._value(found), [p for p, _ in used], [g for _, g in used]
+
+    def _value(self, found: Any) -> Tensor:
+        """The loss, nats; the model's, where there is one for each program (`ReweightedWakeSleep`)."""
+        value = torch.as_tensor(found[0] if isinstance(found, tuple) else found).detach()
+        return value if self.loss.reported else torch.full_like(value, torch.nan)
+
+    def _model(self, *args: Any, **kwargs: Any) -> Any:
+        """The model, with its parameters told to Pyro; an autoencoder of ours does so by itself."""
+        if not isinstance(self.loss.vae, Autoencoder):
+            pyro.module(self.name, self.loss.vae)
+        return self.loss.vae.model(*args, **kwargs)
+
+    @contextmanager
+    def _registered(self) -> Iterator[None]:
+        """The parameters in Pyro's store, for the time of the block: its ELBOs look whether there are any."""
+        store = pyro.get_param_store()
+        before = set(store.keys())
+        try:
+            with poutine.trace(param_only=True):
+                if isinstance(self.loss.vae, Autoencoder):
+                    self.loss.vae.register()
+                else:
+                    pyro.module(self.name, self.loss.vae)
+                yield
+        finally:
+            for name in set(store.keys()) - before:
+                del store[name]
+
+
+def eager_step(loss: Loss) -> EagerStep | PyroStep:
+    """The step that runs the programs: by autograd, or by the objective's own way."""
+    own = hasattr(loss.objective, "loss_and_grads") and not isinstance(loss.objective, Objective)
+    return PyroStep(loss) if own else EagerStep(loss)
+
+
 class GraphStep:
     """By graphs recorded from the programs, one for each shape of a batch (and size of the whole, if that is a share).
 
@@ -235,13 +309,13 @@ class GraphStep:
         def function(*tensors: Tensor) -> tuple[Tensor, Tensor]:
             return self.loss(batch.holding(tensors[: len(data)]), self.loss.holding(tensors[len(data) :]))
 
-        with pyro.validation_enabled(False), _same_buffers(self.loss.vae) as check:  # validation reads values
+        with pyro.validation_enabled(False), same_buffers(self.loss.vae) as check:  # validation reads values
             full = len(batch) == self.full
             return record_gradients(self.loss.vae, function, [*data, *values], compile=full, check=check)
 
 
 @contextmanager
-def _same_buffers(module: nn.Module) -> Iterator[Callable[[], None]]:
+def same_buffers(module: nn.Module) -> Iterator[Callable[[], None]]:
     """Put a module's buffers back as they were; what is given refuses, where they have changed inside."""
     buffers = {b: b.clone() for b in module.buffers()}
     versions = [b._version for b in buffers]
@@ -281,14 +355,17 @@ def choose_step(loss: Loss, batch: Batch, compile: bool, total: float, tolerance
         total: epochs of the training.
         tolerance: as for `GraphStep`.
     """
-    if compile:
+    eager = eager_step(loss)
+    if compile and isinstance(eager, PyroStep):
+        log_once(f"training runs eagerly, not compiled: {_name(loss.objective)} finds its gradients itself")
+    elif compile:
         step = GraphStep(loss, len(batch), tolerance)
         try:
             step.prepare(batch, 0.0, total)
             return step
         except (Unrecordable, NotTensorial) as error:
             log_once(f"training runs eagerly, not compiled: {error}")
-    return EagerStep(loss)
+    return eager
 
 
 def find_culprit(model: Any, guide: Any, x: Tensor, **inputs: Tensor) -> str:

@@ -23,21 +23,33 @@ from pyro_vae.data import Dataset, as_dataset
 from pyro_vae.diagnostics.collapse import CollapseWatch
 from pyro_vae.distributed import ShardedNoise, World, connect
 from pyro_vae.errors import CheckpointError, DataError, NumericalError, PeerLost, PyroVaeError, Stopped, UsageError
-from pyro_vae.evidence import bound, has_elbo
+from pyro_vae.evidence import has_elbo
 from pyro_vae.networks import computing_in
-from pyro_vae.objectives import ELBO, NotTensorial, Objective, as_loss
+from pyro_vae.objectives import ELBO, NotTensorial, Objective
 from pyro_vae.optimizers import make_optimizer, update
 from pyro_vae.parallel import Summing, check_shares, shares_tried
 from pyro_vae.precision import DTYPES, Precision, usable_precision
 from pyro_vae.progress import Progress
+from pyro_vae.rehearsal import needs_two, rehearse
 from pyro_vae.restoring import check_tensors, optimizer_tensors, restore_optimizer, restore_weights
 from pyro_vae.run_schema import check_columns, check_progress
 from pyro_vae.scales import set_scale
 from pyro_vae.schedules import Constant, Schedule, value_at
 from pyro_vae.seeding import derive_seed, reseed, seeded
 from pyro_vae.settings import Keep, Settings, run_config
-from pyro_vae.steps import Batch, Compile, EagerStep, Gradients, Loss, Step, choose_step, find_culprit, worth_compiling
-from pyro_vae.validation import Validation
+from pyro_vae.steps import (
+    Batch,
+    Compile,
+    Gradients,
+    Loss,
+    Step,
+    choose_step,
+    eager_step,
+    find_culprit,
+    same_buffers,
+    worth_compiling,
+)
+from pyro_vae.validation import Validation, measured
 
 
 @dataclass(frozen=True)
@@ -112,9 +124,11 @@ def fit(
     Args:
         vae: a module with Pyro programs `model(x)` and `guide(x)`, e.g. a `VAE`; trained in place.
         data: a `Dataset`, or a tensor `[N, *event]` to train on.
-        objective: an objective or a Pyro ELBO; None for `ELBO()`.
+        objective: an objective, a Pyro ELBO (any loss that `pyro.infer.SVI` takes, with the same steps), or a function
+            `(model, guide, x, ...) -> loss`; None for `ELBO()`.
         epochs: passes over the training data.
-        batch_size: data in a step, over all processes; the last batch of an epoch may be smaller.
+        batch_size: data in a step, over all processes; the last batch of an epoch may be smaller. One of a single datum
+            joins the batch before, where batch normalisation could not take it.
         optimizer: a `torch.optim` class, or a `functools.partial` of one.
         lr_schedule: factor on the learning rate, in epochs; None for 1.
         clip_norm: largest global norm of the gradient of the mean loss per datum; None for no clipping.
@@ -232,10 +246,10 @@ class _Trainer:
         self.optimizer = make_optimizer(settings.optimizer, list(vae.parameters()))
         self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
         self.num_data, self.has_elbo = len(data.train), True
-        self.steps = ceil(self.num_data / settings.batch_size)
         noise = nullcontext if world.size == 1 else lambda size: ShardedNoise(world, size, watch=False)
         self.loss = Loss(vae, objective, self._widen, self._weight_penalty, noise=noise)
-        self.step: Step = EagerStep(self.loss)
+        self.step: Step = eager_step(self.loss)
+        self.steps = self._count_steps()
         self.watch = CollapseWatch(vae, data, objective, settings.epochs, self.steps)
         self.summing = Summing(world, list(vae.parameters()))
         self.validation = Validation(vae, data, objective, settings.epochs, settings.batch_size, settings.seed, world)
@@ -300,7 +314,8 @@ class _Trainer:
         with seeded(self.settings.seed, "order", epoch):
             order = torch.randperm(self.num_data)
         for step in range(self.progress["step"], self.steps):
-            index = order[step * self.settings.batch_size : (step + 1) * self.settings.batch_size]
+            index = order[step * self.settings.batch_size :]
+            index = index if step == self.steps - 1 else index[: self.settings.batch_size]
             self._step(self._share_of(index, epoch, step), epoch, step)
             self.progress["step"] = step + 1
             if step % self.settings.log_every == 0:
@@ -308,6 +323,15 @@ class _Trainer:
             self._tick()
         self._close_epoch(epoch)
         bar.show(epoch + 1, _row_text(self.rows[-1]), now=epoch == 0 or self._finished())
+
+    def _count_steps(self) -> int:
+        """Steps in an epoch; a last batch of one datum joins the one before where batch norm can't take it."""
+        steps = ceil(self.num_data / self.settings.batch_size)
+        if self.world.size > 1 or steps == 1 or self.num_data % self.settings.batch_size != 1:
+            return steps
+        self.vae.train()
+        one = self._share_of(torch.arange(1), 0, 0)
+        return steps - needs_two(self.loss, one, self.settings.epochs)
 
     def _share_of(self, index: Tensor, epoch: int, step: int) -> Batch:
         """This process's rows of a batch; no others are read, unless the data draw for all at once.
@@ -327,14 +351,14 @@ class _Trainer:
         """One step: nothing has changed before the sum, which may fail, and all has after it."""
         probed = self._probe(x, epoch, step) if step % self.settings.log_every == 0 else (0.0, 0.0)
         summed = self.summing(self._gradients(x, epoch, step), (*probed, bool(self.pending)))
-        if not isfinite(summed.loss):
+        if self.loss.reported and not isfinite(summed.loss):
             self._refuse("loss", x, epoch, step)
         if not self._clip(summed.gradients, x.whole):
             self._refuse("gradient", x, epoch, step)
         for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
             group["lr"] = lr * self._lr_factor(epoch, step)
         update(self.optimizer, summed.parameters, summed.gradients)
-        self.progress["last_loss"] = summed.loss / x.whole
+        self.progress["last_loss"] = summed.loss / x.whole if self.loss.reported else None
         self._add(loss=summed.loss, seen=x.whole)
         if step % self.settings.log_every == 0:
             self._add(train_reconstruction=summed.numbers[0], train_kl=summed.numbers[1], probed=x.whole)
@@ -376,7 +400,9 @@ class _Trainer:
         seed = derive_seed(self.settings.seed, "probe", epoch, step)
         with self.loss.noise(x.whole):
             wide = self._widen(x)
-            terms = bound(self.vae.model, self.vae.guide, wide.x, seed=seed, batch=x.whole, **wide.inputs)
+            terms = measured(
+                self.objective, self.vae.model, self.vae.guide, wide.x, seed=seed, batch=x.whole, **wide.inputs
+            )
         return terms.reconstruction.sum().item(), terms.kl.sum().item() if terms.is_bound else 0.0
 
     def _add(self, **amounts: float) -> None:
@@ -505,13 +531,18 @@ class _Trainer:
 
     def _has_elbo(self, x: Batch) -> bool:
         wide = self._widen(x)
-        return has_elbo(self.vae.guide, wide.x[:1], **{name: value[:1] for name, value in wide.inputs.items()})
+        try:
+            return has_elbo(self.vae.guide, wide.x[:1], **{name: value[:1] for name, value in wide.inputs.items()})
+        except UsageError:  # a guide that draws nothing, since Pyro's loss sums over all sites: `measured` tells
+            if isinstance(self.objective, Objective):
+                raise
+            return True
 
     def _tensorial(self, x: Batch) -> Loss:
         """The loss by operations on tensors alone, where the objective has such a form for this pair."""
         try:
-            with seeded(self.settings.seed, "step", 0, 0), torch.no_grad():
-                if type(self.objective).__dict__.get("tensor_loss"):
+            with seeded(self.settings.seed, "step", 0, 0), torch.no_grad(), same_buffers(self.vae):
+                if isinstance(self.objective, Objective):
                     self.loss(x, self.loss.at(0.0, self.settings.epochs))
         except NotTensorial:
             return replace(self.loss, tensorial=False)
@@ -521,18 +552,9 @@ class _Trainer:
         return self._share_of(torch.arange(min(self.num_data, self.settings.batch_size)), 0, 0)
 
     def _preflight(self) -> None:
-        """One loss under Pyro's full validation, so that a wrong shape or plate is told before training without it."""
-        x = self._first_batch()
-        try:
-            with pyro.validation_enabled(True), torch.no_grad(), seeded(self.settings.seed, "step", 0, 0):
-                loss = as_loss(self.loss.at(0.0, self.settings.epochs))
-                wide = self._widen(x)
-                with self.loss.noise(x.whole):
-                    loss(self.vae.model, self.vae.guide, wide.x, **wide.inputs)
-        except PyroVaeError:
-            raise
-        except (TypeError, ValueError, RuntimeError, AssertionError, NotImplementedError) as error:
-            raise UsageError(f"the first batch fails in the model, the guide or the objective: {error}") from error
+        """What fails is told before the training, which runs without Pyro's validation."""
+        self.vae.train()
+        rehearse(self.loss, self._first_batch(), self.settings.epochs)
 
     def _restore(self, state: State) -> None:
         progress, device = dict(state.progress), next(self.vae.parameters()).device

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from pyro_vae.autoencoder import Autoencoder
+from pyro_vae.compiling import log_once
 from pyro_vae.dataset import Dataset
 from pyro_vae.distributed import World
-from pyro_vae.evidence import bound
-from pyro_vae.importance import evaluation_mode
+from pyro_vae.errors import UsageError
+from pyro_vae.evidence import Bound, bound
+from pyro_vae.importance import Program, evaluation_mode
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.seeding import seeded
 
@@ -73,7 +75,8 @@ class Validation:
             return {}
         x = self.data.split("valid").to(next(self.vae.parameters()).device)
         inputs = self.data.widen_inputs(self.data.given("valid"))
-        terms = bound(self.vae.model, self.vae.guide, x, seed=self.seed, world=self.world, **inputs).means()
+        model, guide = self.vae.model, self.vae.guide
+        terms = measured(self.objective, model, guide, x, seed=self.seed, world=self.world, **inputs).means()
         return {"loss": self._loss(x, inputs, terms), **terms}
 
     def _loss(self, x: Tensor, inputs: dict[str, Any], terms: dict[str, float]) -> float:
@@ -108,6 +111,24 @@ class Validation:
             self.data.given(split) for split in ("train", "valid" if self.data.valid is not None else "train")
         )
         return self.objective.for_validation(train, valid).at(self.epochs, self.epochs)
+
+
+def measured(objective: Any, model: Program, guide: Program, x: Tensor, **options: Any) -> Bound:
+    """The bound of each datum; nan for a pair that only Pyro's own losses can be taken of.
+
+    Such as a model with sites that are summed out, which the guide does not draw.
+
+    Raises:
+        UsageError: if there is no bound, and the objective is one of ours.
+    """
+    try:
+        return bound(model, guide, x, **options)
+    except UsageError as error:
+        if isinstance(objective, Objective):
+            raise
+        log_once(f"no ELBO is reported: {error}")
+        unknown = torch.full((len(x),), torch.nan, dtype=torch.float64)
+        return Bound(unknown, unknown)
 
 
 def _as_value(objective: Any) -> Callable[..., Any]:

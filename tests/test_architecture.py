@@ -56,7 +56,7 @@ ROWS = [
     ["targets", "hmc", "simulating", "describing"],
     ["evidence", "checkpoint", "steps", "posterior"],
     ["diagnostics", "arviz_export", "scales"],
-    ["parallel", "settings", "derived", "validation"],
+    ["parallel", "settings", "derived", "validation", "rehearsal"],
     ["tasks", "training", "refit", "semi_supervised", "clustering"],
     ["testing", "codes"],
     ["plots"],

@@ -72,12 +72,28 @@ class Likelihood(nn.Module, ABC):
         return (self.num_params, *self.shapes.event)
 
     def forward(self, params: Tensor) -> dist.TorchDistribution:
-        """Map the decoder's output `[*leading, *param_shape]` to elementwise p(x|z)."""
+        """Map the decoder's output `[*leading, *param_shape]` to elementwise p(x|z).
+
+        Raises:
+            UsageError: if the parameters, or the distribution made of them, have another shape.
+        """
+        dims = params.dim() - len(self.param_shape)
+        if dims < 0 or params.shape[dims:] != self.param_shape:
+            raise UsageError(
+                f"{type(self).__name__} needs parameters of shape [..., {', '.join(map(str, self.param_shape))}], the "
+                f"number of parameters and the event shape; the decoder returned {list(params.shape)}"
+            )
         elements = self.distribution(*self.split(params))
         if elements.event_shape:
             raise UsageError(
                 f"{type(self).__name__}.distribution must be elementwise, with event shape (), got "
                 f"{tuple(elements.event_shape)}: leave out to_event, the VAE applies it after the mask"
+            )
+        expected = (*params.shape[:dims], *self.shapes.event)
+        if elements.batch_shape != expected:
+            raise UsageError(
+                f"{type(self).__name__}.distribution must have its parameters' batch shape {list(expected)}, got "
+                f"{list(elements.batch_shape)}: a scale of its own must broadcast to {list(self.shapes.event)}"
             )
         return elements
 

@@ -48,11 +48,24 @@ class Network(FromShapes):
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """`forward`, in `compute_dtype`; the result has the type of `x`."""
+        """`forward`, in `compute_dtype`; the result has the type of `x`.
+
+        Raises:
+            UsageError: if it returns another shape than `[*leading, *out_shape]`, which densities would broadcast.
+        """
         if self.compute_dtype is None:
-            return super().__call__(x)
+            return self._checked(x, super().__call__(x))
         with torch.autocast(x.device.type, self.compute_dtype):
-            return super().__call__(x).to(x.dtype)
+            return self._checked(x, super().__call__(x)).to(x.dtype)
+
+    def _checked(self, x: Tensor, out: Tensor) -> Tensor:
+        expected = (*self._leading(x), *self.out_shape)
+        if out.shape != expected:
+            raise UsageError(
+                f"{type(self).__name__} must map {list(x.shape)} to {list(expected)}, the leading dimensions and its "
+                f"out_shape {self.out_shape}; it returned {list(out.shape)}"
+            )
+        return out
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ are fields that take a `Schedule` as well. `fit` compiles an objective that neve
     quantized.py    VQBound: the bound of discrete codes, by the straight-through estimator
 """
 
-from pyro_vae.objectives.base import NotTensorial, Objective, as_loss
+from pyro_vae.objectives.base import NotTensorial, Objective, as_loss, tensor_form
 from pyro_vae.objectives.bounds import ELBO, IWAE, Renyi, ScaleLatents
 from pyro_vae.objectives.denoising import Denoising
 from pyro_vae.objectives.estimators import DReG, ScoreFunction, StickingTheLanding
@@ -44,4 +44,5 @@ __all__ = [
     "VQBound",
     "WakeSleep",
     "as_loss",
+    "tensor_form",
 ]

@@ -1,7 +1,7 @@
 """`Objective`, the base class, and what all objectives share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import replace
 from math import log
@@ -110,11 +110,18 @@ class NotTensorial(Exception):  # noqa: N818 - a reason to take another way
     """A loss that has to read the values of its tensors; the message says why."""
 
 
+def tensor_form(objective: Objective) -> Callable[..., Tensor]:
+    """The `tensor_loss` of an objective, or the objective itself where a subclass has changed `__call__` alone."""
+    mro = type(objective).__mro__
+    calls, tensorial = (next(cls for cls in mro if name in vars(cls)) for name in ("__call__", "tensor_loss"))
+    return objective.tensor_loss if issubclass(tensorial, calls) else objective
+
+
 def as_loss(objective: Any) -> Any:
     """An objective, or any Pyro ELBO, as a function `(model, guide, *args, **kwargs) -> loss`.
 
     Raises:
-        UsageError: if it is neither (e.g. `RenyiELBO`, which has no `differentiable_loss`).
+        UsageError: if it is neither (e.g. `RenyiELBO`, which has no `differentiable_loss`; `fit` takes it).
     """
     if isinstance(objective, Objective):
         return objective

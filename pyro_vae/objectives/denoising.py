@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_vae.errors import PyroVaeError, UsageError
 from pyro_vae.importance import Program
-from pyro_vae.objectives.base import Objective
+from pyro_vae.objectives.base import Objective, tensor_form
 from pyro_vae.objectives.bounds import ELBO, IWAE
 from pyro_vae.schedules import Schedule
 
@@ -118,7 +118,7 @@ class Denoising(Objective):
 
     def tensor_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """The `tensor_loss` of the objective within; see there."""
-        return self.objective.tensor_loss(model, self._corrupting(guide, *args), *args, **kwargs)
+        return tensor_form(self.objective)(model, self._corrupting(guide, *args), *args, **kwargs)
 
     def _corrupting(self, guide: Program, *args: Any) -> Program:
         """The guide on corrupted data, the same noise at each call."""
