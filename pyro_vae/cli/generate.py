@@ -102,7 +102,13 @@ def _output(saved: SavedRun, options: Namespace, name: str, *further: str) -> Pl
     """Where the result goes, tried; in the run under a name that says what it is, and that no picture of fit has."""
     data = [] if options.data is None else [Path(options.data).stem]
     name = "-".join([name, *data, *further, f"num{options.num}", f"seed{options.seed}"])
-    place = wanted(options.out, saved.path, f"pictures/{name}.png")
+    event = saved.vae.shapes.event
+    ending = "png" if plots.drawable(event) else "npz"
+    place = wanted(options.out, saved.path, f"pictures/{name}.{ending}")
+    if place.path.suffix == ".png" and ending == "npz":
+        raise UsageError(
+            f"--out {place.path.name}: data of shape {event} have no picture here: give a file ending in .npz"
+        )
     if place.path.suffix not in (".png", ".npz"):
         raise UsageError(f"--out must end in .png (a picture) or .npz (arrays), got {place.path.name!r}")
     place.check()

@@ -34,17 +34,25 @@ def save_pictures(
     held_out = next(name for name in ("valid", "test", "train") if getattr(data, name) is not None)
     device = next(vae.parameters()).device
     measured, shown = (choose(data, held_out, num, device) for num in (_MEASURED, _SHOWN))
+    figures = {"curves": plots.curves(rows), **_of_the_guide(vae, measured, seed)}
+    if plots.drawable(data.event_shape):
+        figures |= _of_data(vae, data, shown, seed)
+    else:
+        log_once(f"no pictures of data of shape {data.event_shape}: they are no images with 1 or 3 channels")
+    return [_save_in_run(figure, run, name) for name, figure in figures.items()]
+
+
+def _of_data(vae: Autoencoder, data: Dataset, shown: Chosen, seed: int) -> dict[str, Any]:
+    """Data, their reconstructions and the model's own."""
     num, how = _drawn(vae, data, 2 * _SHOWN)
     drawn = sample(vae, num, seed=seed, **how.given)
     figures = {
-        "curves": plots.curves(rows),
         "reconstructions": plots.reconstructions(shown.x, reconstruct(vae, shown.x, seed=seed, **shown.inputs)),
         "samples": plots.samples(drawn, columns=how.columns, labels=how.labels),
-        **_of_the_guide(vae, measured, seed),
     }
     if isinstance(vae, VAE) and vae.shapes.latent == 2 and vae.shapes.context is None:
         figures["manifold"] = plots.manifold(manifold(vae))
-    return [_save_in_run(figure, run, name) for name, figure in figures.items()]
+    return figures
 
 
 def _of_the_guide(vae: Autoencoder, measured: Chosen, seed: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ others the figures by theme: `training`, `images`, `diagnostics` and `calibratio
 from pyro_vae.plots.base import encoded, save
 from pyro_vae.plots.calibration import comparison, coverage, predictive_check, rank_ecdf
 from pyro_vae.plots.diagnostics import active_units, elbo_surgery, inference_gaps, latent_kl, pareto_k
-from pyro_vae.plots.images import image_grid, manifold, reconstructions, samples, value_limits
+from pyro_vae.plots.images import drawable, image_grid, manifold, reconstructions, samples, value_limits
 from pyro_vae.plots.training import curves, robust_limits
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "comparison",
     "coverage",
     "curves",
+    "drawable",
     "elbo_surgery",
     "encoded",
     "image_grid",

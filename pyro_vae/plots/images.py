@@ -31,8 +31,9 @@ Limits = tuple[float, float]
 def image_grid(images: Tensor, columns: int = 10, title: str = "") -> "Figure":
     """Draw data as a grid of tiles, row by row.
 
-    Images `(H, W)`, `(1, H, W)` and `(3, H, W)` become pixels, vectors `(D,)` a dot for each element. Values in [0, 1]
-    are drawn on that scale, others between the least and the greatest of the figure, which is then told under it.
+    Images `(H, W)`, `(1, H, W)`, `(3, H, W)`, `(H, W, 1)` and `(H, W, 3)` become pixels (the first channels are meant
+    where both ends have 1 or 3), vectors `(D,)` a dot for each element. Values in [0, 1] are drawn on
+    that scale, others between the least and the greatest of the figure, which is then told under it.
     Pixels that are not finite are orange.
 
     Args:
@@ -46,7 +47,7 @@ def image_grid(images: Tensor, columns: int = 10, title: str = "") -> "Figure":
     Raises:
         UsageError: if there is nothing to draw, `columns` is below 1, or the event is none of these shapes.
     """
-    _check_images(images, columns)
+    images = _checked(images, columns)
     columns, limits = min(columns, len(images)), value_limits(images)
     figure = _tiled_figure(images, columns)
     axes = figure.subplots()
@@ -69,11 +70,11 @@ def reconstructions(x: Tensor, x_mean: Tensor, columns: int = 5) -> "Figure":
     Raises:
         UsageError: as `image_grid`, and if the two have different shapes.
     """
-    _check_images(x, columns)
     if x.shape != x_mean.shape:
         raise UsageError(
             f"expected data and reconstructions of one shape, got {list(x.shape)} and {list(x_mean.shape)}"
         )
+    x, x_mean = _checked(x, columns), _checked(x_mean, columns)
     columns, limits = min(columns, len(x)), value_limits(x, x_mean)
     figure = _tiled_figure(x, columns, series=2)
     axes = figure.subplots()
@@ -97,20 +98,20 @@ def samples(generated: Generated, columns: int = 8, labels: Sequence[str] = ()) 
     Raises:
         UsageError: as `image_grid`.
     """
-    _check_images(generated.x, columns)
-    columns, limits = min(columns, len(generated.x)), value_limits(generated.mean, generated.x)
+    x, mean = _checked(generated.x, columns), _checked(generated.mean, columns)
+    columns, limits = min(columns, len(x)), value_limits(mean, x)
     in_columns = all(label == labels[place % columns] for place, label in enumerate(labels))
     gap = _GAP if in_columns else _LABELLED
-    figure = _tiled_figure(generated.x, columns, panels=2, gap=gap)
+    figure = _tiled_figure(x, columns, panels=2, gap=gap)
     panels = figure.subplots(1, 2, gridspec_kw={"wspace": 0.06})
-    halves = ((generated.mean, "mean E[x|z]"), (generated.x, "draw x ~ p(x|z)"))
+    halves = ((mean, "mean E[x|z]"), (x, "draw x ~ p(x|z)"))
     for axes, (images, title) in zip(panels, halves, strict=True):
         _draw_tiles(axes, [images], columns, limits, gap)
         if len(set(labels)) > 1:
             _label_classes(axes, images, labels[:columns] if in_columns else labels, columns, gap)
         axes.set_title(title, fontsize=TEXT, pad=14 if labels else 6)
     of = f" of class {labels[0]}" if len(set(labels)) == 1 else ", class above" if labels else ""
-    _name_tiles(figure, f"samples{of}, z ~ p(z)", generated.x, limits)
+    _name_tiles(figure, f"samples{of}, z ~ p(z)", x, limits)
     return figure
 
 
@@ -128,8 +129,7 @@ def manifold(grid: Tensor) -> "Figure":
     """
     if grid.dim() < 3:
         raise UsageError(f"expected a grid [rows, columns, *event], got {list(grid.shape)}")
-    images, columns = grid.flatten(0, 1), grid.shape[1]
-    _check_images(images, columns)
+    images, columns = _checked(grid.flatten(0, 1), grid.shape[1]), grid.shape[1]
     limits = value_limits(images)
     figure = _tiled_figure(images, columns, tile=0.32, gap=0.0)
     axes = figure.subplots()
@@ -156,16 +156,27 @@ def value_limits(*images: Tensor) -> Limits:
     return (low, high) if high > low else (low - 0.5, low + 0.5)
 
 
-def _check_images(images: Tensor, columns: int) -> None:
+def drawable(event: Sequence[int]) -> bool:
+    """Whether data of this shape have a picture here.
+
+    Example:
+        >>> drawable((5,)), drawable((8, 8, 3)), drawable((2, 8, 8))
+        (True, True, False)
+    """
+    return len(event) in (1, 2) or (len(event) == 3 and bool({event[0], event[-1]} & {1, 3}))
+
+
+def _checked(images: Tensor, columns: int) -> Tensor:
+    """The data as vectors, or as images with the channels in front; refused where they are neither."""
     event = tuple(images.shape[1:])
-    drawable = len(event) in (1, 2) or (len(event) == 3 and event[0] in (1, 3))
-    if not drawable or images.numel() == 0:
+    if images.dim() == 0 or not drawable(event) or images.numel() == 0:
         raise UsageError(
-            f"expected data [N, *event] with event (D,), (H, W), (1, H, W) or (3, H, W), got {list(images.shape)}: "
-            "reshape them first"
+            "expected data [N, *event] with event (D,), (H, W), (1, H, W), (3, H, W), (H, W, 1) or (H, W, 3), got "
+            f"{list(images.shape)}: reshape them first"
         )
     if columns < 1:
         raise UsageError(f"columns must be at least 1, got {columns}")
+    return images.movedim(-1, 1) if len(event) == 3 and event[0] not in (1, 3) else images
 
 
 def _is_vectors(images: Tensor) -> bool:
