@@ -233,7 +233,7 @@ def load(path: str | Path, *, trust: Sequence[str] = (), device: str = "cpu", wh
     """
     if which not in ("best", "last"):
         raise UsageError(f"expected which to be 'best' or 'last', got {which!r}")
-    config, (weights, where) = read_config(Path(path)), _read_weights(Path(path), which)
+    (weights, where), config = _read_weights(Path(path), which), read_config(Path(path))
     try:
         with (
             seeded(0, "load"),

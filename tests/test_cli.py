@@ -84,6 +84,8 @@ def done(*words):
 def saved_result(run):
     """What `evaluate` has saved of the test set."""
     saved = json.loads((Path(run) / "evidence-test.json").read_text())
+    proof = saved.pop("arrays_sha256")
+    assert proof == hashlib.sha256((Path(run) / "evidence-test.npz").read_bytes()).hexdigest()
     assert len(saved["data_sha256"]) == len(saved["weights_sha256"]) == 64
     return saved
 
@@ -272,7 +274,7 @@ class TestAnyAutoencoder:
         vae, x = load(run), some_of("test", 30)
         expected = log_marginal(vae.model, vae.guide, x, num_particles=20)
         assert result["log_p"] == pytest.approx(expected.mean, abs=1e-5)
-        assert result["active_units"] == str(latent_statistics(vae, x)) and result["active_units"].startswith("z1: ")
+        assert result["active_units"] == str(latent_statistics(vae, x)) and result["active_units"].startswith("z2: ")
         with np.load(done("sample", run, "--num 9 --out draws.npz")["saved"]) as arrays:
             assert set(arrays) == {"z1", "z2", "mean", "x"} and arrays["z2"].shape == (9, 2)
         assert is_png(done("sample", run, "--num 9")["saved"])
@@ -617,7 +619,7 @@ class TestUsage:
             ("--data digist", "no data at 'digist' (did you mean 'digits'?)"),
             ("--data damaged.npz", "can't read"),
             ("--binarize none", "outside the support of Bernoulli"),
-            ("--data integers.npz", "pass divide_by"),
+            ("--data integers.npz", "pass --divide_by 1 for counts"),
         ],
     )
     def test_data(self, words, part):

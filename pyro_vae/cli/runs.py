@@ -47,7 +47,7 @@ def open_saved(options: Namespace, device: torch.device | None = None, run: str 
     """Load the run that the options name, or another, on their device or another."""
     allow_own_modules()
     path, device = Path(run or options.run), device or choose_device(options.device)
-    config, progress = read_config(path, trained=True), read_manifest(path)["progress"]
+    progress, config = read_manifest(path)["progress"], read_config(path, trained=True)
     return SavedRun(path, config, progress, load(path, trust=options.trust, device=str(device)), device)
 
 
