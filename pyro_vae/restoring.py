@@ -66,8 +66,12 @@ _MAKERS = ("empty", "zeros", "ones", "full", "rand", "randn", "arange", "linspac
 def as_precise(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Give a module the floating type of the weights that it is to hold, where these have but one."""
     types = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
-    if len(types) == 1:
+    if len(types) == 1 and types <= _PRECISIONS:
         module.to(types.pop())
+
+
+_PRECISIONS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+"""The types that torch computes in; the others, of 8 bits, it only stores."""
 
 
 def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:

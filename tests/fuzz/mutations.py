@@ -203,6 +203,7 @@ def change_column(kind, line, column):
 
 
 DTYPES = [
+    torch.float8_e4m3fn,
     torch.int64,
     torch.int32,
     torch.bool,

@@ -191,7 +191,7 @@ def npz(tensors):
 
 
 def as_array(tensor):
-    return tensor.float().numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+    return tensor.float().numpy() if tensor.dtype in (torch.bfloat16, torch.float8_e4m3fn) else tensor.numpy()
 
 
 def copied(run, folder):
