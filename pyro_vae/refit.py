@@ -239,8 +239,8 @@ def refit_prior(
 def _warn_if_worse(found: PriorComparison, old: str) -> None:
     if found.verdict == "worse":
         _log.warning(
-            f"the new prior is worse than the old one on held-out data, by {-found.gain:.3f} +- "
-            f"{found.standard_error:.3f} nats per datum: keep {old}, or fit for more epochs, or take a richer prior"
+            f"the new prior is worse than the old one on held-out data, by {-found.gain:.4f} +- "
+            f"{found.standard_error:.4f} nats per datum: keep {old}, or fit for more epochs, or take a richer prior"
         )
 
 
