@@ -1,10 +1,11 @@
-"""Checks of arguments at the public doors: what came becomes what was meant where that is plain, else it is refused."""
+"""Checks of arguments one by one: what came becomes what was meant where that is plain, else it is refused."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from inspect import isabstract
+from inspect import Parameter, isabstract, signature
 from numbers import Integral, Real
-from typing import Any
+from os import PathLike
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -14,18 +15,26 @@ from torch.utils.data import Dataset as TorchDataset
 from pyro_vae.errors import UsageError
 from pyro_vae.remedies import nearest
 
+T = TypeVar("T")
+
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
 
+def scalar(value: Any) -> Any:
+    """A NumPy number, or an array or a tensor of no dimensions, as Python's own; all else as it is."""
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray | Tensor) and value.ndim == 0):
+        return value.item()
+    return value
+
+
 def plain(value: Any) -> Any:
-    """A NumPy number, or an array or a tensor of no dimensions, as Python's own; also inside lists and dictionaries.
+    """As `scalar`, also inside lists, dictionaries and partials; a vector of numbers becomes a list.
 
     Example:
         >>> plain([np.int64(3), torch.tensor(0.5), "x"])
         [3, 0.5, 'x']
     """
-    if isinstance(value, np.generic) or (isinstance(value, np.ndarray | Tensor) and value.ndim == 0):
-        return value.item()
+    value = scalar(value)
     if type(value) is list:
         return list(map(plain, value))
     if type(value) is tuple:
@@ -39,6 +48,23 @@ def plain(value: Any) -> Any:
     return value
 
 
+def plain_fields(cls: type[T]) -> type[T]:
+    """Let a dataclass have plain values in its fields, before it checks them.
+
+    For use below `@dataclass`, or in `__init_subclass__` of a base class whose subclasses are dataclasses.
+    """
+    own = cls.__dict__.get("__post_init__")
+
+    def __post_init__(self: Any) -> None:  # noqa: N807 - it is one
+        for name, value in list(vars(self).items()):
+            if (found := plain(value)) is not value:
+                object.__setattr__(self, name, found)
+        own(self) if own is not None else getattr(super(cls, self), "__post_init__", lambda: None)()
+
+    cls.__post_init__ = __post_init__  # pyright: ignore[reportAttributeAccessIssue]
+    return cls
+
+
 def whole(name: str, value: Any, least: int | None = 0) -> int:
     """A whole number; NumPy's too, but no bool and no float.
 
@@ -50,10 +76,11 @@ def whole(name: str, value: Any, least: int | None = 0) -> int:
     Raises:
         UsageError: for anything else.
     """
-    value = plain(value)
-    if isinstance(value, bool) or not isinstance(value, Integral) or (least is not None and value < least):
-        expected = "a whole number" + ("" if least is None else f" of at least {least}")
-        raise UsageError(f"{name}: expected {expected}, got {shown(value)}")
+    value = scalar(value)
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise UsageError(f"{name}: expected a whole number, got {shown(value)}")
+    if least is not None and value < least:
+        raise UsageError(f"{name} must be at least {least}, got {value}")
     return int(value)
 
 
@@ -63,7 +90,7 @@ def number(name: str, value: Any) -> float:
     Raises:
         UsageError: for anything else.
     """
-    value = plain(value)
+    value = scalar(value)
     if isinstance(value, bool) or not isinstance(value, Real):
         raise UsageError(f"{name}: expected a number, got {shown(value)}")
     return value  # pyright: ignore[reportReturnType] - as it came: an int stays one
@@ -146,16 +173,17 @@ def _converted(name: str, data: Any) -> np.ndarray:
 # ---- parts -----------------------------------------------------------------------------------------------------------
 
 
-def factory(name: str, value: Any, base: type) -> Callable[..., Any]:
+def factory(name: str, value: Any, base: type, strict: bool = True) -> Any:
     """What makes a part: a class, a `functools.partial` of one, or a function; with NumPy's numbers as Python's.
 
     Args:
         name: the argument, for the message.
         value: what came.
         base: what it has to make.
+        strict: whether a class must be one of `base`.
 
     Raises:
-        UsageError: for an instance, a name, or a class of another kind.
+        UsageError: for an instance, a name, a class of another kind, or an option that the class does not have.
     """
     cls = value.func if isinstance(value, partial) else value
     home = f"pyro_vae.{base.__module__.split('.')[1]}" if base.__module__.startswith("pyro_vae.") else base.__module__
@@ -164,9 +192,29 @@ def factory(name: str, value: Any, base: type) -> Callable[..., Any]:
         raise UsageError(f"{expected}, got the text {value!r}{_class_for(value, base)}")
     if isinstance(value, nn.Module) or not callable(value):
         raise UsageError(f"{expected}, got {_instance(value)}")
-    if isinstance(cls, type) and (not issubclass(cls, base) or isabstract(cls)):
-        raise UsageError(f"{expected}, got {'the base class ' if cls is base else ''}{cls.__name__}{_kind(cls, base)}")
+    if isinstance(cls, type) and (
+        (strict and not issubclass(cls, base)) or (isabstract(cls) and issubclass(cls, base))
+    ):
+        raise UsageError(f"{expected}, got {_kind(cls, base)}")
+    if isinstance(value, partial):
+        _check_options(name, value)
     return plain(value)
+
+
+def _check_options(name: str, value: partial[Any]) -> None:
+    """Refuse keywords that what a partial is of does not take."""
+    try:
+        known = signature(value.func).parameters
+    except (TypeError, ValueError):  # some of C's have none
+        return
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in known.values()):
+        return
+    for option in value.keywords:
+        if option not in known:
+            cls, names = getattr(value.func, "__name__", str(value.func)), list(known)
+            raise UsageError(
+                f"{name}: {cls} has no option {option!r}{nearest(option, names) or '.'} Known: {', '.join(names)}"
+            )
 
 
 def _instance(value: Any) -> str:
@@ -185,9 +233,12 @@ def _class_for(name: str, base: type) -> str:
 
 
 def _kind(cls: type, base: type) -> str:
-    if cls is base or isabstract(cls):
-        return f": take one of {', '.join(c.__name__ for c in subclasses(base)) or 'its subclasses'}"
-    return f", which is no {base.__name__}"
+    """What a class is instead, with the one of the same name that may be meant."""
+    names = ", ".join(known.__name__ for known in subclasses(base))
+    if issubclass(cls, base):
+        return f"the base class {cls.__name__}: take one of {names}"
+    close = nearest(cls.__name__, names.split(", "))
+    return f"{cls.__module__}.{cls.__name__}, which is no {base.__name__}{close or '.'} Known: {names}"
 
 
 def subclasses(base: type) -> list[type]:
@@ -195,6 +246,17 @@ def subclasses(base: type) -> list[type]:
     found = {c for cls in base.__subclasses__() for c in [cls, *subclasses(cls)]}
     named = [cls for cls in found if not isabstract(cls) and not cls.__name__.startswith("_")]
     return sorted(named, key=lambda cls: cls.__name__)
+
+
+def folder(name: str, value: Any) -> Any:
+    """The path of a folder, or None.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    if value is not None and not (isinstance(value, str | PathLike) and str(value)):
+        raise UsageError(f"{name}: expected the path of a folder, or None, got {shown(value)}")
+    return value
 
 
 def value_of(name: str, value: Any, base: type) -> Any:
@@ -208,7 +270,7 @@ def value_of(name: str, value: Any, base: type) -> Any:
     Raises:
         UsageError: for a class in place of a value, or a name; anything else is left to the caller.
     """
-    if isinstance(value, type) and issubclass(value, base):
+    if isinstance(value, type):
         raise UsageError(f"{name}: expected an instance, got the class {value.__name__}: write {value.__name__}(...)")
     if isinstance(value, str):
         raise UsageError(f"{name}: expected an instance, got the text {value!r}{_class_for(value, base)}")

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from pyro_vae.backends import exact_products, fast_cpu
+from pyro_vae.doors import checked
 from pyro_vae.errors import UsageError
 from pyro_vae.importance import Called, Program, evaluation_mode, per_datum, sites_at
 from pyro_vae.once import remembering
@@ -23,6 +24,7 @@ _AT_ONCE = 25
 Arrays = dict[str, np.ndarray]
 
 
+@checked
 def to_arviz(
     model: Program,
     guide: Program,

@@ -14,6 +14,7 @@ from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 
+from pyro_vae.doors import tensor
 from pyro_vae.errors import UsageError
 from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Likelihood
@@ -179,6 +180,7 @@ class Autoencoder(nn.Module, ABC):
 
     def _tensor(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """`x` in the weights' precision, with a value of the support where it is not observed."""
+        x = x if isinstance(x, Tensor) else tensor("x", x)
         x = x.to(next(self.parameters()).dtype)  # of any part: an encoder may have none
         return x if mask is None else torch.where(mask, x, self.likelihood.placeholder)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Dataset, as_dataset
+from pyro_vae.doors import checked
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.importance import evaluation_mode
 from pyro_vae.mixtures import Mixture
@@ -47,6 +48,7 @@ class Clustering:
         return f"Clustering({self.num_used} of {components} components in use, N = {num_data})"
 
 
+@checked
 def cluster(vae: VAE, x: Tensor, num_particles: int = 10, seed: int = 0) -> Clustering:
     r"""Assign data to the components of a mixture prior.
 
@@ -93,6 +95,7 @@ def cluster(vae: VAE, x: Tensor, num_particles: int = 10, seed: int = 0) -> Clus
     return Clustering(torch.cat(probabilities))
 
 
+@checked
 def with_clusters(
     vae: VAE, data: Dataset | Tensor, components: int = 10, restarts: int = 10, steps: int = 100, seed: int = 0
 ) -> VAE:

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from pyro_vae.code_priors import AutoregressiveCodes, CodePrior
 from pyro_vae.data import Dataset
+from pyro_vae.doors import checked
 from pyro_vae.errors import UsageError
 from pyro_vae.importance import evaluation_mode
 from pyro_vae.refit import refit_prior
@@ -43,6 +44,7 @@ class CodebookUsage:
         return f"CodebookUsage({used}, perplexity {self.perplexity:.1f}, {int(self.counts.sum())} codes)"
 
 
+@checked
 def codebook_usage(vqvae: VQVAE, x: Tensor, batch: int = 1000) -> CodebookUsage:
     r"""Count the codes of data.
 
@@ -79,6 +81,7 @@ def codebook_usage(vqvae: VQVAE, x: Tensor, batch: int = 1000) -> CodebookUsage:
     return CodebookUsage(counts)
 
 
+@checked
 def fit_code_prior(
     vqvae: VQVAE,
     data: Dataset | Tensor,

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from pyro_vae.arguments import plain
 from pyro_vae.autoencoder import Autoencoder
 from pyro_vae.errors import CheckpointError, PyroVaeError, UsageError
 from pyro_vae.vae import VAE
@@ -31,6 +32,7 @@ def describe(value: Any) -> Any:
         >>> describe(partial(MLP, hidden=(200, 200)))
         {'class_path': 'pyro_vae.networks.MLP', 'init_args': {'hidden': [200, 200]}}
     """
+    value = plain(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):

@@ -10,11 +10,12 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.arguments import factory, shape_of, whole
 from pyro_vae.autoencoder import Conditional, checked_conditions, start_near_prior
 from pyro_vae.errors import UsageError
 from pyro_vae.guides import DiagonalNormal
 from pyro_vae.likelihoods import Bernoulli, Likelihood
-from pyro_vae.networks import MLP, FromShapes
+from pyro_vae.networks import MLP, FromShapes, network_factory
 from pyro_vae.priors import Prior, StandardNormal
 from pyro_vae.shapes import Shapes
 
@@ -95,9 +96,15 @@ class HierarchicalVAE(Conditional):
         standardize: bool = False,
     ) -> None:
         super().__init__()
-        event, dims = tuple(event_shape), tuple(latent_dims)
-        _check_sizes(event, dims, ladder_width, context)
-        given = None if context is None else tuple(context)
+        event, dims = shape_of("event_shape", event_shape), shape_of("latent_dims", latent_dims)
+        if len(dims) < 2:
+            raise UsageError(f"latent_dims: expected two layers or more, got {dims}: for one take VAE(latent_dim=...)")
+        ladder_width = whole("ladder_width", ladder_width, 1)
+        given = None if context is None else shape_of("context", context, optional=True)
+        prior, likelihood = factory("prior", prior, Prior), factory("likelihood", likelihood, Likelihood)
+        encoder, decoder = network_factory("encoder", encoder), network_factory("decoder", decoder)
+        upper_encoder = network_factory("upper_encoder", upper_encoder)
+        upper_decoder = network_factory("upper_decoder", upper_decoder)
         self.arguments: dict[str, Any] = {
             "event_shape": event,
             "latent_dims": dims,
@@ -245,11 +252,3 @@ def _merged(estimate: Tensor, above: Tensor) -> Tensor:
     share = torch.sigmoid(2 * (log_scale_above - log_scale))
     merged_log_scale = -torch.logaddexp(-2 * log_scale, -2 * log_scale_above) / 2
     return torch.stack([mean_above + share * (mean - mean_above), merged_log_scale], -2)
-
-
-def _check_sizes(event: tuple[int, ...], dims: tuple[int, ...], width: int, context: tuple[int, ...] | None) -> None:
-    if len(dims) < 2:
-        raise UsageError(f"latent_dims: expected two layers or more, got {dims}: for one take VAE(latent_dim=...)")
-    if any(size < 1 for size in (*event, *dims, width, *(context or ()))):
-        sizes = f"event_shape={event}, latent_dims={dims}, ladder_width={width}, context={context}"
-        raise UsageError(f"sizes must be positive, got {sizes}")

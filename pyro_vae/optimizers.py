@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pyro_vae import arguments
 from pyro_vae.errors import UsageError
 from pyro_vae.torch_cache import ensure_cache
 
@@ -26,6 +27,7 @@ def make_optimizer(factory: Callable[..., Optimizer], parameters: list[nn.Parame
     Raises:
         UsageError: if its options are refused, or it needs several losses a step (LBFGS).
     """
+    factory = arguments.factory("optimizer", factory, Optimizer)
     cls = getattr(factory, "func", factory)
     ensure_cache()
     try:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.backends import exact_products, fast_cpu
+from pyro_vae.doors import checked
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.hmc import HMCResult, hmc
 from pyro_vae.importance import Called, Program, evaluation_mode, model_order, refuse_point_masses
@@ -133,6 +134,7 @@ class Posterior:
         return self.chains
 
 
+@checked
 def posterior(
     model: Program,
     guide: Program,

@@ -11,6 +11,7 @@ from pyro.contrib.zuko import ZukoToPyro
 from pyro.distributions import constraints
 from torch import Tensor, nn
 
+from pyro_vae.arguments import scalar
 from pyro_vae.errors import UsageError
 from pyro_vae.exponentials import tame_scale
 from pyro_vae.flow_library import zuko
@@ -102,6 +103,7 @@ class Laplace(Prior):
 
     def __init__(self, shapes: Shapes, scale: float | Literal["unit_variance"] = "unit_variance") -> None:
         super().__init__(shapes)
+        scale = scalar(scale)
         if scale != "unit_variance" and not (isinstance(scale, int | float) and scale > 0):
             raise UsageError(f"Laplace needs scale to be a positive number or 'unit_variance', got {scale!r}")
         self.scale = 1 / sqrt(2) if scale == "unit_variance" else float(scale)

@@ -12,8 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pyro_vae.arguments import factory
 from pyro_vae.averages import number, standard_error
+from pyro_vae.code_priors import CodePrior
 from pyro_vae.data import Dataset, as_dataset
+from pyro_vae.doors import checked
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.evidence import bound
 from pyro_vae.importance import evaluation_mode
@@ -55,6 +58,7 @@ class CrossEntropy:
         return f"CrossEntropy({self.mean:.3f} +- {number(self.standard_error)} nats per datum, N = {len(self.values)})"
 
 
+@checked
 def cross_entropy(vae: VAE, x: Tensor, num_particles: int = 1, seed: int = 0) -> CrossEntropy:
     r"""Estimate how well the prior fits the codes of data.
 
@@ -155,13 +159,15 @@ def compare_priors(before: Any, after: Any, x: Tensor, num_particles: int = 10, 
         >>> compare_priors(vae, vae, torch.ones(3, 4)).gains
         tensor([0., 0., 0.], dtype=torch.float64)
     """
-    fits = [cross_entropy(vae, x, num_particles, seed) for vae in (before, after)]
-    device, sizes = next(before.parameters()).device, {"num_particles": num_particles, "seed": seed}
+    first, second = (cross_entropy(vae, x, num_particles, seed) for vae in (before, after))
+    sizes: dict[str, Any] = {"num_particles": num_particles, "seed": seed}
+    device = next(before.parameters()).device
     bounds = [bound(vae.model, vae.guide, x.to(device), **sizes) for vae in (before, after)]
-    gains = bounds[1].elbo - bounds[0].elbo if bounds[0].is_bound else fits[0].values - fits[1].values
-    return PriorComparison(*fits, gains)
+    gains = bounds[1].elbo - bounds[0].elbo if bounds[0].is_bound else first.values - second.values
+    return PriorComparison(first, second, gains)
 
 
+@checked
 def refit_prior(
     vae: VAE,
     data: Dataset | Tensor,
@@ -296,7 +302,8 @@ def _with_prior(vae: VAE, prior: Callable[[Shapes], Prior], data: Dataset, seed:
     """A copy of the VAE with a fresh prior that has taken its start."""
     copied = deepcopy(vae)
     with seeded(seed, "init"):
-        copied.prior = prior(vae.shapes).to(next(vae.parameters()))
+        base: type = Prior if isinstance(vae.prior, Prior) else CodePrior
+        copied.prior = factory("prior", prior, base)(vae.shapes).to(next(vae.parameters()))
     copied.arguments = {**vae.arguments, "prior": prior}
     if count := getattr(copied.prior, "start_count", 0):
         copied.prior.start_from(data.some(count, seed, "start").to(next(vae.parameters())))

@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from math import cos, pi
 from typing import Any, ClassVar
 
+from pyro_vae.arguments import plain_fields
 from pyro_vae.errors import UsageError
 
 
 @dataclass(frozen=True)
 class Schedule(ABC):
     """A value as a function of training time. To add one: a frozen dataclass that implements `__call__`."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        plain_fields(cls)
 
     @abstractmethod
     def __call__(self, epoch: float, total: float) -> float:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import torch
 
+from pyro_vae.errors import UsageError
+
 
 def derive_seed(seed: int, *keys: object) -> int:
     """A 63-bit seed for the stream named by `keys`, e.g. `derive_seed(0, "step", 3, 17)`.
@@ -17,7 +19,10 @@ def derive_seed(seed: int, *keys: object) -> int:
         >>> derive_seed(0, "step", 1) == derive_seed(0, "step", 1) != derive_seed(0, "step", 2)
         True
     """
-    digest = hashlib.sha256(repr((seed, *keys)).encode()).digest()
+    first, *rest = (getattr(key, "item", lambda key=key: key)() for key in (seed, *keys))  # NumPy's numbers too
+    if not isinstance(first, int):
+        raise UsageError(f"seed: expected a whole number, got {seed!r}")
+    digest = hashlib.sha256(repr((first, *rest)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 

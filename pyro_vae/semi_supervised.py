@@ -9,13 +9,15 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.arguments import factory, shape_of, whole
 from pyro_vae.autoencoder import Autoencoder, start_near_prior
+from pyro_vae.doors import checked
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.evidence import log_marginal
 from pyro_vae.guides import DiagonalNormal, Guide
 from pyro_vae.importance import evaluation_mode
 from pyro_vae.likelihoods import Bernoulli, Likelihood
-from pyro_vae.networks import MLP, FromShapes, build, conditioned
+from pyro_vae.networks import MLP, FromShapes, build, conditioned, network_factory
 from pyro_vae.priors import Prior, StandardNormal
 from pyro_vae.shapes import Shapes
 
@@ -86,9 +88,15 @@ class SemiSupervisedVAE(Autoencoder):
         standardize: bool = False,
     ) -> None:
         super().__init__()
-        _check(event_shape, classes, latent_dim, labels)
+        event_shape, latent_dim = shape_of("event_shape", event_shape), whole("latent_dim", latent_dim, 1)
+        classes = whole("classes", classes, 2)
+        if labels not in ("uniform", "learned"):
+            raise UsageError(f"labels: expected p(y) to be 'uniform' or 'learned', got {labels!r}")
+        prior, likelihood = factory("prior", prior, Prior), factory("likelihood", likelihood, Likelihood)
+        guide, classifier = factory("guide", guide, Guide), network_factory("classifier", classifier)
+        encoder, decoder = network_factory("encoder", encoder), network_factory("decoder", decoder)
         self.arguments: dict[str, Any] = {
-            "event_shape": tuple(event_shape),
+            "event_shape": event_shape,
             "classes": classes,
             "latent_dim": latent_dim,
             "labels": labels,
@@ -226,6 +234,7 @@ class SemiSupervisedVAE(Autoencoder):
         return dist.Categorical(logits=torch.where((y >= 0).unsqueeze(-1), certain, unlabelled.logits))
 
 
+@checked
 def classify(vae: SemiSupervisedVAE, x: Tensor, mask: Tensor | None = None, batch: int = 1000) -> Tensor:
     r"""The classifier's probabilities q(y|x), in evaluation mode and without gradients.
 
@@ -255,6 +264,7 @@ def classify(vae: SemiSupervisedVAE, x: Tensor, mask: Tensor | None = None, batc
     return torch.cat(probs)
 
 
+@checked
 def label_evidence(
     vae: SemiSupervisedVAE, x: Tensor, num_particles: int = 100, seed: int = 0, **options: Any
 ) -> Tensor:
@@ -329,14 +339,6 @@ def accuracy(probabilities: Tensor, labels: Tensor) -> Accuracy:
             f"{f' from {int(labels.min())}' if labels.numel() else ''}: leave out data whose class is not known"
         )
     return Accuracy(probabilities.argmax(-1).cpu() == labels.cpu())
-
-
-def _check(event: tuple[int, ...], classes: int, latent: int, labels: str) -> None:
-    if latent < 1 or classes < 2 or any(size < 1 for size in event):
-        sizes = f"event_shape={tuple(event)}, classes={classes}, latent_dim={latent}"
-        raise UsageError(f"sizes must be positive, and classes at least 2, got {sizes}")
-    if labels not in ("uniform", "learned"):
-        raise UsageError(f"labels: expected p(y) to be 'uniform' or 'learned', got {labels!r}")
 
 
 def _check_labels(y: Tensor, x: Tensor) -> None:

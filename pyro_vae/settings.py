@@ -7,6 +7,7 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim import Optimizer
 
+from pyro_vae.arguments import factory, number, plain, shown, value_of, whole
 from pyro_vae.data import Dataset
 from pyro_vae.describing import describe, describe_vae
 from pyro_vae.errors import UsageError
@@ -37,18 +38,33 @@ class Settings:
     keep: Keep = "best"
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "log_every", "patience", "clip_norm", "weight_prior"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UsageError(f"{name} must be positive, got {value}")
-        for name in ("epochs", "batch_size", "log_every", "patience", "seed"):
-            if not isinstance(getattr(self, name), int | None):
-                raise UsageError(f"{name} must be a whole number, got {getattr(self, name)!r}")
-        if self.compile not in (True, False, "auto"):
-            raise UsageError(f"compile must be true, false or 'auto', got {self.compile!r}")
+        self._be_numbers()
+        for name in ("start_at_mean", "compile"):
+            value = plain(getattr(self, name))
+            if not isinstance(value, bool) and not (name == "compile" and value == "auto"):
+                auto = " or 'auto'" if name == "compile" else ""
+                raise UsageError(f"{name}: expected True or False{auto}, got {shown(value)}")
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "optimizer", factory("optimizer", self.optimizer, Optimizer))
+        value_of("lr_schedule", self.lr_schedule, Schedule)
+        if not callable(self.lr_schedule):
+            came = shown(self.lr_schedule)
+            raise UsageError(f"lr_schedule: expected one of pyro_vae.schedules, such as Cosine(), got {came}")
         check_precision(self.precision)
         if self.keep not in ("best", "last"):
             raise UsageError(f"keep must be 'best' or 'last', got {self.keep!r}")
+
+    def _be_numbers(self) -> None:
+        """All numbers as Python's own, which are saved with the run."""
+        for name in ("epochs", "batch_size", "log_every", "patience"):
+            if name != "patience" or self.patience is not None:
+                object.__setattr__(self, name, whole(name, getattr(self, name), 1))
+        object.__setattr__(self, "seed", whole("seed", self.seed, None))
+        for name in ("clip_norm", "weight_prior"):
+            value = getattr(self, name)
+            if value is not None and not (value := number(name, value)) > 0:
+                raise UsageError(f"{name} must be positive, got {value}")
+            object.__setattr__(self, name, value)
 
     def described(self) -> dict[str, Any]:
         """As plain data, for the run directory."""

@@ -13,6 +13,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.autoencoder import Autoencoder
+from pyro_vae.doors import checked
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.importance import evaluation_mode, sample_sites
 from pyro_vae.seeding import seeded
@@ -48,6 +49,7 @@ class Generated:
         return self.latents["z"]
 
 
+@checked
 def sample(vae: Autoencoder, num: int, seed: int = 0, context: Tensor | None = None, **inputs: Tensor) -> Generated:
     r"""Draw data from the model.
 
@@ -108,6 +110,7 @@ def _check_given(sites: Mapping[str, Mapping[str, Any]]) -> None:
             raise UsageError(f"{name}: expected values of {site['fn'].support}, got {came}")
 
 
+@checked
 def reconstruct(
     vae: Autoencoder,
     x: Tensor,
@@ -177,6 +180,7 @@ def _sites(program: Any, *args: Tensor, **kwargs: Tensor) -> dict[str, Any]:
     return sample_sites(poutine.trace(program).get_trace(*args, **kwargs))
 
 
+@checked
 def manifold(vae: VAE, side: int = 20, margin: float = 0.05, context: Tensor | None = None) -> Tensor:
     r"""Decode a grid over a two-dimensional latent space.
 

@@ -17,20 +17,23 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_vae.agreement import agreed, texts
+from pyro_vae.arguments import folder, number, value_of
 from pyro_vae.backends import fast_cpu, onednn_is_better
 from pyro_vae.checkpoint import Run, State, open_run
 from pyro_vae.data import Dataset, as_dataset
 from pyro_vae.diagnostics.collapse import CollapseWatch
 from pyro_vae.distributed import ShardedNoise, World, connect
+from pyro_vae.doors import checked
 from pyro_vae.errors import CheckpointError, DataError, NumericalError, PeerLost, PyroVaeError, Stopped, UsageError
 from pyro_vae.evidence import has_elbo
 from pyro_vae.networks import computing_in
-from pyro_vae.objectives import ELBO, NotTensorial, Objective
+from pyro_vae.objectives import ELBO, NotTensorial, Objective, as_loss
 from pyro_vae.optimizers import make_optimizer, update
 from pyro_vae.parallel import Summing, check_shares, shares_tried
 from pyro_vae.precision import DTYPES, Precision, usable_precision
 from pyro_vae.progress import Progress
 from pyro_vae.rehearsal import needs_two, rehearse
+from pyro_vae.remedies import spoken
 from pyro_vae.restoring import check_tensors, optimizer_tensors, restore_optimizer, restore_weights
 from pyro_vae.run_schema import check_columns, check_progress
 from pyro_vae.scales import set_scale
@@ -82,6 +85,7 @@ class History:
         return [row[name] for row in self.rows]
 
 
+@checked
 def fit(
     vae: nn.Module,
     data: Dataset | Tensor,
@@ -171,12 +175,16 @@ def fit(
         >>> fit(vae, torch.ones(20, 8, 8), epochs=2, progress=False).best_epoch
         2
     """
-    objective = ELBO() if objective is None else objective
+    if not isinstance(vae, nn.Module):
+        raise UsageError(f"vae: expected a torch module with programs `model` and `guide`, got {type(vae).__name__}")
+    objective = ELBO() if objective is None else value_of("objective", objective, Objective)
+    as_loss(objective)
+    run, save_every = folder("run", run), number("save_every", save_every)
     settings = Settings(
         epochs,
         batch_size,
         optimizer,
-        lr_schedule or Constant(),
+        Constant() if lr_schedule is None else lr_schedule,
         clip_norm,
         weight_prior,
         patience,
@@ -216,8 +224,9 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"no device {name!r} here: {str(error).splitlines()[0]}; use --device cpu") from error
+    except (RuntimeError, AssertionError, TypeError) as error:
+        remedy = spoken("take device='cpu'", "use --device cpu")
+        raise UsageError(f"no device {name!r} here: {str(error).splitlines()[0]}; {remedy}") from error
     return device
 
 

@@ -7,11 +7,11 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor
 
+from pyro_vae.arguments import factory, shape_of, whole
 from pyro_vae.autoencoder import Conditional, checked_conditions, start_near_prior
-from pyro_vae.errors import UsageError
 from pyro_vae.guides import DiagonalNormal, Guide
 from pyro_vae.likelihoods import Bernoulli, Likelihood
-from pyro_vae.networks import MLP, FromShapes
+from pyro_vae.networks import MLP, FromShapes, network_factory
 from pyro_vae.priors import Prior, StandardNormal
 from pyro_vae.shapes import Shapes
 
@@ -70,10 +70,14 @@ class VAE(Conditional):
         standardize: bool = False,
     ) -> None:
         super().__init__()
-        _check_sizes(event_shape, latent_dim, context)
-        self.shapes = Shapes(tuple(event_shape), latent_dim, None if context is None else tuple(context))
+        event_shape, latent_dim = shape_of("event_shape", event_shape), whole("latent_dim", latent_dim, 1)
+        context = None if context is None else shape_of("context", context, optional=True)
+        prior, likelihood = factory("prior", prior, Prior), factory("likelihood", likelihood, Likelihood)
+        guide = factory("guide", guide, Guide)
+        encoder, decoder = network_factory("encoder", encoder), network_factory("decoder", decoder)
+        self.shapes = Shapes(event_shape, latent_dim, context)
         self.arguments: dict[str, Any] = {
-            "event_shape": tuple(event_shape),
+            "event_shape": event_shape,
             "latent_dim": latent_dim,
             "prior": prior,
             "likelihood": likelihood,
@@ -180,9 +184,3 @@ class VAE(Conditional):
         elements = self._elements(self._run("decoder", self.decoder, z, context))
         log_likelihood = self._event(elements if mask is None else elements.mask(mask)).log_prob(x)
         return log_likelihood + self.prior_distribution(context).log_prob(z)
-
-
-def _check_sizes(event: tuple[int, ...], latent: int, context: tuple[int, ...] | None) -> None:
-    if latent < 1 or any(size < 1 for size in (*event, *(context or ()))):
-        sizes = f"event_shape={tuple(event)}, latent_dim={latent}, context={context}"
-        raise UsageError(f"sizes must be positive, got {sizes}")

@@ -11,11 +11,12 @@ from pyro.distributions import constraints
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
+from pyro_vae.arguments import factory, plain, shape_of, whole
 from pyro_vae.autoencoder import Autoencoder
 from pyro_vae.code_priors import CodePrior, UniformCodes
 from pyro_vae.errors import UsageError
 from pyro_vae.likelihoods import Bernoulli, Likelihood
-from pyro_vae.networks import MLP, ConvNet, FromShapes, ResNet, build, joining
+from pyro_vae.networks import MLP, ConvNet, FromShapes, ResNet, build, joining, network_factory
 from pyro_vae.quantization import Quantizer, StraightThrough, Update
 from pyro_vae.shapes import CodeShapes
 
@@ -84,8 +85,14 @@ class VQVAE(Autoencoder):
         standardize: bool = False,
     ) -> None:
         super().__init__()
-        event_shape, codes = tuple(event_shape), tuple(codes)
-        _check_sizes(event_shape, codes, codebook_size, embedding_dim)
+        event_shape, codes = shape_of("event_shape", event_shape), shape_of("codes", codes)
+        codebook_size, embedding_dim = (
+            whole("codebook_size", codebook_size, 1),
+            whole("embedding_dim", embedding_dim, 1),
+        )
+        prior, likelihood = factory("prior", prior, CodePrior), factory("likelihood", likelihood, Likelihood)
+        encoder, decoder = network_factory("encoder", encoder), network_factory("decoder", decoder)
+        decay, restart = plain(decay), plain(restart)
         self.shapes = CodeShapes(event_shape, prod(codes) * embedding_dim, codes=codes, codebook_size=codebook_size)
         self.arguments: dict[str, Any] = {
             "event_shape": event_shape,
@@ -215,12 +222,6 @@ class _Point(dist.Delta):
 
 _VECTORS_PER_ENTRY = 4
 """To choose the start of the codebook from: neighbouring positions of a few images are much alike."""
-
-
-def _check_sizes(event: tuple[int, ...], codes: tuple[int, ...], size: int, dim: int) -> None:
-    if size < 1 or dim < 1 or not codes or any(n < 1 for n in (*event, *codes)):
-        given = f"event_shape={event}, codes={codes}, codebook_size={size}, embedding_dim={dim}"
-        raise UsageError(f"sizes must be positive, and codes have one position or more, got {given}")
 
 
 def _refuse_context(context: Tensor | None) -> None:

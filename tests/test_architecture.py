@@ -15,7 +15,6 @@ ROWS = [
     [
         "errors",
         "remedies",
-        "seeding",
         "shapes",
         "progress",
         "backends",
@@ -32,6 +31,7 @@ ROWS = [
         "safe_yaml",
         "sites",
     ],
+    ["seeding"],
     [
         "arguments",
         "fitting",
@@ -47,7 +47,7 @@ ROWS = [
         "restoring",
         "torch_cache",
     ],
-    ["dataset", "run_schema"],
+    ["dataset", "run_schema", "doors"],
     ["conditioning"],
     ["networks", "schedules", "data", "compiling", "optimizers", "distributed", "mixtures"],
     ["priors", "code_priors", "quantization", "grids", "likelihoods", "guides", "importance", "agreement"],

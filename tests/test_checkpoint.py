@@ -436,7 +436,7 @@ VAE_OF_CONFIG = {
     "a list": (lambda config: config.update(vae=[1]), "config.yaml is damaged: vae: expected a mapping"),
     "no size": (lambda config: config["vae"].pop("event_shape"), "can't build the VAE"),
     "size null": (lambda config: config["vae"].update(event_shape=None), "can't build the VAE"),
-    "size negative": (lambda config: config["vae"].update(latent_dim=-1), "sizes must be positive"),
+    "size negative": (lambda config: config["vae"].update(latent_dim=-1), "latent_dim must be at least 1, got -1"),
     "size a word": (lambda config: config["vae"].update(latent_dim="x"), "can't build the VAE"),
     "another size": (lambda config: config["vae"].update(latent_dim=4), "the weights do not fit the VAE"),
     "unknown part": (lambda config: config["vae"].update(nose={}), "can't build the VAE"),

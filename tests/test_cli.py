@@ -584,8 +584,8 @@ class TestUsage:
             ),
             ("fit digits", ["unexpected argument 'digits': options are written --name value"]),
             ("fit --config nowhere.yaml", ["--config: there is no file 'nowhere.yaml'"]),
-            ("fit --epochs 0", ["epochs must be positive, got 0"]),
-            ("fit --vae.latent_dim 0", ["sizes must be positive"]),
+            ("fit --epochs 0", ["epochs must be at least 1, got 0"]),
+            ("fit --vae.latent_dim 0", ["latent_dim must be at least 1, got 0"]),
             ("fit --device nope", ["no device 'nope'"]),
             ("fit --vae.likelihood nowhere.StudentT", ["vae.likelihood", "nowhere"]),
             (

@@ -149,7 +149,7 @@ class TestVAE:
             make(context=None).guide(x, c=c)
         with pytest.raises(UsageError, match="some of 'decoder' and 'guide'"):
             make(conditions=("encoder",))
-        with pytest.raises(UsageError, match="sizes must be positive"):
+        with pytest.raises(UsageError, match="context: expected a tuple of positive whole numbers"):
             make(context=(0,))
 
     def test_the_model_s_trace(self):

@@ -128,7 +128,7 @@ def test_arguments_that_make_no_sense_are_refused():
         latent_statistics(vae, data(1))
     with pytest.raises(UsageError, match="batch >= 1"):
         latent_statistics(vae, data(), batch=0)
-    with pytest.raises(DataError, match=r"expected shape \[N, 5\], got \[4, 6\]"):
+    with pytest.raises(DataError, match=r"expected shape \[N >= 1, 5\], got \[4, 6\]"):
         latent_statistics(vae, torch.zeros(4, 6))
 
 

@@ -427,7 +427,7 @@ class TestContext:
             make(ladder).guide(x, c=c)
         with pytest.raises(UsageError, match="the guide is conditioned"):  # which would have to encode without one
             make(ladder, context=(3,), prior=partial(priors.VampPrior, components=2)).model(x, c=c)
-        with pytest.raises(UsageError, match="sizes must be positive"):
+        with pytest.raises(UsageError, match="context: expected a tuple of positive whole numbers"):
             make(ladder, context=(0,))
 
 
@@ -498,9 +498,9 @@ class TestActiveUnits:
     ("arguments", "message"),
     [
         ({"latent_dims": (3,)}, r"two layers or more, got \(3,\): for one take VAE"),
-        ({"latent_dims": (3, 0)}, r"sizes must be positive, got event_shape=\(4,\), latent_dims=\(3, 0\)"),
-        ({"event_shape": (0,)}, "sizes must be positive"),
-        ({"ladder_width": 0}, "ladder_width=0"),
+        ({"latent_dims": (3, 0)}, r"latent_dims: expected a tuple of positive whole numbers, .*got \(3, 0\)"),
+        ({"event_shape": (0,)}, "event_shape: expected a tuple of positive whole numbers"),
+        ({"ladder_width": 0}, "ladder_width must be at least 1, got 0"),
     ],
 )
 def test_sizes_that_make_no_sense_are_refused(arguments, message):

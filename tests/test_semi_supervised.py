@@ -336,7 +336,7 @@ class TestVAE:
 
     def test_refusals(self):
         x = binary()
-        with pytest.raises(UsageError, match="classes at least 2"):
+        with pytest.raises(UsageError, match="classes must be at least 2"):
             SemiSupervisedVAE((D,), 1)
         with pytest.raises(UsageError, match="'uniform' or 'learned'"):
             SemiSupervisedVAE((D,), 2, labels="fixed")

@@ -244,9 +244,9 @@ class TestRefusals:
             "patience": 0,
             "weight_prior": -1.0,
         }.items():
-            with pytest.raises(UsageError, match=f"{name} must be positive"):
+            with pytest.raises(UsageError, match=f"{name} must be (positive|at least 1)"):
                 fit(make(), binary(), progress=False, **{name: value})
-        with pytest.raises(UsageError, match=r"epochs must be a whole number, got 1\.5"):
+        with pytest.raises(UsageError, match=r"epochs: expected a whole number, got 1\.5"):
             fit(make(), binary(), epochs=1.5, progress=False)
         with pytest.raises(UsageError, match="LBFGS evaluates"):
             fit(make(), binary(), optimizer=torch.optim.LBFGS, progress=False)

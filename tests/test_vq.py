@@ -676,10 +676,10 @@ class TestParts:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"codes": ()}, "one position or more"),
-            ({"codes": (0,)}, "sizes must be positive"),
-            ({"codebook_size": 0}, "sizes must be positive"),
-            ({"embedding_dim": 0}, "sizes must be positive"),
+            ({"codes": ()}, "codes: expected a tuple of positive whole numbers"),
+            ({"codes": (0,)}, "codes: expected a tuple of positive whole numbers"),
+            ({"codebook_size": 0}, "codebook_size must be at least 1"),
+            ({"embedding_dim": 0}, "embedding_dim must be at least 1"),
             ({"update": "kmeans"}, "unknown update 'kmeans': choose one of gradient, ema"),
             ({"decay": 1.0}, r"a decay in \[0, 1\)"),
             ({"restart": 1.0}, "needs update='ema'"),

@@ -65,7 +65,7 @@ def _fewer(options: Namespace, size: int) -> list[str]:
 def _sizes(options: Namespace) -> Sizes:
     names = ("num_particles", "num_bracketed", "num_gaps", "num_simulated", "num_replicated")
     values = {name: options[name] for name in names}
-    least = dict.fromkeys(names, 2)
+    least: dict[str, int] = dict.fromkeys(names, 2)
     if "predictive" not in options.skip:
         least["num_replicated"] = fewest_draws()  # with fewer nothing could be flagged
     bad = [name for name, value in values.items() if value < least[name]]

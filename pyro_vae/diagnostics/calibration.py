@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyro_vae.backends import exact_products, fast_cpu
 from pyro_vae.diagnostics.ecdf import Band, counts_below, p_values, sign_walk_p_value, simultaneous_band
+from pyro_vae.doors import checked
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.importance import Called, Program, evaluation_mode, log_density, refuse_point_masses, sites_at, weigh
 from pyro_vae.once import remembering
@@ -273,6 +274,7 @@ class Location:
         return self.p_values <= self.alpha / len(self.names)
 
 
+@checked
 def simulation_based_calibration(
     model: Program,
     guide: Program,

@@ -12,6 +12,7 @@ from pyro_vae.autoencoder import Autoencoder
 from pyro_vae.averages import Averaged, of_draws
 from pyro_vae.backends import exact_products, fast_cpu
 from pyro_vae.diagnostics.refining import Block, Family, Refined, Search, best_members
+from pyro_vae.doors import checked
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.evidence import log_marginal
 from pyro_vae.importance import evaluation_mode, refuse_point_masses
@@ -112,6 +113,7 @@ class InferenceGaps:
         return f"InferenceGaps({gaps}; {told}; N = {len(self.elbo)}, seed {self.seed})"
 
 
+@checked
 def inference_gaps(
     vae: Autoencoder,
     x: Tensor,

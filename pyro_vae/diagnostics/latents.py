@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.autoencoder import Autoencoder
+from pyro_vae.doors import checked
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.importance import evaluation_mode, model_order, propose
 from pyro_vae.seeding import seeded
@@ -53,6 +54,7 @@ class LatentStatistics:
         return told.get("z", "") if len(told) == 1 else ", ".join(f"{name}: {text}" for name, text in told.items())
 
 
+@checked
 def latent_statistics(
     vae: Autoencoder, x: Tensor, batch: int = 1000, context: Tensor | None = None, **inputs: Tensor
 ) -> LatentStatistics:

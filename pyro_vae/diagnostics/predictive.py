@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.backends import exact_products, fast_cpu
+from pyro_vae.doors import checked
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.importance import Program, evaluation_mode
 from pyro_vae.once import remembering
@@ -121,6 +122,7 @@ class PredictiveCheck:
         return self.replicated >= self.observed, self.replicated <= self.observed
 
 
+@checked
 def posterior_predictive_check(
     model: Program,
     guide: Program,

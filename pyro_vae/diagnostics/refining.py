@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.arguments import plain_fields
 from pyro_vae.averages import of_draws
 from pyro_vae.errors import UsageError
 from pyro_vae.guides import Guide
@@ -33,6 +34,7 @@ _SPREAD = 0.5
 
 
 @dataclass(frozen=True)
+@plain_fields
 class Search:
     """How the best member of a family is looked for.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.averages import Averaged, of_draws
+from pyro_vae.doors import checked
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.importance import (
     Called,
@@ -99,6 +100,7 @@ class ElboSurgery:
         )
 
 
+@checked
 def elbo_surgery(
     model: Program,
     guide: Program,

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pyro_vae.arguments import plain_fields
 from pyro_vae.averages import number
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.evidence.estimates import Estimate
@@ -18,6 +19,7 @@ _STEEPNESS = 4.0
 
 
 @dataclass(frozen=True)
+@plain_fields
 class Annealing:
     r"""How to anneal: from where, over which temperatures, with how many chains, and how they move.
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.backends import exact_products, fast_cpu
+from pyro_vae.doors import checked
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.evidence.annealed import AnnealedEvidence, Annealing
 from pyro_vae.evidence.bridges import Bridge, Bridges, Steps, adapted, num_ticks, start_draws
@@ -31,6 +32,7 @@ _MUCH_WORK = 2e12
 Progress = Callable[[int], object]
 
 
+@checked
 def ais(
     model: Program,
     guide: Program,
@@ -97,6 +99,7 @@ def ais(
     return run.bounds((x, *args, *inputs.values()), None, ("lower",), progress)["lower"]
 
 
+@checked
 def reverse_ais(
     model: Program,
     guide: Program,
@@ -147,6 +150,7 @@ def reverse_ais(
     return run.bounds((x, *args, *inputs.values()), latents, ("upper",), progress)["upper"]
 
 
+@checked
 def bdmc(
     model: Program,
     guide: Program,

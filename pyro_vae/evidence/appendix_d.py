@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.backends import exact_products, fast_cpu
+from pyro_vae.doors import checked
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence.estimates import BoundKind, Estimate
 from pyro_vae.hmc import HMCResult, hmc
@@ -83,6 +84,7 @@ class AppendixD(Estimate):
         return f"k-hat > {self.threshold:.2f} for {tails:.1%}, chains not to be trusted for {chains:.1%}"
 
 
+@checked
 def appendix_d(
     model: Program,
     guide: Program,

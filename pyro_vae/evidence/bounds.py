@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.distributed import World
+from pyro_vae.doors import checked
 from pyro_vae.importance import Called, Program, Proposal, evaluation_mode, propose, weigh
 from pyro_vae.point_masses import is_point_mass
 from pyro_vae.seeding import seeded
@@ -57,6 +58,7 @@ def _is_point(drawn: Proposal) -> bool:
     return any(is_point_mass(site["fn"]) and site["value"].is_floating_point() for site in drawn.sites.values())
 
 
+@checked
 def bound(
     model: Program,
     guide: Program,

@@ -13,6 +13,7 @@ from pyro_vae.agreement import agreed
 from pyro_vae.averages import number
 from pyro_vae.backends import exact_products, fast_cpu
 from pyro_vae.distributed import World
+from pyro_vae.doors import checked
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.evidence.estimates import BoundKind, Estimate
 from pyro_vae.fingerprint import fingerprint
@@ -163,6 +164,7 @@ class Evidence(Estimate):
         return "" if self.shift is None else f"; FAST ESTIMATE in {self.precision}, shift {self.shift:+.4f} nats"
 
 
+@checked
 def log_marginal(
     model: Program,
     guide: Program,

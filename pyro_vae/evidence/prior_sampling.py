@@ -10,12 +10,14 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.distributed import World
+from pyro_vae.doors import checked
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence.importance_sampling import Evidence, log_marginal
 from pyro_vae.importance import Program, evaluation_mode, sample_sites
 from pyro_vae.seeding import seeded
 
 
+@checked
 def prior_sampling(
     model: Program,
     guide: Program | None,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.backends import exact_products, fast_cpu
+from pyro_vae.doors import checked
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.evidence.estimates import BoundKind, Estimate
 from pyro_vae.importance import Program, evaluation_mode
@@ -78,6 +79,7 @@ class Quadrature(Estimate):
         return f"not converged to {self.tolerance:g} nats for {self.unreliable:.1%}"
 
 
+@checked
 def quadrature(
     model: Program,
     guide: Program,

@@ -13,6 +13,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from pyro_vae.arguments import scalar
 from pyro_vae.errors import UsageError
 from pyro_vae.exponentials import tame
 from pyro_vae.likelihoods.base import Likelihood
@@ -54,7 +55,7 @@ def on_levels(owner: Likelihood, levels: int) -> tuple[Levels, str]:
     Raises:
         UsageError: if there are fewer than 2, or more than single precision tells apart.
     """
-    if not (isinstance(levels, int) and 2 <= levels <= 2**16):
+    if not (isinstance(scalar(levels), int) and 2 <= levels <= 2**16):
         raise UsageError(f"{type(owner).__name__} needs from 2 to {2**16} levels, got {levels!r}")
     remedy = (
         f"give x = k / {levels - 1} for the levels k = 0, ..., {levels - 1} (of bytes: divide_by={levels - 1}, and no "

@@ -7,6 +7,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor, nn
 
+from pyro_vae.arguments import scalar
 from pyro_vae.exponentials import tame
 from pyro_vae.likelihoods.elements import Elements, logit_of
 from pyro_vae.likelihoods.scaled import Scaled, Size, check_size, constant
@@ -128,7 +129,7 @@ class StudentT(_LocationScale):
     ) -> None:
         super().__init__(shapes, scale, bounded, min_scale)
         check_size(self, "df", df, above=1.0)
-        self.df = df
+        self.df = scalar(df)
         self.num_params += df == "per_element"
         if df == "learned":
             self.log_excess = nn.Parameter(torch.tensor(log(_START_DF - 1)))

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.arguments import scalar
 from pyro_vae.errors import UsageError
 from pyro_vae.exponentials import positive
 from pyro_vae.likelihoods.base import Likelihood
@@ -54,7 +55,7 @@ class Scaled(Likelihood):
 
 def check_size(owner: Any, name: str, value: Any, above: float = 0.0) -> None:
     """Refuse an option that is neither a number above a limit, nor `"learned"` or `"per_element"`."""
-    if value in ("learned", "per_element") or (isinstance(value, int | float) and value > above):
+    if value in ("learned", "per_element") or (isinstance(size := scalar(value), int | float) and size > above):
         return
     number = "a positive number" if above == 0 else f"a number above {above:g}"
     raise UsageError(f"{type(owner).__name__} needs {name} to be {number}, 'learned' or 'per_element', got {value!r}")

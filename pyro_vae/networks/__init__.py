@@ -10,7 +10,7 @@ Any other torch module built from an input's and an output's shape serves as wel
 
 from pyro_vae.layers import start_constant
 from pyro_vae.networks.base import FromShapes, Network, computing_in
-from pyro_vae.networks.building import Conditioned, build, conditioned, joining
+from pyro_vae.networks.building import Conditioned, build, conditioned, joining, network_factory
 from pyro_vae.networks.convolutional import ConvNet, ResNet
 from pyro_vae.networks.dense import MLP, GatedMLP
 
@@ -26,5 +26,6 @@ __all__ = [
     "computing_in",
     "conditioned",
     "joining",
+    "network_factory",
     "start_constant",
 ]

@@ -51,8 +51,14 @@ class Network(FromShapes):
         """`forward`, in `compute_dtype`; the result has the type of `x`.
 
         Raises:
-            UsageError: if it returns another shape than `[*leading, *out_shape]`, which densities would broadcast.
+            UsageError: if it is given another shape than `[*leading, *in_shape]`, or returns another than
+                `[*leading, *out_shape]`, which densities would broadcast.
         """
+        if tuple(x.shape[x.dim() - len(self.in_shape) :]) != self.in_shape:
+            raise UsageError(
+                f"{type(self).__name__}: expected an input of shape [..., {', '.join(map(str, self.in_shape))}], got "
+                f"{list(x.shape)}"
+            )
         if self.compute_dtype is None:
             return self._checked(x, super().__call__(x))
         with torch.autocast(x.device.type, self.compute_dtype):

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pyro_vae.arguments import factory
 from pyro_vae.errors import PyroVaeError, UsageError
 from pyro_vae.networks.base import Network, Shape
 
@@ -131,6 +132,15 @@ class _Flattened(Network):
     @property
     def has_output_bias(self) -> bool:
         return hasattr(self.module, "set_output_bias")
+
+
+def network_factory(name: str, value: Any) -> Any:
+    """What makes a network: a class, a partial of one, or a function; see `factory`.
+
+    Raises:
+        UsageError: for an instance, a name, or an option that the class does not have.
+    """
+    return factory(name, value, Network, strict=False)
 
 
 def _made(factory: Callable[..., Any], in_shape: Shape, out_shape: Shape) -> nn.Module:

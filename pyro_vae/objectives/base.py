@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from pyro_vae.arguments import plain_fields
 from pyro_vae.errors import UsageError
 from pyro_vae.importance import Program
 from pyro_vae.schedules import Schedule, value_at
@@ -21,6 +22,10 @@ class Objective(ABC):
     `model` and `guide` always mean p(x, z) and q(z|x): an objective weighs them and never changes them, so evidence
     does not depend on how a model was trained.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        plain_fields(cls)
 
     @abstractmethod
     def __call__(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
