@@ -141,7 +141,8 @@ class TestErrors:
         )
 
     def test_the_culprit_is_found_wherever_its_row_is(self, pair):
-        assert "(site 'z' of the model has a log-density that is not finite)" in pair[0][0]["refusals"]["not finite"]["message"]
+        message = pair[0][0]["refusals"]["not finite"]["message"]
+        assert "(site 'z' of the model has a log-density that is not finite)" in message
 
 
 class TestCommand:

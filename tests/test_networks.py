@@ -538,7 +538,7 @@ class TestOnTheCommandLine:
             ),
             ("mine.NoModule", "vae.encoder: NoModule can't be a network"),
             ("mine.Net --vae.encoder.widht 3", "Net has no option 'widht', did you mean 'width'?"),
-            ("mine.Nothing", "no attribute 'Nothing'"),
+            ("mine.Nothing", "there is no 'Nothing' in the module 'mine'"),
             ("torch.nn.Linear", "can't build Linear((8, 8), (2, 20))"),
             ("ConvNett", "unknown class 'ConvNett', did you mean 'ConvNet'? Known: "),
             ("ConvNet --vae.encoder.channles [3]", "ConvNet has no option 'channles', did you mean 'channels'?"),
