@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyro_vae.checkpoint import Run, read_manifest
-from pyro_vae.cli import main
+from pyro_vae.cli import command, main
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.pages import page
 from pyro_vae.report import SECTIONS, Given, Subject, diagnose
@@ -135,3 +135,13 @@ def test_other_settings_are_a_short_list_after_the_advice(tmp_path):
     text = str(caught.value)
     assert "use these to resume it, or another directory. Different: vae.prior is MixtureOfNormals there, None" in text
     assert text.endswith("option3 is 1 there, 2 here; and 5 more") and len(text) < 600
+
+
+@pytest.mark.parametrize("code", [0, 4, 130])
+def test_an_interrupted_process_waits_for_nothing(monkeypatch, code):
+    ended = []
+    monkeypatch.setattr("pyro_vae.cli.main", lambda: code)
+    monkeypatch.setattr("os._exit", ended.append)
+    with pytest.raises(SystemExit):
+        command()
+    assert ended == ([130] if code == 130 else [])

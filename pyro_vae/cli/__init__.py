@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from typing import NoReturn
 
 from pyro_vae.remedies import on_command_line
 
@@ -22,6 +23,7 @@ COMMANDS = {
 }
 _MODULES = {"sample": "generate", "reconstruct": "generate"}
 
+_INTERRUPTED = 130
 _INFORMATION = ("-h", "--help", "--version")
 
 _USAGE = """\
@@ -56,6 +58,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(arguments[0] if arguments else "", arguments[1:])
 
 
+def command() -> NoReturn:
+    """Run the command line as a process of its own.
+
+    One that was interrupted ends there and then: Python would first wait, for seconds, for all that compiles.
+    """
+    code = main()
+    if code == _INTERRUPTED:
+        os._exit(code)
+    raise SystemExit(code)
+
+
 def _run(command: str, arguments: list[str]) -> int:
     try:
         if command in _INFORMATION:
@@ -66,7 +79,7 @@ def _run(command: str, arguments: list[str]) -> int:
             _check(command, arguments)
             return _load(command)(arguments)
     except KeyboardInterrupt:
-        return _fail(f"pyro-vae {command}", "stopped", 130)
+        return _fail(f"pyro-vae {command}", "stopped", _INTERRUPTED)
     except (Exception, SystemExit) as error:
         return _explain(f"pyro-vae {command}", error)
 
