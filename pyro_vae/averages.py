@@ -49,7 +49,7 @@ class Averaged:
         return len(self.values)
 
     def __repr__(self) -> str:
-        monte_carlo = at_least(number(self.standard_error_monte_carlo, 4), self.is_at_least)
+        monte_carlo = at_least(number(self.standard_error_monte_carlo, ".4f"), self.is_at_least)
         return f"{self.mean:.3f} (se(data) {number(self.standard_error_data)}, se(Monte Carlo) {monte_carlo})"
 
 
@@ -64,14 +64,14 @@ def standard_error(values: Tensor) -> float:
     return (values.std() / len(values) ** 0.5).item() if len(values) > 1 else float("nan")
 
 
-def number(value: float, digits: int = 3) -> str:
+def number(value: float, form: str = ".3f") -> str:
     """A number as it is printed: "unknown" for nan, e.g. the standard error of the average of a single datum.
 
     Example:
         >>> number(0.12345), number(float("nan"))
         ('0.123', 'unknown')
     """
-    return f"{value:.{digits}f}" if value == value else "unknown"
+    return f"{value:{form}}" if value == value else "unknown"
 
 
 def at_least(error: str, is_so: bool) -> str:

@@ -446,7 +446,7 @@ SECTIONS: dict[str, Callable[[Subject], Finding]] = {
 
 def _row(name: str, mean: float, of_data: float, of_draws: float | str | None) -> dict[str, Any]:
     """A line of a table of averages over data; an error as text is printed as it is."""
-    draws = "" if of_draws is None else of_draws if isinstance(of_draws, str) else number(of_draws, 4)
+    draws = "" if of_draws is None else of_draws if isinstance(of_draws, str) else number(of_draws, ".4f")
     return {"": name, "nats per datum": f"{mean:.3f}", "standard error, data": number(of_data), "of draws": draws}
 
 

@@ -161,3 +161,12 @@ def test_several_processes_are_refused(run, monkeypatch):
     options = evaluate_parser().parse_args(["r", "--method", "ais"])
     with pytest.raises(UsageError, match="--method ais runs in one process"):
         evaluate._check(options, World(rank=0, size=2))
+
+
+@pytest.mark.parametrize("method", ["importance", "prior", "all"])
+def test_errors_of_a_single_datum_are_unknown_not_nan(run, method):
+    """There is no spread over one datum."""
+    told = call(
+        "evaluate", run, "--num_data 1 --num_particles 20 --quiet --method", method, CHEAP * (method == "all")
+    ).out
+    assert "unknown" in told and "nan" not in told

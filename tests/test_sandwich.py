@@ -75,7 +75,7 @@ class TestCrossing:
         assert "nan" not in repr(found.lower) and "se(Monte Carlo) unknown" in repr(found.lower)
 
     def test_numbers_that_are_not_known(self):
-        assert (number(float("nan")), number(1.23456), number(1.2, 1)) == ("unknown", "1.235", "1.2")
+        assert (number(float("nan")), number(1.23456), number(1.2, ".1f")) == ("unknown", "1.235", "1.2")
 
 
 class TestReal:

@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from pyro_vae.agreement import agreed
-from pyro_vae.averages import standard_error
+from pyro_vae.averages import number, standard_error
 from pyro_vae.cli.places import tried
 from pyro_vae.cli.runs import SavedRun
 from pyro_vae.cli.tables import finite, print_result
@@ -104,7 +104,7 @@ def _columns(found: Bound, is_bound: bool) -> dict[str, Tensor]:
 def _readable(result: dict[str, Any]) -> dict[str, Any]:
     """The same for people: units, and what each number is and is not."""
     r = dict(result)
-    error = f"{r.pop('standard_error_data'):.3f} nats (N = {r.pop('num_data')} data)"
+    error = f"{number(r.pop('standard_error_data'))} nats (N = {r.pop('num_data')} data)"
     head = {name: r.pop(name) for name in ("run", "data", "split", "weights")}
     if r.pop("is_bound"):
         terms = f"log p(x|k) {r.pop('reconstruction'):.3f}, log p(k) {r.pop('log_p_of_codes'):.3f}"

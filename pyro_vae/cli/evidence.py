@@ -8,7 +8,7 @@ import torch
 from jsonargparse import Namespace
 
 from pyro_vae import plots
-from pyro_vae.averages import at_least
+from pyro_vae.averages import at_least, number
 from pyro_vae.cli.places import Place, tried
 from pyro_vae.cli.runs import SavedRun
 from pyro_vae.cli.saved_evidence import proof_of
@@ -90,7 +90,7 @@ def _of_importance(r: dict[str, Any]) -> dict[str, str]:
         **_method_line(r),
         f"NLL{', FAST ESTIMATE' if fast else ''}": f"{nll:.3f} nats per datum (log p(x) = {log_p:.3f}){shift}",
         **_bits_line(r),
-        "standard error, data": f"{error_data:.3f} nats (N = {r.pop('num_data')} data)",
+        "standard error, data": f"{number(error_data)} nats (N = {r.pop('num_data')} data)",
         **_error_lines(r, f"K = {num_particles} draws, seed {r.pop('seed')}"),
         f"k-hat > {threshold:.2f}": f"{r.pop('pareto_k_above'):.1%} of the data",
         "flagged": _flagged_text(r),
@@ -101,7 +101,7 @@ def _of_importance(r: dict[str, Any]) -> dict[str, str]:
 def _error_lines(r: dict[str, Any], protocol: str) -> dict[str, str]:
     """The Monte Carlo error, and what it does not hold where that is as large: the bias, and the share of rounding."""
     error, bias, rounding = r.pop("standard_error_monte_carlo"), r.pop("bias"), r.pop("rounding", 0.0)
-    found = at_least(f"{error:.4f}", r.pop(_IS_AT_LEAST))
+    found = at_least(number(error, ".4f"), r.pop(_IS_AT_LEAST))
     low = {"too low for want of draws": f"by about {bias:.4f} nats"} if bias > error / 2 else {}
     told = f"; rounding alone gives {rounding:.2g}" if rounding > error / 2 and rounding > 1e-4 else ""
     return {"standard error, Monte Carlo": f"{found} nats ({protocol}{told})", **low}
@@ -123,8 +123,8 @@ def _of_another(r: dict[str, Any]) -> dict[str, str]:
         **_method_line(r),
         "NLL": f"{r.pop('nll'):.3f} nats per datum (log p(x) = {r.pop('log_p'):.3f})",
         **_bits_line(r),
-        "standard error, data": f"{error_data:.3f} nats (N = {r.pop('num_data')} data)",
-        "standard error, method": f"{at_least(f'{error:.2g}', r.pop(_IS_AT_LEAST))} nats",
+        "standard error, data": f"{number(error_data)} nats (N = {r.pop('num_data')} data)",
+        "standard error, method": f"{at_least(number(error, '.2g'), r.pop(_IS_AT_LEAST))} nats",
         "flagged": _flagged_text(r),
         "health": r.pop("health"),
     }
@@ -159,9 +159,9 @@ def _bits_text(
     dequantized: int | None,
     is_at_least: bool,
 ) -> str:
-    monte_carlo = at_least(f"{standard_error_monte_carlo:.5f}", is_at_least)
+    monte_carlo = at_least(number(standard_error_monte_carlo, ".5f"), is_at_least)
     bound = f", an upper bound for the {dequantized} levels without noise" if dequantized else ""
-    return f"{mean:.4f} (standard errors {standard_error_data:.4f} and {monte_carlo}){bound}"
+    return f"{mean:.4f} (standard errors {number(standard_error_data, '.4f')} and {monte_carlo}){bound}"
 
 
 def readable_all(result: dict[str, Any]) -> dict[str, Any]:
@@ -183,9 +183,9 @@ _HEADER = ["method", "NLL", "s.e. data", "s.e. method", "log p(x) is", "flagged"
 
 def _row(name: str, entry: Mapping[str, Any]) -> list[str]:
     side = {"lower": "too low", "upper": "too high", "consistent": "off either way"}[entry["bound"]]
-    error = at_least(f"{entry['standard_error_monte_carlo']:.2g}", entry[_IS_AT_LEAST])
+    error = at_least(number(entry["standard_error_monte_carlo"], ".2g"), entry[_IS_AT_LEAST])
     flagged = f"{entry['unreliable']:.1%}{', mean too' * entry['mean_flagged']}"
-    errors = f"{entry['standard_error_data']:.3f}", error
+    errors = number(entry["standard_error_data"]), error
     return [name, f"{entry['nll']:.3f}", *errors, side, flagged, f"{entry['seconds']:.1f}"]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.averages import at_least, standard_error
+from pyro_vae.averages import at_least, number, standard_error
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import Evidence
 
@@ -88,12 +88,12 @@ class Comparison:
 
 
 def _row(rank: int, model: Compared) -> tuple[str, ...]:
-    numbers = (model.log_p, model.standard_error, model.difference, model.standard_error_difference)
-    error = at_least(f"{model.standard_error_monte_carlo:.4f}", model.error_is_at_least)
+    numbers = map(number, (model.log_p, model.standard_error, model.difference, model.standard_error_difference))
+    error = at_least(number(model.standard_error_monte_carlo, ".4f"), model.error_is_at_least)
     monte_carlo = (error, f"{model.bias:.4f}")
     return (
         str(rank),
-        *(f"{number:.3f}" for number in numbers),
+        *numbers,
         *monte_carlo,
         f"{model.flagged:.1%}",
         f"{model.weight:.2f}",

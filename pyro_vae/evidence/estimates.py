@@ -70,9 +70,9 @@ class Estimate(ABC):
         """Whether `standard_error_monte_carlo` is known to be too small: that of a `flagged` datum is part of it."""
         return self.unreliable > 0 and isfinite(self.standard_error_monte_carlo)
 
-    def error_text(self, digits: int = 4) -> str:
+    def error_text(self, form: str = ".4f") -> str:
         """`standard_error_monte_carlo` as text, with "at least" in front where it is known to be too small."""
-        return at_least(number(self.standard_error_monte_carlo, digits), self.error_is_at_least)
+        return at_least(number(self.standard_error_monte_carlo, form), self.error_is_at_least)
 
     def summary(self) -> dict[str, float | int | str]:
         """The averages as plain numbers, with their protocol; what the command prints."""
