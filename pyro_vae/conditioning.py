@@ -9,6 +9,7 @@ from torch.nn.functional import one_hot
 
 from pyro_vae.dataset import Dataset
 from pyro_vae.errors import DataError, UsageError
+from pyro_vae.remedies import option
 from pyro_vae.seeding import generator
 
 Context = Literal["none", "labels", "array", "quadrants-1", "quadrants-2", "quadrants-3"]
@@ -70,7 +71,7 @@ def conditioned_on_elements(data: Dataset, given: Tensor) -> Dataset:
     if data.draws_each_visit:
         raise UsageError(
             "dynamic binarisation, or dequantisation, draws the data anew at each visit, and what is given would not "
-            "be: pass binarize='static' or 'threshold', without dequantize"
+            f"be: pass {option('binarize', 'static')} or threshold, without dequantize"
         )
     splits = {name: data.split(name) for name in ("train", "valid", "test") if getattr(data, name) is not None}
     parts = {name: _compact(x, data) for name, x in splits.items()}

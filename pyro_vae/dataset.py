@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.fitting import fitting
 from pyro_vae.linear_gaussian import LinearGaussian
-from pyro_vae.remedies import option, spoken
+from pyro_vae.remedies import in_words, option, spoken
 from pyro_vae.seeding import generator
 from pyro_vae.stored import (
     Stored,
@@ -516,7 +516,8 @@ def _too_large(split: str, binarization: str) -> str:
     whole = f"which {binarization} binarisation would copy into memory (at most {_COPIED} values)"
     if binarization == "dynamic":
         return f"{whole}: hold out fewer by valid_size"
-    return f"{whole}: pass binarize='dynamic', or save the file binarised, as uint8 0 and 1"
+    remedy = in_words("binarize='dynamic'")
+    return f"{whole}: pass {remedy}, or save the file binarised, as uint8 0 and 1"
 
 
 def check_divisor(name: str, value: float) -> None:

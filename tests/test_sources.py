@@ -15,7 +15,7 @@ import torch
 from pyro_vae import VAE, fit, load_data, sources
 from pyro_vae.cli import main
 from pyro_vae.data import as_dataset
-from pyro_vae.errors import DataError, PyroVaeError, UsageError
+from pyro_vae.errors import DataError, FileError, PyroVaeError, UsageError
 from pyro_vae.remedies import on_command_line
 from pyro_vae.sources import formats
 
@@ -273,7 +273,7 @@ def test_a_file_that_may_not_be_read_is_an_error_of_the_system(tmp_path, monkeyp
 
     path = written(tmp_path / "x.csv", "1,2\n")
     monkeypatch.setattr(type(path), "open", denied)
-    with pytest.raises(OSError, match=r"Permission denied.*x\.csv"):
+    with refused(FileError, "can't read", "x.csv: Permission denied"):
         load_data(path)
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from pyro_vae.errors import DataError
+from pyro_vae.errors import DataError, FileError
 
 READABLE = ".npz, .npy, CSV or IDX"
 DAMAGED = (
@@ -64,7 +64,7 @@ def format_of(path: Path) -> Format:
     Raises:
         DataError: if that is nothing that can be read here; it says how to convert it where that is known.
     """
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         head = file.read(4096)
     if not head:
         raise DataError(f"can't read {path}: it is empty (0 bytes)")
@@ -91,11 +91,15 @@ def _unknown(head: bytes) -> str:
 
 @contextmanager
 def reading(path: Path, what: str = "") -> Iterator[None]:
-    """Errors inside that come of a damaged file become one `DataError` with its path; those of the system stay.
+    """Errors inside that come of a damaged file become one `DataError` with its path, the system's a `FileError`.
 
     Args:
         path: the file.
         what: the part of it that is read, for the message.
+
+    Raises:
+        DataError: if the file holds something else than it should.
+        FileError: if the system can't read it.
     """
     try:
         yield
@@ -103,7 +107,7 @@ def reading(path: Path, what: str = "") -> Iterator[None]:
         raise
     except DAMAGED as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            raise
+            raise FileError.of(error, path, "read") from error
         raise DataError(f"can't read {f'{what} of ' if what else ''}{path}: {reason(error)}") from error
 
 

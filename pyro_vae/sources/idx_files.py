@@ -18,6 +18,11 @@ def training_images(folder: Path) -> Path:
     Raises:
         DataError: if there is none, or more than one set.
     """
+    with reading(folder):
+        return _only_set(folder)
+
+
+def _only_set(folder: Path) -> Path:
     for places in ([folder], [folder / "raw"], sorted(folder.glob("*/raw"))):
         files = [file for place in places if place.is_dir() for file in place.iterdir() if IMAGES.fullmatch(file.name)]
         found = {file.with_name(file.name.removesuffix(".gz")): file for file in sorted(files)}
