@@ -96,6 +96,29 @@ def number(name: str, value: Any) -> float:
     return value  # pyright: ignore[reportReturnType] - as it came: an int stays one
 
 
+def truth(name: str, value: Any) -> bool:
+    """True or False, NumPy's too.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    value = scalar(value)
+    if not isinstance(value, bool):
+        raise UsageError(f"{name}: expected True or False, got {shown(value)}")
+    return value
+
+
+def choice(name: str, value: Any, known: Sequence[str]) -> None:
+    """Refuse what is none of some names.
+
+    Raises:
+        UsageError: with the nearest and all of them.
+    """
+    if not isinstance(value, str) or value not in known:
+        close = nearest(value, known) if isinstance(value, str) else ""
+        raise UsageError(f"{name}: expected one of {', '.join(map(repr, known))}, got {shown(value)}{close}")
+
+
 def shown(value: Any, length: int = 60) -> str:
     """A value in a message: short, and of an array only its kind."""
     if isinstance(value, np.ndarray | Tensor):

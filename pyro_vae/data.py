@@ -14,15 +14,16 @@ References:
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.arguments import as_array, number, whole
+from pyro_vae.arguments import as_array, choice, folder, number, truth, whole
 from pyro_vae.conditioning import Context, conditioned_on_elements, conditioned_on_labels, quadrants, semi_supervised
 from pyro_vae.dataset import SPLITS, Binarization, Dataset, check_divisor
+from pyro_vae.doors import checked
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.linear_gaussian import LinearGaussian
 from pyro_vae.remedies import option, part, spoken
@@ -84,6 +85,7 @@ def _array(data: Tensor | np.ndarray) -> np.ndarray:
     return data.copy() if kept else data
 
 
+@checked
 def load_data(
     source: str | Path = "digits",
     *,
@@ -142,6 +144,10 @@ def load_data(
             f"load_data takes a name or a path, got {type(source).__name__}: pass an array to fit, or to "
             "pyro_vae.data.as_dataset, as it is"
         )
+    for name, value, known in (("binarize", binarize, Binarization), ("context", context, Context)):
+        choice(name, value, get_args(known))
+    root = folder("root", root)
+    dequantize, download = truth("dequantize", dequantize), truth("download", download)
     valid_size, test_size = whole("valid_size", valid_size, None), whole("test_size", test_size, None)
     labelled, repeats, seed = whole("labelled", labelled), whole("repeats", repeats), whole("seed", seed, None)
     divide_by = None if divide_by is None else number("divide_by", divide_by)

@@ -224,6 +224,24 @@ PROGRAMS = {
         lambda: PAIR.encode(torch.zeros(5, 7)),
         "MLP: expected an input of shape [..., 3, 2], got",
     ),
+    "a context misspelt": (
+        lambda: load_data("digits", context="label"),
+        "context: expected one of 'none', 'labels'",
+        "'label', did you mean 'labels'?",
+    ),
+    "more quadrants": (
+        lambda: load_data("digits", context="quadrants-9"),
+        "context: expected one of",
+        "got 'quadrants-9'",
+    ),
+    "a truth value as binarize": (lambda: load_data("digits", binarize=True), "binarize: expected one of", "got True"),
+    "text as a truth value": (lambda: load_data("digits", download="no"), "download: expected True or False, got 'no'"),
+    "a number as root": (lambda: load_data("mnist", root=5), "root: expected the path of a folder, or None, got 5"),
+    "text as divisor": (lambda: load_data("digits", divide_by="255"), "divide_by: expected a number, got '255'"),
+    "an argument of load_data": (
+        lambda: load_data("digits", valid=9),
+        "load_data has no argument 'valid', did you mean 'valid_size'?",
+    ),
     "an array as source": (lambda: load_data(X), "load_data takes a name or a path, got Tensor"),
 }
 
