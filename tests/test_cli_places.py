@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,13 @@ from pyro_vae.cli import main
 from pyro_vae.cli.home import expanded
 from pyro_vae.errors import FileError
 
+from .test_methods import FASTEST
+
 SMALL = "--num_particles 4 --num_data 8 --quiet"
+CHEAP = " ".join(f"--options.{name} {value}" for m in ("ais", "appendix_d") for name, value in FASTEST[m].items())
 RESULTS = {
     "evaluate": (f"evaluate RUN {SMALL}", "evidence-test.json", "estimate"),
-    "evaluate all": (f"evaluate RUN {SMALL} --method all", "evidence-test-all.npz", "estimate"),
+    "evaluate all": (f"evaluate RUN {SMALL} --method all {CHEAP}", "evidence-test-all.npz", "estimate"),
     "cluster": ("cluster RUN --num_particles 1", "clusters-test.npz", "cluster"),
     "sample": ("sample RUN --num 4", "pictures/samples-num4-seed0.png", "sample"),
     "reconstruct": ("reconstruct RUN --num 4", "pictures/reconstructions-test-num4-seed0.png", "reconstruct"),
@@ -129,3 +133,13 @@ def test_pictures_of_fit_are_never_overwritten(run, capsys):
         *("reconstructions-test-num64-seed0.png", "reconstructions-valid-num64-seed0.png"),
     }
     assert (run / "pictures" / "samples.png").read_text() == "of fit"
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_result_that_can_not_be_printed_is_saved(run, monkeypatch, capsys, name):
+    command, saved, _ = RESULTS[name]
+    with Path("/dev/full").open("w") as stream, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", stream)
+        code, _, err = called(capsys, command, run)
+    assert code == 7 and "can't write standard output" in err
+    assert (run / saved).stat().st_size > 0

@@ -70,12 +70,14 @@ def command() -> NoReturn:
 
 
 def _run(command: str, arguments: list[str]) -> int:
+    from pyro_vae.cli.streams import all_said
+
     try:
         if command in _INFORMATION:
             return _inform(command)
         if command not in COMMANDS:
             return _fail("pyro-vae", _unknown(command), 2)
-        with on_command_line():
+        with on_command_line(), all_said():
             _check(command, arguments)
             return _load(command)(arguments)
     except KeyboardInterrupt:

@@ -4,17 +4,37 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TextIO
 
 from pyro_vae.errors import FileError
+
+_unsaid: ContextVar[list[FileError] | None] = ContextVar("unsaid", default=None)
+
+
+@contextmanager
+def all_said() -> Iterator[None]:
+    """Inside, a result that can't be printed is still saved: the error comes at the end.
+
+    Raises:
+        FileError: if standard output could not be written, as to a disk that is full.
+    """
+    errors: list[FileError] = []
+    token = _unsaid.set(errors)
+    try:
+        yield
+    finally:
+        _unsaid.reset(token)
+    if errors:
+        raise errors[0]
 
 
 def say(text: str) -> None:
     """Print on standard output. A reader who has gone (`| head -1`) is no error, as the work goes on.
 
     Raises:
-        FileError: if it can't be written, as to a disk that is full.
+        FileError: if it can't be written, as to a disk that is full; within `all_said` at its end.
     """
     try:
         print(text, flush=True)
@@ -22,7 +42,10 @@ def say(text: str) -> None:
         _discard(sys.stdout)
     except OSError as error:
         _discard(sys.stdout)
-        raise FileError.of(error, "standard output", "write") from error
+        failed = FileError.of(error, "standard output", "write")
+        if (errors := _unsaid.get()) is None:
+            raise failed from error
+        errors.append(failed)
 
 
 @contextmanager
