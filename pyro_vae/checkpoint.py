@@ -235,10 +235,8 @@ def load(path: str | Path, *, trust: Sequence[str] = (), device: str = "cpu", wh
         raise UsageError(f"expected which to be 'best' or 'last', got {which!r}")
     (weights, where), config = _read_weights(Path(path), which), read_config(Path(path))
     try:
-        with (
-            seeded(0, "load"),
-            SizedLike(weights, where),
-        ):  # weights that are thrown away must not move the caller's generator
+        # weights that are thrown away must not move the caller's generator
+        with seeded(0, "load"), SizedLike(weights, where):
             vae = build_vae(config.get("vae", {}), trust)
     except UsageError as error:
         raise CheckpointError(f"{path}/config.yaml describes no VAE: {error}") from error
@@ -284,6 +282,8 @@ def read_config(path: Path, trained: bool = False) -> dict[str, Any]:
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a run directory."""
+    if not run_files.has(path, "config.yaml"):
+        raise CheckpointError(f"{path} is not a run directory: it has no config.yaml")
     where = f"{path}/manifest.json"
     try:
         data = run_files.read(path, "manifest.json", run_files.LARGEST_TEXT)
@@ -359,9 +359,10 @@ def _differences(old: Any, new: Any, key: str = "") -> list[str]:
 
 
 def _few(changes: Sequence[str]) -> str:
-    """The first of them, and how many there are beside."""
+    """Some of them, those of a whole part before those of its options, and how many there are beside."""
     further = len(changes) - _SHOWN_CHANGES
-    return "; ".join(changes[:_SHOWN_CHANGES]) + (f"; and {further} more" if further > 0 else "")
+    shown = sorted(changes, key=lambda text: text.partition(" ")[0].count("."))[:_SHOWN_CHANGES]
+    return "; ".join(shown) + (f"; and {further} more" if further > 0 else "")
 
 
 def _brief(value: Any) -> str:

@@ -132,8 +132,8 @@ def build_vae(description: Mapping[str, Any], trust: Sequence[str] = ()) -> Any:
         return cls(**arguments)
     except PyroVaeError:
         raise
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"can't build the VAE from its description: {error}") from error
+    except Exception as error:  # a part in the place of another can fail in any way
+        raise CheckpointError(f"can't build the VAE from its description: {type(error).__name__}: {error}") from error
 
 
 def with_defaults(description: Any) -> Any:
@@ -159,8 +159,12 @@ def with_defaults(description: Any) -> Any:
 
 def _defaults(cls: type) -> dict[str, Any]:
     """The defaults of a class's options, as plain data."""
+    try:
+        parameters = signature(cls).parameters
+    except ValueError:  # no class of ours, but one that a module of ours imports
+        return {}
     found = {}
-    for name, parameter in signature(cls).parameters.items():
+    for name, parameter in parameters.items():
         if parameter.default is not Parameter.empty:
             with suppress(UsageError):  # no plain data: it can't have been saved either
                 found[name] = describe(parameter.default)

@@ -70,8 +70,8 @@ def as_precise(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         module.to(types.pop())
 
 
-_PRECISIONS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
-"""The types that torch computes in; the others, of 8 bits, it only stores."""
+_PRECISIONS = {torch.float32, torch.float64}
+"""The types that a training has; networks compute in others where that is asked for, and nothing else does."""
 
 
 def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
@@ -188,7 +188,7 @@ def _alike(tensors: Mapping[str, Tensor], due: Mapping[str, Tensor]) -> dict[str
     """With counters in the precision expected: it follows torch's default type, which may be another by now."""
     return {
         key: tensor.to(due[key].dtype)
-        if tensor.ndim == 0 and tensor.is_floating_point() and key in due and due[key].is_floating_point()
+        if tensor.ndim == 0 and key in due and {tensor.dtype, due[key].dtype} <= _PRECISIONS
         else tensor
         for key, tensor in tensors.items()
     }

@@ -239,7 +239,8 @@ def change_tensors(rng, tensors, name):
     elif kind == "type":
         tensors[name] = tensors[name].to(rng.choice(DTYPES))
     elif kind == "values" and tensors[name].is_floating_point():
-        tensors[name] = torch.full_like(tensors[name], rng.choice([0.0, -1.0, 1e30, float("nan"), float("inf"), 0.5]))
+        number = rng.choice([0.0, -1.0, 1e30, float("nan"), float("inf"), 0.5])
+        tensors[name] = torch.full(tensors[name].shape, number, dtype=torch.float64).to(tensors[name].dtype)
     elif kind == "other":
         tensors[name] = tensors[rng.choice(sorted(tensors))].clone()
     elif kind == "empty":

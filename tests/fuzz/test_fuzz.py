@@ -123,6 +123,8 @@ def changed(tensors, seed):
     if "tensor" in seed:
         name = first if seed["tensor"] == "*" else seed["tensor"]
         tensors[name] = another(tensors[name], seed)
+    elif "all" in seed:
+        tensors = {name: tensor.to(getattr(torch, seed["all"])) for name, tensor in tensors.items()}
     elif "drop" in seed:
         prefix = first if seed["drop"] == "*" else seed["drop"]
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
