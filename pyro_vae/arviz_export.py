@@ -12,6 +12,7 @@ from pyro_vae.backends import exact_products, fast_cpu
 from pyro_vae.doors import checked
 from pyro_vae.errors import UsageError
 from pyro_vae.importance import Called, Program, evaluation_mode, per_datum, sites_at
+from pyro_vae.isolation import isolated
 from pyro_vae.once import remembering
 from pyro_vae.posterior import Method, Posterior, posterior
 from pyro_vae.seeding import seeded
@@ -24,6 +25,7 @@ _AT_ONCE = 25
 Arrays = dict[str, np.ndarray]
 
 
+@isolated
 @checked
 def to_arviz(
     model: Program,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pyro_vae.doors import tensor
 from pyro_vae.errors import UsageError
 from pyro_vae.guides import Guide
+from pyro_vae.isolation import outside_inference_mode
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.likelihoods.elements import Rescaled
 from pyro_vae.networks import Conditioned, build, conditioned
@@ -51,6 +52,11 @@ class Autoencoder(nn.Module, ABC):
     """What the class was called with, by name; `event_shape` among it."""
     likelihood: Likelihood
     """p(x|z): what tells which data are allowed."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):  # weights made in inference mode could never be trained
+            cls.__init__ = outside_inference_mode(cls.__init__)
 
     @abstractmethod
     def model(self, x: Tensor, **inputs: Any) -> Any:

@@ -1,12 +1,10 @@
-"""Settings of torch's backends and of the C library, for the time of a `with` block; both are process-wide switches.
+"""Settings of torch's backends for the time of a `with` block; they are process-wide switches.
 
-`fast_cpu` does two things that torch leaves to the user. Its float32 products use MKL, slow on some CPUs where oneDNN's
-kernels are as exact; and glibc returns every large block to the kernel, so that each step faults its gradients in
-again. `exact_products` keeps a GPU from rounding the factors of float32 products, which is not for reported numbers.
+`fast_cpu`: torch's float32 products use MKL, slow on some CPUs where oneDNN's kernels are as exact. `exact_products`
+keeps a GPU from rounding the factors of float32 products, which is not for reported numbers. The C library's allocator
+is left alone: its settings can't be read, so they could not be put back.
 """
 
-import ctypes
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,18 +20,11 @@ _FASTER, _NOT_SLOWER = 1.4, 0.8
 """How much faster oneDNN must be, on CPUs that MKL is made for and on others (there it is 1.05 to 2). Far from what
 either is measured to be, so that noise does not choose: two runs of one command shall have the same bits."""
 _CPU_INFO = Path("/proc/cpuinfo")
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
-_KEEP = {_MMAP_THRESHOLD: 1 << 26, _TRIM_THRESHOLD: 1 << 28}
-_RELEASE = {_MMAP_THRESHOLD: 1 << 17, _TRIM_THRESHOLD: 1 << 17}
-
-_depth = 0
 
 
 @contextmanager
 def fast_cpu(onednn: bool | None = None, threads: int | None = None) -> Iterator[bool]:
     """Run a block with the faster settings; the process has its own again afterwards.
-
-    On exit glibc's thresholds are its documented defaults, 128 KiB; it no longer adapts them by itself.
 
     Args:
         onednn: whether float32 products go to oneDNN; None to measure it (once a process).
@@ -47,7 +38,7 @@ def fast_cpu(onednn: bool | None = None, threads: int | None = None) -> Iterator
         torch.set_num_threads(threads)
     try:
         use = onednn_is_better() if onednn is None else onednn
-        with _blocks_kept(), _onednn(use):
+        with _onednn(use):
             yield use
     finally:
         if threads is not None:
@@ -113,36 +104,3 @@ def _onednn(use: bool) -> Iterator[None]:
         yield
     finally:
         switch.fp32_precision = before
-
-
-@contextmanager
-def _blocks_kept() -> Iterator[None]:
-    """Let glibc keep large blocks, where there is glibc; the outermost block of several restores."""
-    global _depth
-    _depth += 1
-    if _depth == 1:
-        _set_thresholds(_KEEP)
-    try:
-        yield
-    finally:
-        _depth -= 1
-        if _depth == 0:
-            _set_thresholds(_RELEASE)
-
-
-def _set_thresholds(values: dict[int, int]) -> None:
-    libc = _glibc()
-    if libc is None:
-        return
-    for name, value in values.items():
-        libc.mallopt(name, value)
-    if values is _RELEASE:
-        libc.malloc_trim(0)
-
-
-@cache
-def _glibc() -> ctypes.CDLL | None:
-    if not sys.platform.startswith("linux"):
-        return None
-    libc = ctypes.CDLL(None)
-    return libc if hasattr(libc, "mallopt") and hasattr(libc, "gnu_get_libc_version") else None

@@ -27,6 +27,7 @@ from torch import Tensor
 from pyro_vae import run_files
 from pyro_vae.describing import build_vae, with_defaults
 from pyro_vae.errors import CheckpointError, FileError, PyroVaeError, UsageError
+from pyro_vae.isolation import isolated
 from pyro_vae.restoring import SizedLike, as_precise, restore_weights
 from pyro_vae.run_schema import (
     KINDS,
@@ -214,6 +215,7 @@ def open_run(path: str | Path | None, config: Mapping[str, Any]) -> Iterator[Run
 # ---- reading a run -------------------------------------------------------------------------------------------------
 
 
+@isolated
 def load(path: str | Path, *, trust: Sequence[str] = (), device: str = "cpu", which: str = "best") -> Any:
     """Build the VAE of a run directory with its trained weights, in evaluation mode.
 

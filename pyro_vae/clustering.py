@@ -12,6 +12,7 @@ from pyro_vae.data import Dataset, as_dataset
 from pyro_vae.doors import checked
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.importance import evaluation_mode
+from pyro_vae.isolation import isolated
 from pyro_vae.mixtures import Mixture
 from pyro_vae.priors import MixtureOfNormals
 from pyro_vae.seeding import seeded
@@ -48,6 +49,7 @@ class Clustering:
         return f"Clustering({self.num_used} of {components} components in use, N = {num_data})"
 
 
+@isolated
 @checked
 def cluster(vae: VAE, x: Tensor, num_particles: int = 10, seed: int = 0) -> Clustering:
     r"""Assign data to the components of a mixture prior.
@@ -95,6 +97,7 @@ def cluster(vae: VAE, x: Tensor, num_particles: int = 10, seed: int = 0) -> Clus
     return Clustering(torch.cat(probabilities))
 
 
+@isolated
 @checked
 def with_clusters(
     vae: VAE, data: Dataset | Tensor, components: int = 10, restarts: int = 10, steps: int = 100, seed: int = 0
@@ -142,7 +145,8 @@ def with_clusters(
     copied, make = deepcopy(vae), partial(MixtureOfNormals, components=components)
     with evaluation_mode(vae):
         z = torch.cat([tile[0] for tile in _codes(vae, x, 1, seed)])
-    prior = make(vae.shapes).to(z)
+    with seeded(seed, "start"):
+        prior = make(vae.shapes).to(z)
     copied.prior, copied.arguments = prior, {**vae.arguments, "prior": make}
     with seeded(seed, "clusters"):
         found = max((_em(z.double(), components, steps) for _ in range(restarts)), key=lambda m: m.likelihood)
@@ -176,6 +180,7 @@ class ClusteringScores:
         return (self.accuracy * (1 - self.accuracy) / self.num_data) ** 0.5
 
 
+@isolated
 def clustering_scores(assignments: Tensor, labels: Tensor) -> ClusteringScores:
     r"""Compare clusters with classes.
 

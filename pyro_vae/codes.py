@@ -13,6 +13,7 @@ from pyro_vae.data import Dataset
 from pyro_vae.doors import checked
 from pyro_vae.errors import UsageError
 from pyro_vae.importance import evaluation_mode
+from pyro_vae.isolation import isolated
 from pyro_vae.refit import refit_prior
 from pyro_vae.shapes import CodeShapes
 from pyro_vae.vq import VQVAE
@@ -44,6 +45,7 @@ class CodebookUsage:
         return f"CodebookUsage({used}, perplexity {self.perplexity:.1f}, {int(self.counts.sum())} codes)"
 
 
+@isolated
 @checked
 def codebook_usage(vqvae: VQVAE, x: Tensor, batch: int = 1000) -> CodebookUsage:
     r"""Count the codes of data.
@@ -81,6 +83,7 @@ def codebook_usage(vqvae: VQVAE, x: Tensor, batch: int = 1000) -> CodebookUsage:
     return CodebookUsage(counts)
 
 
+@isolated
 @checked
 def fit_code_prior(
     vqvae: VQVAE,

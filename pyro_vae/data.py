@@ -25,6 +25,7 @@ from pyro_vae.conditioning import Context, conditioned_on_elements, conditioned_
 from pyro_vae.dataset import SPLITS, Binarization, Dataset, check_divisor
 from pyro_vae.doors import checked
 from pyro_vae.errors import DataError, UsageError
+from pyro_vae.isolation import isolated
 from pyro_vae.linear_gaussian import LinearGaussian
 from pyro_vae.remedies import option, part, spoken
 from pyro_vae.seeding import derive_seed
@@ -85,6 +86,7 @@ def _array(data: Tensor | np.ndarray) -> np.ndarray:
     return data.copy() if kept else data
 
 
+@isolated
 @checked
 def load_data(
     source: str | Path = "digits",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyro_vae.convergence import bulk_ess, r_hat
 from pyro_vae.errors import NumericalError, UsageError
+from pyro_vae.isolation import isolated
 from pyro_vae.seeding import derive_seed, generator
 from pyro_vae.tiles import TILE_DATA
 
@@ -181,6 +182,7 @@ class HMCResult:
         )
 
 
+@isolated
 def hmc(
     log_density: Callable[[Tensor], Tensor],
     start: Tensor,

@@ -15,8 +15,10 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor, nn
 
 from pyro_vae.errors import UsageError
+from pyro_vae.isolation import isolated_keeping_gradients
 from pyro_vae.point_masses import is_point_mass
 from pyro_vae.sites import in_order
+from pyro_vae.switches import checking
 
 Program = Callable[..., Any]
 
@@ -48,6 +50,7 @@ class ImportanceSamples:
         return self.log_guide - self.log_prior
 
 
+@isolated_keeping_gradients
 def importance(
     model: Program, guide: Program, *args: Any, num_particles: int, max_plate_nesting: int = 1, **kwargs: Any
 ) -> ImportanceSamples:
@@ -224,7 +227,7 @@ def evaluation_mode(*programs: Program) -> Iterator[None]:
     try:
         for module in modules:
             module.training = False
-        with torch.no_grad(), pyro.validation_enabled(False):
+        with torch.no_grad(), checking(False):
             yield
     finally:
         for module, mode in training:

@@ -14,6 +14,7 @@ from pyro_vae.doors import checked
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.hmc import HMCResult, hmc
 from pyro_vae.importance import Called, Program, evaluation_mode, model_order, refuse_point_masses
+from pyro_vae.isolation import isolated
 from pyro_vae.once import remembering
 from pyro_vae.pareto import reliable_below, smooth_tail
 from pyro_vae.reliability import untrustworthy
@@ -134,6 +135,7 @@ class Posterior:
         return self.chains
 
 
+@isolated
 @checked
 def posterior(
     model: Program,

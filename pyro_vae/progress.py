@@ -1,6 +1,7 @@
 """Progress of long work on standard error: a bar on a terminal, otherwise a line now and then."""
 
 import sys
+import threading
 import time
 from contextlib import suppress
 from types import TracebackType
@@ -64,9 +65,18 @@ class Progress:
 
 
 def _bar(total: float, unit: str) -> Any:
+    """A bar that leaves the process alone.
+
+    The lock that tqdm makes for itself is one of multiprocessing, which fixes the start method: the host could not set
+    it any more. And it starts a thread, which redraws bars that stand still.
+    """
     from tqdm import tqdm
 
-    return tqdm(total=total, unit=unit, dynamic_ncols=True)
+    class Bar(tqdm):
+        _lock = threading.RLock()
+        monitor_interval = 0
+
+    return Bar(total=total, unit=unit, dynamic_ncols=True)
 
 
 def _is_terminal() -> bool:

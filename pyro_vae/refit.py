@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from math import inf, isfinite
 from typing import Any, Literal
 
-import pyro
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -20,11 +19,13 @@ from pyro_vae.doors import checked
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.evidence import bound
 from pyro_vae.importance import evaluation_mode
+from pyro_vae.isolation import isolated
 from pyro_vae.optimizers import make_optimizer, update
 from pyro_vae.priors import Prior
 from pyro_vae.progress import Progress
 from pyro_vae.seeding import seeded
 from pyro_vae.shapes import Shapes
+from pyro_vae.switches import checking
 from pyro_vae.vae import VAE
 
 _log = logging.getLogger("pyro_vae")
@@ -58,6 +59,7 @@ class CrossEntropy:
         return f"CrossEntropy({self.mean:.3f} +- {number(self.standard_error)} nats per datum, N = {len(self.values)})"
 
 
+@isolated
 @checked
 def cross_entropy(vae: VAE, x: Tensor, num_particles: int = 1, seed: int = 0) -> CrossEntropy:
     r"""Estimate how well the prior fits the codes of data.
@@ -141,6 +143,7 @@ class PriorComparison:
         return f"PriorComparison({self.verdict}: {self.gain:+.3f} +- {error} nats per datum, N = {len(self.gains)})"
 
 
+@isolated
 def compare_priors(before: Any, after: Any, x: Tensor, num_particles: int = 10, seed: int = 0) -> PriorComparison:
     r"""Measure which of two priors is better on data that neither was fitted to, with everything else the same.
 
@@ -180,6 +183,7 @@ def _same_codes(before: Any, after: Any, x: Tensor, seed: int) -> bool:
         return all(torch.equal(_codes(before, x, i, 1, seed), _codes(after, x, i, 1, seed)) for i in tiles)
 
 
+@isolated
 @checked
 def refit_prior(
     vae: VAE,
@@ -281,7 +285,7 @@ class _Fitter:
         self.vae.prior.train()
         with seeded(self.seed, "order", epoch):
             order = torch.randperm(len(self.data.train))
-        with pyro.validation_enabled(False):
+        with checking(False):
             for step, index in enumerate(order.split(self.batch_size)):
                 self._step(index, epoch, step)
 

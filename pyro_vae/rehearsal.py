@@ -10,7 +10,6 @@ from copy import copy
 from dataclasses import replace
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
@@ -21,6 +20,7 @@ from pyro_vae.importance import sample_sites
 from pyro_vae.objectives import Objective
 from pyro_vae.seeding import seeded
 from pyro_vae.steps import Batch, Loss, eager_step, same_buffers
+from pyro_vae.switches import checking
 
 _ONE_VALUE = "more than 1 value per channel"
 """In torch's message where batch normalisation is given a single datum."""
@@ -37,7 +37,7 @@ def rehearse(loss: Loss, batch: Batch, total: float) -> None:
     Raises:
         UsageError: with what fails.
     """
-    with _told(len(batch)), same_buffers(loss.vae), pyro.validation_enabled(True), seeded(0, "rehearsal"):
+    with _told(len(batch)), same_buffers(loss.vae), checking(True), seeded(0, "rehearsal"):
         with torch.no_grad():
             _check_sites(loss, batch)
         if isinstance(loss.objective, Objective):
@@ -56,7 +56,7 @@ def needs_two(loss: Loss, one: Batch, total: float) -> bool:
         total: epochs of the training.
     """
     try:
-        with torch.no_grad(), same_buffers(loss.vae), pyro.validation_enabled(False), seeded(0, "rehearsal"):
+        with torch.no_grad(), same_buffers(loss.vae), checking(False), seeded(0, "rehearsal"):
             loss.vae.guide(loss.widen(one).x, **loss.widen(one).inputs)
             loss.vae.model(loss.widen(one).x, **loss.widen(one).inputs)
     except Exception as error:  # a user's own may fail in any way: the rehearsal tells

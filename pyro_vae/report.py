@@ -25,6 +25,7 @@ from pyro_vae.evidence.annealed import Annealing
 from pyro_vae.evidence.annealing import ais, bdmc
 from pyro_vae.evidence.estimates import MOST_UNRELIABLE
 from pyro_vae.evidence.sandwich import CROSSED_BEYOND, Sandwich
+from pyro_vae.isolation import isolated
 from pyro_vae.pages import Section, Warned
 
 MOST_BRACKET = 1.0
@@ -134,6 +135,7 @@ class Finding:
         return [f"{warned.what} {warned.advice}" for warned in self.section.warnings]
 
 
+@isolated
 def diagnose(subject: Subject, sections: Sequence[str] | None = None) -> dict[str, Finding]:
     """Measure section by section.
 

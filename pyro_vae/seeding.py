@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from pyro_vae.errors import UsageError
+from pyro_vae.turns import one_at_a_time
 
 
 def derive_seed(seed: int, *keys: object) -> int:
@@ -42,6 +43,9 @@ def generator(seed: int, *keys: object) -> torch.Generator:
 def seeded(seed: int, *keys: object) -> Iterator[None]:
     """Run a block under the generators seeded by `(seed, *keys)`; the caller's generators are left as they were.
 
+    They are the process's, so such a block, and a public function that runs programs, wait while another thread is in
+    one (`pyro_vae.isolation`).
+
     Args:
         seed: the seed of the run.
         *keys: what is being drawn (strings and integers), e.g. `"step", epoch, step`.
@@ -54,7 +58,8 @@ def seeded(seed: int, *keys: object) -> Iterator[None]:
         >>> bool((a == b).all())
         True
     """
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if _on_cuda() else []):
+    devices = [torch.cuda.current_device()] if _on_cuda() else []
+    with one_at_a_time("a block under seeded"), torch.random.fork_rng(devices=devices):
         reseed(seed, *keys)
         yield
 

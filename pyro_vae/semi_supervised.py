@@ -16,6 +16,7 @@ from pyro_vae.errors import DataError, UsageError
 from pyro_vae.evidence import log_marginal
 from pyro_vae.guides import DiagonalNormal, Guide
 from pyro_vae.importance import evaluation_mode
+from pyro_vae.isolation import isolated
 from pyro_vae.likelihoods import Bernoulli, Likelihood
 from pyro_vae.networks import MLP, FromShapes, build, conditioned, network_factory
 from pyro_vae.priors import Prior, StandardNormal
@@ -234,6 +235,7 @@ class SemiSupervisedVAE(Autoencoder):
         return dist.Categorical(logits=torch.where((y >= 0).unsqueeze(-1), certain, unlabelled.logits))
 
 
+@isolated
 @checked
 def classify(vae: SemiSupervisedVAE, x: Tensor, mask: Tensor | None = None, batch: int = 1000) -> Tensor:
     r"""The classifier's probabilities q(y|x), in evaluation mode and without gradients.
@@ -264,6 +266,7 @@ def classify(vae: SemiSupervisedVAE, x: Tensor, mask: Tensor | None = None, batc
     return torch.cat(probs)
 
 
+@isolated
 @checked
 def label_evidence(
     vae: SemiSupervisedVAE, x: Tensor, num_particles: int = 100, seed: int = 0, **options: Any
@@ -319,6 +322,7 @@ class Accuracy:
         return f"Accuracy({self.mean:.2%} +- {self.standard_error:.2%}, N = {len(self.correct)})"
 
 
+@isolated
 def accuracy(probabilities: Tensor, labels: Tensor) -> Accuracy:
     """Compare the most probable class of each datum with its label.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.importance import Program, evaluation_mode, sample_sites
+from pyro_vae.isolation import isolated
 from pyro_vae.seeding import seeded
 from pyro_vae.tiles import TILE_DATA, cut, padded
 
@@ -36,6 +37,7 @@ class Simulated:
     inputs: Mapping[str, Tensor]
 
 
+@isolated
 def simulate(
     model: Program,
     x: Tensor,

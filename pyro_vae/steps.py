@@ -19,6 +19,7 @@ from pyro_vae.importance import sample_sites
 from pyro_vae.objectives import NotTensorial, Objective, as_loss, tensor_form
 from pyro_vae.schedules import value_at
 from pyro_vae.seeding import seeded
+from pyro_vae.switches import checking
 
 Compile = Literal["auto"] | bool
 Gradients = tuple[Tensor, Sequence[nn.Parameter], Sequence[Tensor]]
@@ -309,7 +310,7 @@ class GraphStep:
         def function(*tensors: Tensor) -> tuple[Tensor, Tensor]:
             return self.loss(batch.holding(tensors[: len(data)]), self.loss.holding(tensors[len(data) :]))
 
-        with pyro.validation_enabled(False), same_buffers(self.loss.vae) as check:  # validation reads values
+        with checking(False), same_buffers(self.loss.vae) as check:  # validation reads values
             full = len(batch) == self.full
             return record_gradients(self.loss.vae, function, [*data, *values], compile=full, check=check)
 
@@ -370,7 +371,7 @@ def choose_step(loss: Loss, batch: Batch, compile: bool, total: float, tolerance
 
 def find_culprit(model: Any, guide: Any, x: Tensor, **inputs: Tensor) -> str:
     """Name the first site, in guide then model, whose value or log-density is not finite; empty if there is none."""
-    with torch.no_grad(), pyro.validation_enabled(False):
+    with torch.no_grad(), checking(False):
         guide_trace = poutine.trace(guide).get_trace(x, **inputs)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x, **inputs)
     for program, trace in (("guide", guide_trace), ("model", model_trace)):

@@ -19,6 +19,7 @@ from torch.distributions.transforms import ComposeTransform, IndependentTransfor
 
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.importance import Called, Program, evaluation_mode, log_density, propose, sites_at, weigh
+from pyro_vae.isolation import isolated
 from pyro_vae.seeding import seeded
 from pyro_vae.sites import flattened, in_order
 from pyro_vae.tiles import TILE_DATA, padded
@@ -53,6 +54,7 @@ class Target:
         (torch.Size([7, 3, 2]), torch.Size([7, 3]))
     """
 
+    @isolated
     def __init__(
         self, model: Program, guide: Program, x: Tensor, *args: Any, max_plate_nesting: int = 1, **inputs: Tensor
     ) -> None:

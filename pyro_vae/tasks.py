@@ -16,6 +16,7 @@ from pyro_vae.autoencoder import Autoencoder
 from pyro_vae.doors import checked
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.importance import evaluation_mode, sample_sites
+from pyro_vae.isolation import isolated
 from pyro_vae.seeding import seeded
 from pyro_vae.vae import VAE
 
@@ -49,6 +50,7 @@ class Generated:
         return self.latents["z"]
 
 
+@isolated
 @checked
 def sample(vae: Autoencoder, num: int, seed: int = 0, context: Tensor | None = None, **inputs: Tensor) -> Generated:
     r"""Draw data from the model.
@@ -110,6 +112,7 @@ def _check_given(sites: Mapping[str, Mapping[str, Any]]) -> None:
             raise UsageError(f"{name}: expected values of {site['fn'].support}, got {came}")
 
 
+@isolated
 @checked
 def reconstruct(
     vae: Autoencoder,
@@ -180,6 +183,7 @@ def _sites(program: Any, *args: Tensor, **kwargs: Tensor) -> dict[str, Any]:
     return sample_sites(poutine.trace(program).get_trace(*args, **kwargs))
 
 
+@isolated
 @checked
 def manifold(vae: VAE, side: int = 20, margin: float = 0.05, context: Tensor | None = None) -> Tensor:
     r"""Decode a grid over a two-dimensional latent space.

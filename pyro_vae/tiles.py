@@ -21,8 +21,10 @@ from pyro_vae.seeding import seeded
 TILE_DATA = 50
 TILE_PARTICLES = 250
 
-_CACHED = 1 << 22
-"""Bytes of a run of the model's graph, counted as one float for each element of x and row: they stay in the cache."""
+_CACHED, _KEPT = 1 << 22, 1 << 21
+"""Most bytes of a run of the model on a CPU, counted as one float for each element of x and row. Those of a graph stay
+in the cache. Those of the programs are kept by the allocator: from larger runs it gives the memory back to the system,
+and faults it in again at each run (a quarter of the time at 12 MB)."""
 _TOLERANCES = {True: 1e-3, False: 1.0}
 """Largest difference between a graph's log-densities and the programs', nats, where products are in full precision and
 where not: rounding gives 1e-4 or so, and that of bfloat16, which each does in places of its own, 0.1."""
@@ -69,7 +71,7 @@ class EagerPair:
 
     def log_joint(self, latents: Mapping[str, Tensor], data: Sequence[Tensor]) -> Tensor:
         """See `Pair`."""
-        return torch.cat([self.weigh(part, data) for part in _parts(latents, max(1, self.max_rows // len(data[0])))])
+        return torch.cat([self.weigh(part, data) for part in _parts(latents, _particles(data, self.max_rows, _KEPT))])
 
     def weigh(self, latents: Mapping[str, Tensor], data: Sequence[Tensor]) -> Tensor:
         """`log_joint` in one run of the model."""
@@ -351,9 +353,16 @@ def _flat(draws: Draws) -> list[Tensor]:
     return [*latents.values(), log_guide]
 
 
+def _particles(data: Sequence[Tensor], max_rows: int, most: int) -> int:
+    """Particles in one run of the model: at most `max_rows` with the data, and on a CPU at most so many bytes."""
+    if data[0].device.type == "cpu":
+        max_rows = min(max_rows, most // (4 * max(1, data[0][0].numel())))
+    return max(1, max_rows // len(data[0]))
+
+
 def _rows_in_cache(data: Sequence[Tensor], max_rows: int) -> int:
     """Particles in one run of the graph: a divisor of the tile, since shapes are fixed; the whole of it on a GPU."""
     if data[0].device.type != "cpu":
         return TILE_PARTICLES
-    limit = min(max_rows, _CACHED // (4 * max(1, data[0][0].numel()))) // len(data[0])
-    return max(n for n in (1, 2, 5, 10, 25, 50, 125, 250) if n <= max(1, limit))
+    limit = _particles(data, max_rows, _CACHED)
+    return max(n for n in (1, 2, 5, 10, 25, 50, 125, 250) if n <= limit)

@@ -12,11 +12,17 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pyro_vae.errors import FileError
 
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+_TORCHS = ("TORCH", "TRITON_")
+"""How environment variables begin that torch sets."""
+_lasting: set[str] = set()
+"""Those that stay set, as torch would not find the same by itself."""
 
 
 def ensure_cache() -> None:
@@ -34,10 +40,26 @@ def ensure_cache() -> None:
             return
     except OSError as error:
         other = os.environ[VARIABLE] = _temporary()
+        _lasting.add(VARIABLE)
         reason = FileError.of(error, doing="write")
         logging.getLogger("pyro_vae").warning(
             f"{reason}: what torch compiles goes to {other} and is deleted at the end"
         )
+
+
+@contextmanager
+def environment_kept() -> Iterator[None]:
+    """Run a block, then take away the variables that torch has set for itself meanwhile, such as the folder's name.
+
+    The host's own children would inherit them, and torch finds the same values again.
+    """
+    before = set(os.environ)
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - before - _lasting:
+            if name.startswith(_TORCHS):
+                os.environ.pop(name, None)
 
 
 def _default() -> Path:

@@ -1,17 +1,14 @@
 """`fit`: stochastic variational inference on a Pyro pair, by one torch optimizer, resumable to the bit."""
 
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from math import ceil, isfinite, nan
 from pathlib import Path
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -26,6 +23,8 @@ from pyro_vae.distributed import ShardedNoise, World, connect
 from pyro_vae.doors import checked
 from pyro_vae.errors import CheckpointError, DataError, NumericalError, PeerLost, PyroVaeError, Stopped, UsageError
 from pyro_vae.evidence import has_elbo
+from pyro_vae.interrupts import signals_collected
+from pyro_vae.isolation import isolated
 from pyro_vae.networks import computing_in
 from pyro_vae.objectives import ELBO, NotTensorial, Objective, as_loss
 from pyro_vae.optimizers import make_optimizer, update
@@ -52,6 +51,7 @@ from pyro_vae.steps import (
     same_buffers,
     worth_compiling,
 )
+from pyro_vae.switches import checking
 from pyro_vae.validation import Validation, measured
 
 
@@ -85,6 +85,7 @@ class History:
         return [row[name] for row in self.rows]
 
 
+@isolated
 @checked
 def fit(
     vae: nn.Module,
@@ -207,7 +208,7 @@ def fit(
             config = {} if run is None else run_config(vae, dataset, objective, settings)
             directory = held.enter_context(open_run(run if world.main else None, config))
             vae, dataset = vae.to(world.device), dataset.to(world.device)
-            pending = held.enter_context(_signals(run is not None))
+            pending = held.enter_context(signals_collected(run is not None))
             trainer = _Trainer(vae, dataset, objective, settings, world, directory, save_every, pending)
         with Progress(settings.epochs, "epoch", enabled=progress and world.main) as bar:
             return trainer.run(bar)
@@ -306,7 +307,7 @@ class _Trainer:
             with agreed(self.world):
                 self._preflight()
             self._save()
-        with pyro.validation_enabled(False), seeded(self.settings.seed, "training"):
+        with checking(False), seeded(self.settings.seed, "training"):
             self._choose_step()
             try:
                 while not self._finished():
@@ -657,31 +658,6 @@ def _check_data(vae: Any, data: Dataset) -> None:
             for x in data.chunks(name):
                 likelihood.check(x, f"{name} data[{start}:]" if start else f"{name} data")
                 start += len(x)
-
-
-@contextmanager
-def _signals(active: bool) -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list while training with a run directory, so that it can save and stop.
-
-    A second Ctrl-C ends it where it is: the checkpoint is the last one.
-    """
-    pending: list[int] = []
-
-    def collect(number: int, _: Any) -> None:
-        if pending and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        pending.append(number)
-
-    if not active or threading.current_thread() is not threading.main_thread():
-        yield pending
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, collect) for number in numbers}
-    try:
-        yield pending
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _means_text(means: Mapping[str, float]) -> str:

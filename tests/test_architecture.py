@@ -12,8 +12,10 @@ import pyro_vae
 
 PACKAGE = Path(pyro_vae.__file__).parent
 ROWS = [
+    ["errors", "turns", "switches", "interrupts"],
+    ["torch_cache"],
+    ["isolation"],
     [
-        "errors",
         "remedies",
         "shapes",
         "progress",
@@ -45,7 +47,6 @@ ROWS = [
         "run_files",
         "schema",
         "restoring",
-        "torch_cache",
     ],
     ["dataset", "run_schema", "doors"],
     ["conditioning"],

@@ -11,9 +11,9 @@ import torch
 from pyro_vae.checkpoint import Run, read_manifest
 from pyro_vae.cli import command, main
 from pyro_vae.errors import CheckpointError, UsageError
+from pyro_vae.interrupts import signals_collected
 from pyro_vae.pages import page
 from pyro_vae.report import SECTIONS, Given, Subject, diagnose
-from pyro_vae.training import _signals  # pyright: ignore[reportPrivateUsage]
 from pyro_vae.vae import VAE
 
 SMALL = "--vae.latent_dim 2 --vae.encoder.hidden [4] --vae.decoder.hidden [4]"
@@ -83,7 +83,7 @@ def test_pictures_are_announced_and_lost_ones_lose_no_summary(tmp_path, capsys):
 
 
 def test_a_second_interrupt_ends_it_at_once():
-    with pytest.raises(KeyboardInterrupt), _signals(True) as pending:
+    with pytest.raises(KeyboardInterrupt), signals_collected(True) as pending:
         signal.raise_signal(signal.SIGINT)
         assert pending == [signal.SIGINT]
         signal.raise_signal(signal.SIGTERM)

@@ -19,6 +19,7 @@ from pyro_vae.diagnostics.ecdf import Band, counts_below, p_values, sign_walk_p_
 from pyro_vae.doors import checked
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.importance import Called, Program, evaluation_mode, log_density, refuse_point_masses, sites_at, weigh
+from pyro_vae.isolation import isolated
 from pyro_vae.once import remembering
 from pyro_vae.seeding import generator, seeded
 from pyro_vae.simulating import Simulated, ToX, simulate_block
@@ -274,6 +275,7 @@ class Location:
         return self.p_values <= self.alpha / len(self.names)
 
 
+@isolated
 @checked
 def simulation_based_calibration(
     model: Program,

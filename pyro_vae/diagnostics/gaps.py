@@ -16,6 +16,7 @@ from pyro_vae.doors import checked
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.evidence import log_marginal
 from pyro_vae.importance import evaluation_mode, refuse_point_masses
+from pyro_vae.isolation import isolated
 from pyro_vae.seeding import seeded
 from pyro_vae.tiles import TILE_DATA
 from pyro_vae.vae import VAE
@@ -113,6 +114,7 @@ class InferenceGaps:
         return f"InferenceGaps({gaps}; {told}; N = {len(self.elbo)}, seed {self.seed})"
 
 
+@isolated
 @checked
 def inference_gaps(
     vae: Autoencoder,

@@ -11,6 +11,7 @@ from pyro_vae.autoencoder import Autoencoder
 from pyro_vae.doors import checked
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.importance import evaluation_mode, model_order, propose
+from pyro_vae.isolation import isolated
 from pyro_vae.seeding import seeded
 from pyro_vae.sites import in_order
 from pyro_vae.vae import VAE
@@ -54,6 +55,7 @@ class LatentStatistics:
         return told.get("z", "") if len(told) == 1 else ", ".join(f"{name}: {text}" for name, text in told.items())
 
 
+@isolated
 @checked
 def latent_statistics(
     vae: Autoencoder, x: Tensor, batch: int = 1000, context: Tensor | None = None, **inputs: Tensor

@@ -11,6 +11,7 @@ from pyro_vae.backends import exact_products, fast_cpu
 from pyro_vae.doors import checked
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.importance import Program, evaluation_mode
+from pyro_vae.isolation import isolated
 from pyro_vae.once import remembering
 from pyro_vae.posterior import METHODS, posterior
 from pyro_vae.seeding import seeded
@@ -122,6 +123,7 @@ class PredictiveCheck:
         return self.replicated >= self.observed, self.replicated <= self.observed
 
 
+@isolated
 @checked
 def posterior_predictive_check(
     model: Program,

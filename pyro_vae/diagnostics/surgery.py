@@ -21,6 +21,7 @@ from pyro_vae.importance import (
     refuse_point_masses,
     sites_at,
 )
+from pyro_vae.isolation import isolated
 from pyro_vae.seeding import seeded
 from pyro_vae.tiles import TILE_DATA, padded
 
@@ -100,6 +101,7 @@ class ElboSurgery:
         )
 
 
+@isolated
 @checked
 def elbo_surgery(
     model: Program,

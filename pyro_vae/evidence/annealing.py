@@ -21,6 +21,7 @@ from pyro_vae.evidence.bridges import Bridge, Bridges, Steps, adapted, num_ticks
 from pyro_vae.evidence.sandwich import Sandwich
 from pyro_vae.hmc import Noise, Walk
 from pyro_vae.importance import Called, Program, evaluation_mode, owners, refuse_point_masses
+from pyro_vae.isolation import isolated
 from pyro_vae.seeding import seeded
 from pyro_vae.simulating import ToX, simulate
 from pyro_vae.targets import Target
@@ -32,6 +33,7 @@ _MUCH_WORK = 2e12
 Progress = Callable[[int], object]
 
 
+@isolated
 @checked
 def ais(
     model: Program,
@@ -99,6 +101,7 @@ def ais(
     return run.bounds((x, *args, *inputs.values()), None, ("lower",), progress)["lower"]
 
 
+@isolated
 @checked
 def reverse_ais(
     model: Program,
@@ -150,6 +153,7 @@ def reverse_ais(
     return run.bounds((x, *args, *inputs.values()), latents, ("upper",), progress)["upper"]
 
 
+@isolated
 @checked
 def bdmc(
     model: Program,

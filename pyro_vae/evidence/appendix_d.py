@@ -14,6 +14,7 @@ from pyro_vae.errors import UsageError
 from pyro_vae.evidence.estimates import BoundKind, Estimate
 from pyro_vae.hmc import HMCResult, hmc
 from pyro_vae.importance import Program, evaluation_mode
+from pyro_vae.isolation import isolated
 from pyro_vae.pareto import pareto_k_of_tail, reliable_below, tail_kept
 from pyro_vae.reliability import untrustworthy
 from pyro_vae.targets import Target
@@ -84,6 +85,7 @@ class AppendixD(Estimate):
         return f"k-hat > {self.threshold:.2f} for {tails:.1%}, chains not to be trusted for {chains:.1%}"
 
 
+@isolated
 @checked
 def appendix_d(
     model: Program,

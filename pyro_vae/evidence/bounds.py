@@ -9,6 +9,7 @@ from torch import Tensor
 from pyro_vae.distributed import World
 from pyro_vae.doors import checked
 from pyro_vae.importance import Called, Program, Proposal, evaluation_mode, propose, weigh
+from pyro_vae.isolation import isolated
 from pyro_vae.point_masses import is_point_mass
 from pyro_vae.seeding import seeded
 
@@ -38,6 +39,7 @@ class Bound:
         return {name: getattr(self, name).mean().item() for name in names}
 
 
+@isolated
 def has_elbo(guide: Program, *args: Any, max_plate_nesting: int = 1, **inputs: Any) -> bool:
     """Whether a guide has an ELBO: no site of it is a `Delta` on real numbers, whose KL from any density is infinite.
 
@@ -58,6 +60,7 @@ def _is_point(drawn: Proposal) -> bool:
     return any(is_point_mass(site["fn"]) and site["value"].is_floating_point() for site in drawn.sites.values())
 
 
+@isolated
 @checked
 def bound(
     model: Program,

@@ -18,6 +18,7 @@ from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.evidence.estimates import BoundKind, Estimate
 from pyro_vae.fingerprint import fingerprint
 from pyro_vae.importance import Called, Program, evaluation_mode, owners, refuse_point_masses
+from pyro_vae.isolation import isolated
 from pyro_vae.networks import computing_in
 from pyro_vae.once import remembering
 from pyro_vae.pareto import smooth_tail, tail_kept
@@ -164,6 +165,7 @@ class Evidence(Estimate):
         return "" if self.shift is None else f"; FAST ESTIMATE in {self.precision}, shift {self.shift:+.4f} nats"
 
 
+@isolated
 @checked
 def log_marginal(
     model: Program,

@@ -14,9 +14,11 @@ from pyro_vae.doors import checked
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence.importance_sampling import Evidence, log_marginal
 from pyro_vae.importance import Program, evaluation_mode, sample_sites
+from pyro_vae.isolation import isolated
 from pyro_vae.seeding import seeded
 
 
+@isolated
 @checked
 def prior_sampling(
     model: Program,

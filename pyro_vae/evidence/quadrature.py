@@ -13,6 +13,7 @@ from pyro_vae.doors import checked
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.evidence.estimates import BoundKind, Estimate
 from pyro_vae.importance import Program, evaluation_mode
+from pyro_vae.isolation import isolated
 from pyro_vae.targets import Target
 from pyro_vae.tiles import TILE_DATA
 
@@ -79,6 +80,7 @@ class Quadrature(Estimate):
         return f"not converged to {self.tolerance:g} nats for {self.unreliable:.1%}"
 
 
+@isolated
 @checked
 def quadrature(
     model: Program,

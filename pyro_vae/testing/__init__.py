@@ -24,6 +24,7 @@ from functools import partial
 from typing import Any
 
 from pyro_vae.errors import UsageError
+from pyro_vae.isolation import isolated
 from pyro_vae.testing.axes import AXES, Axis, axis_of
 from pyro_vae.testing.contract import Check, ContractError, NotApplicable, run_check
 from pyro_vae.testing.parts import Part
@@ -57,6 +58,7 @@ class Outcome:
     left_out: str = ""
 
 
+@isolated
 def check_part(
     part: Any,
     *,

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor, nn
 
 from pyro_vae.seeding import seeded
+from pyro_vae.switches import checking
 from pyro_vae.testing.parts import Part
 
 Check = Callable[[Part], None]
@@ -104,7 +104,7 @@ def run_check(check: Check, part: Part, seed: int = 0) -> None:
         NotApplicable: if it says nothing about this part.
     """
     try:
-        with seeded(seed, "check", check.__name__), pyro.validation_enabled(True), torch.enable_grad():
+        with seeded(seed, "check", check.__name__), checking(True), torch.enable_grad():
             check(part)
     except NotApplicable:
         raise

@@ -6,7 +6,6 @@ from dataclasses import is_dataclass
 from functools import partial
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from pyro_vae.describing import describe, resolve
 from pyro_vae.errors import UsageError
 from pyro_vae.networks import MLP
 from pyro_vae.seeding import seeded
+from pyro_vae.switches import checking
 from pyro_vae.testing.contract import expect, expect_close, not_applicable
 from pyro_vae.testing.parts import Part, offered_by
 
@@ -117,7 +117,7 @@ def expect_recordable(
     A value that was read off the first inputs and baked in would show here.
     """
     try:
-        with pyro.validation_enabled(False):
+        with checking(False):
             graph = record(module, lambda *x: [function(*x)], inputs, compile=False)
     except Unrecordable as reason:
         raise not_applicable(f"can't be recorded, so it is never compiled: {reason}") from reason

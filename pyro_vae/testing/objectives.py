@@ -15,6 +15,7 @@ from pyro_vae.likelihoods import Normal
 from pyro_vae.objectives import NotTensorial
 from pyro_vae.schedules import Linear, Schedule
 from pyro_vae.seeding import seeded
+from pyro_vae.switches import checking
 from pyro_vae.testing.contract import (
     Check,
     expect,
@@ -141,7 +142,7 @@ def can_be_recorded(part: Part) -> None:
         return value, value
 
     try:
-        with pyro.validation_enabled(False):
+        with checking(False):
             graph, parameters = record_gradients(vae, twice, [x], compile=False)
     except Unrecordable as reason:
         raise not_applicable(f"can't be recorded, so it is never compiled: {reason}") from reason

@@ -1,0 +1,120 @@
+"""Process-wide switches of Pyro and torch that running a program may change, as one value that can be put back."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import util as distributions
+from pyro.infer import util as infer
+from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
+from torch import Tensor
+from torch.distributions import Distribution
+
+
+@dataclass(frozen=True)
+class Checks:
+    """Which checks are on: those of Pyro's three parts, and those of torch's distributions.
+
+    `pyro.validation_enabled` gives torch's distributions the setting of Pyro's back, whatever they had before.
+    """
+
+    infer: bool
+    poutine: bool
+    pyro_distributions: bool
+    torch_distributions: bool
+
+    @classmethod
+    def now(cls) -> Self:
+        """As it is set."""
+        return cls(
+            infer.is_validation_enabled(),
+            poutine.is_validation_enabled(),
+            distributions.is_validation_enabled(),
+            Distribution._validate_args,
+        )
+
+    def put_back(self) -> None:
+        """Set it so."""
+        infer.enable_validation(self.infer)
+        poutine.enable_validation(self.poutine)
+        distributions.enable_validation(self.pyro_distributions)
+        Distribution.set_default_validate_args(self.torch_distributions)
+
+
+@contextmanager
+def checking(enabled: bool) -> Iterator[None]:
+    """Run a block with all checks of Pyro and of torch's distributions on, or all off."""
+    before = Checks.now()
+    try:
+        pyro.enable_validation(enabled)
+        yield
+    finally:
+        before.put_back()
+
+
+@dataclass(frozen=True)
+class Switches:
+    """All that the package sets for the time of a call.
+
+    Args:
+        checks: which are on.
+        products: how float32 products are computed, of each backend that has such a switch.
+        threads: number of torch's threads.
+        generator: state of torch's generator.
+        handlers: Pyro's handlers that are active.
+        plates: names of the plates whose dimensions are taken.
+    """
+
+    checks: Checks
+    products: tuple[tuple[Any, str], ...]
+    threads: int
+    generator: Tensor
+    handlers: tuple[Any, ...]
+    plates: tuple[str | None, ...]
+
+    @classmethod
+    def now(cls) -> Self:
+        """As they are."""
+        return cls(
+            Checks.now(),
+            tuple((switch, switch.fp32_precision) for switch in _product_switches()),
+            torch.get_num_threads(),
+            torch.default_generator.get_state(),
+            tuple(_PYRO_STACK),
+            tuple(_DIM_ALLOCATOR._stack),
+        )
+
+    def put_back(self) -> None:
+        """Set them so, those that differ."""
+        self.checks.put_back()
+        for switch, precision in self.products:
+            if switch.fp32_precision != precision:
+                switch.fp32_precision = precision
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
+        torch.default_generator.set_state(self.generator)
+        _PYRO_STACK[:] = self.handlers
+        _DIM_ALLOCATOR._stack[:] = self.plates
+
+
+@contextmanager
+def put_back_on_error() -> Iterator[None]:
+    """Run a block; where it does not end by itself, put all switches back.
+
+    Each is put back by whoever changed it, unless Ctrl-C comes between its two lines.
+    """
+    before = Switches.now()
+    try:
+        yield
+    except BaseException:
+        before.put_back()
+        raise
+
+
+def _product_switches() -> list[Any]:
+    found = (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
+    return [switch for switch in found if hasattr(switch, "fp32_precision")]
