@@ -290,7 +290,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         data = run_files.read(path, "manifest.json", run_files.LARGEST_TEXT)
     except FileError as error:
-        raise _missing(error, f"{path} holds no saved weights: it has no manifest.json") from error
+        there = f"{path} holds no saved weights: it has no manifest.json"
+        raise _missing(error, there if Path(path).exists() else f"there is no run directory {path}") from error
     known = parse_json(data, Format, where)["format"]
     if known != FORMAT:
         raise CheckpointError(f"{path} has format {known}, this version reads {FORMAT}: use the version that wrote it")

@@ -94,6 +94,18 @@ def in_words(text: str) -> str:
     return re.sub(rf"\b({'|'.join(_OPTIONS)})='?([^\s,;)']+)'?", r"--\1 \2", text)
 
 
+_MEANT = {
+    "gaussian": "normal",
+    "cnn": "convnet",
+    "learningrate": "lr",
+    "latentsize": "latentdim",
+    "k": "numparticles",
+    "gpu": "cuda",
+    "validation": "valid",
+}
+"""What others call it, both as `_folded`."""
+
+
 def nearest(name: str, known: object, cutoff: float = 0.6) -> str:
     """`, did you mean 'NAME'?` with the known name that is most alike, or nothing.
 
@@ -102,5 +114,29 @@ def nearest(name: str, known: object, cutoff: float = 0.6) -> str:
         known: the names there are.
         cutoff: least similarity, from 0 to 1.
     """
-    close = get_close_matches(name, list(known), n=1, cutoff=cutoff)  # pyright: ignore[reportArgumentType]
-    return f", did you mean {close[0]!r}?" if close else ""
+    close = closest(name, known, cutoff)
+    return f", did you mean {close!r}?" if close else ""
+
+
+def closest(name: str, known: object, cutoff: float = 0.6) -> str | None:
+    """The known name that is meant: but for capitals and hyphens, by initials, by another name, or by spelling.
+
+    Example:
+        >>> closest("elbo", ["IWAE", "ELBO"]), closest("IAF", ["Delta", "InverseAutoregressiveFlow"])
+        ('ELBO', 'InverseAutoregressiveFlow')
+    """
+    names = [str(word) for word in known]  # pyright: ignore[reportGeneralTypeIssues]
+    folded, typed = {_folded(word): word for word in reversed(names)}, _folded(name)
+    if (found := folded.get(typed) or folded.get(_MEANT.get(typed, ""))) is not None:
+        return found
+    initials = [word for word in names if len(name) > 1 and _initials(word) == name.upper()]
+    spelt = get_close_matches(name, names, 1, cutoff) or get_close_matches(typed, list(folded), 1, cutoff)
+    return initials[0] if initials else folded.get(spelt[0], spelt[0]) if spelt else None
+
+
+def _folded(word: str) -> str:
+    return re.sub(r"[\W_]", "", word).lower()
+
+
+def _initials(word: str) -> str:
+    return "".join(letter for letter in word if letter.isupper())

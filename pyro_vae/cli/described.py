@@ -57,6 +57,12 @@ def find(name: Any, axis: Axis, key: str, library: Library) -> type:
     if not isinstance(name, str) or not name:
         came = "" if name is NOTHING else f", got {shown(name)}"
         raise UsageError(f"{key}: expected the name of a class{came}. Known: {', '.join(known)}")
+    if "(" in name:
+        head = name.partition("(")[0]
+        raise UsageError(
+            f"{key}: expected the name of a class alone, got {name!r}: write --{key} {head}, and its options "
+            f"as --{key}.OPTION VALUE. Known: {', '.join(known)}"
+        )
     if "." in name:
         return library.at(name, axis, key)
     found = {name: cls for base in axis.bases for name, cls in library.below(base).items()}

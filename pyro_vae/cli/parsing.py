@@ -5,20 +5,20 @@ Nothing heavy is imported until all names are known to be right, so that help an
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from jsonargparse import ArgumentParser, Namespace, set_dumper, set_loader
 
 from pyro_vae.cli.given import Given, given_of
 from pyro_vae.cli.helping import HelpFormatter
 from pyro_vae.cli.home import expanded, with_home
+from pyro_vae.cli.mistakes import explain, where_typed
 from pyro_vae.cli.streams import say
-from pyro_vae.cli.values import suggest, unfit
+from pyro_vae.cli.values import suggest, whole_number
 from pyro_vae.errors import UsageError
 from pyro_vae.safe_yaml import MAX_CHARACTERS, YamlError, dump_yaml, load_yaml
 
@@ -152,7 +152,16 @@ class _Words:
             elif path == ["print_config"] and self.parser.takes_config:
                 self.print_config = True
             else:
-                self.left.append(word)
+                self.left += self._plain_word(word, remaining)
+
+    def _plain_word(self, word: str, remaining: Iterator[str]) -> list[str]:
+        """A word, and its value where that is a whole number: 1e3 is 1000."""
+        name, equals, value = word.partition("=")
+        if not any(name in action.option_strings and _is_whole(action) for action in self.parser._actions):
+            return [word]
+        if equals:
+            return [f"{name}={whole_number(value)}"]
+        return [word, *(whole_number(value) for value in [next(remaining, None)] if value is not None)]
 
     def _class_word(self, path: list[str], value: str | None) -> None:
         key = ".".join(path)
@@ -193,6 +202,11 @@ def _options_of(parser: ArgumentParser) -> dict[str, argparse.Action]:
     """The plain options that a configuration may have."""
     hidden = ("help", "config", "print_config")
     return {a.dest: a for a in parser._actions if a.option_strings and a.dest not in hidden}
+
+
+def _is_whole(action: argparse.Action) -> bool:
+    kind = getattr(action, "_typehint", None) or action.type
+    return int in (kind, *get_args(kind)) and float not in get_args(kind)
 
 
 def _flag(key: str, value: Any) -> list[str]:
@@ -286,7 +300,7 @@ def parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
     Raises:
         UsageError: for an unknown option or class, or a value of the wrong type.
     """
-    return expanded(_told(parser, lambda: parser.parse_args(argv)))
+    return expanded(_told(parser, argv, lambda: parser.parse_args(argv)))
 
 
 def check(parser: CommandParser, argv: Sequence[str]) -> None:
@@ -295,14 +309,18 @@ def check(parser: CommandParser, argv: Sequence[str]) -> None:
     Raises:
         UsageError: as `parse`.
     """
-    _told(parser, lambda: parser.check(argv))
+    _told(parser, argv, lambda: parser.check(argv))
 
 
-def _told(parser: ArgumentParser, action: Callable[[], Any]) -> Any:
+def _told(parser: ArgumentParser, argv: Sequence[str], action: Callable[[], Any]) -> Any:
     try:
         return action()
     except argparse.ArgumentError as error:  # with its cause, which may lie in a module of the user's
-        raise UsageError(explain(str(error), parser)) from error
+        raise UsageError(where_typed(explain(str(error), parser, argv), argv)) from error
+    except UsageError as error:
+        if type(error) is not UsageError or where_typed(str(error), argv) == str(error):
+            raise
+        raise UsageError(where_typed(str(error), argv)) from error
 
 
 def named(options: Any) -> tuple[str, ...]:
@@ -311,23 +329,3 @@ def named(options: Any) -> tuple[str, ...]:
         own = [options.class_path.rpartition(".")[0]] if "class_path" in options else []
         return tuple(dict.fromkeys([*own, *(m for value in vars(options).values() for m in named(value))]))
     return ()
-
-
-def explain(message: str, parser: ArgumentParser) -> str:
-    """The message of jsonargparse, with the nearest and all known names where one was mistyped."""
-    options = [option for action in parser._actions for option in action.option_strings]
-    if match := re.search(r"unrecognized arguments: (--[\w.]+)", message):
-        return f"unknown option {match[1]!r}{suggest(match[1], options)}"
-    if match := re.search(r"unrecognized arguments: (.*)", message):
-        return f"unexpected argument {match[1]!r}: options are written --name value"
-    key = re.search(r'arser key "([\w.]+)"', message)
-    value = re.search(r"(?:Got|Given) value: (.*)", message, re.DOTALL)
-    kinds = {action.dest: getattr(action, "_typehint", None) for action in parser._actions}
-    if key and value and kinds.get(key[1]) is not None:
-        return f"{key[1]}: {unfit(value[1], kinds[key[1]])}"
-    return _plain(message)
-
-
-def _plain(message: str) -> str:
-    """The message without Python's notation."""
-    return re.sub(r'Parser key "([\w.]+)":', r"\1:", message)

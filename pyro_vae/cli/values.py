@@ -1,13 +1,15 @@
 """Values of options: a word of the command line, or plain data out of YAML, as what an annotation asks for."""
 
+import re
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
+from decimal import Decimal
 from inspect import isclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser, Namespace
 
+from pyro_vae.remedies import closest
 from pyro_vae.safe_yaml import YamlError, load_yaml
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
@@ -55,9 +57,17 @@ def loaded(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return None if value == "None" else load_yaml(value)
+        return None if value == "None" else load_yaml(whole_number(value))
     except YamlError:
         return value
+
+
+def whole_number(word: str) -> str:
+    """A whole number that is written with an exponent in digits, e.g. 1e3 as 1000; any other word as it is."""
+    if not re.fullmatch(r"[-+]?\d{1,12}(\.\d{1,12})?[eE]\+?\d{1,2}", word.strip()):
+        return word
+    number = Decimal(word.strip())
+    return str(int(number)) if number == int(number) else word
 
 
 def _simple(value: Any, kind: type) -> Any:
@@ -202,5 +212,5 @@ def shown(value: Any) -> str:
 def suggest(name: str, known: Iterable[str]) -> str:
     """`, did you mean X? Known: ...`."""
     known = list(dict.fromkeys(known))
-    close = get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"{f', did you mean {close[0]!r}' if close else ''}? Known: {', '.join(known) or 'none'}"
+    close = closest(name, known, cutoff=0.5)
+    return f"{f', did you mean {close!r}?' if close else '.'} Known: {', '.join(known) or 'none'}"
