@@ -134,7 +134,7 @@ FIT = {
     "an optimizer's name": (lambda: trained(optimizer="Adam"), "optimizer: expected a class of torch.optim", "'Adam'"),
     "an optimizer's option": (
         lambda: trained(optimizer=partial(torch.optim.Adam, learning_rate=1)),
-        "optimizer: Adam has no option 'learning_rate'. Known: params, lr",
+        "optimizer: Adam has no option 'learning_rate', did you mean 'lr'? Known: ",
     ),
     "the class of a schedule": (
         lambda: trained(lr_schedule=schedules.Cosine),
