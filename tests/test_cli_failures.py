@@ -51,9 +51,10 @@ FAST = "--vae.latent_dim 2 --vae.decoder.hidden [8] --epochs 2 --pictures false 
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
-    """In a folder of its own, and afterwards none of its modules is known."""
+    """In a folder of its own; before and afterwards none of its modules is known."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    sys.modules.pop("mine", None)
     yield
     sys.modules.pop("mine", None)
 
