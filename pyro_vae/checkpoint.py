@@ -285,13 +285,13 @@ def read_config(path: Path, trained: bool = False) -> dict[str, Any]:
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a run directory."""
     if not run_files.has(path, "config.yaml"):
-        raise CheckpointError(f"{path} is not a run directory: it has no config.yaml")
+        there = f"{path} is not a run directory: it has no config.yaml"
+        raise CheckpointError(there if Path(path).exists() else f"there is no run directory {path}")
     where = f"{path}/manifest.json"
     try:
         data = run_files.read(path, "manifest.json", run_files.LARGEST_TEXT)
     except FileError as error:
-        there = f"{path} holds no saved weights: it has no manifest.json"
-        raise _missing(error, there if Path(path).exists() else f"there is no run directory {path}") from error
+        raise _missing(error, f"{path} holds no saved weights: it has no manifest.json") from error
     known = parse_json(data, Format, where)["format"]
     if known != FORMAT:
         raise CheckpointError(f"{path} has format {known}, this version reads {FORMAT}: use the version that wrote it")
