@@ -569,8 +569,9 @@ class _Trainer:
     def _restore(self, state: State) -> None:
         progress, device = dict(state.progress), next(self.vae.parameters()).device
         chosen_by_elbo = "best_elbo" in progress
-        if chosen_by_elbo:  # by a version before `keep`
+        if chosen_by_elbo:  # by a version before `keep`, which computed in the precision that it was told
             progress["best_loss"] = progress.pop("best_elbo")
+            progress.setdefault("precision", self.settings.precision)
             state.rows = [{**row, "valid_loss": nan} if "valid_elbo" in row else row for row in state.rows]
         if "data" in progress and progress["data"] != self.progress["data"]:
             raise self._other_data()
