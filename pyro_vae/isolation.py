@@ -57,6 +57,21 @@ def outside_inference_mode(function: Callable[P, R]) -> Callable[P, R]:
     return outside
 
 
+def in_any_mode(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a method that takes gradients by itself work in inference mode too; nothing is done outside of it."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not torch.is_inference_mode_enabled():
+            return function(*args, **kwargs)
+        with ordinary_tensors():
+            call: Callable[..., R] = function
+            parts, named = ordinary((args, kwargs))
+            return call(*parts, **named)
+
+    return call
+
+
 def _isolated(function: Callable[P, R], gradients: Callable[[], bool]) -> Callable[P, R]:
     name = function.__qualname__.removesuffix(".__init__").rpartition(".")[2]
 

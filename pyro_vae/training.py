@@ -206,9 +206,9 @@ def fit(
         with agreed(world):
             _check_data(vae, dataset)
             config = {} if run is None else run_config(vae, dataset, objective, settings)
+            pending = held.enter_context(signals_collected(run is not None))  # first: a file is written whole
             directory = held.enter_context(open_run(run if world.main else None, config))
             vae, dataset = vae.to(world.device), dataset.to(world.device)
-            pending = held.enter_context(signals_collected(run is not None))
             trainer = _Trainer(vae, dataset, objective, settings, world, directory, save_every, pending)
         with Progress(settings.epochs, "epoch", enabled=progress and world.main) as bar:
             return trainer.run(bar)

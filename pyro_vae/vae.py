@@ -10,6 +10,7 @@ from torch import Tensor
 from pyro_vae.arguments import factory, shape_of, whole
 from pyro_vae.autoencoder import Conditional, checked_conditions, start_near_prior
 from pyro_vae.guides import DiagonalNormal, Guide
+from pyro_vae.isolation import in_any_mode
 from pyro_vae.likelihoods import Bernoulli, Likelihood
 from pyro_vae.networks import MLP, FromShapes, network_factory
 from pyro_vae.priors import Prior, StandardNormal
@@ -134,6 +135,7 @@ class VAE(Conditional):
         """
         return self.posterior.distribution(self.guide_params(x, mask, context))
 
+    @in_any_mode
     def guide_params(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         """What makes q(z|x) of the guide's family, `[*leading, *guide.param_shape]`; arguments as for `encode`.
 

@@ -89,6 +89,13 @@ class TestModes:
         with torch.no_grad():
             assert not pv.importance.importance(*pair(things), num_particles=2).log_weights.requires_grad
 
+    def test_a_guide_that_climbs_by_itself(self):
+        things = Things()
+        expected = things.refined.encode(things.x).mean.detach()
+        with torch.inference_mode():
+            got = things.refined.encode(data()).mean
+        assert torch.equal(got, expected)
+
     def test_a_run_that_is_loaded_in_inference_mode_can_be_trained(self, tmp_path):
         fitted(Things().vae, data(), run=tmp_path / "run")
         with torch.inference_mode():
