@@ -8,7 +8,9 @@ from os import PathLike
 from typing import Any, TypeVar
 
 import numpy as np
+from pyro.optim import PyroOptim
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 
@@ -209,11 +211,10 @@ def factory(name: str, value: Any, base: type, strict: bool = True) -> Any:
         UsageError: for an instance, a name, a class of another kind, or an option that the class does not have.
     """
     cls = value.func if isinstance(value, partial) else value
-    home = f"pyro_vae.{base.__module__.split('.')[1]}" if base.__module__.startswith("pyro_vae.") else base.__module__
-    expected = f"{name}: expected a class of {home}, or functools.partial(Class, option=...)"
+    expected = f"{name}: expected a class of {home_of(base)}, or functools.partial(Class, option=...)"
     if isinstance(value, str):
         raise UsageError(f"{expected}, got the text {value!r}{_class_for(value, base)}")
-    if isinstance(value, nn.Module) or not callable(value):
+    if isinstance(value, nn.Module | Optimizer | PyroOptim) or not callable(value):
         raise UsageError(f"{expected}, got {_instance(value)}")
     if isinstance(cls, type) and (
         (strict and not issubclass(cls, base)) or (isabstract(cls) and issubclass(cls, base))
@@ -234,7 +235,7 @@ def _check_options(name: str, value: partial[Any]) -> None:
         return
     for option in value.keywords:
         if option not in known:
-            cls, names = getattr(value.func, "__name__", str(value.func)), list(known)
+            cls, names = getattr(value.func, "__name__", str(value.func)), [n for n in known if n not in GIVEN]
             raise UsageError(
                 f"{name}: {cls} has no option {option!r}{nearest(option, names) or '.'} Known: {', '.join(names)}"
             )
@@ -244,6 +245,11 @@ def _instance(value: Any) -> str:
     cls = type(value)
     if isinstance(value, nn.Module):
         return f"an instance of {cls.__name__}: pass the class itself, which is called with the sizes"
+    if isinstance(value, Optimizer):
+        name = f"torch.optim.{cls.__name__}"
+        return f"an instance of {cls.__name__}: pass the class itself, {name}, or functools.partial({name}, lr=0.001)"
+    if isinstance(value, PyroOptim):
+        return "an optimizer of pyro.optim: pass one of torch.optim, e.g. functools.partial(torch.optim.Adam, lr=0.001)"
     return f"{cls.__name__} {shown(value)}"
 
 
@@ -251,7 +257,7 @@ def _class_for(name: str, base: type) -> str:
     """The class of a name, or the nearest one."""
     known = {cls.__name__: cls for cls in subclasses(base)}
     if name in known:
-        return f": import the class, from {known[name].__module__} import {name}, and pass it"
+        return f": import the class, from {home_of(known[name])} import {name}, and pass it"
     return f"{nearest(name, known)} Known: {', '.join(known)}" if known else ""
 
 
@@ -262,6 +268,16 @@ def _kind(cls: type, base: type) -> str:
         return f"the base class {cls.__name__}: take one of {names}"
     close = nearest(cls.__name__, names.split(", "))
     return f"{cls.__module__}.{cls.__name__}, which is no {base.__name__}{close or '.'} Known: {names}"
+
+
+GIVEN = ("shapes", "in_shape", "out_shape", "params")
+"""Arguments that a part is called with by who builds it."""
+
+
+def home_of(cls: type) -> str:
+    """The module that a public class is imported from."""
+    names = cls.__module__.split(".")
+    return ".".join(names[:2]) if names[0] == "pyro_vae" or names[:2] == ["torch", "optim"] else cls.__module__
 
 
 def subclasses(base: type) -> list[type]:
@@ -293,6 +309,8 @@ def value_of(name: str, value: Any, base: type) -> Any:
     Raises:
         UsageError: for a class in place of a value, or a name; anything else is left to the caller.
     """
+    if isinstance(value, type) and not issubclass(value, base) and value.__module__.startswith("torch"):
+        raise UsageError(f"{name}: expected an instance of a class of {home_of(base)}, got {_kind(value, base)}")
     if isinstance(value, type):
         raise UsageError(f"{name}: expected an instance, got the class {value.__name__}: write {value.__name__}(...)")
     if isinstance(value, str):

@@ -14,6 +14,7 @@ from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 
+from pyro_vae.calling import Called
 from pyro_vae.doors import tensor
 from pyro_vae.errors import UsageError
 from pyro_vae.guides import Guide
@@ -29,7 +30,7 @@ _names: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 _counter = count()
 
 
-class Autoencoder(nn.Module, ABC):
+class Autoencoder(Called, nn.Module, ABC):
     r"""A latent variable model with an amortised guide, as two Pyro programs of one module.
 
     `fit`, `log_marginal`, the tasks and the command take any of them: they run the programs and look at their sites.

@@ -11,12 +11,13 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from pyro_vae.calling import Called
 from pyro_vae.errors import UsageError
 from pyro_vae.layers import check_dropout
 from pyro_vae.shapes import CodeShapes
 
 
-class CodePrior(nn.Module, ABC):
+class CodePrior(Called, nn.Module, ABC):
     """A distribution p(k) over codes, `[*codes]` of integers 0, ..., K - 1, as a module.
 
     A subclass takes `(shapes, **its own options)` and implements `forward`. `encode` and `context` are what continuous
@@ -25,6 +26,8 @@ class CodePrior(nn.Module, ABC):
     Args:
         shapes: the sizes of the autoencoder.
     """
+
+    role = "prior"
 
     def __init__(self, shapes: CodeShapes) -> None:
         super().__init__()

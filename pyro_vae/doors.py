@@ -77,7 +77,7 @@ def _misfit(function: str, known: Signature, kwargs: Mapping[str, Any], error: T
     names = [name for name, parameter in known.parameters.items() if parameter.kind in _NAMED]
     unknown = next((name for name in kwargs if name not in names), None)
     if unknown is not None and "unexpected keyword" in str(error):
-        return f"{function} has no argument {unknown!r}{nearest(unknown, names)} Known: {', '.join(names)}"
+        return f"{function} has no argument {unknown!r}{nearest(unknown, names) or '.'} Known: {', '.join(names)}"
     needed = [name for name in names if known.parameters[name].default is Parameter.empty]
     return f"{function}: {error}; it is called as {function}({', '.join(needed)}, ...)"
 

@@ -232,7 +232,11 @@ def check_choice(name: str, value: str, literal: object) -> None:
 
 
 def check_widths(name: str, widths: Sequence[int]) -> None:
-    """Refuse widths that are not positive."""
+    """Refuse widths that are not positive, and what is no list of them."""
+    if isinstance(widths, int) and not isinstance(widths, bool):
+        raise UsageError(f"{name}: expected a tuple of whole numbers, got the number {widths}: one is ({widths},)")
+    if isinstance(widths, str) or not all(isinstance(n, int) and not isinstance(n, bool) for n in widths):
+        raise UsageError(f"{name}: expected a tuple of whole numbers, e.g. (200, 100), got {widths!r}")
     if any(width < 1 for width in widths):
         raise UsageError(f"{name} must be positive, got {tuple(widths)}")
 

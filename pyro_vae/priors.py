@@ -12,6 +12,7 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 
 from pyro_vae.arguments import scalar
+from pyro_vae.calling import Called
 from pyro_vae.errors import UsageError
 from pyro_vae.exponentials import tame_scale
 from pyro_vae.flow_library import zuko
@@ -23,7 +24,7 @@ from pyro_vae.shapes import Shapes
 Encode = Callable[[Tensor], dist.TorchDistribution]
 
 
-class Prior(nn.Module, ABC):
+class Prior(Called, nn.Module, ABC):
     """A distribution p(z) over codes, as a module.
 
     A subclass takes `(shapes, **its own options)` and implements `forward`. Its parameters are trained with the rest.
@@ -32,6 +33,8 @@ class Prior(nn.Module, ABC):
     Args:
         shapes: the sizes of the VAE.
     """
+
+    role = "prior"
 
     start_count: int = 0
     """How many rows of training data `start_from` wants; 0 for none."""

@@ -48,7 +48,7 @@ ROWS = [
         "schema",
         "restoring",
     ],
-    ["dataset", "run_schema", "doors"],
+    ["dataset", "run_schema", "doors", "calling"],
     ["conditioning"],
     ["networks", "schedules", "data", "compiling", "optimizers", "distributed", "mixtures"],
     ["priors", "code_priors", "quantization", "grids", "likelihoods", "guides", "importance", "agreement"],

@@ -403,3 +403,29 @@ def test_matplotlib_waits_until_a_figure_is_asked_for():
     root = Path(__file__).parents[1]
     result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+class TestColumnsOfUnlikeScales:
+    """A table's columns may have any units: on one scale only the largest could be seen."""
+
+    x = torch.tensor([[0.1, 500.0, 7.0], [0.2, 300.0, 7.0], [0.3, 400.0, 7.0]])
+
+    def heights(self, figure, line=0):
+        return figure.axes[0].lines[line].get_ydata().reshape(3, 3)
+
+    def test_each_is_drawn_from_its_least_value_to_its_greatest(self):
+        figure = plots.image_grid(self.x, columns=3)
+        y = self.heights(figure)
+        assert y[0, 0] > y[1, 0] > y[2, 0] and y[0, 1] < y[2, 1] < y[1, 1]  # downwards
+        assert y[0, 0] == pytest.approx(y[1, 1]) and y[2, 0] == pytest.approx(y[0, 1])
+        assert np.ptp(y[:, 2]) == 0 and y[2, 0] < y[0, 2] < y[0, 0]  # what does not vary lies in the middle
+        assert "each on its own scale" in figure.get_supxlabel()
+
+    def test_data_and_reconstruction_share_the_scale_of_an_element(self):
+        figure = plots.reconstructions(self.x, self.x.flip(0), columns=3)
+        values = [np.unique(self.heights(figure, line)[:, 0].round(6)) for line in (0, 1)]
+        assert (values[0] == values[1]).all() and "each on its own scale" in figure.get_supxlabel()
+
+    def test_elements_of_like_scale_keep_one(self):
+        figure = plots.image_grid(torch.tensor([[-1.0, 3.0], [2.0, 0.0]]), columns=2)
+        assert "values -1 to 3" in figure.get_supxlabel()

@@ -129,7 +129,7 @@ FIT = {
     "an optimizer": (
         lambda: trained(optimizer=torch.optim.Adam([nn.Parameter(X)])),
         "optimizer: expected a class of torch.optim",
-        "got Adam",
+        "got an instance of Adam",
     ),
     "an optimizer's name": (lambda: trained(optimizer="Adam"), "optimizer: expected a class of torch.optim", "'Adam'"),
     "an optimizer's option": (
@@ -260,6 +260,65 @@ def test_a_slip_is_one_line_that_says_what_to_do(name):
 
 
 # ---- what is meant is plain
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Normal(),
+            "Normal is built by the VAE, which gives it shapes: pass the class itself, likelihood=Normal, ",
+        ),
+        (lambda: Normal(0.1), "Normal is built by the VAE"),
+        (lambda: Normal(scale=0.1), r"or likelihood=functools\.partial\(Normal, scale=0\.1\)"),
+        (lambda: DiagonalNormal(), "pass the class itself, guide=DiagonalNormal"),
+        (lambda: LearnedNormal(), "pass the class itself, prior=LearnedNormal"),
+        (lambda: MixtureOfNormals(10), "pass the class itself, prior=MixtureOfNormals"),
+        (
+            lambda: MLP(hidden=(4,)),
+            r"gives it in_shape and out_shape: .* encoder=functools\.partial\(MLP, hidden=\(4,\)\)",
+        ),
+        (lambda: MLP((4,)), "MLP is built by the VAE, which gives it out_shape"),
+        (lambda: MLP((4,), (2,), hiden=(3,)), "MLP has no argument 'hiden', did you mean 'hidden'"),
+        (
+            lambda: MLP((4,), (2,), hidden=3),
+            r"hidden widths: expected a tuple of whole numbers, got the number 3: .*\(3,\)",
+        ),
+        (lambda: MLP((4,), (2,), hidden=(3.5,)), "hidden widths: expected a tuple of whole numbers"),
+        (lambda: VAE((3, 2), latent=2), "VAE has no argument 'latent', did you mean 'latent_dim'"),
+        (lambda: HierarchicalVAE((3, 2), latent_dim=2), "did you mean 'latent_dims'"),
+        (lambda: ELBO(beta="Linear"), r"ELBO\.beta: expected an instance, .* from pyro_vae\.schedules import Linear"),
+        (lambda: ELBO(beta=schedules.Linear), r"ELBO\.beta: .* write Linear\(\.\.\.\)"),
+        (lambda: ELBO(num_particles=2.5), r"ELBO\.num_particles: expected a whole number, got 2\.5"),
+        (lambda: ELBO(beta=None), r"ELBO\.beta: expected a number, got None"),
+        (
+            lambda: trained(optimizer=torch.optim.Adam(PAIR.parameters())),
+            r"got an instance of Adam: .*torch\.optim\.Adam, lr",
+        ),
+        (
+            lambda: trained(optimizer=pyro.optim.Adam({"lr": 1e-3})),
+            r"an optimizer of pyro\.optim: pass one of torch\.optim",
+        ),
+        (lambda: trained(lr_schedule=torch.optim.lr_scheduler.StepLR), "which is no Schedule"),
+    ],
+)
+def test_a_part_or_value_made_wrongly_is_one_line(make, message):
+    with pytest.raises(UsageError, match=message) as raised:
+        make()
+    assert "\n" not in str(raised.value)
+
+
+def test_a_class_of_ones_own_is_told_the_same_and_its_own_errors_are_left_alone():
+    class Own(Normal):
+        def __init__(self, shapes, width: float = 1.0, **keywords):
+            super().__init__(shapes, **keywords)
+            self.width = width + 0
+
+    assert made(likelihood=partial(Own, width=2.0, scale=3.0)).likelihood.width == 2.0
+    with pytest.raises(UsageError, match="likelihood=Own"):
+        Own(width=2.0)
+    with pytest.raises(TypeError, match=r"concatenate|unsupported"):
+        Own(Shapes((3, 2), 2), width="x")
 
 
 def test_arrays_tables_and_lists_are_data():

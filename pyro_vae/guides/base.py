@@ -11,6 +11,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor, nn
 
+from pyro_vae.calling import Called
 from pyro_vae.shapes import Shapes
 
 LogJoint = Callable[[Tensor], Tensor]
@@ -21,7 +22,7 @@ FAR = 1e15
 """As much noise as there is in single precision: what maps back from a z that no draw reaches, in place of infinity."""
 
 
-class Guide(nn.Module, ABC):
+class Guide(Called, nn.Module, ABC):
     """A family of distributions over codes whose parameters the encoder gives.
 
     A subclass takes `(shapes, **its own options)`, sets `param_shape` (what the encoder must return for one datum) and
@@ -31,6 +32,8 @@ class Guide(nn.Module, ABC):
     Args:
         shapes: the sizes of the VAE.
     """
+
+    role = "guide"
 
     param_shape: tuple[int, ...]
 

@@ -6,13 +6,14 @@ import pyro.distributions as dist
 from pyro.distributions import constraints
 from torch import Tensor, nn
 
+from pyro_vae.calling import Called
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.fitting import fitting
 from pyro_vae.remedies import in_words
 from pyro_vae.shapes import Shapes
 
 
-class Likelihood(nn.Module, ABC):
+class Likelihood(Called, nn.Module, ABC):
     """A distribution p(x|z), elementwise over the event, whose parameters the decoder gives.
 
     A subclass takes `(shapes, **its own options)`, says how many parameters an element has (`num_params`), what data it
@@ -22,6 +23,8 @@ class Likelihood(nn.Module, ABC):
     Args:
         shapes: the sizes of the VAE.
     """
+
+    role = "likelihood"
 
     num_params: int = 1
     support: constraints.Constraint = constraints.real

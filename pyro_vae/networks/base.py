@@ -9,6 +9,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.calling import Called
 from pyro_vae.errors import UsageError
 
 Shape = tuple[int, ...]
@@ -28,7 +29,7 @@ class FromShapes(nn.Module, ABC):
         return NotImplemented
 
 
-class Network(FromShapes):
+class Network(Called, FromShapes):
     """A map from `in_shape` to `out_shape` that keeps any number of leading dimensions (particles, batch).
 
     A subclass takes `(in_shape, out_shape, **its own options)` and implements `forward`.
@@ -39,6 +40,8 @@ class Network(FromShapes):
         in_shape: shape of one input.
         out_shape: shape of one output.
     """
+
+    role = "encoder"
 
     compute_dtype: torch.dtype | None = None
     """Type that products are computed in; None for that of the weights. `computing_in` sets it for a time."""

@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from pyro_vae.arguments import plain_fields
+from pyro_vae.arguments import number, plain_fields, value_of, whole
 from pyro_vae.errors import UsageError
 from pyro_vae.importance import Program
 from pyro_vae.schedules import Schedule, value_at
@@ -106,8 +106,13 @@ class Objective(ABC):
     def _require(self, **least: float) -> None:
         """Refuse fields below their least values; schedules are checked when they have become numbers."""
         for name, bound in least.items():
-            value = getattr(self, name)
-            if not isinstance(value, Schedule) and not value >= bound:
+            own = f"{type(self).__name__}.{name}"
+            value: Any = value_of(own, getattr(self, name), Schedule)
+            if isinstance(value, Schedule):
+                continue
+            if not isinstance(value, Tensor):
+                whole(own, value, None) if name.startswith("num_") else number(own, value)
+            if not value >= bound:
                 raise UsageError(f"{type(self).__name__} needs {name} >= {bound:g}, got {value}")
 
 

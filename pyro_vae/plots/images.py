@@ -33,7 +33,8 @@ def image_grid(images: Tensor, columns: int = 10, title: str = "") -> "Figure":
 
     Images `(H, W)`, `(1, H, W)`, `(3, H, W)`, `(H, W, 1)` and `(H, W, 3)` become pixels (the first channels are meant
     where both ends have 1 or 3), vectors `(D,)` a dot for each element. Values in [0, 1] are drawn on
-    that scale, others between the least and the greatest of the figure, which is then told under it.
+    that scale, others between the least and the greatest of the figure, which is then told under it; the elements of
+    vectors between the least and the greatest of each, where these are too unlike for one scale.
     Pixels that are not finite are orange.
 
     Args:
@@ -49,10 +50,12 @@ def image_grid(images: Tensor, columns: int = 10, title: str = "") -> "Figure":
     """
     images = _checked(images, columns)
     columns, limits = min(columns, len(images)), value_limits(images)
+    (images,), own = _on_own_scales(images)
+    limits = (0.0, 1.0) if own else limits
     figure = _tiled_figure(images, columns)
     axes = figure.subplots()
     _draw_tiles(axes, [images], columns, limits)
-    _name_tiles(figure, title, images, limits)
+    _name_tiles(figure, title, images, limits, own)
     return figure
 
 
@@ -76,11 +79,13 @@ def reconstructions(x: Tensor, x_mean: Tensor, columns: int = 5) -> "Figure":
         )
     x, x_mean = _checked(x, columns), _checked(x_mean, columns)
     columns, limits = min(columns, len(x)), value_limits(x, x_mean)
+    (x, x_mean), own = _on_own_scales(x, x_mean)
+    limits = (0.0, 1.0) if own else limits
     figure = _tiled_figure(x, columns, series=2)
     axes = figure.subplots()
     _draw_tiles(axes, [x, x_mean], columns, limits)
     _label_pairs(axes, x, columns)
-    _name_tiles(figure, "data x and reconstruction E[x|z], z ~ q(z|x)", x, limits)
+    _name_tiles(figure, "data x and reconstruction E[x|z], z ~ q(z|x)", x, limits, own)
     return figure
 
 
@@ -100,6 +105,8 @@ def samples(generated: Generated, columns: int = 8, labels: Sequence[str] = ()) 
     """
     x, mean = _checked(generated.x, columns), _checked(generated.mean, columns)
     columns, limits = min(columns, len(x)), value_limits(mean, x)
+    (x, mean), own = _on_own_scales(x, mean)
+    limits = (0.0, 1.0) if own else limits
     in_columns = all(label == labels[place % columns] for place, label in enumerate(labels))
     gap = _GAP if in_columns else _LABELLED
     figure = _tiled_figure(x, columns, panels=2, gap=gap)
@@ -111,7 +118,7 @@ def samples(generated: Generated, columns: int = 8, labels: Sequence[str] = ()) 
             _label_classes(axes, images, labels[:columns] if in_columns else labels, columns, gap)
         axes.set_title(title, fontsize=TEXT, pad=14 if labels else 6)
     of = f" of class {labels[0]}" if len(set(labels)) == 1 else ", class above" if labels else ""
-    _name_tiles(figure, f"samples{of}, z ~ p(z)", x, limits)
+    _name_tiles(figure, f"samples{of}, z ~ p(z)", x, limits, own)
     return figure
 
 
@@ -154,6 +161,29 @@ def value_limits(*images: Tensor) -> Limits:
     if low >= -1e-6 and high <= 1 + 1e-6:  # rounding of a sigmoid or of a mean must not change the scale
         return 0.0, 1.0
     return (low, high) if high > low else (low - 0.5, low + 0.5)
+
+
+_UNLIKE = 10
+"""How many times the typical range of an element the range of all may be, for one scale to show them all."""
+
+
+def _on_own_scales(*series: Tensor) -> tuple[tuple[Tensor, ...], bool]:
+    """Vectors whose elements are of unlike scales, as the columns of a table may be: each element from 0 to 1.
+
+    Returns:
+        The vectors, and whether that was done.
+    """
+    if not _is_vectors(series[0]):
+        return series, False
+    values = torch.cat([array.detach().double().cpu() for array in series])
+    least = values.where(values.isfinite(), torch.inf).amin(0)
+    widths = (values.where(values.isfinite(), -torch.inf).amax(0) - least).clamp(min=0)
+    varying = widths[widths > 0]
+    low, high = value_limits(*series)
+    if not widths.isfinite().all() or varying.numel() == 0 or high - low <= _UNLIKE * varying.median():
+        return series, False
+    scaled = [(x.detach().double().cpu() - least) / widths.where(widths > 0, 1.0) for x in series]
+    return tuple(x.where(widths > 0, x + 0.5) for x in scaled), True
 
 
 def drawable(event: Sequence[int]) -> bool:
@@ -322,10 +352,10 @@ def _show_axes(axes: "Axes", x: str, y: str) -> None:
     axes.set_ylabel(f"{y}  \N{RIGHTWARDS ARROW}", fontsize=TEXT)
 
 
-def _name_tiles(figure: "Figure", title: str, images: Tensor, limits: Limits) -> None:
+def _name_tiles(figure: "Figure", title: str, images: Tensor, limits: Limits, own: bool = False) -> None:
     if title:
         figure.suptitle(title, fontsize=TITLE)
-    values = f"values {limits[0]:.3g} to {limits[1]:.3g}"
+    values = "each on its own scale" if own else f"values {limits[0]:.3g} to {limits[1]:.3g}"
     if _is_vectors(images):
         note = f"elements 0 to {images.shape[1] - 1} from left to right, {values} from bottom to top"
         figure.supxlabel(note, fontsize=7, color=GREY)
