@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from pyro_vae.errors import Stopped
+
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 _LONGEST_ACTION = 1024
 """Bytes that hold C's `struct sigaction`, some 150, on every system."""
@@ -18,11 +20,12 @@ _LONGEST_ACTION = 1024
 def signals_collected(active: bool) -> Iterator[list[int]]:
     """Run a block in which the signals are put in a list, in place of their handlers.
 
-    A second SIGINT is not collected: it raises KeyboardInterrupt, which ends the work where it is.
+    A second SIGINT is not collected: it raises KeyboardInterrupt, which ends the work where it is. A signal that came
+    too late to stop the work (no `Stopped` left the block) is sent again once the handlers are as they were.
 
     Nothing is touched outside of the main thread, which alone may set handlers. A handler that Python says it did not
-    install is left at work: its signal is not collected. One that was installed in C without Python's knowledge is
-    known by nobody; it comes back with the others.
+    install is left at work: its signal is not collected; and a signal that the process ignores stays ignored. One that
+    was installed in C without Python's knowledge is known by nobody; it comes back with the others.
 
     Args:
         active: False to collect nothing.
@@ -43,17 +46,22 @@ def signals_collected(active: bool) -> Iterator[list[int]]:
         for number in before:
             signal.signal(number, collect)
         yield pending
+    except (Stopped, KeyboardInterrupt):
+        pending.clear()
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
             _set_action(number, actions[number])
+        for number in dict.fromkeys(pending):
+            signal.raise_signal(number)
 
 
 def _handlers() -> dict[int, Any]:
     if threading.current_thread() is not threading.main_thread():
         return {}
     handlers = {number: signal.getsignal(number) for number in _NUMBERS}
-    return {number: handler for number, handler in handlers.items() if handler is not None}
+    return {number: handler for number, handler in handlers.items() if handler not in (None, signal.SIG_IGN)}
 
 
 def _action(number: int) -> Any:

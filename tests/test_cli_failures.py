@@ -91,6 +91,8 @@ def test_an_error_in_a_class_of_the_user_names_class_and_method(tmp_path, capsys
     [
         ("1 / 0", "mine:<module>:1: ZeroDivisionError"),
         ("raise SystemExit(0)", "mine:<module>:1: SystemExit: 0"),
+        ("raise GeneratorExit", "mine:<module>:1: GeneratorExit"),
+        ("None.x", "mine:<module>:1: AttributeError: 'NoneType' object has no attribute 'x'"),
         ("def x(:", "mine.py:1: "),
     ],
 )
@@ -98,6 +100,14 @@ def test_a_module_of_the_user_that_fails_on_import(tmp_path, capsys, module, whe
     (tmp_path / "mine.py").write_text(module)
     code, line = failed(capsys, "fit", FAST, "--objective mine.Mine")
     assert code == 8 and where in line
+
+
+def test_a_class_that_is_built_otherwise_is_a_mistake_of_the_options(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(
+        "from pyro_vae.likelihoods import Bernoulli\nclass Own(Bernoulli):\n    def __init__(self): pass"
+    )
+    code, line = failed(capsys, "fit", FAST, "--vae.likelihood mine.Own")
+    assert code == 2 and "Own.__init__() takes 1 positional argument" in line
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 
 from pyro_vae.checkpoint import Run, read_manifest
 from pyro_vae.cli import command, main
-from pyro_vae.errors import CheckpointError, UsageError
+from pyro_vae.errors import CheckpointError, Stopped, UsageError
 from pyro_vae.interrupts import signals_collected
 from pyro_vae.pages import page
 from pyro_vae.report import SECTIONS, Given, Subject, diagnose
@@ -90,6 +90,14 @@ def test_a_second_interrupt_ends_it_at_once():
         assert pending == [signal.SIGINT, signal.SIGTERM]  # a second one of the system is heard, and no more
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_that_stopped_nothing_comes_at_the_end():
+    with pytest.raises(KeyboardInterrupt), signals_collected(True):
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(Stopped), signals_collected(True):
+        signal.raise_signal(signal.SIGINT)
+        raise Stopped(2, "epoch 1")
 
 
 def test_a_second_interrupt_leaves_a_whole_run(tmp_path, capsys, monkeypatch):

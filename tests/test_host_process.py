@@ -179,6 +179,26 @@ class TestSignals:
             for number, old in zip(numbers, before, strict=True):
                 signal.signal(number, old)
 
+    def test_one_that_comes_too_late_is_not_lost(self, tmp_path):
+        """A run that is complete has no step left at which it could stop."""
+        fitted(Things().vae, data(), run=tmp_path / "run")
+        vae, heard = Things().vae, []
+        vae.register_load_state_dict_post_hook(lambda *_: signal.raise_signal(signal.SIGTERM))
+        before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+        try:
+            fitted(vae, data(), run=tmp_path / "run")
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        assert heard == [signal.SIGTERM]
+
+    def test_one_that_is_ignored_stops_nothing(self, tmp_path):
+        things, before = Things(), signal.signal(signal.SIGINT, signal.SIG_IGN)
+        things.vae.decoder.register_forward_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        try:
+            fitted(things.vae, data(), run=tmp_path / "run")
+        finally:
+            signal.signal(signal.SIGINT, before)
+
     def test_another_thread_touches_none(self, tmp_path, monkeypatch):
         touched = []
         monkeypatch.setattr(signal, "signal", lambda *a: touched.append(a))

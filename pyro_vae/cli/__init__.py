@@ -82,7 +82,7 @@ def _run(command: str, arguments: list[str]) -> int:
             return _load(command)(arguments)
     except KeyboardInterrupt:
         return _fail(f"pyro-vae {command}", "stopped", _INTERRUPTED)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # a class of the user can raise any
         return _explain(f"pyro-vae {command}", error)
 
 
@@ -127,7 +127,7 @@ def _fail(program: str, message: str, code: int, shared: bool | None = None) -> 
     return code
 
 
-def _explain(program: str, error: Exception | SystemExit) -> int:
+def _explain(program: str, error: BaseException) -> int:
     """One line on standard error, after the traceback where the environment asks for it; returns the exit code.
 
     The parser's own `SystemExit`, after help that was asked for, is no error, and goes on.

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -19,7 +20,7 @@ from pyro_vae.cli.processes import in_turn, joined
 from pyro_vae.cli.tables import print_result
 from pyro_vae.data import Dataset, load_data
 from pyro_vae.describing import build_vae, import_class, resolve, vae_parts
-from pyro_vae.errors import PyroVaeError, UsageError
+from pyro_vae.errors import CheckpointError, PyroVaeError, UsageError
 from pyro_vae.objectives import Objective
 from pyro_vae.progress import remark
 from pyro_vae.seeding import seeded
@@ -124,7 +125,7 @@ def _is_binary(likelihood: Namespace | None) -> bool:
 def _build(options: Namespace, data: Dataset) -> tuple[Autoencoder, Objective, Settings]:
     """The VAE with its first weights, the objective and the settings; every class was named by the user."""
     with seeded(options.seed, "init"):
-        vae = build_vae(_with_shapes(options.vae, data, options.standardize), named(options.vae))
+        vae = _built(_with_shapes(options.vae, data, options.standardize), named(options.vae))
     if options.patience is not None and data.valid is None:
         raise UsageError(
             f"--patience {options.patience} counts epochs without a better validation value, and there are no "
@@ -139,6 +140,14 @@ def _build(options: Namespace, data: Dataset) -> tuple[Autoencoder, Objective, S
     if options.start_at_mean == "auto":
         values["start_at_mean"] = vae.can_start_at_mean
     return vae, objective, Settings(**values)
+
+
+def _built(description: dict[str, Any], trust: Sequence[str]) -> Autoencoder:
+    """The VAE; what can't be built is a mistake of the options here, not of a run directory."""
+    try:
+        return build_vae(description, trust)
+    except CheckpointError as error:
+        raise UsageError(str(error)) from error.__cause__
 
 
 def _with_shapes(vae: Namespace, data: Dataset, standardize: bool = False) -> dict[str, Any]:

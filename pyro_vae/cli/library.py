@@ -175,11 +175,13 @@ def _imported(path: str, key: str) -> Any:
     if not all(part.isidentifier() for part in path.split(".")):
         raise UsageError(f"{key}: {path!r} is no import path: expected MODULE.CLASS")
     try:
-        return getattr(import_module(module), name)
+        found = import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
         raise UsageError(f"{key}: no module {error.name!r} for {path!r}: is its folder on the Python path?") from None
+    try:
+        return getattr(found, name)
     except AttributeError:
         raise UsageError(f"{key}: there is no {name!r} in the module {module!r}") from None
 
