@@ -250,6 +250,18 @@ def test_a_small_file_of_very_much_data_is_refused_before_it_is_read(tmp_path, m
         load_data(tmp_path / "bomb.npz")
 
 
+def test_a_table_with_an_endless_field(tmp_path):
+    with refused(DataError, "can't read", "long.csv", "field larger than"):
+        load_data(written(tmp_path / "long.csv", "9" * 200_000 + ",1\n"))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_in_the_place_of_idx_images(tmp_path, make):
+    make(tmp_path / "train-images-idx3-ubyte")
+    with refused(DataError, "holds no IDX files"):
+        load_data(tmp_path)
+
+
 def test_an_idx_file_that_unpacks_to_more_than_it_declares(tmp_path):
     content = struct.pack(">4BIII", 0, 0, 8, 3, 2, 2, 2) + bytes(10**6)
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(content))

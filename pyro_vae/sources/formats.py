@@ -1,5 +1,6 @@
 """What a file holds, by its first bytes; and in one line what to do where that is nothing we read."""
 
+import csv
 import errno
 import gzip
 import os
@@ -25,6 +26,7 @@ DAMAGED = (
     SyntaxError,
     ArithmeticError,
     tokenize.TokenError,
+    csv.Error,
     zipfile.BadZipFile,
     zlib.error,
 )

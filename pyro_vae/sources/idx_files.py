@@ -24,7 +24,8 @@ def training_images(folder: Path) -> Path:
 
 def _only_set(folder: Path) -> Path:
     for places in ([folder], [folder / "raw"], sorted(folder.glob("*/raw"))):
-        files = [file for place in places if place.is_dir() for file in place.iterdir() if IMAGES.fullmatch(file.name)]
+        there = [file for place in places if place.is_dir() for file in place.iterdir()]
+        files = [file for file in there if IMAGES.fullmatch(file.name) and file.is_file()]
         found = {file.with_name(file.name.removesuffix(".gz")): file for file in sorted(files)}
         if len(found) > 1:
             names = ", ".join(str(file.relative_to(folder)) for file in found.values())
