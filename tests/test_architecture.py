@@ -12,8 +12,8 @@ import pyro_vae
 
 PACKAGE = Path(pyro_vae.__file__).parent
 ROWS = [
-    ["errors", "turns", "switches", "interrupts"],
-    ["torch_cache"],
+    ["errors", "turns", "switches"],
+    ["torch_cache", "interrupts"],
     ["isolation"],
     [
         "remedies",
