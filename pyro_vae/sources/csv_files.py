@@ -27,9 +27,14 @@ def read_csv(path: Path) -> np.ndarray:
     Raises:
         DataError: with the line and the column of what is no number.
     """
+    with reading(path):
+        return _read(path)
+
+
+def _read(path: Path) -> np.ndarray:
     first, fields, delimiter = _first_line(path)
     has_header = _names_columns(path, first, fields)
-    with reading(path), path.open(encoding="utf-8-sig", errors="replace") as file, warnings.catch_warnings():
+    with path.open(encoding="utf-8-sig", errors="replace") as file, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "loadtxt: input contained no data")
         try:
             skipped = first if has_header else first - 1
@@ -45,7 +50,7 @@ def read_csv(path: Path) -> np.ndarray:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines that are not empty and no comment, counted from 1."""
-    with reading(path), path.open(encoding="utf-8-sig", errors="replace") as file:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, 1):
             if (text := line.partition("#")[0].strip(" \r\n\f")).strip():
                 yield number, text
