@@ -14,7 +14,7 @@ import errno
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -114,6 +114,7 @@ class Run:
         config: what the training is, as plain data.
         rewritten: whether the files of a run with the very same config, that is not whole, may be written again, since
             no training is lost with them.
+        unused: settings that change nothing in this training, which may differ from those of the run.
 
     Raises:
         CheckpointError: if another process has it, it holds a run with another config or one without its manifest, or
@@ -121,8 +122,10 @@ class Run:
         FileError: if it can't be made, read or written.
     """
 
-    def __init__(self, path: str | Path, config: Mapping[str, Any], rewritten: bool = False) -> None:
-        self.path = Path(path)
+    def __init__(
+        self, path: str | Path, config: Mapping[str, Any], rewritten: bool = False, unused: Collection[str] = ()
+    ) -> None:
+        self.path, self._ignored = Path(path), {*_IGNORED, *unused}
         run_files.make_directory(self.path)
         self._lock = run_files.lock(self.path)
         try:
@@ -136,11 +139,18 @@ class Run:
         if not begun:
             self._refuse_remains(config, rewritten)
             run_files.write(self.path, "config.yaml", dump_yaml(config).encode())
-        elif changes := _differences(_completed(read_config(self.path)), _completed(config)):
+        elif changes := self._changes(config):
             raise CheckpointError(
                 f"{self.path} holds a run with other settings: use these to resume it, or another directory. "
                 f"Different: {_few(changes)}"
             )
+
+    def _changes(self, config: dict[str, Any]) -> list[str]:
+        old, new = (
+            {name: value for name, value in _completed(found).items() if name not in self._ignored}
+            for found in (read_config(self.path), config)
+        )
+        return _differences(old, new)
 
     def _refuse_remains(self, config: dict[str, Any], rewritten: bool) -> None:
         """Never train anew among the files of a run whose manifest is lost."""
@@ -202,9 +212,9 @@ def _remains(path: Path) -> list[str]:
 
 
 @contextmanager
-def open_run(path: str | Path | None, config: Mapping[str, Any]) -> Iterator[Run | None]:
-    """`Run(path, config)`, closed at the end; None for no path."""
-    run = None if path is None else Run(path, config)
+def open_run(path: str | Path | None, config: Mapping[str, Any], unused: Collection[str] = ()) -> Iterator[Run | None]:
+    """`Run(path, config, unused=unused)`, closed at the end; None for no path."""
+    run = None if path is None else Run(path, config, unused=unused)
     try:
         yield run
     finally:
@@ -356,8 +366,7 @@ def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _differences(old: Any, new: Any, key: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
-        keys = [k for k in {**old, **new} if key or k not in _IGNORED]
-        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{key}.{k}".lstrip("."))]
+        return [d for k in {**old, **new} for d in _differences(old.get(k), new.get(k), f"{key}.{k}".lstrip("."))]
     return [] if old == new else [f"{key} is {_brief(old)} there, {_brief(new)} here"]
 
 

@@ -10,11 +10,18 @@ from typing import Literal, Self
 
 
 class PyroVaeError(Exception):
-    """Base of every error raised on purpose by `pyro_vae`."""
+    """Base of every error raised on purpose by `pyro_vae`.
+
+    Args:
+        message: one line; Pyro's table of shapes is left out, which it appends to what is raised inside a program.
+    """
 
     exit_code = 1
     shared: bool | None = None
     """Of several processes: whether all raise it, so that one should tell it; None if they have not met yet."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(str(message).partition("\nTrace Shapes:")[0])
 
 
 class UsageError(PyroVaeError, ValueError):

@@ -130,10 +130,7 @@ def check_shares(world: World, loss: Loss, rows: Batch, total: float, tolerance:
 def _watched(world: World, loss: Loss, rows: Batch, total: float) -> Gradients:
     """Of this process's rows, with an eye on what is drawn."""
     watched = replace(loss, noise=lambda size: ShardedNoise(world, size))
-    try:
-        return _gradients(watched, rows[world.rows(len(rows))], total)
-    except UsageError as error:
-        raise UsageError(str(error).partition("\nTrace Shapes:")[0]) from error  # Pyro adds those
+    return _gradients(watched, rows[world.rows(len(rows))], total)
 
 
 def _gradients(loss: Loss, rows: Batch, total: float) -> Gradients:

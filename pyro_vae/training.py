@@ -179,7 +179,8 @@ def fit(
     if not isinstance(vae, nn.Module):
         raise UsageError(f"vae: expected a torch module with programs `model` and `guide`, got {type(vae).__name__}")
     objective = ELBO() if objective is None else value_of("objective", objective, Objective)
-    as_loss(objective)
+    if not hasattr(objective, "loss_and_grads"):  # some of Pyro's have nothing to differentiate, and are taken too
+        as_loss(objective)
     run, save_every = folder("run", run), number("save_every", save_every)
     settings = Settings(
         epochs,
@@ -207,7 +208,8 @@ def fit(
             _check_data(vae, dataset)
             config = {} if run is None else run_config(vae, dataset, objective, settings)
             pending = held.enter_context(signals_collected(run is not None))  # first: a file is written whole
-            directory = held.enter_context(open_run(run if world.main else None, config))
+            unused = () if dataset.valid is not None else ("patience",)  # earlier versions took it, to no effect
+            directory = held.enter_context(open_run(run if world.main else None, config, unused))
             vae, dataset = vae.to(world.device), dataset.to(world.device)
             trainer = _Trainer(vae, dataset, objective, settings, world, directory, save_every, pending)
         with Progress(settings.epochs, "epoch", enabled=progress and world.main) as bar:

@@ -326,6 +326,19 @@ class TestRuns:
         assert history.column("valid_loss")[3:] == reference.column("valid_loss")[3:]
         assert all(loss != loss for loss in history.column("valid_loss")[:3])
 
+    def test_an_old_run_whose_patience_was_of_no_effect_goes_on(self, tmp_path):
+        """Without validation data patience counted nothing; now it is refused, and the run is resumed without it."""
+        options = {"epochs": 3, "batch_size": 50, "progress": False, "run": tmp_path}
+        x = (torch.rand(50, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.3).float()
+        vae = make()
+        fit(vae, x, **options)
+        config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump({**config, "patience": 5}, sort_keys=False))
+        again = make(5)
+        assert fit(again, x, **options).best_epoch == 3 and torch.equal(weights(again), weights(vae))
+        with pytest.raises(CheckpointError, match="batch_size is 50 there, 25 here"):
+            fit(make(), x, **{**options, "batch_size": 25})
+
 
 class TestCommand:
     """The same by the command line."""
