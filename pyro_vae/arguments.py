@@ -258,7 +258,7 @@ def _class_for(name: str, base: type) -> str:
     known = {cls.__name__: cls for cls in subclasses(base)}
     if name in known:
         return f": import the class, from {home_of(known[name])} import {name}, and pass it"
-    return f"{nearest(name, known)} Known: {', '.join(known)}" if known else ""
+    return f"{nearest(name, known) or '.'} Known: {', '.join(known)}" if known else ""
 
 
 def _kind(cls: type, base: type) -> str:

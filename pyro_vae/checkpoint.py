@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
+from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +26,7 @@ import safetensors.torch
 from torch import Tensor
 
 from pyro_vae import run_files
+from pyro_vae.arguments import shown
 from pyro_vae.describing import build_vae, with_defaults
 from pyro_vae.errors import CheckpointError, FileError, PyroVaeError, UsageError
 from pyro_vae.isolation import isolated
@@ -243,6 +245,8 @@ def load(path: str | Path, *, trust: Sequence[str] = (), device: str = "cpu", wh
         CheckpointError: if the directory is missing, damaged, or names a class outside the trusted modules.
         UsageError: if `which` is neither.
     """
+    if not isinstance(path, str | PathLike):
+        raise UsageError(f"path: expected the path of a run directory, got {shown(path)}")
     if which not in ("best", "last"):
         raise UsageError(f"expected which to be 'best' or 'last', got {which!r}")
     (weights, where), config = _read_weights(Path(path), which), read_config(Path(path))

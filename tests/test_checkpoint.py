@@ -445,7 +445,7 @@ VAE_OF_CONFIG = {
         "latent_dim: expected a whole number, got 'x'",
     ),
     "another size": (lambda config: config["vae"].update(latent_dim=4), "the weights do not fit the VAE"),
-    "unknown part": (lambda config: config["vae"].update(nose={}), "can't build the VAE"),
+    "unknown part": (lambda config: config["vae"].update(nose={}), "describes no VAE: VAE has no argument 'nose'"),
     "unknown option": (lambda config: config["vae"]["decoder"]["init_args"].update(x=1), "MLP has no option 'x'"),
     "wrong option": (lambda config: config["vae"]["decoder"]["init_args"].update(activation="x"), "unknown activation"),
     "options a list": (lambda config: config["vae"]["decoder"].update(init_args=[1]), "init_args"),

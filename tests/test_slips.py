@@ -243,6 +243,15 @@ PROGRAMS = {
         "load_data has no argument 'valid', did you mean 'valid_size'?",
     ),
     "an array as source": (lambda: load_data(X), "load_data takes a name or a path, got Tensor"),
+    "the method last": (
+        lambda: estimate(PAIR.model, PAIR.guide, X, "quadrature"),
+        "method: expected a name, got",
+        "called as estimate(method, model, guide, x, ...). Known: importance",
+    ),
+    "a VAE to load": (lambda: pyro_vae.load(PAIR), "path: expected the path of a run directory, got"),
+    "two models compared": (lambda: pyro_vae.compare(PAIR, PAIR), "compare: too many positional arguments"),
+    "numbers compared": (lambda: pyro_vae.compare({"a": 1.0, "b": 2.0}), "evidence: expected what log_marginal gives"),
+    "no classes": (lambda: pyro_vae.classify(PAIR, X), "vae: expected a SemiSupervisedVAE, which has classes, got a "),
 }
 
 SLIPS = {

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.arguments import shown
 from pyro_vae.averages import at_least, number, standard_error
+from pyro_vae.doors import checked
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import Evidence
 
@@ -100,6 +102,7 @@ def _row(rank: int, model: Compared) -> tuple[str, ...]:
     )
 
 
+@checked
 def compare(evidence: Mapping[str, Evidence]) -> Comparison:
     r"""Rank models by their log p(x) of the same held-out data.
 
@@ -167,6 +170,11 @@ def _stacking(log_p: Tensor) -> list[float]:
 
 
 def _check(evidence: Mapping[str, Evidence]) -> None:
+    if not isinstance(evidence, Mapping) or not all(isinstance(found, Evidence) for found in evidence.values()):
+        raise UsageError(
+            "evidence: expected what log_marginal gives for each model, by a name, e.g. compare({'first': "
+            f"log_marginal(...), 'second': log_marginal(...)}}), got {shown(evidence)}"
+        )
     if len(evidence) < 2:
         raise UsageError(f"nothing to compare: expected two models or more, got {len(evidence)}")
     for name, found in evidence.items():

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_vae.arguments import shown
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence.annealed import AnnealedEvidence, Annealing
 from pyro_vae.evidence.annealing import ais
@@ -87,6 +88,11 @@ def options_of(method: str) -> list[str]:
 
 
 def _check(method: str, options: Mapping[str, Any]) -> None:
+    if not isinstance(method, str):
+        raise UsageError(
+            f"method: expected a name, got {shown(method)}: estimate is called as estimate(method, model, guide, x, "
+            f"...). Known: {', '.join(METHODS)}"
+        )
     if method not in METHODS:
         raise UsageError(f"unknown method {method!r}{_suggest(method, METHODS)}")
     known = options_of(method)
