@@ -265,11 +265,7 @@ def reshaped(rng, tensor):
             torch.zeros(0, dtype=tensor.dtype),
             torch.zeros((), dtype=tensor.dtype),
             torch.zeros(3, 5, dtype=tensor.dtype),
-            tensor.T.contiguous()
-            if tensor.ndim == 2
-            else tensor.repeat(2)
-            if tensor.ndim == 1
-            else tensor.expand(2).clone(),
+            tensor.T.contiguous() if tensor.ndim == 2 else tensor.flatten().repeat(2),
         ]
     )
 
