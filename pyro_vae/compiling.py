@@ -9,6 +9,7 @@ value (`.item()`, `if tensor`) is refused by `make_fx`, and `Unrecordable` says 
 """
 
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from pyro_vae.once import forgetting
+from pyro_vae.progress import bars_contained
 from pyro_vae.rewrites import cheaper
 from pyro_vae.seeding import seeded
 from pyro_vae.torch_cache import ensure_cache
@@ -179,7 +181,7 @@ def _compiled(graph: GraphModule, example: list[Tensor], replayed: bool) -> tupl
     options = {**_INDUCTOR, "triton.cudagraphs": replayed and any(t.is_cuda for t in example)}
     for backend, build in {"inductor": _standalone, "torch.compile": _guarded}.items():
         try:
-            with seeded(0, "compile"), _quiet(), torch.no_grad():
+            with seeded(0, "compile"), _quiet(), _contained(), torch.no_grad():
                 return build(rewritten, example, options), backend
         except Exception as error:  # private parts of torch: whatever they raise, the graph itself still runs
             log_once(f"{backend} can't compile the graph ({type(error).__name__}: {_first_line(error)})")
@@ -217,6 +219,17 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in levels.items():
             logger.setLevel(level)
+
+
+@contextmanager
+def _contained() -> Iterator[None]:
+    """Put back what inductor changes in the process: the limit of recursion, which it raises each time, and tqdm."""
+    before = sys.getrecursionlimit()
+    try:
+        with bars_contained():
+            yield
+    finally:
+        sys.setrecursionlimit(before)
 
 
 @cache

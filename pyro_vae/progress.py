@@ -3,7 +3,8 @@
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -65,18 +66,36 @@ class Progress:
 
 
 def _bar(total: float, unit: str) -> Any:
-    """A bar that leaves the process alone.
-
-    The lock that tqdm makes for itself is one of multiprocessing, which fixes the start method: the host could not set
-    it any more. And it starts a thread, which redraws bars that stand still.
-    """
     from tqdm import tqdm
 
     class Bar(tqdm):
+        """See `bars_contained`."""
+
         _lock = threading.RLock()
         monitor_interval = 0
 
     return Bar(total=total, unit=unit, dynamic_ncols=True)
+
+
+@contextmanager
+def bars_contained() -> Iterator[None]:
+    """Let a library make bars of tqdm and be done with them, without what the first of them does to the process.
+
+    The lock that it makes for all bars is one of multiprocessing, which fixes the start method: the host could not set
+    it any more. And it starts a thread, which redraws bars that stand still.
+    """
+    from tqdm import tqdm
+
+    interval, has_lock = tqdm.monitor_interval, hasattr(tqdm, "_lock")
+    tqdm.monitor_interval = 0
+    if not has_lock:
+        tqdm.set_lock(threading.RLock())
+    try:
+        yield
+    finally:
+        tqdm.monitor_interval = interval
+        if not has_lock:
+            del tqdm._lock
 
 
 def _is_terminal() -> bool:

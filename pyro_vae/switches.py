@@ -64,6 +64,7 @@ class Switches:
         checks: which are on.
         products: how float32 products are computed, of each backend that has such a switch.
         threads: number of torch's threads.
+        gradients: whether they are on, in this thread.
         generator: state of torch's generator.
         handlers: Pyro's handlers that are active.
         plates: names of the plates whose dimensions are taken.
@@ -72,6 +73,7 @@ class Switches:
     checks: Checks
     products: tuple[tuple[Any, str], ...]
     threads: int
+    gradients: bool
     generator: Tensor
     handlers: tuple[Any, ...]
     plates: tuple[str | None, ...]
@@ -83,6 +85,7 @@ class Switches:
             Checks.now(),
             tuple((switch, switch.fp32_precision) for switch in _product_switches()),
             torch.get_num_threads(),
+            torch.is_grad_enabled(),
             torch.default_generator.get_state(),
             tuple(_PYRO_STACK),
             tuple(_DIM_ALLOCATOR._stack),
@@ -96,6 +99,7 @@ class Switches:
                 switch.fp32_precision = precision
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
+        torch.set_grad_enabled(self.gradients)
         torch.default_generator.set_state(self.generator)
         _PYRO_STACK[:] = self.handlers
         _DIM_ALLOCATOR._stack[:] = self.plates

@@ -19,7 +19,7 @@ from pathlib import Path
 from pyro_vae.errors import FileError
 
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
-_TORCHS = ("TORCH", "TRITON_")
+_TORCHS = ("TORCH", "_TORCH", "TRITON_")
 """How environment variables begin that torch sets."""
 _lasting: set[str] = set()
 """Those that stay set, as torch would not find the same by itself."""

@@ -275,6 +275,22 @@ def test_memory_is_allocated_as_before(told):
     assert after <= before + 20_000
 
 
+@pytest.mark.slow
+def test_compiling_leaves_every_switch():
+    """But the path of imports, to which setuptools adds its own folder, and a handler of torch's own traces."""
+    code = """
+import multiprocessing
+from tests.calls import Things, data, fitted
+from tests.switches import differences, snapshot
+before = snapshot()
+fitted(Things().vae, data(60), compile=True)
+told = [what.split(":")[0] for what in differences(before, snapshot())]
+multiprocessing.set_start_method("spawn")
+print(set(told) - {"warnings", "import path", "logger torch.__trace"})
+"""
+    assert run_python(code, PYTHONPATH=str(ROOT)).strip() == "set()"
+
+
 def test_first_use_leaves_every_switch(told):
     """Libraries that are imported may add filters of warnings of their own, and no more."""
     assert told["differences"] == [] and told["filters"]
