@@ -1,8 +1,10 @@
 """Process-wide switches of Pyro and torch that running a program may change, as one value that can be put back."""
 
+import contextlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from traceback import walk_tb
 from typing import Any, Self
 
 import pyro
@@ -114,9 +116,20 @@ def put_back_on_error() -> Iterator[None]:
     before = Switches.now()
     try:
         yield
-    except BaseException:
+    except BaseException as error:
+        _finish_contexts(error)
         before.put_back()
         raise
+
+
+def _finish_contexts(error: BaseException) -> None:
+    """End the `@contextmanager`s that were interrupted between their lines and `with`: else they put back what they
+    found only when the traceback is forgotten, some time later.
+    """
+    for frame, _ in walk_tb(error.__traceback__):
+        if frame.f_code.co_filename == contextlib.__file__:
+            with suppress(RuntimeError):  # it still runs
+                frame.clear()
 
 
 def _product_switches() -> list[Any]:

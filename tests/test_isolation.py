@@ -162,11 +162,11 @@ class TestSwitches:
     def test_left_wherever_it_is_interrupted(self, name, expected):
         """Ctrl-C at some of the lines of the package, of Pyro and of torch; how many there are varies by a few."""
         expected(name)
-        lines = counting(lambda: CALLS[name].run(Things()))
+        lines = counting(CALLS[name].run, made())
         for number in range(1, lines - lines // 20, max(1, lines // 9)):
-            before = snapshot()
+            things, before = made(), snapshot()
             with interrupted_at(number), pytest.raises(Boom):
-                CALLS[name].run(Things())
+                CALLS[name].run(things)
             assert differences(before, snapshot()) == [], number
 
     def test_a_setting_of_torch_distributions_alone(self):
@@ -222,7 +222,14 @@ def line_events(act):
     return trace
 
 
-def counting(run):
+def made():
+    """Things with their modules, as those are made outside of the door."""
+    things = Things()
+    assert things.modules
+    return things
+
+
+def counting(run, things):
     """How many such lines there are."""
     count = [0]
 
@@ -231,7 +238,7 @@ def counting(run):
 
     sys.settrace(line_events(act))
     try:
-        run()
+        run(things)
     finally:
         sys.settrace(None)
     return count[0]
