@@ -367,7 +367,7 @@ class TestPrecision:
 
         with pytest.raises(UsageError, match="'float32' or 'bf16', got 'fp8'"):
             fit(make(), binary(), precision="fp8")
-        with pytest.raises(UsageError, match="true, false or 'auto', got 'yes'"):
+        with pytest.raises(UsageError, match="compile: expected True or False or 'auto', got 'yes'"):
             fit(make(), binary(), compile="yes")
 
 
