@@ -22,6 +22,7 @@ from pyro_vae.isolation import outside_inference_mode
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.likelihoods.elements import Rescaled
 from pyro_vae.networks import Conditioned, build, conditioned
+from pyro_vae.remedies import option, part
 from pyro_vae.shapes import Shapes
 
 Shape = tuple[int, ...]
@@ -169,8 +170,8 @@ class Autoencoder(Called, nn.Module, ABC):
             return
         if self.likelihood.data_support is not constraints.real or getattr(self.likelihood, "bounded", False):
             raise UsageError(
-                f"standardize=True is for real data and a likelihood without bounds (Normal, Laplace, StudentT), got "
-                f"{type(self.likelihood).__name__}: leave standardize out"
+                f"{option('standardize', True)} is for real data and a likelihood without bounds (Normal, Laplace, "
+                f"StudentT), got {type(self.likelihood).__name__}: take {part('likelihood', 'Normal')}, or leave it out"
             )
         self.register_buffer("data_mean", torch.zeros(self.shapes.event))
         self.register_buffer("data_std", torch.ones(self.shapes.event))

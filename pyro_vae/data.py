@@ -240,7 +240,8 @@ def _hold_out(
             f"the source has a {name} set of {len(splits[split])}: leave {spoken('', '--')}{split}_size out"
         )
     if not 0 < n < len(splits["train"]):
-        raise UsageError(f"expected a {split}_size from 1 to {len(splits['train']) - 1}, got {n}")
+        most = len(splits["train"]) - 1
+        raise UsageError(f"{spoken('', '--')}{split}_size: expected a number of rows from 1 to {most}, got {n}")
     for parts in (splits, labels, contexts):
         _cut(parts, split, n)
     return f"last {n} of train held out as {split}"
@@ -321,6 +322,11 @@ def _integers(split: str, labels: np.ndarray | str, size: int) -> Tensor:
     with np.errstate(invalid="ignore"):  # what is not finite is no integer
         is_whole = bool((labels % 1 == 0).all()) if labels.dtype.kind == "f" else is_real
     if not is_whole or labels.size != size:
-        came = f"{labels.dtype} of shape {labels.shape}" if is_real else str(labels.dtype)
-        raise DataError(f"the labels of {split} are {came}, expected {size} integers, the number of each class")
+        text = "text" if labels.dtype.kind in "US" else str(labels.dtype)
+        came = f"{labels.dtype} of shape {labels.shape}" if is_real else text
+        number = "numpy.unique(labels, return_inverse=True)[1]"
+        remedy = "" if is_real else f": number the classes of all splits together, by {number}"
+        raise DataError(
+            f"the labels of {split} are {came}, expected {size} whole numbers, those of the classes{remedy}"
+        )
     return torch.from_numpy(labels.reshape(-1).astype(np.int64))

@@ -452,7 +452,8 @@ class Dataset:
             return
         if self.binarization != "none":
             raise UsageError(
-                f"choose one of dequantize and {self.binarization} binarisation: binary data have no noise"
+                f"choose one of dequantize and {self.binarization} binarisation: binary data have no noise: "
+                f"take {spoken('likelihood=Normal', '--vae.likelihood Normal')} and {_unbinarised()}, or no dequantize"
             )
         if self.levels is None or not 2 <= self.levels <= 2**16:
             held = ", ".join(f"{split} {x.dtype}" for split, x in self._splits().items())
@@ -478,12 +479,12 @@ class Dataset:
             where = f"{count} NaN or infinite values, the first at {first}"
             raise DataError(f"{split} has {where}: drop those rows or replace the values")
         count, first, value = find(map(self._scaled, read_in_parts(x)), lambda values: ~_usable(values, True))
-        problem = f"{split} has {count} values outside [0, 1], the first {value:g} at {first}"
+        problem = f"{split} has {count} values outside [0, 1], the first is {value:g} at {first}"
         if self.dequantize:
             highest = option("divide_by", "the highest level")
             raise DataError(f"{problem}, but dequantize needs k / {self.divisor:g}: pass {highest}")
         fits = fitting(next(map(self._scaled, read_in_parts(x)))) or f"scale them, e.g. {option('divide_by', 255)}"
-        remedy = f"{fits}; and leave them as they are, by {spoken('binarize=', '--binarize ')}none"
+        remedy = f"{fits}; and leave them as they are, by {_unbinarised()}"
         raise DataError(f"{problem}, where {self.binarization} binarisation needs probabilities: {remedy}")
 
 
@@ -510,6 +511,10 @@ def evenly_spread(size: int, num: int) -> Tensor:
 
 def _usable(x: Tensor, binary: bool) -> Tensor:
     return (x >= 0) & (x <= 1) if binary else torch.isfinite(x)
+
+
+def _unbinarised() -> str:
+    return spoken("binarize='none'", "--binarize none")
 
 
 def _too_large(split: str, binarization: str) -> str:

@@ -19,6 +19,7 @@ from pyro_vae.flow_library import zuko
 from pyro_vae.mixtures import Mixture
 from pyro_vae.networks import MLP, Network
 from pyro_vae.once import recall, remember
+from pyro_vae.remedies import spoken
 from pyro_vae.shapes import Shapes
 
 Encode = Callable[[Tensor], dist.TorchDistribution]
@@ -163,8 +164,9 @@ class ConditionalNormal(Prior):
         super().__init__(shapes)
         if shapes.context is None:
             raise UsageError(
-                "ConditionalNormal is p(z|c), but the VAE has no context: give it the shape of one, or take "
-                "LearnedNormal"
+                "ConditionalNormal is p(z|c), but the VAE has no context: "
+                + spoken("give it the shape of one, context=(10,)", "give it one, --context labels")
+                + ", or take LearnedNormal"
             )
         self.network = network(shapes.context, (2, shapes.latent))
 

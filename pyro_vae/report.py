@@ -199,7 +199,7 @@ def evidence(subject: Subject) -> Finding:
         f"Importance sampling from the guide with K = {found.num_particles} draws for each of {len(found.log_p)} data. "
         "The estimate is below log p(x) in expectation, and rises to it with K."
     )
-    figures = {"Pareto k of each datum; above the line an estimate is not to be trusted": plots.pareto_k(found)}
+    figures = {"Pareto k of each datum, and its threshold; what to trust is decided from all k together": plots.pareto_k(found)}
     return Finding(Section("Log p(x)", text, [rows], figures, warnings, _seed(subject)), found.summary())
 
 

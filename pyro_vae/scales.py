@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_vae.data import Dataset
 from pyro_vae.likelihoods import Likelihood
+from pyro_vae.remedies import option
 
 _LEAST, _MOST = 0.1, 10.0
 """Standard deviations, and distances of the mean from zero, that networks take without harm."""
@@ -45,7 +46,7 @@ def scale_warning(likelihood: Likelihood | None, data: Dataset) -> str | None:
     more = f" and {int(far.sum()) - _SHOWN} more" if far.sum() > _SHOWN else ""
     return (
         f"the data are far from unit scale: {'; '.join(shown)}{more}. Networks learn such data slowly or not at all, "
-        "and a fixed scale of the likelihood means little: take standardize=True (--standardize true)"
+        f"and a fixed scale of the likelihood means little: take {option('standardize', True)}"
     )
 
 
@@ -55,5 +56,5 @@ def _within_unit(chunks: Iterable[Tensor]) -> bool:
 
 def _described(where: list[int], mean: Tensor, std: Tensor) -> str:
     at = tuple(where)
-    name = f"column {at[0]}" if len(at) == 1 else f"element {at}"
+    name = f"column {at[0] + 1}" if len(at) == 1 else f"element {at}"
     return f"{name} has mean {mean[at].item():.3g} and standard deviation {std[at].item():.3g}"

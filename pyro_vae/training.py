@@ -229,7 +229,9 @@ def choose_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError) as error:
         remedy = spoken("take device='cpu'", "use --device cpu")
-        raise UsageError(f"no device {name!r} here: {str(error).splitlines()[0]}; {remedy}") from error
+        why = str(error).splitlines()[0].split(": ")[0].split(". ")[0]
+        why = "it is none of auto, cpu, cuda, cuda:1, mps" if why.startswith("Expected one of") else why
+        raise UsageError(f"no device {name!r} here: {why}; {remedy}") from error
     return device
 
 

@@ -18,6 +18,7 @@ from pyro_vae.errors import UsageError
 from pyro_vae.likelihoods import Bernoulli, Likelihood
 from pyro_vae.networks import MLP, ConvNet, FromShapes, ResNet, build, joining, network_factory
 from pyro_vae.quantization import Quantizer, StraightThrough, Update
+from pyro_vae.remedies import spoken
 from pyro_vae.shapes import CodeShapes
 
 
@@ -207,8 +208,11 @@ class VQVAE(Autoencoder):
         """They would train the decoder alone, without a word."""
         if self.training and torch.is_grad_enabled() and _PYRO_STACK and StraightThrough.active() is None:
             raise UsageError(
-                "the codes are discrete, and this objective's gradient does not reach the encoder through them: train "
-                "by pyro_vae.objectives.VQBound(); to evaluate, call .eval() first, or use torch.no_grad()"
+                "the codes are discrete, and this objective's gradient does not reach the encoder through them: "
+                + spoken(
+                    "train by pyro_vae.objectives.VQBound(); to evaluate, call .eval() first, or use torch.no_grad()",
+                    "train by --objective VQBound",
+                )
             )
 
 

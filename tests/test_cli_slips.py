@@ -1,5 +1,8 @@
 """Slips at the command line: each is one line that names the option as it was typed, and what was meant."""
 
+import re
+
+import numpy as np
 import pytest
 
 from pyro_vae.cli import main
@@ -80,3 +83,48 @@ def test_what_is_no_whole_number_stays_none(typed, capsys):
 def test_closest_prefers_what_is_alike_but_for_capitals():
     assert closest("relu", ["elu", "ReLU"]) == "ReLU"
     assert closest("nothing-like-it", ["ELBO", "IWAE"]) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "part"),
+    [
+        (
+            "--labelled 10",
+            2,
+            "--labelled 10 gives the model labels as the input y, which VAE does not",
+        ),
+        ("--vae VQVAE --compile false", 2, "train by --objective VQBound"),
+        (
+            "--standardize true",
+            2,
+            "--standardize true is for real .* take --vae.likelihood Normal, or leave it out",
+        ),
+        ("--dequantize true", 2, "take --vae.likelihood Normal and --binarize none, or no dequantize"),
+        ("--device gpu", 2, "no device 'gpu' here: it is none of auto, cpu, cuda"),
+        ("--vae.prior ConditionalNormal", 2, "give it one, --context labels, or take LearnedNormal"),
+        ("--vae.likelihood Poisson", 3, r"outside the support of Poisson \(whole numbers from 0\), the first is"),
+        ("--binarize none", 3, r"outside the support of Bernoulli \(0 and 1\)"),
+    ],
+)
+def test_a_wrong_combination_says_what_to_type(words, code, part, tmp_path, capsys):
+    given = f"fit --data digits --epochs 1 --quiet --pictures false --run {tmp_path}/run {words}"
+    came, _, error = told(given, capsys)
+    assert came == code and re.search(part, error), error
+
+
+def test_labels_of_text_and_sizes_out_of_range_say_what_to_do(tmp_path, capsys):
+    x = np.linspace(-1, 1, 20).reshape(10, 2)
+    np.savez(tmp_path / "x.npz", train=x, train_labels=np.array(["red", "white"] * 5))
+    fit = f"fit --data {tmp_path}/x.npz --vae.likelihood Normal --run {tmp_path}/run"
+    code, _, error = told(f"{fit} --context labels", capsys)
+    assert code == 3 and "labels of train are text" in error and "numpy.unique(labels, return_inverse=True)[1]" in error
+    code, _, error = told(f"{fit} --test_size 50", capsys)
+    assert code == 2 and "--test_size: expected a number of rows from 1 to 9, got 50" in error
+
+
+def test_a_damaged_archive_says_which_files_are_read(tmp_path, capsys):
+    (tmp_path / "x.npz").write_bytes(b"PK\x03\x04 nothing")
+    code, _, error = told(f"fit --data {tmp_path}/x.npz", capsys)
+    assert (
+        code == 3 and "it is a damaged .npz file, or another kind of file" in error and "expected .npz, .npy" in error
+    )

@@ -481,7 +481,7 @@ def test_valid_size_is_refused_where_it_makes_no_sense(tmp_path):
         load_data("digits", valid_size=10)
     np.save(tmp_path / "x.npy", images(10, 2))
     for n in (-1, 10, 11):
-        with refused(UsageError, "expected a valid_size from 1 to 9", str(n)):
+        with refused(UsageError, "valid_size: expected a number of rows from 1 to 9", str(n)):
             load_data(tmp_path / "x.npy", valid_size=n)
 
 
@@ -537,8 +537,8 @@ def test_values_that_are_not_finite_are_refused(value):
 def test_only_probabilities_are_binarised(binarize, value):
     train = torch.rand(5, 3)
     train[2, 1] = value
-    problem = f"train has 1 values outside [0, 1], the first {value:g} at (2, 1), where {binarize} binarisation"
-    with refused(DataError, problem, "take likelihood=Normal", "binarize=none"):
+    problem = f"train has 1 values outside [0, 1], the first is {value:g} at (2, 1), where {binarize} binarisation"
+    with refused(DataError, problem, "take likelihood=Normal", "binarize='none'"):
         Dataset("x", train, binarization=binarize)
 
 
@@ -1050,7 +1050,7 @@ def test_offences_are_found_in_any_chunk(tmp_path, monkeypatch):
     x[17, 2] = x[40, 0] = 1.5
     np.save(tmp_path / "x.npy", x)
     assert load_data(tmp_path / "x.npy", divide_by=1.5, binarize="dynamic").train.dtype == np.float64
-    with refused(DataError, "train has 2 values outside [0, 1], the first 1.5 at (17, 2), where dynamic"):
+    with refused(DataError, "train has 2 values outside [0, 1], the first is 1.5 at (17, 2), where dynamic"):
         load_data(tmp_path / "x.npy", binarize="dynamic")
     x[30, 1] = np.nan
     x[35, 1] = 1e300

@@ -182,8 +182,8 @@ class TestWarning:
 
     def test_names_the_columns(self):
         found = self.warning(SHIFT + FACTOR * unit_data())
-        assert "column 2 has mean -5 and standard deviation 1e+03" in found
-        assert "and 1 more" in found and "--standardize" in found
+        assert "column 3 has mean -5 and standard deviation 1e+03" in found
+        assert "and 1 more" in found and found.endswith("take standardize=True")
 
     @pytest.mark.parametrize("scale", [0.2, 1.0, 1.5, 8.0])
     def test_not_near_unit_scale(self, scale):

@@ -358,7 +358,7 @@ def test_test_size_that_makes_no_sense(tmp_path):
     with refused(UsageError, "has a test set of 200: leave test_size out"):
         load_data("digits", test_size=5)
     for n in (-1, 10):
-        with refused(UsageError, "expected a test_size from 1 to 9, got", str(n)):
+        with refused(UsageError, "test_size: expected a number of rows from 1 to 9, got", str(n)):
             load_data(tmp_path / "x.npy", test_size=n)
     for n in (2.5, "3", True, None):
         with refused(UsageError, "test_size: expected a whole number, got"):

@@ -95,6 +95,16 @@ def _drawn(
         return [], error
 
 
+def _check_labels(options: Namespace, vae: Autoencoder) -> None:
+    """Refuse `--labelled` for a model that has no input `y`."""
+    inputs = signature(vae.model).parameters.values()
+    if options.labelled and not any(p.name == "y" or p.kind is p.VAR_KEYWORD for p in inputs):
+        raise UsageError(
+            f"--labelled {options.labelled} gives the model labels as the input y, which {type(vae).__name__} does not "
+            "take: add --vae SemiSupervisedVAE --objective SemiSupervisedELBO, or leave --labelled out"
+        )
+
+
 def load_from_options(options: Namespace) -> Dataset:
     """The data set that the options name, `--binarize auto` decided."""
     names = ("context", "dequantize", "divide_by", "valid_size", "test_size", "download", "labelled", "repeats")
@@ -126,6 +136,7 @@ def _build(options: Namespace, data: Dataset) -> tuple[Autoencoder, Objective, S
     """The VAE with its first weights, the objective and the settings; every class was named by the user."""
     with seeded(options.seed, "init"):
         vae = _built(_with_shapes(options.vae, data, options.standardize), named(options.vae))
+    _check_labels(options, vae)
     if options.patience is not None and data.valid is None:
         raise UsageError(
             f"--patience {options.patience} counts epochs without a better validation value, and there are no "

@@ -44,7 +44,7 @@ def _add_data(group: Any) -> None:
         type=str,
         default="digits",
         metavar="NAME|PATH",
-        help="digits, linear_gaussian, mnist, ..., or a file: .npz, or .npy, which may be larger than memory",
+        help="digits, linear_gaussian, mnist, ..., or a file: .npz, CSV, IDX, or .npy, which may be larger than memory",
     )
     group.add_argument(
         "--binarize",

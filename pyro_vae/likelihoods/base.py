@@ -123,10 +123,23 @@ class Likelihood(Called, nn.Module, ABC):
             where = tuple(bad.nonzero()[0].tolist())
             raise DataError(
                 f"{name}: {int(bad.sum())} of {x.numel()} values are outside the support of {type(self).__name__} "
-                f"({self.data_support}), the first is {x[where].item():.6g} at {where}: {self._advice(x)}"
+                f"({_in_words(self.data_support)}), the first is {x[where].item():.6g} at {where}: {self._advice(x)}"
             )
 
     def _advice(self, x: Tensor) -> str:
         """What to do about data that this likelihood does not take, in the words of where the user types."""
         fits, remedy = fitting(x), in_words(self.remedy)
         return f"{fits}; otherwise {remedy}" if fits else remedy
+
+
+_WORDS = {
+    "Boolean()": "0 and 1",
+    "IntegerGreaterThan(lower_bound=0)": "whole numbers from 0",
+    "Interval(lower_bound=0.0, upper_bound=1.0)": "from 0 to 1",
+    "Real()": "finite numbers",
+}
+
+
+def _in_words(support: constraints.Constraint) -> str:
+    """What a support holds, for whoever does not know torch's name of it."""
+    return _WORDS.get(str(support), str(support))

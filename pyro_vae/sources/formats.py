@@ -118,6 +118,8 @@ def reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     if "pickle" in text or "max_header_size" in text:
         return "its header is damaged"
+    if isinstance(error, zipfile.BadZipFile):
+        return f"it is a damaged .npz file, or another kind of file ({text}); expected {READABLE}"
     if isinstance(error, MemoryError):
         return "it is too large for the memory of this machine"
     return text or type(error).__name__
