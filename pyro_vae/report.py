@@ -199,7 +199,7 @@ def evidence(subject: Subject) -> Finding:
         f"Importance sampling from the guide with K = {found.num_particles} draws for each of {len(found.log_p)} data. "
         "The estimate is below log p(x) in expectation, and rises to it with K."
     )
-    figures = {"Pareto k of each datum, and its threshold; what to trust is decided from all k together": plots.pareto_k(found)}
+    figures = {"Pareto k of each datum; what to trust is decided from all k together": plots.pareto_k(found)}
     return Finding(Section("Log p(x)", text, [rows], figures, warnings, _seed(subject)), found.summary())
 
 
@@ -420,7 +420,7 @@ def predictive(subject: Subject) -> Finding:
             "statistic": name,
             "data": row["observed"],
             "model, mean and sd": f"{row['mean']:.4g}, {row['sd']:.2g}",
-            "p-value": row["two_sided"],
+            "p-value, two-sided": row["two_sided"],
         }
         for name, row in summary["statistics"].items()
     ]

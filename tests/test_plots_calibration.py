@@ -79,7 +79,7 @@ def test_predictive_check(tmp_path):
     assert [axes.lines[-1].get_xdata()[0] for axes in shown] == [0.0, 1.0, 9.0, 0.5, -0.5]
     assert [to_hex(axes.lines[-1].get_color()) for axes in shown] == ["#000000"] * 2 + [ORANGE] + ["#000000"] * 2
     assert sum(patch.get_height() for patch in shown[0].patches) == 200 and not shown[1].patches
-    assert shown[2].get_title() == "c\nT(x) = 9, p = 0.000, flagged"
+    assert shown[2].get_title() == f"c\nT(x) = 9, two-sided p = {2 / 201:.3f}, flagged"
     plots.save(figure, tmp_path / "check.png")
 
 

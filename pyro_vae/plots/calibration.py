@@ -145,8 +145,8 @@ def _draw_statistic(axes: "Axes", check: PredictiveCheck, index: int) -> None:
     elif len(values):
         axes.axvline(values[0], color=BLUE, lw=3, alpha=0.55)
     axes.axvline(observed, color=ORANGE if bad else "black", lw=1.6)
-    name, p = check.names[index], check.p_values[index].item()
-    dress(axes, f"{name}\nT(x) = {observed:.4g}, p = {p:.3f}{', flagged' * bad}", "")
+    name, p = check.names[index], check.two_sided[index].item()  # what flags it, and stands in the report
+    dress(axes, f"{name}\nT(x) = {observed:.4g}, two-sided p = {p:.3f}{', flagged' * bad}", "")
     axes.set_yticks([])
     axes.locator_params(axis="x", nbins=4)
 
