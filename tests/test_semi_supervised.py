@@ -426,7 +426,7 @@ class TestData:
 
     def test_programs_that_take_no_labels(self, tmp_path):
         result = call("fit --labelled 20 --epochs 1 --run", tmp_path / "run", FAST)
-        assert result.code == 2 and "unexpected keyword argument 'y'" in result.error
+        assert result.code == 2 and "--labelled 20 gives the model labels as the input y" in result.error
 
 
 class TestCommand:
