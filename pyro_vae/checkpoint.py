@@ -375,9 +375,12 @@ def _differences(old: Any, new: Any, key: str = "") -> list[str]:
 
 
 def _few(changes: Sequence[str]) -> str:
-    """Some of them, those of a whole part before those of its options, and how many there are beside."""
+    """Some of them, in their order but those of a whole part before those of its options, and how many are left out."""
     further = len(changes) - _SHOWN_CHANGES
-    shown = sorted(changes, key=lambda text: text.partition(" ")[0].count("."))[:_SHOWN_CHANGES]
+    keys = [text.partition(" ")[0] for text in changes]
+    settings = list(dict.fromkeys(key.partition(".")[0] for key in keys))
+    rank = {key: (settings.index(key.partition(".")[0]), key.count(".")) for key in keys}
+    shown = sorted(changes, key=lambda text: rank[text.partition(" ")[0]])[:_SHOWN_CHANGES]
     return "; ".join(shown) + (f"; and {further} more" if further > 0 else "")
 
 

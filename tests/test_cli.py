@@ -576,7 +576,7 @@ class TestUsage:
                 ["vae.likelihood.scale: unknown value 'leraned', did you mean 'learned'?", "per_element", "a number"],
             ),
             ("fit --binarize dynamik", ["binarize: unknown value 'dynamik', did you mean 'dynamic'?", "threshold"]),
-            ("fit --start_at_mean maybe", ["start_at_mean: unknown value 'maybe'?", "auto", "true or false"]),
+            ("fit --start_at_mean maybe", ["start_at_mean: unknown value 'maybe'. Known", "auto", "true or false"]),
             ("fit --epochs ten", ["epochs: expected a whole number, got 'ten'"]),
             (
                 "fit --vae.encoder.hidden x",
@@ -592,8 +592,11 @@ class TestUsage:
                 "fit --vae.likelihood pyro_vae.networks.MLP",
                 ["vae.likelihood: expected a subclass of Likelihood, got MLP", "Bernoulli"],
             ),
-            ("evaluate", ["required: run"]),
-            ("evaluate r --split tset", ["invalid choice: 'tset'", "'train', 'valid', 'test'"]),
+            ("evaluate", ["expected RUN (the run directory)"]),
+            (
+                "evaluate r --split tset",
+                ["--split: unknown value 'tset', did you mean 'test'?", "Known: train, valid, test"],
+            ),
         ],
     )
     def test_usage(self, words, parts):
@@ -636,7 +639,7 @@ class TestUsage:
         assert result.code == 3 and "has no split 'test', only train" in result.error
 
     def test_run_directory(self, run):
-        assert "is not a run directory" in call("evaluate nowhere").error
+        assert "there is no run directory nowhere" in call("evaluate nowhere").error
         result = call("fit", FAST, "--epochs 4 --run", run)
         assert (
             result.code == 4

@@ -158,7 +158,7 @@ class TestRefusals:
             ("short ./short", "two or more different runs"),
             ("short long --num_data 0", "--num_data must be at least 1"),
             ("short long --out x.pdf", "--out must end in .png"),
-            ("short nowhere", "nowhere is not a run directory"),
+            ("short nowhere", "there is no run directory nowhere"),
         ):
             result = call("compare", words)
             assert result.code in (2, 4) and message in result.error

@@ -159,7 +159,7 @@ class TestCommand:
         ("command", "code", "message"),
         [
             ("locked", 4, "locked is in use by process "),
-            ("nothing", 4, "nothing is not a run directory: it has no config.yaml"),
+            ("nothing", 4, "there is no run directory "),
             ("mistyped", 2, "unknown option '--num_particle', did you mean '--num_particles'?"),
         ],
     )
