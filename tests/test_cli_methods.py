@@ -135,7 +135,7 @@ class TestAll:
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ("--method nope", ["invalid choice: 'nope'", "'importance'", "'all'"]),
+        ("--method nope", ["--method: unknown value 'nope'. Known: importance", "all"]),
         ("--method ais --precision bf16", ["--precision bf16 is for --method importance and psis, not ais"]),
         ("--method all --precision bf16", ["not all"]),
         ("--method ais --options.num_chain 3", ["--options.num_chain: --method ais has no such option", "num_chains"]),

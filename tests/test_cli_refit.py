@@ -186,7 +186,7 @@ class TestRefuses:
         ("words", "parts"),
         [
             ("--out new", ["--prior: expected the class of the new prior"]),
-            ("--prior LearnedNormal", ["required: out"]),
+            ("--prior LearnedNormal", ["expected --out FOLDER (the new run directory)"]),
             ("--prior LernedNormal --out new", ["unknown class 'LernedNormal', did you mean 'LearnedNormal'?"]),
             ("--prior MixtureOfNormals --prior.parts 3 --out new", ["no option 'parts'", "components"]),
             ("--prior UniformCodes --out new", ["a VAE takes priors p(z), such as MixtureOfNormals, got UniformCodes"]),
