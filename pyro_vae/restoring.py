@@ -66,11 +66,11 @@ _MAKERS = ("empty", "zeros", "ones", "full", "rand", "randn", "arange", "linspac
 def as_precise(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Give a module the floating type of the weights that it is to hold, where these have but one."""
     types = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
-    if len(types) == 1 and types <= _PRECISIONS:
+    if len(types) == 1 and types <= PRECISIONS:
         module.to(types.pop())
 
 
-_PRECISIONS = {torch.float32, torch.float64}
+PRECISIONS = {torch.float32, torch.float64}
 """The types that a training has; networks compute in others where that is asked for, and nothing else does."""
 
 
@@ -188,7 +188,7 @@ def _alike(tensors: Mapping[str, Tensor], due: Mapping[str, Tensor]) -> dict[str
     """With counters in the precision expected: it follows torch's default type, which may be another by now."""
     return {
         key: tensor.to(due[key].dtype)
-        if tensor.ndim == 0 and key in due and {tensor.dtype, due[key].dtype} <= _PRECISIONS
+        if tensor.ndim == 0 and key in due and {tensor.dtype, due[key].dtype} <= PRECISIONS
         else tensor
         for key, tensor in tensors.items()
     }

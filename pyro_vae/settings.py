@@ -13,6 +13,7 @@ from pyro_vae.describing import describe, describe_vae
 from pyro_vae.errors import UsageError
 from pyro_vae.objectives import Objective
 from pyro_vae.precision import Precision, check_precision
+from pyro_vae.restoring import PRECISIONS
 from pyro_vae.schedules import Schedule
 from pyro_vae.steps import Compile
 
@@ -83,9 +84,20 @@ def run_config(vae: Any, dataset: Dataset, objective: Any, settings: Settings) -
             f"can't save a {type(objective).__name__} to a run directory: pass one of pyro_vae.objectives "
             "(ELBO() is Trace_ELBO(), ELBO(analytic_kl=True) is TraceMeanField_ELBO()), or train without one"
         )
+    _check_precision_of_weights(vae)
     return {
         **dataset.origin,
         "vae": describe_vae(vae),
         "objective": describe(objective),
         **settings.described(),
     }
+
+
+def _check_precision_of_weights(vae: nn.Module) -> None:
+    """Refuse weights that a run directory could not give back: of half precision, or of several types."""
+    types = {value.dtype for value in vae.state_dict().values() if value.is_floating_point()}
+    if len(types) > 1 or not types <= PRECISIONS:
+        raise UsageError(
+            f"a run directory takes weights that are all float32 or float64, got {', '.join(sorted(map(str, types)))}: "
+            "convert the model by .float() or .double(); precision='bf16' computes products in bfloat16"
+        )
