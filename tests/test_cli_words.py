@@ -10,6 +10,8 @@ import torch
 
 from pyro_vae.checkpoint import Run, read_manifest
 from pyro_vae.cli import command, main
+from pyro_vae.cli.options import diagnose_parser
+from pyro_vae.cli.parsing import parse
 from pyro_vae.errors import CheckpointError, Stopped, UsageError
 from pyro_vae.interrupts import signals_collected
 from pyro_vae.pages import page
@@ -153,3 +155,10 @@ def test_an_interrupted_process_waits_for_nothing(monkeypatch, code):
     with pytest.raises(SystemExit):
         command()
     assert ended == ([130] if code == 130 else [])
+
+
+def test_sections_to_leave_out_add_up():
+    """As `--trust`, and not the last ones alone."""
+    for words in (["--skip", "bracket", "gaps"], ["--skip", "bracket", "--skip", "gaps"]):
+        assert parse(diagnose_parser(), ["run", *words]).skip == ["bracket", "gaps"]
+    assert parse(diagnose_parser(), ["run"]).skip == []

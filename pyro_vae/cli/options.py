@@ -121,7 +121,9 @@ def diagnose_parser() -> CommandParser:
     for name, option in options_of("pyro_vae.evidence.annealed.Annealing").items():
         method.add_argument(f"--annealing.{name}", type=option.kind, default=option.default, help=option.help)
     sections = constant("pyro_vae.report", "SECTIONS")
-    method.add_argument("--skip", nargs="*", default=[], choices=sections, help="sections to leave out")
+    method.add_argument(
+        "--skip", nargs="*", action="extend", default=[], choices=sections, help="sections to leave out"
+    )
     method.add_argument("--seed", type=int, default=0, help="seed of all draws")
     output = parser.add_argument_group("output")
     help = "the page; without it RUN/diagnosis-SPLIT.html"
