@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from pyro_vae.errors import Stopped
+from pyro_vae.errors import PeerLost, Stopped
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 _LONGEST_ACTION = 1024
@@ -21,7 +21,8 @@ def signals_collected(active: bool) -> Iterator[list[int]]:
     """Run a block in which the signals are put in a list, in place of their handlers.
 
     A second SIGINT is not collected: it raises KeyboardInterrupt, which ends the work where it is. A signal that came
-    too late to stop the work (no `Stopped` left the block) is sent again once the handlers are as they were.
+    too late to stop the work (no `Stopped` left the block) is sent again once the handlers are as they were. Not so
+    where another process was lost: its launcher ends the others by a signal, while they save and say so.
 
     Nothing is touched outside of the main thread, which alone may set handlers. A handler that Python says it did not
     install is left at work: its signal is not collected; and a signal that the process ignores stays ignored. One that
@@ -46,7 +47,7 @@ def signals_collected(active: bool) -> Iterator[list[int]]:
         for number in before:
             signal.signal(number, collect)
         yield pending
-    except (Stopped, KeyboardInterrupt):
+    except (Stopped, KeyboardInterrupt, PeerLost):
         pending.clear()
         raise
     finally:

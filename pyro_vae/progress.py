@@ -95,7 +95,7 @@ def bars_contained() -> Iterator[None]:
     finally:
         tqdm.monitor_interval = interval
         if not has_lock:
-            del tqdm._lock
+            del tqdm._lock  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _is_terminal() -> bool:

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests; real data are read from `../shared/data` where it is there."""
 
+import sys
 from pathlib import Path
 
 import pyro
@@ -16,6 +17,7 @@ def _seeded():
     """Every test starts from the same global state of torch and Pyro, which the package itself never relies on."""
     torch.manual_seed(0)
     pyro.clear_param_store()
+    sys.modules.pop("mine", None)  # what tests call the module of a user: another one for each of them
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ def test_grey_bernoulli_is_the_cross_entropy_and_says_so():
     ones, zeros = (Bernoulli(SHAPES)(logits).log_prob(torch.full_like(x, v)) for v in (1.0, 0.0))
     torch.testing.assert_close(grey(logits).log_prob(x), x * ones + (1 - x) * zeros)
     grey.check(x)
-    with pytest.raises(DataError, match="Interval"):
+    with pytest.raises(DataError, match="from 0 to 1"):
         grey.check(x + 0.5)
     assert grey.caveat and not grey.discrete and Bernoulli(SHAPES).discrete and Bernoulli(SHAPES).caveat is None
     assert check_part(partial(Bernoulli, grey=True))
