@@ -4,11 +4,10 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from typing import NoReturn
 
-from pyro_vae.remedies import on_command_line
+from pyro_vae.remedies import nearest, on_command_line
 
 COMMANDS = {
     "fit": "train a VAE, save the run and its pictures; resumes a run that was stopped",
@@ -115,8 +114,7 @@ def _unknown(command: str) -> str:
     known = ", ".join(COMMANDS)
     if not command:
         return f"expected a command: {known} (pyro-vae --help explains)"
-    close = get_close_matches(command, COMMANDS, n=1)
-    return f"unknown command {command!r}{f', did you mean {close[0]!r}' if close else ''}? Known commands: {known}"
+    return f"unknown command {command!r}{nearest(command, COMMANDS) or '?'} Known commands: {known}"
 
 
 def _fail(program: str, message: str, code: int, shared: bool | None = None) -> int:

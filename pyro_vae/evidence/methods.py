@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from difflib import get_close_matches
 from functools import partial
 from inspect import Parameter, signature
 from typing import Any
@@ -19,6 +18,7 @@ from pyro_vae.evidence.importance_sampling import log_marginal
 from pyro_vae.evidence.prior_sampling import prior_sampling
 from pyro_vae.evidence.quadrature import quadrature
 from pyro_vae.importance import Program
+from pyro_vae.remedies import nearest
 
 
 def annealed(model: Program, guide: Program, x: Tensor, *args: Any, **options: Any) -> AnnealedEvidence:
@@ -102,5 +102,4 @@ def _check(method: str, options: Mapping[str, Any]) -> None:
 
 
 def _suggest(name: str, known: Any) -> str:
-    close = get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"{f', did you mean {close[0]!r}' if close else ''}? Known: {', '.join(known)}"
+    return f"{nearest(name, known, cutoff=0.5) or '?'} Known: {', '.join(known)}"
