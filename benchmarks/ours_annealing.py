@@ -18,7 +18,7 @@ from torch_common import Warnings, set_up
 
 from pyro_vae import VAE, ais
 from pyro_vae.evidence import Annealing
-from pyro_vae.posterior import posterior
+from pyro_vae.inference.posteriors import posterior
 
 
 def main(argv: list[str] | None = None) -> None:

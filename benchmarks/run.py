@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _scale(args: Namespace) -> Scale:
-    from pyro_vae.backends import onednn_is_better  # torch, which the list of suites needs not
+    from pyro_vae.compiling.backends import onednn_is_better  # torch, which the list of suites needs not
 
     if args.quick:
         return Scale(args.threads, num=6000, epochs=1, images=20, few=True, onednn=onednn_is_better())

@@ -18,10 +18,10 @@ from statistics import mean
 import torch
 
 from pyro_vae import VAE, cluster, clustering_scores, fit, load_data, plots, seeded, with_clusters
-from pyro_vae.clustering import Clustering
 from pyro_vae.data import Dataset
 from pyro_vae.networks import MLP
 from pyro_vae.schedules import Cosine
+from pyro_vae.tasks.clustering import Clustering
 
 _NAMES = ("accuracy", "nmi", "ari")
 _SHOWN = 10

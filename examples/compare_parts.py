@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.averages import standard_error
 from pyro_vae.cli import main as pyro_vae
+from pyro_vae.statistics.averages import standard_error
 
 
 def _dense(network: str, width: int, parts: tuple[str, ...] = ("encoder", "decoder"), **others: str) -> list[str]:

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pyro_vae import VAE, fit, load, load_data, log_marginal, sample, seeded
-from pyro_vae.data import Dataset, quadrants
+from pyro_vae.data import Dataset
+from pyro_vae.data.loading import quadrants
 from pyro_vae.evidence import bound
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.networks import MLP

@@ -1,19 +1,51 @@
 """Variational autoencoders as Pyro programs, with log p(x) and an honest error bar.
 
-The public names, imported when first asked for, so that `pyro-vae --help` need not wait for torch.
+What you choose (a new part is one class in one of these):
+
+    priors/           p(z) and, for discrete codes, p(k)
+    likelihoods/      p(x|z), elementwise
+    guides/           q(z|x): the variational families
+    networks/         torch modules from one shape to another: encoders, decoders, the codebook
+    objectives/       losses of any Pyro pair, frozen values
+    schedules.py      numbers that change while training
+    autoencoders/     parts composed into two Pyro programs, `model` and `guide`
+
+What you do:
+
+    data/             what is trained on: sources, storage, splits, inputs
+    training/         `fit`: the loop, a step, its settings; and other priors fitted afterwards
+    evidence/         log p(x) of any pair, a file a method, each with its error and its health
+    diagnostics/      what to believe of a model, a guide and its codes
+    tasks/            what a trained model is for: sample, reconstruct, cluster, classify, count codes
+    plots/            results to matplotlib figures
+    report/           all diagnostics on one page
+    runs/             a run directory: descriptions of parts, state, files, loading
+    cli/              the command, a file a subcommand
+    testing/          the contract of every axis, for the package's parts and for yours
+
+How it is done (a user of parts need not look here):
+
+    inference/        running any Pyro pair at given data: weights, simulated data, posterior draws, HMC
+    compiling/        the same numbers, sooner: recorded graphs, what weights alone decide, torch's backends
+    distributed/      several processes on one batch: their sums, their noise, their errors
+    distributions/    distributions and numerics that torch and Pyro lack
+    statistics/       numbers about draws: averages with errors, Pareto k, R-hat, uniformity
+    arguments/        what callers pass, checked at the door and answered in their own words
+    process/          a guest in the caller's process: switches, signals and random streams stay as they were
+    discovery.py, errors.py, messages.py, shapes.py
+
+The public names are imported when first asked for, so that `pyro-vae --help` need not wait for torch.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyro_vae import data, guides, importance, likelihoods, networks, objectives, priors, schedules, testing
-    from pyro_vae.arviz_export import to_arviz
-    from pyro_vae.checkpoint import load
-    from pyro_vae.clustering import cluster, clustering_scores, with_clusters
-    from pyro_vae.codes import codebook_usage, fit_code_prior
+    from pyro_vae import data, guides, inference, likelihoods, networks, objectives, priors, schedules, testing
+    from pyro_vae.autoencoders import VAE, VQVAE, HierarchicalVAE, SemiSupervisedVAE
     from pyro_vae.data import load_data
     from pyro_vae.diagnostics import latent_statistics
+    from pyro_vae.diagnostics.arviz import to_arviz
     from pyro_vae.diagnostics.calibration import simulation_based_calibration
     from pyro_vae.diagnostics.comparison import compare
     from pyro_vae.diagnostics.gaps import inference_gaps
@@ -21,47 +53,48 @@ if TYPE_CHECKING:
     from pyro_vae.evidence import log_marginal
     from pyro_vae.evidence.annealing import ais, bdmc
     from pyro_vae.evidence.methods import estimate
-    from pyro_vae.hierarchical import HierarchicalVAE
-    from pyro_vae.refit import compare_priors, refit_prior
-    from pyro_vae.seeding import seeded
-    from pyro_vae.semi_supervised import SemiSupervisedVAE, accuracy, classify
-    from pyro_vae.tasks import reconstruct, sample
-    from pyro_vae.training import fit
-    from pyro_vae.vae import VAE
-    from pyro_vae.vq import VQVAE
+    from pyro_vae.process.seeding import seeded
+    from pyro_vae.runs.loading import load
+    from pyro_vae.tasks.classification import accuracy, classify
+    from pyro_vae.tasks.clustering import cluster, clustering_scores, with_clusters
+    from pyro_vae.tasks.codebook import codebook_usage
+    from pyro_vae.tasks.generation import reconstruct, sample
+    from pyro_vae.training.code_prior import fit_code_prior
+    from pyro_vae.training.fitting import fit
+    from pyro_vae.training.refit import compare_priors, refit_prior
 
 _HOMES = {
-    "VAE": "vae",
-    "HierarchicalVAE": "hierarchical",
-    "VQVAE": "vq",
+    "VAE": "autoencoders",
+    "HierarchicalVAE": "autoencoders",
+    "SemiSupervisedVAE": "autoencoders",
+    "VQVAE": "autoencoders",
     "fit": "training",
+    "compare_priors": "training",
+    "refit_prior": "training",
+    "fit_code_prior": "training",
     "log_marginal": "evidence",
     "ais": "evidence",
     "bdmc": "evidence",
     "estimate": "evidence",
-    "load": "checkpoint",
+    "load": "runs.loading",
     "load_data": "data",
-    "latent_statistics": "diagnostics",
-    "inference_gaps": "diagnostics",
-    "elbo_surgery": "diagnostics",
-    "sample": "tasks",
-    "reconstruct": "tasks",
-    "compare_priors": "refit",
-    "refit_prior": "refit",
-    "codebook_usage": "codes",
-    "fit_code_prior": "codes",
-    "seeded": "seeding",
-    "SemiSupervisedVAE": "semi_supervised",
-    "classify": "semi_supervised",
-    "accuracy": "semi_supervised",
-    "cluster": "clustering",
-    "clustering_scores": "clustering",
-    "with_clusters": "clustering",
-    "simulation_based_calibration": "diagnostics.calibration",
     "compare": "diagnostics",
-    "to_arviz": "arviz_export",
+    "elbo_surgery": "diagnostics",
+    "inference_gaps": "diagnostics",
+    "latent_statistics": "diagnostics",
+    "simulation_based_calibration": "diagnostics.calibration",
+    "to_arviz": "diagnostics.arviz",
+    "accuracy": "tasks",
+    "classify": "tasks",
+    "cluster": "tasks",
+    "clustering_scores": "tasks",
+    "codebook_usage": "tasks",
+    "reconstruct": "tasks",
+    "sample": "tasks",
+    "with_clusters": "tasks",
+    "seeded": "process.seeding",
 }
-_MODULES = ("data", "guides", "importance", "likelihoods", "networks", "objectives", "priors", "schedules", "testing")
+_MODULES = ("data", "guides", "inference", "likelihoods", "networks", "objectives", "priors", "schedules", "testing")
 
 __all__ = [
     "HierarchicalVAE",
@@ -82,7 +115,7 @@ __all__ = [
     "fit",
     "fit_code_prior",
     "guides",
-    "importance",
+    "inference",
     "inference_gaps",
     "latent_statistics",
     "likelihoods",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import cos, pi
 from typing import Any, ClassVar
 
-from pyro_vae.arguments import plain_fields
+from pyro_vae.arguments.values import plain_fields
 from pyro_vae.errors import UsageError
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from pyro_vae.remedies import nearest, on_command_line
+from pyro_vae.arguments.remedies import nearest, on_command_line
 
 COMMANDS = {
     "fit": "train a VAE, save the run and its pictures; resumes a run that was stopped",
@@ -119,7 +119,7 @@ def _unknown(command: str) -> str:
 
 def _fail(program: str, message: str, code: int, shared: bool | None = None) -> int:
     if _tells(shared):
-        from pyro_vae.progress import remark
+        from pyro_vae.messages import remark
 
         remark(f"{program}: error: {' '.join(message.split())}")
     return code

@@ -2,15 +2,15 @@
 
 from typing import Any
 
+from pyro_vae.autoencoders import VAE
 from pyro_vae.cli.options import cluster_parser
 from pyro_vae.cli.parsing import parse
 from pyro_vae.cli.places import tried
-from pyro_vae.cli.runs import load_split, open_saved
-from pyro_vae.cli.tables import print_result
-from pyro_vae.clustering import cluster, clustering_scores
+from pyro_vae.cli.printing import print_result
+from pyro_vae.cli.saved_runs import load_split, open_saved
 from pyro_vae.errors import UsageError
-from pyro_vae.run_files import packed
-from pyro_vae.vae import VAE
+from pyro_vae.runs.files import packed
+from pyro_vae.tasks.clustering import cluster, clustering_scores
 
 
 def run(argv: list[str]) -> int:

@@ -14,16 +14,16 @@ from pyro_vae import plots
 from pyro_vae.cli.options import compare_parser
 from pyro_vae.cli.parsing import parse
 from pyro_vae.cli.places import Place
-from pyro_vae.cli.runs import SavedRun, load_split, open_saved
+from pyro_vae.cli.printing import finite, table
 from pyro_vae.cli.saved_evidence import read_saved
+from pyro_vae.cli.saved_runs import SavedRun, load_split, open_saved
 from pyro_vae.cli.streams import say
-from pyro_vae.cli.tables import finite, table
 from pyro_vae.data import Dataset
+from pyro_vae.data.fingerprint import fingerprint
 from pyro_vae.diagnostics.comparison import Comparison, compare
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import Evidence, log_marginal
-from pyro_vae.fingerprint import fingerprint
-from pyro_vae.progress import Progress
+from pyro_vae.messages import Progress
 
 _COLUMNS = ("log_p", "standard_error", "ess", "pareto_k", "elbo")
 

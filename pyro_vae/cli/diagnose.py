@@ -9,16 +9,17 @@ from jsonargparse import Namespace
 from pyro_vae.cli.options import diagnose_parser
 from pyro_vae.cli.parsing import parse
 from pyro_vae.cli.places import Place, wanted
-from pyro_vae.cli.runs import Chosen, SavedRun, load_split, open_saved, take
-from pyro_vae.cli.tables import finite, print_result
+from pyro_vae.cli.printing import finite, print_result
+from pyro_vae.cli.saved_runs import Chosen, SavedRun, load_split, open_saved, take
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics.predictive import fewest_draws
 from pyro_vae.errors import UsageError
-from pyro_vae.evidence.annealed import Annealing
-from pyro_vae.pages import page
-from pyro_vae.progress import Progress
-from pyro_vae.report import SECTIONS, Finding, Given, Sizes, Subject, diagnose
-from pyro_vae.seeding import generator
+from pyro_vae.evidence.annealing_results import Annealing
+from pyro_vae.messages import Progress
+from pyro_vae.process.seeding import generator
+from pyro_vae.report.html import page
+from pyro_vae.report.sections import SECTIONS, diagnose
+from pyro_vae.report.subject import Finding, Given, Sizes, Subject
 
 
 def run(argv: list[str]) -> int:

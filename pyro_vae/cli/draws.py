@@ -7,8 +7,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from pyro_vae.autoencoder import Autoencoder
-from pyro_vae.semi_supervised import SemiSupervisedVAE
+from pyro_vae.autoencoders import Autoencoder, SemiSupervisedVAE
 
 NUM = 64
 """Draws that are shown where no number is asked for."""

@@ -7,23 +7,33 @@ from typing import Any
 from jsonargparse import Namespace
 from torch import Tensor
 
-from pyro_vae.agreement import agreed
-from pyro_vae.cli.bounds import told_of_points
-from pyro_vae.cli.evidence import identity, places_of, readable, readable_all, result_of, result_of_all, save, save_all
+from pyro_vae.autoencoders import SemiSupervisedVAE
+from pyro_vae.cli.evaluate_points import report_point_guide
+from pyro_vae.cli.evaluate_results import (
+    identity,
+    places_of,
+    readable,
+    readable_all,
+    result_of,
+    result_of_all,
+    save,
+    save_all,
+)
 from pyro_vae.cli.options import evaluate_parser
 from pyro_vae.cli.parsing import parse
 from pyro_vae.cli.places import Place
+from pyro_vae.cli.printing import print_result
 from pyro_vae.cli.processes import joined
-from pyro_vae.cli.runs import Chosen, SavedRun, load_split, open_saved
-from pyro_vae.cli.tables import print_result
+from pyro_vae.cli.saved_runs import Chosen, SavedRun, load_split, open_saved
 from pyro_vae.diagnostics import latent_statistics
 from pyro_vae.diagnostics.collapse import collapse_warnings
 from pyro_vae.distributed import World
+from pyro_vae.distributed.agreement import agreed
 from pyro_vae.errors import NumericalError, UsageError
-from pyro_vae.evidence.estimates import Estimate
+from pyro_vae.evidence.base import Estimate
 from pyro_vae.evidence.methods import METHODS, estimate, options_of
-from pyro_vae.progress import Progress
-from pyro_vae.semi_supervised import SemiSupervisedVAE, accuracy, classify
+from pyro_vae.messages import Progress
+from pyro_vae.tasks.classification import accuracy, classify
 
 _SHARED = ("importance", "psis", "prior")
 """Methods whose work several processes can share, and whose cost allows for all data by default."""
@@ -44,7 +54,7 @@ def run(argv: list[str]) -> int:
             saved = open_saved(options, world.device)
             chosen = load_split(saved, options, _num_data(options))
         x, inputs = chosen.x, chosen.inputs
-        if options.method in _BY_GUIDE and told_of_points(saved, chosen.data, x, inputs, options, world):
+        if options.method in _BY_GUIDE and report_point_guide(saved, chosen.data, x, inputs, options, world):
             return 0
         with agreed(world):
             places = places_of(saved, options) if world.main else {}

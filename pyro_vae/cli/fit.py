@@ -11,21 +11,22 @@ from typing import Any
 from jsonargparse import Namespace
 from pyro.distributions import constraints
 
-from pyro_vae.agreement import agreed
-from pyro_vae.autoencoder import Autoencoder
+from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.cli.fit_options import fit_parser
 from pyro_vae.cli.parsing import allow_own_modules, named, parse
 from pyro_vae.cli.pictures import save_pictures
+from pyro_vae.cli.printing import print_result
 from pyro_vae.cli.processes import in_turn, joined
-from pyro_vae.cli.tables import print_result
 from pyro_vae.data import Dataset, load_data
-from pyro_vae.describing import build_vae, import_class, resolve, vae_parts
+from pyro_vae.distributed.agreement import agreed
 from pyro_vae.errors import CheckpointError, PyroVaeError, UsageError
+from pyro_vae.messages import remark
 from pyro_vae.objectives import Objective
-from pyro_vae.progress import remark
-from pyro_vae.seeding import seeded
-from pyro_vae.settings import Settings, run_config
-from pyro_vae.training import History, fit
+from pyro_vae.process.seeding import seeded
+from pyro_vae.runs.describing import build_vae, import_class, resolve, vae_parts
+from pyro_vae.training.fitting import fit
+from pyro_vae.training.settings import Settings, run_config
+from pyro_vae.training.trainer import History
 
 _SETTINGS = (
     "epochs",

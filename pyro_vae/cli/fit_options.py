@@ -15,7 +15,7 @@ _WARMED_ELBO = {"class_path": "ELBO", "init_args": {"beta": _WARM_UP}}
 _ADAM = {"class_path": "Adam", "init_args": {"lr": 2e-3}}
 
 VAE = ClassOption(
-    ("pyro_vae.autoencoder.Autoencoder",), {"class_path": "VAE"}, later={"event_shape": (), "context": None}
+    ("pyro_vae.autoencoders.Autoencoder",), {"class_path": "VAE"}, later={"event_shape": (), "context": None}
 )
 """The shapes of x and of c are those of the data."""
 OBJECTIVE = ClassOption(("pyro_vae.objectives.Objective",), _WARMED_ELBO)
@@ -60,7 +60,7 @@ def _add_data(group: Any) -> None:
     group.add_argument(
         "--test_size", type=int, default=0, help="hold out the last N of train for testing, before valid_size does"
     )
-    context = constant("pyro_vae.conditioning", "Context")
+    context = constant("pyro_vae.data.inputs", "Context")
     group.add_argument("--context", type=context, default="none", help="what a conditional VAE is given beside x")
     group.add_argument("--labelled", type=int, default=0, help="data of train that keep their label, as the input y")
     group.add_argument("--repeats", type=int, default=1, help="how often each labelled datum is in train")
@@ -92,7 +92,7 @@ def _add_model(parser: CommandParser) -> None:
 
 def _of_a_vae() -> str:
     """The options of the class that is taken by default."""
-    return ", ".join(name for name in options_of("pyro_vae.vae.VAE") if name not in VAE.later)
+    return ", ".join(name for name in options_of("pyro_vae.autoencoders.VAE") if name not in VAE.later)
 
 
 def _add_objective(parser: CommandParser) -> None:
@@ -135,7 +135,7 @@ def _add_training(parser: CommandParser) -> None:
         help="standard deviation of a normal prior on the decoder's weights",
     )
     group.add_argument("--patience", type=int | None, default=None, help="epochs without a better validation value")
-    keep = constant("pyro_vae.settings", "Keep")
+    keep = constant("pyro_vae.training.settings", "Keep")
     group.add_argument("--keep", type=keep, default="best", help="weights: best by the objective on validation data")
     group.add_argument(
         "--start_at_mean",
@@ -151,7 +151,7 @@ def _add_training(parser: CommandParser) -> None:
         default="auto",
         help="compile the step; auto: if the training is long enough for it to pay",
     )
-    precision = constant("pyro_vae.precision", "Precision")
+    precision = constant("pyro_vae.networks.precision", "Precision")
     group.add_argument(
         "--precision", type=precision, default="float32", help="of the networks' products; weights stay float32"
     )

@@ -8,16 +8,16 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from pyro_vae import plots
+from pyro_vae.autoencoders import SemiSupervisedVAE
 from pyro_vae.cli.draws import NUM, Drawn, cycled, full_rows, of_classes, of_each_class
 from pyro_vae.cli.options import reconstruct_parser, sample_parser
 from pyro_vae.cli.parsing import parse
 from pyro_vae.cli.places import Place, wanted
-from pyro_vae.cli.runs import SavedRun, load_split, open_saved
-from pyro_vae.cli.tables import print_result
+from pyro_vae.cli.printing import print_result
+from pyro_vae.cli.saved_runs import SavedRun, load_split, open_saved
 from pyro_vae.errors import UsageError
-from pyro_vae.run_files import packed
-from pyro_vae.semi_supervised import SemiSupervisedVAE
-from pyro_vae.tasks import reconstruct, sample
+from pyro_vae.runs.files import packed
+from pyro_vae.tasks.generation import reconstruct, sample
 
 
 def run_sample(argv: list[str]) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pyro_vae.errors import UsageError
-from pyro_vae.safe_yaml import MAX_DEPTH, YamlError, load_yaml
+from pyro_vae.runs.safe_yaml import MAX_DEPTH, YamlError, load_yaml
 
 _SPEC = {"class_path", "init_args"}
 NOTHING: Any = type("_Nothing", (), {"__repr__": lambda _: "NOTHING"})()

@@ -3,13 +3,13 @@
 from inspect import signature
 from typing import Any
 
-from pyro_vae.autoencoder import Autoencoder
-from pyro_vae.checkpoint import read_manifest, read_metrics
+from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.cli.options import info_parser
 from pyro_vae.cli.parsing import parse
-from pyro_vae.cli.runs import SavedRun, open_saved
-from pyro_vae.cli.tables import print_result
-from pyro_vae.describing import describe, vae_parts
+from pyro_vae.cli.printing import print_result
+from pyro_vae.cli.saved_runs import SavedRun, open_saved
+from pyro_vae.runs.describing import describe, vae_parts
+from pyro_vae.runs.loading import read_manifest, read_metrics
 
 
 def run(argv: list[str]) -> int:

@@ -10,11 +10,12 @@ from typing import Any, Protocol, Union, get_args, get_origin
 
 from pyro_vae.cli.given import NOTHING
 from pyro_vae.errors import UsageError
+from pyro_vae.runs.old_paths import current
 
 _REFUSED = ("LBFGS", "Muon", "SparseAdam")
 """Optimizers that no training here can use: several losses a step, matrices alone, sparse gradients alone."""
-_HOMES = ("vae", "hierarchical", "vq", "semi_supervised", "priors", "code_priors", "likelihoods", "guides", "networks")
-_MODULES = (*(f"pyro_vae.{name}" for name in (*_HOMES, "objectives", "schedules")), "torch.optim")
+_AXES = ("autoencoders", "priors", "likelihoods", "guides", "networks", "objectives", "schedules")
+_MODULES = (*(f"pyro_vae.{name}" for name in _AXES), "torch.optim")
 """Where classes lie that can be named without their module."""
 
 
@@ -125,7 +126,7 @@ class Imported:
         Raises:
             UsageError: if there is none, or it is not of the axis.
         """
-        return self._of_axis(_imported(path, key), axis, key)
+        return self._of_axis(_imported(current(path), key), axis, key)
 
     def _of_axis(self, cls: Any, axis: Axis, key: str) -> type:
         known = ", ".join(names_of(self, axis))
@@ -149,7 +150,7 @@ class Imported:
 
     def path(self, cls: type) -> str:
         """The public one."""
-        from pyro_vae.describing import describe
+        from pyro_vae.runs.describing import describe
 
         return describe(cls)["class_path"]
 
@@ -203,7 +204,7 @@ def _option(action: Any) -> Option:
 
 def _described(default: Any) -> Any:
     """A default as plain data; `NOTHING` for one that can't be, which is left to the constructor."""
-    from pyro_vae.describing import describe
+    from pyro_vae.runs.describing import describe
 
     try:
         return default if isinstance(default, dict) else describe(default)

@@ -5,10 +5,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pyro_vae.arguments.remedies import closest
 from pyro_vae.cli.described import find
 from pyro_vae.cli.library import Axis
 from pyro_vae.cli.values import suggest, unfit
-from pyro_vae.remedies import closest
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser

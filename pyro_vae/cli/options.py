@@ -14,7 +14,7 @@ from pyro_vae.cli.sources import constant, options_of
 _FEW = 100
 """Data by default for methods that take hundreds or thousands of times the work of importance sampling for each."""
 _NUM = constant("pyro_vae.cli.draws", "NUM")
-PRIOR = ClassOption(("pyro_vae.priors.Prior", "pyro_vae.code_priors.CodePrior"), built_with=1)
+PRIOR = ClassOption(("pyro_vae.priors.Prior", "pyro_vae.priors.CodePrior"), built_with=1)
 _ADAM = {"class_path": "Adam", "init_args": {"lr": 1e-3}}
 
 
@@ -31,7 +31,9 @@ def _add_loading(parser: CommandParser) -> None:
 
 def _add_split(group: Any) -> None:
     """The options of the commands that read data: by default those of the run."""
-    group.add_argument("--split", default="test", choices=constant("pyro_vae.dataset", "SPLITS"), help="which data")
+    group.add_argument(
+        "--split", default="test", choices=constant("pyro_vae.data.dataset", "SPLITS"), help="which data"
+    )
     group.add_argument(
         "--data",
         type=str | None,
@@ -76,7 +78,7 @@ def evaluate_parser() -> CommandParser:
     )
     method.add_argument(
         "--precision",
-        type=constant("pyro_vae.precision", "Precision"),
+        type=constant("pyro_vae.networks.precision", "Precision"),
         default="float32",
         help="bf16: a fast estimate, saved beside the exact one and marked as such",
     )
@@ -115,12 +117,12 @@ def diagnose_parser() -> CommandParser:
     data, method = parser.add_argument_group("data"), parser.add_argument_group("method")
     _add_split(data)
     data.add_argument("--num_data", type=int, default=1000, help="so many data, chosen by the seed")
-    sizes = {name: option.default for name, option in options_of("pyro_vae.report.Sizes").items()}
+    sizes = {name: option.default for name, option in options_of("pyro_vae.report.subject.Sizes").items()}
     for name, help in _SIZES.items():
         method.add_argument(f"--{name}", type=int, default=sizes[name], help=help)
-    for name, option in options_of("pyro_vae.evidence.annealed.Annealing").items():
+    for name, option in options_of("pyro_vae.evidence.annealing_results.Annealing").items():
         method.add_argument(f"--annealing.{name}", type=option.kind, default=option.default, help=option.help)
-    sections = constant("pyro_vae.report", "SECTIONS")
+    sections = constant("pyro_vae.report.sections", "SECTIONS")
     method.add_argument(
         "--skip", nargs="*", action="extend", default=[], choices=sections, help="sections to leave out"
     )
@@ -212,7 +214,7 @@ def refit_parser() -> CommandParser:
         "prior",
         PRIOR,
         help=f"the new prior: {names(PRIOR)}, or your own by import path. Of discrete codes one of "
-        "pyro_vae.code_priors (default: AutoregressiveCodes). Its options are written --prior.OPTION VALUE; "
+        "pyro_vae.priors.codes (default: AutoregressiveCodes). Its options are written --prior.OPTION VALUE; "
         "--prior.help CLASS lists them",
     )
     training.add_argument("--epochs", type=int, default=100, help="passes over the training data")

@@ -20,7 +20,7 @@ from pyro_vae.cli.mistakes import explain, where_typed
 from pyro_vae.cli.streams import say
 from pyro_vae.cli.values import suggest, whole_number
 from pyro_vae.errors import UsageError
-from pyro_vae.safe_yaml import MAX_CHARACTERS, YamlError, dump_yaml, load_yaml
+from pyro_vae.runs.safe_yaml import MAX_CHARACTERS, YamlError, dump_yaml, load_yaml
 
 _MODE = "pyro-vae"
 

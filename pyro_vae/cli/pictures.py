@@ -7,18 +7,16 @@ from typing import Any
 import torch
 
 from pyro_vae import plots
-from pyro_vae.autoencoder import Autoencoder
+from pyro_vae.autoencoders import VAE, Autoencoder, SemiSupervisedVAE
 from pyro_vae.cli.draws import Drawn, cycled, full_rows, of_each_class
-from pyro_vae.cli.runs import Chosen, choose
-from pyro_vae.compiling import log_once
+from pyro_vae.cli.saved_runs import Chosen, choose
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics import latent_statistics
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import log_marginal
-from pyro_vae.run_files import write
-from pyro_vae.semi_supervised import SemiSupervisedVAE
-from pyro_vae.tasks import manifold, reconstruct, sample
-from pyro_vae.vae import VAE
+from pyro_vae.messages import log_once
+from pyro_vae.runs.files import write
+from pyro_vae.tasks.generation import manifold, reconstruct, sample
 
 _SHOWN = 32
 _MEASURED = 10_000

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyro_vae.errors import file_errors
-from pyro_vae.run_files import check_anywhere, check_writable, write, write_atomic
+from pyro_vae.runs.files import check_anywhere, check_writable, write, write_atomic
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
-from pyro_vae.agreement import agreed
+from pyro_vae.compiling.backends import choose_device
 from pyro_vae.distributed import World, connect
+from pyro_vae.distributed.agreement import agreed
 from pyro_vae.errors import PeerLost, PyroVaeError, Stopped
-from pyro_vae.training import choose_device
 
 _T = TypeVar("_T")
 

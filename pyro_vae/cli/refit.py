@@ -6,22 +6,20 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from pyro_vae.averages import number
+from pyro_vae.autoencoders import VAE, VQVAE
 from pyro_vae.cli.options import refit_parser
 from pyro_vae.cli.parsing import allow_own_modules, named, parse
 from pyro_vae.cli.places import tried
-from pyro_vae.cli.runs import SavedRun, load_data_of, open_saved
-from pyro_vae.cli.tables import finite, print_result
-from pyro_vae.code_priors import AutoregressiveCodes, CodePrior
+from pyro_vae.cli.printing import finite, print_result
+from pyro_vae.cli.saved_runs import SavedRun, load_data_of, open_saved
 from pyro_vae.data import Dataset
-from pyro_vae.derived import derived_run
-from pyro_vae.describing import describe, resolve
 from pyro_vae.errors import UsageError
 from pyro_vae.networks import Conditioned
-from pyro_vae.priors import Prior
-from pyro_vae.refit import CrossEntropy, compare_priors, refit_prior, with_held_out
-from pyro_vae.vae import VAE
-from pyro_vae.vq import VQVAE
+from pyro_vae.priors import AutoregressiveCodes, CodePrior, Prior
+from pyro_vae.runs.derived import derived_run
+from pyro_vae.runs.describing import describe, resolve
+from pyro_vae.statistics.averages import number
+from pyro_vae.training.refit import CrossEntropy, compare_priors, refit_prior, with_held_out
 
 
 def run(argv: list[str]) -> int:

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from pyro_vae.errors import CheckpointError, FileError
-from pyro_vae.run_files import LARGEST_TEXT, read
-from pyro_vae.run_schema import SavedEvidence, parse_json
+from pyro_vae.runs.files import LARGEST_TEXT, read
+from pyro_vae.runs.formats import SavedEvidence, parse_json
 
 _ARRAYS = "arrays_sha256"
 """The entry of the summary that says which arrays it belongs to: a process may die between the two files."""

@@ -19,6 +19,7 @@ from typing import Any
 
 from pyro_vae.cli.given import NOTHING
 from pyro_vae.cli.library import Axis, Option, axis_of, is_named
+from pyro_vae.runs.old_paths import current
 
 _READ = ("pyro_vae", "torch.optim")
 """What is followed; all else that is imported is a stand-in without more."""
@@ -43,7 +44,7 @@ def constant(module: str, name: str) -> Any:
 def options_of(path: str) -> dict[str, Option]:
     """The options of the class at an import path, with what its docstring says of them."""
     module, _, name = path.rpartition(".")
-    return _options(_Class(module, name))
+    return _options(_Class(_Module.of(module).home_of(name) or module, name))
 
 
 class Sources:
@@ -65,7 +66,7 @@ class Sources:
             ElsewhereError: if it is not.
         """
         found = {name: cls for base in axis.bases for name, cls in self.below(base).items()}
-        module, _, name = path.rpartition(".")
+        module, _, name = current(path).rpartition(".")
         if name not in found or not f"{found[name].__module__}.".startswith(f"{module}."):
             raise ElsewhereError(path)
         return found[name]
@@ -191,7 +192,16 @@ def _written() -> list["_Class"]:
 
 
 def _is_library(path: Path) -> bool:
-    return path.relative_to(_root("pyro_vae")).parts[0] not in ("cli", "testing", "plots", "evidence", "diagnostics")
+    return path.relative_to(_root("pyro_vae")).parts[0] not in (
+        "cli",
+        "testing",
+        "plots",
+        "evidence",
+        "diagnostics",
+        "report",
+        "runs",
+        "tasks",
+    )
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser, Namespace
 
-from pyro_vae.remedies import closest
-from pyro_vae.safe_yaml import YamlError, load_yaml
+from pyro_vae.arguments.remedies import closest
+from pyro_vae.runs.safe_yaml import YamlError, load_yaml
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 _UNTYPED = ("UntypedType", "UnvalidatedType")

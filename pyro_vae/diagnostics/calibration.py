@@ -14,17 +14,19 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
-from pyro_vae.backends import exact_products, fast_cpu
-from pyro_vae.diagnostics.ecdf import Band, counts_below, p_values, sign_walk_p_value, simultaneous_band
-from pyro_vae.doors import checked
+from pyro_vae.arguments.checked import checked
+from pyro_vae.compiling.backends import exact_products, fast_cpu
+from pyro_vae.compiling.memory import remembering
 from pyro_vae.errors import NumericalError, UsageError
-from pyro_vae.importance import Called, Program, evaluation_mode, log_density, refuse_point_masses, sites_at, weigh
-from pyro_vae.isolation import isolated
-from pyro_vae.once import remembering
-from pyro_vae.seeding import generator, seeded
-from pyro_vae.simulating import Simulated, ToX, simulate_block
-from pyro_vae.sites import element_names, flattened, in_order
-from pyro_vae.tiles import TILE_DATA, EagerPair, draws
+from pyro_vae.inference.pairs import EagerPair
+from pyro_vae.inference.programs import Called, Program, evaluation_mode
+from pyro_vae.inference.simulating import Simulated, ToX, simulate_block
+from pyro_vae.inference.sites import element_names, flattened, in_order
+from pyro_vae.inference.tiles import TILE_DATA, draws
+from pyro_vae.inference.weighing import log_density, refuse_point_masses, sites_at, weigh
+from pyro_vae.process.isolation import isolated
+from pyro_vae.process.seeding import generator, seeded
+from pyro_vae.statistics.uniformity import Band, counts_below, p_values, sign_walk_p_value, simultaneous_band
 
 Summary = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 """A number for each draw: from the latents `[draws, N, *event]` by site name, and x `[N, *event]`, to `[draws, N]`."""
@@ -331,7 +333,7 @@ def simulation_based_calibration(
         computation: the choice of test quantities shapes sensitivity.
 
     Example:
-        >>> from pyro_vae.vae import VAE
+        >>> from pyro_vae.autoencoders.vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
         >>> simulation_based_calibration(vae.model, vae.guide, torch.zeros(30, 4), num_draws=19).names
         ('z[0]', 'z[1]', 'norm', 'log p(x|z)', 'log q(z|x)')

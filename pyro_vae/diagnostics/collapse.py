@@ -2,8 +2,8 @@
 
 import logging
 
-from pyro_vae.autoencoder import Autoencoder
-from pyro_vae.dataset import Dataset
+from pyro_vae.autoencoders import Autoencoder
+from pyro_vae.data import Dataset
 from pyro_vae.diagnostics.latents import ACTIVE_VARIANCE, LatentStatistics, latent_statistics
 from pyro_vae.objectives import Objective
 

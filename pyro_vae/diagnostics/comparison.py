@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.arguments import shown
-from pyro_vae.averages import at_least, number, standard_error
-from pyro_vae.doors import checked
+from pyro_vae.arguments.checked import checked
+from pyro_vae.arguments.values import shown
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import Evidence
+from pyro_vae.statistics.averages import at_least, number, standard_error
 
 _STEPS = 2000
 """The most steps of EM for the stacking weights; each raises the mixture's log-density."""

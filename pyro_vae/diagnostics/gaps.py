@@ -8,18 +8,18 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pyro_vae.autoencoder import Autoencoder
-from pyro_vae.averages import Averaged, of_draws
-from pyro_vae.backends import exact_products, fast_cpu
-from pyro_vae.diagnostics.refining import Block, Family, Refined, Search, best_members
-from pyro_vae.doors import checked
+from pyro_vae.arguments.checked import checked
+from pyro_vae.autoencoders import VAE, Autoencoder
+from pyro_vae.compiling.backends import exact_products, fast_cpu
+from pyro_vae.diagnostics.best_member import Block, Family, Refined, Search, best_members
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.evidence import log_marginal
-from pyro_vae.importance import evaluation_mode, refuse_point_masses
-from pyro_vae.isolation import isolated
-from pyro_vae.seeding import seeded
-from pyro_vae.tiles import TILE_DATA
-from pyro_vae.vae import VAE
+from pyro_vae.inference.programs import evaluation_mode
+from pyro_vae.inference.tiles import TILE_DATA
+from pyro_vae.inference.weighing import refuse_point_masses
+from pyro_vae.process.isolation import isolated
+from pyro_vae.process.seeding import seeded
+from pyro_vae.statistics.averages import Averaged, of_draws
 
 _ERRORS = 3.0
 """Standard errors beyond which a negative gap is more than noise, false alarm 0.1 % a datum."""

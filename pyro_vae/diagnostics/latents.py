@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.autoencoder import Autoencoder
-from pyro_vae.doors import checked
+from pyro_vae.arguments.checked import checked
+from pyro_vae.autoencoders import VAE, Autoencoder
 from pyro_vae.errors import DataError, NumericalError, UsageError
-from pyro_vae.importance import evaluation_mode, model_order, propose
-from pyro_vae.isolation import isolated
-from pyro_vae.seeding import seeded
-from pyro_vae.sites import in_order
-from pyro_vae.vae import VAE
+from pyro_vae.inference.programs import evaluation_mode
+from pyro_vae.inference.sites import in_order
+from pyro_vae.inference.weighing import model_order, propose
+from pyro_vae.process.isolation import isolated
+from pyro_vae.process.seeding import seeded
 
 ACTIVE_VARIANCE = 0.01
 """A latent dimension is active where the variance of its posterior mean over the data is above this."""

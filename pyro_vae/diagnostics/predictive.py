@@ -7,16 +7,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pyro_vae.backends import exact_products, fast_cpu
-from pyro_vae.doors import checked
+from pyro_vae.arguments.checked import checked
+from pyro_vae.compiling.backends import exact_products, fast_cpu
+from pyro_vae.compiling.memory import remembering
 from pyro_vae.errors import NumericalError, UsageError
-from pyro_vae.importance import Program, evaluation_mode
-from pyro_vae.isolation import isolated
-from pyro_vae.once import remembering
-from pyro_vae.posterior import METHODS, posterior
-from pyro_vae.seeding import seeded
-from pyro_vae.simulating import ToX, as_data, draw
-from pyro_vae.tiles import TILE_DATA, filled, padded
+from pyro_vae.inference.posteriors import METHODS, posterior
+from pyro_vae.inference.programs import Program, evaluation_mode
+from pyro_vae.inference.simulating import ToX, as_data, draw
+from pyro_vae.inference.tiles import TILE_DATA, filled, padded
+from pyro_vae.process.isolation import isolated
+from pyro_vae.process.seeding import seeded
 
 Statistic = Callable[[Tensor], Tensor | float]
 """One number of a set of data, `[N, *event]`."""
@@ -177,7 +177,7 @@ def posterior_predictive_check(
         1980, Sampling and Bayes' inference in scientific modelling and robustness.
 
     Example:
-        >>> from pyro_vae.vae import VAE
+        >>> from pyro_vae.autoencoders.vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
         >>> posterior_predictive_check(vae.model, vae.guide, torch.ones(50, 4), num_particles=50).flagged.tolist()
         [True, True, True, True]

@@ -8,22 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.averages import Averaged, of_draws
-from pyro_vae.doors import checked
+from pyro_vae.arguments.checked import checked
 from pyro_vae.errors import NumericalError, UsageError
-from pyro_vae.importance import (
-    Called,
-    ImportanceSamples,
-    Program,
-    evaluation_mode,
-    importance,
-    log_density,
-    refuse_point_masses,
-    sites_at,
-)
-from pyro_vae.isolation import isolated
-from pyro_vae.seeding import seeded
-from pyro_vae.tiles import TILE_DATA, padded
+from pyro_vae.inference.programs import Called, Program, evaluation_mode
+from pyro_vae.inference.tiles import TILE_DATA, padded
+from pyro_vae.inference.weighing import ImportanceSamples, importance, log_density, refuse_point_masses, sites_at
+from pyro_vae.process.isolation import isolated
+from pyro_vae.process.seeding import seeded
+from pyro_vae.statistics.averages import Averaged, of_draws
 
 _SATURATED = 1.0
 """Nats below log N from which on the information is limited by the number of data."""
@@ -151,7 +143,7 @@ def elbo_surgery(
         al. 2019, On variational bounds of mutual information.
 
     Example:
-        >>> from pyro_vae.vae import VAE
+        >>> from pyro_vae.autoencoders.vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
         >>> terms = elbo_surgery(vae.model, vae.guide, torch.rand(20, 4).round())
         >>> abs(terms.information.mean + terms.marginal_kl.mean - terms.kl.mean) < 1e-6

@@ -5,11 +5,11 @@ A method is a file: `importance_sampling` (plain and Pareto-smoothed), `annealin
 `prior_sampling`. All return an `Estimate`; `methods` calls them by name.
 """
 
-from pyro_vae.evidence.annealed import AnnealedEvidence, Annealing
 from pyro_vae.evidence.annealing import ais, bdmc, reverse_ais
+from pyro_vae.evidence.annealing_results import AnnealedEvidence, Annealing
+from pyro_vae.evidence.base import BoundKind, Estimate
 from pyro_vae.evidence.bits import BitsPerDim, bits_per_dim
-from pyro_vae.evidence.bounds import Bound, bound, has_elbo
-from pyro_vae.evidence.estimates import BoundKind, Estimate
+from pyro_vae.evidence.elbo import Bound, bound, has_elbo
 from pyro_vae.evidence.importance_sampling import Evidence, log_marginal
 from pyro_vae.evidence.methods import METHODS, estimate
 from pyro_vae.evidence.sandwich import Sandwich

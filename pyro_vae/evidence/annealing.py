@@ -13,19 +13,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pyro_vae.backends import exact_products, fast_cpu
-from pyro_vae.doors import checked
+from pyro_vae.arguments.checked import checked
+from pyro_vae.compiling.backends import exact_products, fast_cpu
 from pyro_vae.errors import DataError, UsageError
-from pyro_vae.evidence.annealed import AnnealedEvidence, Annealing
-from pyro_vae.evidence.bridges import Bridge, Bridges, Steps, adapted, num_ticks, start_draws
+from pyro_vae.evidence.annealing_path import Bridge, Bridges, Steps, adapted, num_ticks, start_draws
+from pyro_vae.evidence.annealing_results import AnnealedEvidence, Annealing
 from pyro_vae.evidence.sandwich import Sandwich
-from pyro_vae.hmc import Noise, Walk
-from pyro_vae.importance import Called, Program, evaluation_mode, owners, refuse_point_masses
-from pyro_vae.isolation import isolated
-from pyro_vae.seeding import seeded
-from pyro_vae.simulating import ToX, simulate
-from pyro_vae.targets import Target
-from pyro_vae.tiles import TILE_DATA
+from pyro_vae.inference.hamiltonian import Noise, Walk
+from pyro_vae.inference.programs import Called, Program, evaluation_mode, owners
+from pyro_vae.inference.simulating import ToX, simulate
+from pyro_vae.inference.tiles import TILE_DATA
+from pyro_vae.inference.unconstrained import Target
+from pyro_vae.inference.weighing import refuse_point_masses
+from pyro_vae.process.isolation import isolated
+from pyro_vae.process.seeding import seeded
 
 _MUCH_WORK = 2e12
 """Floating point operations from which on compiling pays: some ten seconds of work."""
@@ -90,7 +91,7 @@ def ais(
         generative models.
 
     Example:
-        >>> from pyro_vae.vae import VAE
+        >>> from pyro_vae.autoencoders.vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
         >>> how = Annealing(num_temperatures=20, num_chains=4)
         >>> ais(vae.model, vae.guide, torch.ones(3, 4), annealing=how).log_p.shape
@@ -202,7 +203,7 @@ def bdmc(
         Grosse, Ghahramani & Adams 2015. Wu et al. 2017.
 
     Example:
-        >>> from pyro_vae.vae import VAE
+        >>> from pyro_vae.autoencoders.vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
         >>> bdmc(vae.model, vae.guide, 3, annealing=Annealing(num_temperatures=20, num_chains=4)).gap.values.shape
         torch.Size([3])

@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.backends import exact_products, fast_cpu
-from pyro_vae.doors import checked
+from pyro_vae.arguments.checked import checked
+from pyro_vae.compiling.backends import exact_products, fast_cpu
 from pyro_vae.errors import UsageError
-from pyro_vae.evidence.estimates import BoundKind, Estimate
-from pyro_vae.hmc import HMCResult, hmc
-from pyro_vae.importance import Program, evaluation_mode
-from pyro_vae.isolation import isolated
-from pyro_vae.pareto import pareto_k_of_tail, reliable_below, tail_kept
-from pyro_vae.reliability import untrustworthy
-from pyro_vae.targets import Target
-from pyro_vae.tiles import TILE_DATA
+from pyro_vae.evidence.base import BoundKind, Estimate
+from pyro_vae.inference.hamiltonian import HMCResult, hmc
+from pyro_vae.inference.programs import Program, evaluation_mode
+from pyro_vae.inference.tiles import TILE_DATA
+from pyro_vae.inference.unconstrained import Target
+from pyro_vae.process.isolation import isolated
+from pyro_vae.statistics.pareto import pareto_k_of_tail, reliable_below, tail_kept
+from pyro_vae.statistics.reliability import untrustworthy
 
 _MOST_DIMENSIONS = 5
 """Where a density fitted to draws is still a good one; the paper's own limit."""
@@ -147,7 +147,7 @@ def appendix_d(
         asymptotics and exact calculations. Geweke 1999, Using simulation methods for Bayesian econometric models.
 
     Example:
-        >>> from pyro_vae.vae import VAE
+        >>> from pyro_vae.autoencoders.vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
         >>> appendix_d(vae.model, vae.guide, torch.ones(3, 4), num_samples=50, num_warmup=20).log_p.shape
         torch.Size([3])

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from math import log, prod
 
-from pyro_vae.dataset import Dataset
-from pyro_vae.evidence.estimates import Estimate
+from pyro_vae.data import Dataset
+from pyro_vae.evidence.base import Estimate
 from pyro_vae.likelihoods import Likelihood
 
 

@@ -9,24 +9,26 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.agreement import agreed
-from pyro_vae.averages import number
-from pyro_vae.backends import exact_products, fast_cpu
+from pyro_vae.arguments.checked import checked
+from pyro_vae.compiling.backends import exact_products, fast_cpu
+from pyro_vae.compiling.memory import remembering
+from pyro_vae.data.fingerprint import fingerprint
 from pyro_vae.distributed import World
-from pyro_vae.doors import checked
+from pyro_vae.distributed.agreement import agreed
 from pyro_vae.errors import NumericalError, UsageError
-from pyro_vae.evidence.estimates import BoundKind, Estimate
-from pyro_vae.fingerprint import fingerprint
-from pyro_vae.importance import Called, Program, evaluation_mode, owners, refuse_point_masses
-from pyro_vae.isolation import isolated
+from pyro_vae.evidence.base import BoundKind, Estimate
+from pyro_vae.inference.pairs import EagerPair, make_pair
+from pyro_vae.inference.programs import Called, Program, evaluation_mode, owners
+from pyro_vae.inference.tiles import TILE_DATA, Pair, draws
+from pyro_vae.inference.weighing import refuse_point_masses
 from pyro_vae.networks import computing_in
-from pyro_vae.once import remembering
-from pyro_vae.pareto import smooth_tail, tail_kept
-from pyro_vae.precision import DTYPES, Precision, check_precision, usable_precision
-from pyro_vae.reliability import error_bar_below, untrustworthy
-from pyro_vae.rounding import rounding_error
-from pyro_vae.seeding import seeded
-from pyro_vae.tiles import TILE_DATA, EagerPair, Pair, draws, make_pair
+from pyro_vae.networks.precision import DTYPES, Precision, check_precision, usable_precision
+from pyro_vae.process.isolation import isolated
+from pyro_vae.process.seeding import seeded
+from pyro_vae.statistics.averages import number
+from pyro_vae.statistics.pareto import smooth_tail, tail_kept
+from pyro_vae.statistics.reliability import error_bar_below, untrustworthy
+from pyro_vae.statistics.rounding import rounding_error
 
 _SHIFT_PARTICLES = 500
 """Draws on which a fast estimate is compared with the exact one: enough to tell, and little beside K = 5000."""
@@ -224,7 +226,7 @@ def log_marginal(
         Burda et al. 2016, Importance weighted autoencoders. Vehtari et al. 2024, Pareto smoothed importance sampling.
 
     Example:
-        >>> from pyro_vae.vae import VAE
+        >>> from pyro_vae.autoencoders.vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
         >>> log_marginal(vae.model, vae.guide, torch.ones(3, 4), num_particles=100).log_p.shape
         torch.Size([3])

@@ -8,17 +8,17 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vae.arguments import shown
+from pyro_vae.arguments.remedies import nearest
+from pyro_vae.arguments.values import shown
 from pyro_vae.errors import UsageError
-from pyro_vae.evidence.annealed import AnnealedEvidence, Annealing
 from pyro_vae.evidence.annealing import ais
+from pyro_vae.evidence.annealing_results import AnnealedEvidence, Annealing
 from pyro_vae.evidence.appendix_d import appendix_d
-from pyro_vae.evidence.estimates import Estimate
+from pyro_vae.evidence.base import Estimate
 from pyro_vae.evidence.importance_sampling import log_marginal
 from pyro_vae.evidence.prior_sampling import prior_sampling
 from pyro_vae.evidence.quadrature import quadrature
-from pyro_vae.importance import Program
-from pyro_vae.remedies import nearest
+from pyro_vae.inference.programs import Program
 
 
 def annealed(model: Program, guide: Program, x: Tensor, *args: Any, **options: Any) -> AnnealedEvidence:
@@ -67,7 +67,7 @@ def estimate(method: str, model: Program, guide: Program, x: Tensor, *args: Any,
         UsageError: for a method or option of no known name, or a model that the method can't do.
 
     Example:
-        >>> from pyro_vae.vae import VAE
+        >>> from pyro_vae.autoencoders.vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
         >>> estimate("psis", vae.model, vae.guide, torch.ones(3, 4), num_particles=100).method
         'psis'

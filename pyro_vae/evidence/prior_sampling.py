@@ -9,13 +9,13 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_vae.arguments.checked import checked
 from pyro_vae.distributed import World
-from pyro_vae.doors import checked
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence.importance_sampling import Evidence, log_marginal
-from pyro_vae.importance import Program, evaluation_mode, sample_sites
-from pyro_vae.isolation import isolated
-from pyro_vae.seeding import seeded
+from pyro_vae.inference.programs import Program, evaluation_mode, sample_sites
+from pyro_vae.process.isolation import isolated
+from pyro_vae.process.seeding import seeded
 
 
 @isolated
@@ -69,7 +69,7 @@ def prior_sampling(
         Chatterjee & Diaconis 2018, The sample size required in importance sampling.
 
     Example:
-        >>> from pyro_vae.vae import VAE
+        >>> from pyro_vae.autoencoders.vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
         >>> prior_sampling(vae.model, None, torch.ones(3, 4), num_particles=100).log_p.shape
         torch.Size([3])

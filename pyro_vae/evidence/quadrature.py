@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.backends import exact_products, fast_cpu
-from pyro_vae.doors import checked
+from pyro_vae.arguments.checked import checked
+from pyro_vae.compiling.backends import exact_products, fast_cpu
 from pyro_vae.errors import NumericalError, UsageError
-from pyro_vae.evidence.estimates import BoundKind, Estimate
-from pyro_vae.importance import Program, evaluation_mode
-from pyro_vae.isolation import isolated
-from pyro_vae.targets import Target
-from pyro_vae.tiles import TILE_DATA
+from pyro_vae.evidence.base import BoundKind, Estimate
+from pyro_vae.inference.programs import Program, evaluation_mode
+from pyro_vae.inference.tiles import TILE_DATA
+from pyro_vae.inference.unconstrained import Target
+from pyro_vae.process.isolation import isolated
 
 _CUT = 35.0
 """Nats below its maximum where p(x, z) is cut off: what lies outside is of the order of 1e-15 of the whole."""
@@ -132,7 +132,7 @@ def quadrature(
         Trefethen & Weideman 2014, The exponentially convergent trapezoidal rule.
 
     Example:
-        >>> from pyro_vae.vae import VAE
+        >>> from pyro_vae.autoencoders.vae import VAE
         >>> vae = VAE((4,), latent_dim=1)
         >>> quadrature(vae.model, vae.guide, torch.ones(3, 4)).flagged
         tensor([False, False, False])

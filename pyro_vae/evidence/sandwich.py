@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from pyro_vae.averages import Averaged, number
-from pyro_vae.evidence.annealed import AnnealedEvidence
+from pyro_vae.evidence.annealing_results import AnnealedEvidence
+from pyro_vae.statistics.averages import Averaged, number
 
 CROSSED_BEYOND = 3.0
 """Standard errors of the gap beyond which a lower bound above the upper one is no chance (false alarm 0.1 %)."""

@@ -1,10 +1,18 @@
-"""Guides q(z|x), the variational families. To add one, subclass `Guide`: `param_shape` and `distribution`.
+"""Guides q(z|x), the variational families. To add one, write it in the file of its family, or in a new file here.
 
-`base` holds what all share, the others the families by theme: `normal`, `mixture`, `flows` (IAF, splines), `point` (the
-autoencoder's limit) and `refined` (semi-amortised).
+Subclass `Guide`: `param_shape` and `distribution`.
+
+    base.py       Guide
+    normal.py     DiagonalNormal, FullNormal, LowRankNormal, Householder
+    mixture.py    MixtureOfNormals
+    flows.py      InverseAutoregressiveFlow, SplineFlow
+    point.py      Delta: the limit without width, an autoencoder
+    refined.py    SemiAmortized: parameters refined for each datum
 """
 
-from pyro_vae.guides.base import FromNoise, Guide
+from pyro_vae.discovery import added_to
+from pyro_vae.distributions.from_noise import FromNoise
+from pyro_vae.guides.base import Guide
 from pyro_vae.guides.flows import InverseAutoregressiveFlow, SplineFlow
 from pyro_vae.guides.mixture import MixtureOfNormals
 from pyro_vae.guides.normal import DiagonalNormal, FullNormal, Householder, LowRankNormal
@@ -24,3 +32,4 @@ __all__ = [
     "SemiAmortized",
     "SplineFlow",
 ]
+globals().update(added_to(__name__))

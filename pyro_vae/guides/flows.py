@@ -9,10 +9,11 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.distributions.from_noise import FAR, FromNoise, log_standard_normal, normal_points, standardised
+from pyro_vae.distributions.log_scales import tame_scale
+from pyro_vae.distributions.zuko_flows import zuko
 from pyro_vae.errors import UsageError
-from pyro_vae.exponentials import tame_scale
-from pyro_vae.flow_library import zuko
-from pyro_vae.guides.base import FAR, FromNoise, Guide, log_standard_normal, normal_points, standardised
+from pyro_vae.guides.base import Guide
 from pyro_vae.shapes import Shapes
 
 _LEAST_GATE = 1e-3

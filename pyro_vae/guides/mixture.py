@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, pad
 
+from pyro_vae.distributions.from_noise import FromNoise
+from pyro_vae.distributions.log_scales import tame_scale
 from pyro_vae.errors import UsageError
-from pyro_vae.exponentials import tame_scale
-from pyro_vae.guides.base import FromNoise, Guide
+from pyro_vae.guides.base import Guide
 from pyro_vae.shapes import Shapes
 
 _FAR = 1e9

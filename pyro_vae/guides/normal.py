@@ -7,9 +7,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyro_vae.distributions.from_noise import FromNoise, Remembering, log_standard_normal, standardised
+from pyro_vae.distributions.log_scales import tame_scale
 from pyro_vae.errors import UsageError
-from pyro_vae.exponentials import tame_scale
-from pyro_vae.guides.base import FromNoise, Guide, Remembering, log_standard_normal, standardised
+from pyro_vae.guides.base import Guide
 from pyro_vae.shapes import Shapes
 
 

@@ -7,8 +7,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyro_vae.distributions.from_noise import normal_points
 from pyro_vae.errors import UsageError
-from pyro_vae.guides.base import Guide, LogJoint, normal_points
+from pyro_vae.guides.base import Guide, LogJoint
 from pyro_vae.guides.mixture import MixtureOfNormals
 from pyro_vae.guides.normal import DiagonalNormal
 from pyro_vae.shapes import Shapes
@@ -50,7 +51,7 @@ class SemiAmortized(Guide):
 
     Example:
         >>> from functools import partial
-        >>> from pyro_vae.vae import VAE
+        >>> from pyro_vae.autoencoders.vae import VAE
         >>> vae = VAE((4,), latent_dim=2, guide=partial(SemiAmortized, steps=3))
         >>> x = torch.ones(5, 4)
         >>> bool((vae.encode(x).mean == vae.encode(x[:5]).mean).all())

@@ -1,9 +1,16 @@
-"""Likelihoods p(x|z). To add one, subclass `Likelihood`: `num_params`, `support`, `remedy` and `distribution`.
+"""Likelihoods p(x|z), elementwise. To add one, write it in the file of its support, or in a new file here.
 
-base.py has the base class, unit.py elements in {0, 1} and [0, 1], real.py real elements with a scale, levels.py grey
-values on a grid, counts.py whole numbers from 0.
+Subclass `Likelihood`: `num_params`, `support`, `remedy` and `distribution`.
+
+    base.py      Likelihood
+    unit.py      elements in {0, 1}, and in [0, 1]
+    real.py      real elements, by a location and a scale
+    levels.py    grey values on a grid
+    counts.py    whole numbers from 0
+    scaled.py    what likelihoods with a scale have in common
 """
 
+from pyro_vae.discovery import added_to
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.likelihoods.counts import NegativeBinomial, Poisson
 from pyro_vae.likelihoods.levels import BetaBinomial, Categorical, DiscretizedLogistic
@@ -23,3 +30,4 @@ __all__ = [
     "Poisson",
     "StudentT",
 ]
+globals().update(added_to(__name__))

@@ -6,10 +6,10 @@ import pyro.distributions as dist
 from pyro.distributions import constraints
 from torch import Tensor, nn
 
-from pyro_vae.calling import Called
+from pyro_vae.arguments.calling import Called
+from pyro_vae.arguments.remedies import in_words
+from pyro_vae.data.support import fitting
 from pyro_vae.errors import DataError, UsageError
-from pyro_vae.fitting import fitting
-from pyro_vae.remedies import in_words
 from pyro_vae.shapes import Shapes
 
 

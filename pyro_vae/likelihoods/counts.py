@@ -8,9 +8,9 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
-from pyro_vae.exponentials import tame
+from pyro_vae.distributions.elements import Elements
+from pyro_vae.distributions.log_scales import tame
 from pyro_vae.likelihoods.base import Likelihood
-from pyro_vae.likelihoods.elements import Elements
 from pyro_vae.likelihoods.scaled import Size, check_size, constant
 from pyro_vae.shapes import Shapes
 

@@ -13,11 +13,11 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from pyro_vae.arguments import scalar
+from pyro_vae.arguments.values import scalar
+from pyro_vae.distributions.elements import Elements, logit_of, solve
+from pyro_vae.distributions.log_scales import tame
 from pyro_vae.errors import UsageError
-from pyro_vae.exponentials import tame
 from pyro_vae.likelihoods.base import Likelihood
-from pyro_vae.likelihoods.elements import Elements, logit_of, solve
 from pyro_vae.likelihoods.scaled import Scaled, Size
 from pyro_vae.shapes import Shapes
 

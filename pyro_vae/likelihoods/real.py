@@ -7,9 +7,9 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor, nn
 
-from pyro_vae.arguments import scalar
-from pyro_vae.exponentials import tame
-from pyro_vae.likelihoods.elements import Elements, logit_of
+from pyro_vae.arguments.values import scalar
+from pyro_vae.distributions.elements import Elements, logit_of
+from pyro_vae.distributions.log_scales import tame
 from pyro_vae.likelihoods.scaled import Scaled, Size, check_size, constant
 from pyro_vae.shapes import Shapes
 

@@ -6,9 +6,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.arguments import scalar
+from pyro_vae.arguments.values import scalar
+from pyro_vae.distributions.log_scales import positive
 from pyro_vae.errors import UsageError
-from pyro_vae.exponentials import positive
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.shapes import Shapes
 

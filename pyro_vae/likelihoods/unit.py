@@ -6,8 +6,8 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from pyro_vae.distributions.elements import Elements, logit_of, solve
 from pyro_vae.likelihoods.base import Likelihood
-from pyro_vae.likelihoods.elements import Elements, logit_of, solve
 from pyro_vae.shapes import Shapes
 
 

@@ -1,18 +1,26 @@
-"""Encoder and decoder networks. To add one, subclass `Network`; any leading dimensions pass through unchanged.
+"""Torch modules from one shape to another. To add one, write a file here with a subclass of `Network`.
 
-Any other torch module built from an input's and an output's shape serves as well.
+Any leading dimensions pass through unchanged. Any other torch module that is built from an input's and an output's
+shape serves as well.
 
-    base.py             Network, what it is built from, and the type it computes in
+    base.py             Network, and what it is built from
     dense.py            MLP, GatedMLP: flat inputs
     convolutional.py    ConvNet, ResNet: images, down or up
+    grid.py             GridNet: images to grids of codes, or back
     building.py         any torch module as a network; networks of an input and a context
+    layers.py           what networks are made of
+    codebook.py         vector quantisation
+    precision.py        bfloat16
 """
 
-from pyro_vae.layers import start_constant
-from pyro_vae.networks.base import FromShapes, Network, computing_in
+from pyro_vae.discovery import added_to
+from pyro_vae.networks.base import FromShapes, Network
 from pyro_vae.networks.building import Conditioned, build, conditioned, joining, network_factory
 from pyro_vae.networks.convolutional import ConvNet, ResNet
 from pyro_vae.networks.dense import MLP, GatedMLP
+from pyro_vae.networks.grid import GridNet
+from pyro_vae.networks.layers import start_constant
+from pyro_vae.networks.precision import computing_in
 
 __all__ = [
     "MLP",
@@ -20,6 +28,7 @@ __all__ = [
     "ConvNet",
     "FromShapes",
     "GatedMLP",
+    "GridNet",
     "Network",
     "ResNet",
     "build",
@@ -29,3 +38,4 @@ __all__ = [
     "network_factory",
     "start_constant",
 ]
+globals().update(added_to(__name__))

@@ -1,15 +1,13 @@
-"""`Network`, the base class: a map that keeps leading dimensions, joins a context, and computes in a chosen type."""
+"""`Network`, the base class: a map that keeps leading dimensions and joins a context."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from inspect import signature
 from math import prod
 
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.calling import Called
+from pyro_vae.arguments.calling import Called
 from pyro_vae.errors import UsageError
 
 Shape = tuple[int, ...]
@@ -132,25 +130,6 @@ class Network(Called, FromShapes):
 
     def _leading(self, x: Tensor) -> torch.Size:
         return x.shape[: x.dim() - len(self.in_shape)]
-
-
-@contextmanager
-def computing_in(module: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
-    """Compute the products of all networks in a module in `dtype`, for the time of the block; weights keep theirs.
-
-    Args:
-        module: e.g. a `VAE`; only its `Network`s are affected, so densities stay in full precision.
-        dtype: e.g. `torch.bfloat16`; None to change nothing.
-    """
-    networks = [m for m in module.modules() if isinstance(m, Network)]
-    before = [network.compute_dtype for network in networks]
-    try:
-        for network in networks:
-            network.compute_dtype = dtype
-        yield
-    finally:
-        for network, previous in zip(networks, before, strict=True):
-            network.compute_dtype = previous
 
 
 def _takes_two(cls: type) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pyro_vae.arguments import factory
+from pyro_vae.arguments.values import factory
 from pyro_vae.errors import PyroVaeError, UsageError
 from pyro_vae.networks.base import Network, Shape
 

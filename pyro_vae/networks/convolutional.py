@@ -5,22 +5,21 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.arguments.values import check_choice, check_widths
 from pyro_vae.errors import UsageError
-from pyro_vae.layers import (
+from pyro_vae.networks.base import Network, Shape, concatenated
+from pyro_vae.networks.dense import MLP
+from pyro_vae.networks.layers import (
     Activation,
     DenseNorm,
     Norm,
     Residual,
-    check_choice,
-    check_widths,
     halves,
     levels_down,
     levels_up,
     nonlinearity,
     plane_norm,
 )
-from pyro_vae.networks.base import Network, Shape, concatenated
-from pyro_vae.networks.dense import MLP
 
 
 class _Convolutional(Network):

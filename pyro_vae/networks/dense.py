@@ -5,19 +5,9 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.layers import (
-    Activation,
-    DenseNorm,
-    Gate,
-    check_choice,
-    check_dropout,
-    check_widths,
-    dense_layers,
-    linear,
-    nonlinearity,
-    start_constant,
-)
+from pyro_vae.arguments.values import check_choice, check_dropout, check_widths
 from pyro_vae.networks.base import Network
+from pyro_vae.networks.layers import Activation, DenseNorm, Gate, dense_layers, linear, nonlinearity, start_constant
 
 
 class _Dense(Network):

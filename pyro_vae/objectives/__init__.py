@@ -6,7 +6,7 @@ To add one, subclass `Objective` as a frozen dataclass and implement `__call__`;
 are fields that take a `Schedule` as well. `fit` compiles an objective that never reads the value of a tensor.
 
     base.py         Objective, and what all of them share
-    draws.py        what the programs are run for: draws with and without their path, densities of held draws, dreams
+    paths.py        what the programs are run for: draws with and without their path, densities of held draws, dreams
     bounds.py       ELBO, IWAE, Renyi: bounds on log p(x), differentiated as they are
     estimators.py   StickingTheLanding, DReG, ScoreFunction: other estimators of the same bounds' gradients
     wake_sleep.py   ReweightedWakeSleep, WakeSleep: the model and the guide each by a loss of its own
@@ -16,6 +16,7 @@ are fields that take a `Schedule` as well. `fit` compiles an objective that neve
     quantized.py    VQBound: the bound of discrete codes, by the straight-through estimator
 """
 
+from pyro_vae.discovery import added_to
 from pyro_vae.objectives.base import NotTensorial, Objective, as_loss, tensor_form
 from pyro_vae.objectives.bounds import ELBO, IWAE, Renyi, ScaleLatents
 from pyro_vae.objectives.denoising import Denoising
@@ -46,3 +47,4 @@ __all__ = [
     "as_loss",
     "tensor_form",
 ]
+globals().update(added_to(__name__))

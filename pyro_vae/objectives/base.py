@@ -10,9 +10,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from pyro_vae.arguments import number, plain_fields, value_of, whole
+from pyro_vae.arguments.values import number, plain_fields, value_of, whole
 from pyro_vae.errors import UsageError
-from pyro_vae.importance import Program
+from pyro_vae.inference.programs import Program
 from pyro_vae.schedules import Schedule, value_at
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.errors import UsageError
-from pyro_vae.importance import Program, sample_sites
+from pyro_vae.inference.programs import Program, sample_sites
 from pyro_vae.objectives.base import NotTensorial, Objective, log_mean_exp
-from pyro_vae.objectives.draws import draw_along_path, log_joint
+from pyro_vae.objectives.paths import draw_along_path, log_joint
 from pyro_vae.schedules import Schedule
 
 
@@ -113,7 +113,7 @@ class IWAE(Objective):
         are not necessarily better (on the noise).
 
     Example:
-        >>> from pyro_vae.vae import VAE
+        >>> from pyro_vae.autoencoders.vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
         >>> IWAE(num_particles=5)(vae.model, vae.guide, torch.ones(3, 4)).shape
         torch.Size([])
@@ -154,7 +154,7 @@ class Renyi(Objective):
         Li & Turner 2016, Renyi divergence variational inference, eq. 12.
 
     Example:
-        >>> from pyro_vae.vae import VAE
+        >>> from pyro_vae.autoencoders.vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
         >>> Renyi(alpha=0.5)(vae.model, vae.guide, torch.ones(3, 4)).shape
         torch.Size([])

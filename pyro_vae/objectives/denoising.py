@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.errors import PyroVaeError, UsageError
-from pyro_vae.importance import Program
+from pyro_vae.inference.programs import Program
 from pyro_vae.objectives.base import Objective, tensor_form
 from pyro_vae.objectives.bounds import ELBO, IWAE
 from pyro_vae.schedules import Schedule
@@ -53,7 +53,7 @@ class Denoising(Objective):
         Denoising criterion for variational auto-encoding framework.
 
     Example:
-        >>> from pyro_vae.vae import VAE
+        >>> from pyro_vae.autoencoders.vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
         >>> Denoising(ELBO(), noise="mask", amount=0.25)(vae.model, vae.guide, torch.ones(3, 4)).shape
         torch.Size([])

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae.errors import UsageError
-from pyro_vae.importance import Program
+from pyro_vae.inference.programs import Program
 from pyro_vae.objectives.base import Objective, log_mean_exp, reporting
-from pyro_vae.objectives.draws import (
+from pyro_vae.objectives.paths import (
     PathWeights,
     draw_along_path,
     draw_held,
@@ -47,7 +47,7 @@ class StickingTheLanding(Objective):
         normalizing flows.
 
     Example:
-        >>> from pyro_vae.vae import VAE
+        >>> from pyro_vae.autoencoders.vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
         >>> StickingTheLanding()(vae.model, vae.guide, torch.ones(3, 4)).shape
         torch.Size([])
@@ -92,7 +92,7 @@ class DReG(Objective):
         Tucker et al. 2019, Doubly reparameterized gradient estimators for Monte Carlo objectives, eq. 8.
 
     Example:
-        >>> from pyro_vae.vae import VAE
+        >>> from pyro_vae.autoencoders.vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
         >>> DReG(num_particles=5)(vae.model, vae.guide, torch.ones(3, 4)).shape
         torch.Size([])
@@ -141,7 +141,7 @@ class ScoreFunction(Objective):
         inference with stochastic search. Kool et al. 2019, Buy 4 REINFORCE samples, get a baseline for free.
 
     Example:
-        >>> from pyro_vae.vae import VAE
+        >>> from pyro_vae.autoencoders.vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
         >>> ScoreFunction(num_particles=4)(vae.model, vae.guide, torch.ones(3, 4)).shape
         torch.Size([])

@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vae.importance import Program
+from pyro_vae.inference.programs import Program
+from pyro_vae.networks.codebook import StraightThrough
 from pyro_vae.objectives.base import Objective, reporting
-from pyro_vae.objectives.draws import draw_along_path, log_joint
-from pyro_vae.quantization import StraightThrough
+from pyro_vae.objectives.paths import draw_along_path, log_joint
 from pyro_vae.schedules import Schedule
 
 
@@ -38,7 +38,7 @@ class VQBound(Objective):
         van den Oord et al. 2017, Neural discrete representation learning, eq. 3.
 
     Example:
-        >>> from pyro_vae.vq import VQVAE
+        >>> from pyro_vae.autoencoders.vector_quantized import VQVAE
         >>> vqvae = VQVAE((4,), codes=(3,), codebook_size=5)
         >>> VQBound()(vqvae.model, vqvae.guide, torch.ones(3, 4)).shape
         torch.Size([])

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from pyro_vae.errors import UsageError
-from pyro_vae.importance import Program, Proposal, log_density, per_datum, sites_at
+from pyro_vae.inference.programs import Program
+from pyro_vae.inference.weighing import Proposal, log_density, per_datum, sites_at
 from pyro_vae.objectives.base import Objective
-from pyro_vae.objectives.draws import draw_along_path
+from pyro_vae.objectives.paths import draw_along_path
 from pyro_vae.schedules import Schedule
 
 Sites = Mapping[str, Any]
@@ -45,7 +46,7 @@ class FreeBits(Objective):
         Kingma et al. 2016, Improving variational inference with inverse autoregressive flow, section C.8.
 
     Example:
-        >>> from pyro_vae.vae import VAE
+        >>> from pyro_vae.autoencoders.vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
         >>> FreeBits(nats=0.5)(vae.model, vae.guide, torch.ones(3, 4)).shape
         torch.Size([])
@@ -108,7 +109,7 @@ class CapacityELBO(Objective):
         Burgess et al. 2018, Understanding disentangling in beta-VAE, eq. 8.
 
     Example:
-        >>> from pyro_vae.vae import VAE
+        >>> from pyro_vae.autoencoders.vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
         >>> CapacityELBO(gamma=100.0, capacity=5.0)(vae.model, vae.guide, torch.ones(3, 4)).shape
         torch.Size([])
@@ -177,7 +178,7 @@ class BetaTC(Objective):
         Chen et al. 2018, Isolating sources of disentanglement in variational autoencoders, eq. 2, 5, S5.
 
     Example:
-        >>> from pyro_vae.vae import VAE
+        >>> from pyro_vae.autoencoders.vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
         >>> BetaTC(beta=4.0, num_data=1000)(vae.model, vae.guide, torch.ones(3, 4)).shape
         torch.Size([])

@@ -11,7 +11,7 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from pyro_vae.errors import UsageError
-from pyro_vae.importance import Program, sample_sites
+from pyro_vae.inference.programs import Program, sample_sites
 from pyro_vae.objectives.base import Objective
 
 _NESTING = 2
@@ -51,7 +51,7 @@ class SemiSupervisedELBO(Objective):
         Kingma et al. 2014, Semi-supervised learning with deep generative models, eq. 6 to 9.
 
     Example:
-        >>> from pyro_vae.semi_supervised import SemiSupervisedVAE
+        >>> from pyro_vae.autoencoders.semi_supervised import SemiSupervisedVAE
         >>> vae = SemiSupervisedVAE((4,), classes=3, latent_dim=2)
         >>> SemiSupervisedELBO()(vae.model, vae.guide, torch.ones(3, 4), y=torch.tensor([2, -1, -1])).shape
         torch.Size([])

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae.errors import UsageError
-from pyro_vae.importance import Program
+from pyro_vae.inference.programs import Program
 from pyro_vae.objectives.base import Objective, log_mean_exp, reporting
-from pyro_vae.objectives.draws import draw_held, log_guide_of_dreams, log_joint
+from pyro_vae.objectives.paths import draw_held, log_guide_of_dreams, log_joint
 from pyro_vae.schedules import Schedule
 
 
@@ -37,7 +37,7 @@ class WakeSleep(Objective):
         (which compares with it).
 
     Example:
-        >>> from pyro_vae.vae import VAE
+        >>> from pyro_vae.autoencoders.vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
         >>> WakeSleep()(vae.model, vae.guide, torch.ones(3, 4)).shape
         torch.Size([])
@@ -86,7 +86,7 @@ class ReweightedWakeSleep(Objective):
         Bornschein & Bengio 2015, Reweighted wake-sleep, section 3. Le et al. 2020, Revisiting reweighted wake-sleep.
 
     Example:
-        >>> from pyro_vae.vae import VAE
+        >>> from pyro_vae.autoencoders.vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
         >>> ReweightedWakeSleep(insomnia=0.5)(vae.model, vae.guide, torch.ones(3, 4)).shape
         torch.Size([])

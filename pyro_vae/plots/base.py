@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyro_vae.errors import UsageError, file_errors
-from pyro_vae.run_files import write_atomic
+from pyro_vae.runs.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

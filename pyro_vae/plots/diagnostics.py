@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyro_vae.averages import Averaged
 from pyro_vae.diagnostics import ACTIVE_VARIANCE, LatentStatistics
 from pyro_vae.diagnostics.gaps import InferenceGaps
 from pyro_vae.diagnostics.surgery import ElboSurgery
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import Evidence
 from pyro_vae.plots.base import BLUE, FAINT, GREY, ORANGE, TEXT, dress, legend_below, make_figure
+from pyro_vae.statistics.averages import Averaged
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

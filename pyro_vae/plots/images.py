@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae.errors import UsageError
 from pyro_vae.plots.base import BLUE, GREY, ORANGE, TEXT, TITLE, make_figure
-from pyro_vae.tasks import Generated
+from pyro_vae.tasks.generation import Generated
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

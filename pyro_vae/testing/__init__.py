@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any
 
 from pyro_vae.errors import UsageError
-from pyro_vae.isolation import isolated
+from pyro_vae.process.isolation import isolated
 from pyro_vae.testing.axes import AXES, Axis, axis_of
 from pyro_vae.testing.contract import Check, ContractError, NotApplicable, run_check
 from pyro_vae.testing.parts import Part

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.seeding import seeded
-from pyro_vae.switches import checking
+from pyro_vae.process.seeding import seeded
+from pyro_vae.process.switches import checking
 from pyro_vae.testing.parts import Part
 
 Check = Callable[[Part], None]

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae.guides import Guide
-from pyro_vae.seeding import seeded
-from pyro_vae.testing import codes, whole
+from pyro_vae.process.seeding import seeded
+from pyro_vae.testing import code_distributions as codes
+from pyro_vae.testing import inside_a_vae as whole
 from pyro_vae.testing.contract import (
     Check,
     expect,

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.compiling import Unrecordable, record
-from pyro_vae.describing import describe, resolve
+from pyro_vae.compiling.recording import Unrecordable, record
 from pyro_vae.errors import UsageError
 from pyro_vae.networks import MLP
-from pyro_vae.seeding import seeded
-from pyro_vae.switches import checking
+from pyro_vae.process.seeding import seeded
+from pyro_vae.process.switches import checking
+from pyro_vae.runs.describing import describe, resolve
 from pyro_vae.testing.contract import expect, expect_close, not_applicable
 from pyro_vae.testing.parts import Part, offered_by
 

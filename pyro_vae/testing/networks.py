@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_vae.errors import UsageError
 from pyro_vae.networks import Network, computing_in
-from pyro_vae.testing import whole
+from pyro_vae.testing import inside_a_vae as whole
 from pyro_vae.testing.contract import (
     Check,
     expect,

@@ -8,14 +8,15 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.compiling import Unrecordable, record_gradients
+from pyro_vae.autoencoders import VAE
+from pyro_vae.compiling.recording import Unrecordable, record_gradients
 from pyro_vae.errors import UsageError
-from pyro_vae.importance import importance
+from pyro_vae.inference.weighing import importance
 from pyro_vae.likelihoods import Normal
 from pyro_vae.objectives import NotTensorial
+from pyro_vae.process.seeding import seeded
+from pyro_vae.process.switches import checking
 from pyro_vae.schedules import Linear, Schedule
-from pyro_vae.seeding import seeded
-from pyro_vae.switches import checking
 from pyro_vae.testing.contract import (
     Check,
     expect,
@@ -25,10 +26,9 @@ from pyro_vae.testing.contract import (
     expect_shape,
     not_applicable,
 )
-from pyro_vae.testing.exact import linear_process, linear_vae, make_exact
 from pyro_vae.testing.modules import expect_takes_options, expect_value, perturbed, small_mlp
 from pyro_vae.testing.parts import Part
-from pyro_vae.vae import VAE
+from pyro_vae.testing.ppca import linear_process, linear_vae, make_exact
 
 _REPEATS = 100
 

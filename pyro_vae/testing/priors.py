@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.autoencoders import VAE
 from pyro_vae.priors import Encode, Prior
-from pyro_vae.testing import codes, whole
+from pyro_vae.testing import code_distributions as codes
+from pyro_vae.testing import inside_a_vae as whole
 from pyro_vae.testing.contract import Check, expect, expect_gradient, expect_gradients, not_applicable
 from pyro_vae.testing.modules import (
     LEADING,
@@ -19,7 +21,6 @@ from pyro_vae.testing.modules import (
     small_mlp,
 )
 from pyro_vae.testing.parts import Part
-from pyro_vae.vae import VAE
 
 
 @dataclass(frozen=True)

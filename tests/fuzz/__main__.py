@@ -18,8 +18,7 @@ import torch
 
 from pyro_vae.cli import fit as fit_command
 from pyro_vae.errors import NumericalError
-
-from . import mutations, targets
+from tests.fuzz import mutations, targets
 
 LIMIT = 5.0
 """Seconds of CPU that a reader may take."""

@@ -16,18 +16,18 @@ import safetensors.torch
 import torch
 import yaml
 
-from pyro_vae import training
-from pyro_vae.checkpoint import load, read_manifest
+from pyro_vae.autoencoders import VAE
 from pyro_vae.cli import main
 from pyro_vae.data import load_data
 from pyro_vae.errors import PyroVaeError, Stopped
 from pyro_vae.networks import MLP
 from pyro_vae.objectives import ELBO
+from pyro_vae.process.seeding import seeded
+from pyro_vae.runs.loading import load, read_manifest
 from pyro_vae.schedules import Linear
-from pyro_vae.seeding import seeded
-from pyro_vae.vae import VAE
-
-from . import mutations
+from pyro_vae.training import fit
+from pyro_vae.training import trainer as training
+from tests.fuzz import mutations
 
 KINDS = ("config", "manifest", "optimizer", "weights", "metrics", "evidence", "options")
 TENSORS = {"optimizer": ("optimizer",), "weights": ("weights", "best")}
@@ -40,7 +40,7 @@ def resume(run):
     with seeded(0, "init"):
         vae = VAE((8, 8), 2, encoder=SMALL, decoder=SMALL)
     data, objective = load_data("digits", binarize="dynamic"), ELBO(beta=Linear(0, 1))
-    training.fit(vae, data, objective, epochs=2, batch_size=500, run=run, progress=False)
+    fit(vae, data, objective, epochs=2, batch_size=500, run=run, progress=False)
 
 
 def make(folder):

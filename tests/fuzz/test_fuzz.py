@@ -11,11 +11,10 @@ import safetensors.torch
 import torch
 import yaml
 
-from pyro_vae.checkpoint import load, read_manifest
 from pyro_vae.cli import main
 from pyro_vae.errors import CheckpointError
-
-from . import targets
+from pyro_vae.runs.loading import load, read_manifest
+from tests.fuzz import targets
 
 SEEDS = Path(__file__).with_name("seeds")
 TENSORS = ("optimizer", "weights")

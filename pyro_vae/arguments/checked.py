@@ -1,0 +1,221 @@
+"""`checked`: what stands above a public function and looks at its arguments, by the names of its parameters.
+
+`x` is data, `model` a program, `num_particles` a whole number from 1, and so on: what came becomes what was meant where
+that is plain (an array a tensor, NumPy's numbers Python's), and all else is refused in one line.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from types import NoneType
+from typing import Any, ParamSpec, TypeVar, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.arguments.remedies import nearest
+from pyro_vae.arguments.values import as_array, scalar, shown, whole
+from pyro_vae.errors import DataError, UsageError
+from pyro_vae.shapes import Shapes
+
+P = ParamSpec("P")
+
+
+R = TypeVar("R")
+
+
+_WHOLE = (
+    "num_particles",
+    "num_draws",
+    "num_samples",
+    "num_chains",
+    "num_warmup",
+    "num_leapfrog",
+    "max_rows",
+    "max_plate_nesting",
+    "batch",
+    "num",
+    "num_data",
+    "side",
+    "components",
+    "restarts",
+    "steps",
+    "epochs",
+    "batch_size",
+    "patience",
+    "seed",
+)
+"""Parameters that are whole numbers; how large they may be, the functions say."""
+
+
+_TENSORS = ("mask", "context", "like", "labels")
+"""Parameters that are tensors, beside `x`."""
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a public function refuse arguments that it can't take, in one line, and convert those that are plain.
+
+    By name: `x` and what follows it (`*args`, `**inputs`) becomes tensors that fit one another and the model;
+    `model` and `guide` are programs, `vae` a module that has both; numbers of things are whole. None is for the
+    function to judge where it is the default.
+
+    Raises:
+        UsageError: for an argument of another kind, or one that the function does not have.
+        DataError: for data of another shape than the model's.
+    """
+    known = signature(function)
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            given = known.bind(*args, **kwargs)
+        except TypeError as error:
+            raise UsageError(_misfit(function.__name__, known, kwargs, error)) from None
+        _check_all(function.__name__, known, given.arguments)
+        return function(*given.args, **given.kwargs)
+
+    return call
+
+
+def _misfit(function: str, known: Signature, kwargs: Mapping[str, Any], error: TypeError) -> str:
+    names = [name for name, parameter in known.parameters.items() if parameter.kind in _NAMED]
+    unknown = next((name for name in kwargs if name not in names), None)
+    if unknown is not None and "unexpected keyword" in str(error):
+        return f"{function} has no argument {unknown!r}{nearest(unknown, names) or '.'} Known: {', '.join(names)}"
+    needed = [name for name in names if known.parameters[name].default is Parameter.empty]
+    return f"{function}: {error}; it is called as {function}({', '.join(needed)}, ...)"
+
+
+_NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+
+
+def _check_all(function: str, known: Signature, given: dict[str, Any]) -> None:
+    """Check, and convert in place, the arguments of a call."""
+    for name, value in given.items():
+        parameter = known.parameters[name]
+        if parameter.kind in _NAMED and not (value is None and _may_be_none(parameter)):
+            given[name] = _checked(name, value)
+    module = _owner(given.get("vae", given.get("model")))
+    if isinstance(given.get("x"), Tensor):
+        _check_data(module, given["x"])
+    rows = len(given["x"]) if isinstance(given.get("x"), Tensor) else None
+    for name, parameter in known.parameters.items():
+        if parameter.kind is Parameter.VAR_POSITIONAL and name in given:
+            given[name] = tuple(_beside(f"{name}[{i}]", x, rows) for i, x in enumerate(given[name]))
+        elif parameter.kind is Parameter.VAR_KEYWORD and name in given and name == "inputs":
+            options = [other for other, p in known.parameters.items() if p.kind in _NAMED]
+            given[name] = {n: _input(function, n, x, options, rows) for n, x in given[name].items()}
+
+
+def _may_be_none(parameter: Parameter) -> bool:
+    return parameter.default is None or NoneType in get_args(parameter.annotation)
+
+
+def _checked(name: str, value: Any) -> Any:
+    if name in ("model", "guide"):
+        return program(name, value)
+    if name == "vae":
+        return pair_of(value)
+    if name == "x":
+        return tensor(name, value)
+    if name in _TENSORS and isinstance(value, np.ndarray):
+        return torch.as_tensor(value)
+    return whole(name, value, None) if name in _WHOLE else scalar(value)
+
+
+def _input(function: str, name: str, value: Any, options: Sequence[str], rows: int | None) -> Any:
+    """One of `**inputs`: a tensor, or an option that was misspelt."""
+    if isinstance(scalar(value), bool | int | float | str) or callable(value):
+        raise UsageError(
+            f"{function} has no option {name!r}{nearest(name, options) or '.'} Known: {', '.join(options)}"
+        )
+    return _beside(name, value, rows)
+
+
+def _beside(name: str, value: Any, rows: int | None) -> Any:
+    """What the programs are given beside the data: with as many rows, or one for all."""
+    if value is None:
+        return None
+    value = tensor(name, value)
+    if rows is not None and (value.dim() == 0 or len(value) not in (1, rows)):
+        raise DataError(f"{name}: expected {rows} rows, as many as x has, got shape {list(value.shape)}")
+    return value
+
+
+def tensor(name: str, data: Any) -> Tensor:
+    """Data as a tensor: floating point in torch's default type, where they came as an array, a table or a list.
+
+    A tensor is left as it is; truth values and whole numbers keep their type, which programs convert.
+
+    Args:
+        name: the argument, for the message.
+        data: what came.
+
+    Raises:
+        UsageError: for what is no array of numbers.
+    """
+    if isinstance(data, Tensor):
+        found = data
+    else:
+        if hasattr(data, "event_shape") and hasattr(data, "split"):
+            raise UsageError(
+                f"{name}: expected a tensor, got a Dataset: take one of its splits, e.g. data.split('test')"
+            )
+        array = as_array(name, data)
+        if not isinstance(array, Tensor) and array.dtype.kind not in "fiub":
+            raise UsageError(f"{name}: expected numbers, got an array of {array.dtype}")
+        found = torch.as_tensor(np.ascontiguousarray(array).copy())
+        found = found.to(torch.get_default_dtype()) if found.is_floating_point() else found
+    if found.is_complex():
+        raise UsageError(f"{name}: expected real numbers, got {found.dtype}: give real and imaginary parts as elements")
+    if found.dim() == 0:
+        raise UsageError(f"{name}: expected data [N, ...], got a single number")
+    return found
+
+
+def _owner(value: Any) -> Any:
+    """The module behind a program, a program itself, or a module."""
+    return getattr(value, "__self__", value)
+
+
+def _check_data(module: Any, x: Tensor) -> None:
+    """Refuse data of another shape than the model's, or that lie on another device."""
+    shapes = getattr(module, "shapes", None)
+    event = tuple(shapes.event) if isinstance(shapes, Shapes) else None
+    if event is not None and tuple(x.shape[1:]) != event:
+        one = f": one datum is x[None], shape {[1, *event]}" if tuple(x.shape) == event else ""
+        raise DataError(f"x: expected shape [N >= 1, {', '.join(map(str, event))}], got {list(x.shape)}{one}")
+    parameter = next(module.parameters(), None) if isinstance(module, nn.Module) else None
+    if parameter is not None and parameter.device != x.device:
+        raise UsageError(
+            f"x is on {x.device}, but the model on {parameter.device}: pass x.to({str(parameter.device)!r})"
+        )
+
+
+def program(name: str, value: Any) -> Any:
+    """A Pyro program.
+
+    Raises:
+        UsageError: for what can't be called, or a whole VAE in place of its programs.
+    """
+    if hasattr(value, "model") and hasattr(value, "guide"):
+        raise UsageError(f"{name}: expected a program, got a {type(value).__name__}: pass vae.model and vae.guide")
+    if isinstance(value, type) or not callable(value):
+        raise UsageError(f"{name}: expected a Pyro program, such as vae.{name}, got {shown(value)}")
+    return value
+
+
+def pair_of(value: Any) -> Any:
+    """A module that has both programs.
+
+    Raises:
+        UsageError: for anything else, e.g. the class or the path of a run.
+    """
+    if isinstance(value, str) or hasattr(value, "__fspath__"):
+        raise UsageError(f"vae: expected a VAE, got {shown(value)}: pass load({str(value)!r})")
+    if isinstance(value, type) or not all(callable(getattr(value, name, None)) for name in ("model", "guide")):
+        raise UsageError(
+            f"vae: expected a VAE, or another module with programs `model` and `guide`, got {shown(value)}"
+        )
+    return value

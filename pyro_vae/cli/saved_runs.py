@@ -1,0 +1,136 @@
+"""A saved run as the commands use it: its VAE, and the data it was trained on."""
+
+from dataclasses import dataclass
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+
+from pyro_vae.autoencoders import Autoencoder
+from pyro_vae.cli.parsing import allow_own_modules
+from pyro_vae.compiling.backends import choose_device
+from pyro_vae.data import Dataset, load_data
+from pyro_vae.data.dataset import evenly_spread
+from pyro_vae.data.fingerprint import fingerprint
+from pyro_vae.errors import UsageError
+from pyro_vae.messages import remark
+from pyro_vae.runs.derived import MADE_BY
+from pyro_vae.runs.loading import load, read_config, read_manifest
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """What a run directory holds, ready to use."""
+
+    path: Path
+    config: dict[str, Any]
+    progress: dict[str, Any]
+    vae: Autoencoder
+    device: torch.device
+
+    @property
+    def weights(self) -> str:
+        """Which weights the VAE has, in words."""
+        best, changed = self.progress["best_epoch"], ", prior refitted" if MADE_BY in self.config else ""
+        chosen = f"best on validation, epoch {best}" if best else f"last, epoch {self.progress['epoch']}"
+        return chosen + changed
+
+    @property
+    def weights_sha256(self) -> str:
+        """The fingerprint of the weights themselves."""
+        return fingerprint(*self.vae.state_dict().values())
+
+
+def open_saved(options: Namespace, device: torch.device | None = None, run: str | None = None) -> SavedRun:
+    """Load the run that the options name, or another, on their device or another."""
+    allow_own_modules()
+    path, device = Path(run or options.run), device or choose_device(options.device)
+    progress, config = read_manifest(path)["progress"], read_config(path, trained=True)
+    return SavedRun(path, config, progress, load(path, trust=options.trust, device=str(device)), device)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some data of a split of a data set.
+
+    Args:
+        data: the data set.
+        split: train | valid | test.
+        x: the data, `[N, *event]`.
+        inputs: what the programs are called with beside them, e.g. a context `c`.
+        labels: their classes `[N]`, on the CPU, -1 where one is not known; None where there are none.
+    """
+
+    data: Dataset
+    split: str
+    x: torch.Tensor
+    inputs: dict[str, Any]
+    labels: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+def load_split(saved: SavedRun, options: Namespace, num: int | None) -> Chosen:
+    """Of the run's data set (or `--data`) `num` data of the split asked for (None: all), checked, on its device."""
+    chosen = choose(load_data_of(saved, options.data), options.split, num, saved.device)
+    if num is not None and num > len(chosen):
+        remark(f"{num} data asked for: {options.split} has only {len(chosen)}, and all are taken")
+    saved.vae.likelihood.check(chosen.x, f"{options.split} data")
+    return chosen
+
+
+def choose(data: Dataset, split: str, num: int | None, device: torch.device) -> Chosen:
+    """`num` data of a split, evenly spread over it (None: all), on a device.
+
+    Raises:
+        UsageError: if `num` is below 1.
+    """
+    if num is not None and num < 1:
+        raise UsageError(f"expected at least 1 datum of {split}, got {num}")
+    size = data.size(split)
+    return take(data, split, None if num is None or num >= size else evenly_spread(size, num), device)
+
+
+def take(data: Dataset, split: str, rows: torch.Tensor | None, device: torch.device) -> Chosen:
+    """Some rows of a split (None: all), on a device."""
+    x, which = (data.split(split), slice(None)) if rows is None else (data.select(split, rows), rows)
+    inputs = data.widen_inputs(data.given(split, which))
+    labels = data.labels[split].cpu()[which] if split in data.labels else None
+    return Chosen(data, split, x.to(device), {name: value.to(device) for name, value in inputs.items()}, labels)
+
+
+def load_data_of(saved: SavedRun, other: str | None = None) -> Dataset:
+    """The data set that a run was trained on, or another one prepared likewise.
+
+    Labels as an input `y` are for training: with them log p(x) would be log p(x, y). They are left out where the
+    programs can do without.
+    """
+    config = saved.config
+    labelled = config.get("labelled", 0) if _needs_labels(saved.vae) else 0
+    source = other or config.get("data")
+    if source is None:
+        raise UsageError(
+            f"{saved.path} was trained on an array, which it does not hold: name the data by --data FILE.npz"
+        )
+    return load_data(
+        source,
+        binarize=config.get("binarize", "none"),
+        dequantize=config.get("dequantize", False),
+        divide_by=config.get("divide_by"),
+        valid_size=config.get("valid_size", 0),
+        test_size=config.get("test_size", 0),
+        root=config.get("data_root"),
+        seed=config.get("data_seed", 0),
+        context=config.get("context", "none"),
+        labelled=labelled,
+        repeats=config.get("repeats", 1) if labelled else 1,
+    )
+
+
+def _needs_labels(vae: Autoencoder) -> bool:
+    """Whether the programs can't run without the input `y`."""
+    y = signature(vae.model).parameters.get("y")
+    return y is not None and y.default is Parameter.empty

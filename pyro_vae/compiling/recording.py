@@ -1,0 +1,236 @@
+"""Run a program once, keep the tensor operations it made, and run only those from then on.
+
+A Pyro program spends most of its time on a small batch in Python: handlers, plates, traces. `make_fx` records what it
+did to tensors, gradients included, as one graph, with nothing of Pyro or autograd left in it; inductor compiles it. The
+graph does the same operations with the same draws, so compiled and eager runs agree to rounding.
+
+What can be recorded is static: shapes and Python branches are those of the first run. A program that reads a tensor's
+value (`.item()`, `if tensor`) is refused by `make_fx`, and `Unrecordable` says so.
+"""
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from pyro_vae.compiling.memory import forgetting
+from pyro_vae.compiling.rewrites import cheaper
+from pyro_vae.messages import bars_contained, log_once
+from pyro_vae.process.seeding import seeded
+from pyro_vae.process.torch_cache import ensure_cache
+
+Runner = Callable[..., Sequence[Tensor]]
+
+
+_INDUCTOR = {
+    "fallback_random": True,  # torch's own generators: the draws of an eager run
+    "reorder_for_peak_memory": False,  # draws stay in the program's order
+}
+
+
+class Unrecordable(Exception):  # noqa: N818 - a reason to go on without, not an error
+    """A program that can't be turned into a graph; the message says why."""
+
+
+class Graph:
+    """Recorded operations as a function of tensors: called with the inputs, it returns the outputs as a list.
+
+    Args:
+        run: the function, of the parameters followed by the inputs.
+        parameters: the module's parameters, read at every call, so that training in place is seen.
+        backend: what runs it: `"inductor"`, `"torch.compile"` or `"graph"`.
+    """
+
+    def __init__(self, run: Runner, parameters: Sequence[Tensor], backend: str) -> None:
+        self.run, self.backend = run, backend
+        self._parameters = [p.detach() for p in parameters]
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """The outputs for these inputs, without gradients."""
+        with torch.no_grad():
+            return list(self.run(*self._parameters, *inputs))
+
+
+def record(
+    module: nn.Module, function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor], compile: bool
+) -> Graph:
+    """Record `function(*inputs)`, in which the parameters of `module` may change from call to call.
+
+    Args:
+        module: whose parameters are inputs of the graph; other tensors that `function` reaches are constants in it.
+        function: of tensors, to a sequence of tensors.
+        inputs: an example of the inputs; shapes, types and devices are fixed by it.
+        compile: whether to compile the graph by inductor; falls back, logged, where that is not possible.
+
+    Raises:
+        Unrecordable: if the function reads the values of its tensors, or fails when run.
+    """
+    names, parameters = _parameters_of(module)
+    call = _Call(module, function)
+
+    def run(*tensors: Tensor) -> list[Tensor]:
+        replaced = dict(zip(names, tensors, strict=False))
+        return list(torch.func.functional_call(call, replaced, tensors[len(names) :]))
+
+    return _finish(run, parameters, inputs, compile)
+
+
+def record_gradients(
+    module: nn.Module,
+    function: Callable[..., tuple[Tensor, Tensor]],
+    inputs: Sequence[Tensor],
+    compile: bool,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[Graph, list[nn.Parameter]]:
+    """Record a loss with its gradients.
+
+    Args:
+        module: whose parameters are differentiated.
+        function: of tensors, to `(value, minimised)`: what to report, and what to differentiate.
+        inputs: an example of the inputs.
+        compile: as for `record`.
+        check: called when the graph is recorded, before the seconds that compiling takes; it may refuse.
+
+    Returns:
+        A graph that returns the value followed by the gradients, and the parameters that they belong to: those that
+        `minimised` depends on.
+
+    Raises:
+        Unrecordable: as `record`, and as `check`.
+    """
+    names, parameters = _parameters_of(module)
+    call, used = _Call(module, function), []
+
+    def run(*tensors: Tensor) -> list[Tensor]:
+        replaced = tensors[: len(names)]
+        value, minimised = torch.func.functional_call(
+            call, dict(zip(names, replaced, strict=True)), tensors[len(names) :]
+        )
+        wanted = [p for p in replaced if p.requires_grad]
+        gradients = torch.autograd.grad(minimised, wanted, allow_unused=True)
+        used[:] = [i for i, g in zip(_trained(parameters), gradients, strict=True) if g is not None]
+        return [value.detach(), *(g for g in gradients if g is not None)]
+
+    graph = _finish(run, parameters, inputs, compile, replayed=True, check=check)
+    return graph, [parameters[i] for i in used]
+
+
+def _trained(parameters: Sequence[nn.Parameter]) -> list[int]:
+    return [i for i, p in enumerate(parameters) if p.requires_grad]
+
+
+class _Call(nn.Module):
+    """A function as a module, so that `functional_call` can swap the parameters it uses."""
+
+    def __init__(self, module: nn.Module, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.module, self.function = module, function
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.function(*inputs)
+
+
+def _parameters_of(module: nn.Module) -> tuple[list[str], list[nn.Parameter]]:
+    named = dict(module.named_parameters())
+    return [f"module.{name}" for name in named], list(named.values())
+
+
+def _finish(
+    run: Runner,
+    parameters: Sequence[nn.Parameter],
+    inputs: Sequence[Tensor],
+    compile: bool,
+    replayed: bool = False,
+    check: Callable[[], None] = lambda: None,
+) -> Graph:
+    graph = _record(run, [p.detach().clone().requires_grad_(p.requires_grad) for p in parameters], inputs)
+    check()
+    example = [*(p.detach() for p in parameters), *inputs]
+    compiled, backend = _compiled(graph, example, replayed) if compile else (graph, "graph")
+    return Graph(compiled, parameters, backend)
+
+
+def _record(run: Runner, parameters: Sequence[Tensor], inputs: Sequence[Tensor]) -> GraphModule:
+    ensure_cache()
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    try:
+        with seeded(0, "record"), _quiet(), forgetting():
+            graph = make_fx(run)(*parameters, *inputs)
+    except Exception as error:  # a program can fail in any way
+        raise Unrecordable(f"{type(error).__name__}: {_first_line(error)}") from error
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+def _compiled(graph: GraphModule, example: list[Tensor], replayed: bool) -> tuple[Runner, str]:
+    """The graph compiled by the first way that works, or as it is; and what that way is called.
+
+    `replayed`: on a GPU as a CUDA graph, one launch for all its kernels; its outputs hold until the next call.
+    """
+    rewritten = cheaper(deepcopy(graph))
+    options = {**_INDUCTOR, "triton.cudagraphs": replayed and any(t.is_cuda for t in example)}
+    for backend, build in {"inductor": _standalone, "torch.compile": _guarded}.items():
+        try:
+            with seeded(0, "compile"), _quiet(), _contained(), torch.no_grad():
+                return build(rewritten, example, options), backend
+        except Exception as error:  # private parts of torch: whatever they raise, the graph itself still runs
+            log_once(f"{backend} can't compile the graph ({type(error).__name__}: {_first_line(error)})")
+    return graph, "graph"
+
+
+def _standalone(graph: GraphModule, example: list[Any], options: dict[str, Any]) -> Runner:
+    """Inductor without guards: the shapes never change, so nothing need be checked at each call."""
+    import torch._inductor as inductor
+    import torch._inductor.config as config
+
+    with config.patch(options):
+        run = inductor.standalone_compile(graph, example, dynamic_shapes="from_example_inputs")
+        run(*example)
+    return run
+
+
+def _guarded(graph: GraphModule, example: list[Tensor], options: dict[str, Any]) -> Runner:
+    run = torch.compile(graph, options=options)
+    run(*example)
+    return run
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch's own remarks on recording and compiling to itself."""
+    loggers = [logging.getLogger(name) for name in ("torch.utils.cpp_extension", "torch._inductor", "torch._dynamo")]
+    levels: Mapping[logging.Logger, int] = {logger: logger.level for logger in loggers}
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
+
+
+@contextmanager
+def _contained() -> Iterator[None]:
+    """Put back what inductor changes in the process: the limit of recursion, which it raises each time, and tqdm."""
+    before = sys.getrecursionlimit()
+    try:
+        with bars_contained():
+            yield
+    finally:
+        sys.setrecursionlimit(before)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else "no message"

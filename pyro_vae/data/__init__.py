@@ -1,0 +1,29 @@
+"""What is trained on. `load_data` reads a named set or a file, `as_dataset` takes an array; both give a `Dataset`.
+
+loading.py            load_data, as_dataset
+dataset.py            Dataset: splits, how grey values become binary or real, inputs beside x
+storage.py            splits in memory or in a file, read part by part
+inputs.py             inputs made of labels or of elements: a context c, or the labels y of a few
+sources/              named sets and file formats; to add a format, a file there and a line in its `__init__`
+linear_gaussian.py    a process whose log p(x) is known
+support.py            which likelihoods fit which values
+fingerprint.py        a short name for some data
+"""
+
+from pyro_vae.data.dataset import Binarization, Dataset
+from pyro_vae.data.inputs import Context, conditioned_on_elements, conditioned_on_labels, quadrants, semi_supervised
+from pyro_vae.data.linear_gaussian import LinearGaussian
+from pyro_vae.data.loading import as_dataset, load_data
+
+__all__ = [
+    "Binarization",
+    "Context",
+    "Dataset",
+    "LinearGaussian",
+    "as_dataset",
+    "conditioned_on_elements",
+    "conditioned_on_labels",
+    "load_data",
+    "quadrants",
+    "semi_supervised",
+]

@@ -1,0 +1,333 @@
+"""What is trained on: the splits, as small as they were stored, and how grey values become binary.
+
+`load_data` reads a named set, a file or a folder; `as_dataset` takes an array. Both give a `Dataset`, which checks
+once, when it is made, all that the rest of the library takes for granted. `Dataset.protocol` says in one line what was
+done to the values: numbers are comparable only under the same protocol.
+
+Bytes are kept as bytes and an `.npy` file stays in its file; both become floating point a batch, or a chunk, at a time.
+
+References:
+    Y. Burda, R. Grosse, R. Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016: dynamic binarisation, and the
+    last 10,000 of MNIST's training images as the validation set.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.arguments.checked import checked
+from pyro_vae.arguments.remedies import option, part, spoken
+from pyro_vae.arguments.values import as_array, choice, folder, number, truth, whole
+from pyro_vae.data.dataset import SPLITS, Binarization, Dataset, check_divisor
+from pyro_vae.data.inputs import Context, conditioned_on_elements, conditioned_on_labels, quadrants, semi_supervised
+from pyro_vae.data.linear_gaussian import LinearGaussian
+from pyro_vae.data.sources import NAMES, Raw, read
+from pyro_vae.data.storage import Stored, check_real, to_floats
+from pyro_vae.errors import DataError, UsageError
+from pyro_vae.process.isolation import isolated
+from pyro_vae.process.seeding import derive_seed
+
+__all__ = [
+    "Binarization",
+    "Context",
+    "Dataset",
+    "LinearGaussian",
+    "as_dataset",
+    "conditioned_on_elements",
+    "conditioned_on_labels",
+    "load_data",
+    "quadrants",
+    "semi_supervised",
+]
+
+
+_log = logging.getLogger("pyro_vae")
+
+
+def as_dataset(data: Any) -> Dataset:
+    """The data as a `Dataset`; an array or a tensor becomes its train split.
+
+    Values are kept and scaled as `load_data` does it. A NumPy array is copied; a tensor of floats or bytes, and a
+    `numpy.memmap`, are not.
+
+    Args:
+        data: a `Dataset` (returned as it is), or `[N, *event]`: a tensor, an array, a table of pandas, or a list of
+            numbers.
+
+    Raises:
+        DataError: as `Dataset`, and for integers whose scale is not known.
+        UsageError: for anything else, e.g. a torch `DataLoader`.
+
+    Example:
+        >>> as_dataset(np.zeros((10, 3))).protocol
+        'array: values as given; not binarised; train 10; shape 3'
+    """
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, Tensor) and data.is_floating_point():
+        return Dataset("array", data.detach())
+    data = as_array("data", data)
+    splits, divisor, preparation = _scaled({"train": _array(data)}, None)
+    train = splits["train"]
+    if isinstance(data, Tensor) and isinstance(train, Tensor):
+        train = train.to(data.device)
+    return Dataset("array", train, preparation=preparation, divisor=divisor)
+
+
+def _array(data: Tensor | np.ndarray) -> np.ndarray:
+    """The data as an array, a copy where they would else be kept as they are."""
+    if isinstance(data, Tensor):
+        return data.detach().cpu().numpy()
+    kept = data.dtype in (np.uint8, np.bool_) and not isinstance(data, np.memmap)
+    return data.copy() if kept else data
+
+
+@isolated
+@checked
+def load_data(
+    source: str | Path = "digits",
+    *,
+    binarize: Binarization = "none",
+    dequantize: bool = False,
+    divide_by: float | None = None,
+    valid_size: int = 0,
+    test_size: int = 0,
+    root: str | Path | None = None,
+    download: bool = False,
+    seed: int = 0,
+    context: Context = "none",
+    labelled: int = 0,
+    repeats: int = 1,
+) -> Dataset:
+    """Read a named data set, a file or a folder.
+
+    Floats are kept as they are; integers of which the largest is 1 are kept as 0 and 1; other uint8 are divided by 255,
+    and other integers need `divide_by`. All splits are scaled alike.
+
+    Where all splits are uint8 (or bool) they stay so in memory, and are divided a batch at a time. An `.npy` file is
+    mapped: it may be larger than memory, whatever it holds.
+
+    Args:
+        source: `digits` (embedded, divided by 16), `linear_gaussian` (synthetic, its evidence known), `mnist`,
+            `fashion_mnist`, `kmnist`, `emnist` (balanced, upright), or the path of
+            an `.npz` (arrays `train`, `valid`, `test`, `train_labels` ...; or `x_train`, `y_train` ...; or `x`, `y`;
+            a warning names arrays that are not read), an `.npy` (train only; mapped), a table of numbers in a text file
+            (train only; columns between `;`, tabs, `,` or spaces, with or without a header, all of them data), a folder
+            with IDX files (`train-images-idx3-ubyte`, also `.gz`), or one of these files.
+        binarize: none | static | dynamic | threshold; see `Dataset`.
+        dequantize: add uniform noise within each grey level, for densities; see `Dataset`.
+        divide_by: divide all values by this instead.
+        valid_size: take the last n of train as the validation set, where the source has none.
+        test_size: take the last n of train as the test set, where the source has none, before `valid_size` does. Rows
+            are not shuffled: shuffle them first where they are sorted.
+        root: where the downloadable sets lie; by default `$PYRO_VAE_DATA`, else `~/.cache/pyro_vae`.
+        download: fetch a downloadable set through torchvision where it is not in `root`.
+        seed: of the binarisation or dequantisation, and of the process and samples of `linear_gaussian`.
+        context: what a conditional VAE is conditioned on: `labels` (one-hot), `array` (the arrays `train_context`,
+            `valid_context`, `test_context` of an `.npz`), or `quadrants-n` (n quadrants of each image, of which the
+            others are then the data).
+        labelled: how many data of train keep their label, as the input `y`; 0 for no such input. See `semi_supervised`.
+        repeats: how often each of these is in train.
+
+    Raises:
+        DataError: the source is unknown, absent or damaged, or its values are not usable.
+        UsageError: options that make no sense together.
+
+    Example:
+        >>> load_data("digits").protocol
+        'digits: divided by 16; not binarised; train 1397, valid 200, test 200; shape 8x8'
+    """
+    if not isinstance(source, str | Path):
+        raise UsageError(
+            f"load_data takes a name or a path, got {type(source).__name__}: pass an array to fit, or to "
+            "pyro_vae.data.as_dataset, as it is"
+        )
+    for name, value, known in (("binarize", binarize, Binarization), ("context", context, Context)):
+        choice(name, value, get_args(known))
+    root = folder("root", root)
+    dequantize, download = truth("dequantize", dequantize), truth("download", download)
+    valid_size, test_size = whole("valid_size", valid_size, None), whole("test_size", test_size, None)
+    labelled, repeats, seed = whole("labelled", labelled), whole("repeats", repeats), whole("seed", seed, None)
+    divide_by = None if divide_by is None else number("divide_by", divide_by)
+    if divide_by is not None:
+        check_divisor("divide_by", divide_by)
+    if repeats != 1 and not labelled:
+        raise UsageError(
+            f"{option('repeats', repeats)} is for data that keep their label: pass {option('labelled', 'n')} too"
+        )
+    options = {"binarize": binarize, "divide_by": divide_by, "valid_size": valid_size, "data_seed": seed}
+    options |= {"test_size": test_size} if test_size else {}
+    options |= {"dequantize": True} if dequantize else {}  # a run begun before there was this option is still the same
+    options |= {} if context == "none" else {"context": context}
+    options |= {"labelled": labelled, "repeats": repeats} if labelled else {}
+    if source == "linear_gaussian":
+        if dequantize:
+            raise UsageError("linear_gaussian has no levels to dequantize: its elements are real")
+        if context != "none" or labelled:
+            raise UsageError("linear_gaussian takes no context and no labels: its evidence is known as it is")
+        return _linear_gaussian(binarize, divide_by, valid_size or test_size, seed, _origin(source, options, root))
+    raw = read(source, root, download, contexts=context == "array")
+    origin = _origin(source, options, root)
+    splits, divisor, scaling = _scaled(raw.arrays, 16 if source == "digits" and divide_by is None else divide_by)
+    needed = context == "labels" or labelled > 0
+    labels = {split: y for split in raw.labels if (y := _labels(split, raw, needed)) is not None}
+    contexts = _contexts(raw.contexts, source) if context == "array" else {}
+    held_out = [_hold_out(splits, labels, contexts, *held) for held in (("test", test_size), ("valid", valid_size))]
+    notes = [note for note in (raw.note, scaling, *held_out) if note]
+    train, valid, test = (splits.get(split) for split in SPLITS)
+    assert train is not None  # every reader sees to it
+    note, inputs = ", ".join(notes), {"c": contexts} if contexts else {}
+    options = (labels, binarize, seed, None, note, origin, divisor, dequantize, inputs)
+    data = _conditioned(Dataset(raw.name, train, valid, test, *options), context)
+    return semi_supervised(data, labelled, seed, repeats) if labelled else data
+
+
+def _conditioned(data: Dataset, context: Context) -> Dataset:
+    if context == "labels":
+        return conditioned_on_labels(data)
+    if context.startswith("quadrants-"):
+        return conditioned_on_elements(data, quadrants(data.event_shape, int(context[-1])))
+    return data
+
+
+def _contexts(arrays: Mapping[str, np.ndarray], source: str | Path) -> dict[str, Tensor]:
+    """Bytes as they are (0 and 1 mean themselves), all others in floating point."""
+    if not arrays:
+        raise DataError(
+            f"{source} has no array 'train_context': add one, or take another context than "
+            f"{spoken(repr('array'), 'array')}"
+        )
+    for split, x in arrays.items():
+        check_real(f"{split}_context", x)
+    return {
+        split: torch.from_numpy(x.copy()) if x.dtype in (np.uint8, np.bool_) else to_floats(x)
+        for split, x in arrays.items()
+    }
+
+
+def _origin(source: str | Path, options: Mapping[str, Any], root: str | Path | None) -> dict[str, Any]:
+    """How to load the data again; a path as one that holds in every working directory, a name as it is."""
+    lasting = str(source) if source in NAMES else str(Path(source).expanduser().resolve())
+    return {"data": lasting, **options, "data_root": None if root is None else str(root)}
+
+
+def _linear_gaussian(
+    binarize: Binarization, divide_by: float | None, held_out: int, seed: int, origin: Mapping[str, Any]
+) -> Dataset:
+    if binarize != "none" or divide_by is not None or held_out:
+        raise UsageError(
+            "linear_gaussian takes no binarize, divide_by, valid_size or test_size: its evidence is known as it is"
+        )
+    process = LinearGaussian.random(seed=seed)
+    sizes = zip(SPLITS, (2000, 500, 500), strict=True)
+    train, valid, test = (process.sample(n, derive_seed(seed, split)) for split, n in sizes)
+    note = f"drawn with seed {seed}, {process.weight.shape[1]} latent dimensions, noise of scale {process.scale:g}"
+    return Dataset("linear_gaussian", train, valid, test, seed=seed, exact=process, preparation=note, origin=origin)
+
+
+def _hold_out(
+    splits: dict[str, Stored], labels: dict[str, Tensor], contexts: dict[str, Tensor], split: str, n: int
+) -> str:
+    if n == 0:
+        return ""
+    if split in splits:
+        name = {"valid": "validation", "test": "test"}[split]
+        raise UsageError(
+            f"the source has a {name} set of {len(splits[split])}: leave {spoken('', '--')}{split}_size out"
+        )
+    if not 0 < n < len(splits["train"]):
+        most = len(splits["train"]) - 1
+        raise UsageError(f"{spoken('', '--')}{split}_size: expected a number of rows from 1 to {most}, got {n}")
+    for parts in (splits, labels, contexts):
+        _cut(parts, split, n)
+    return f"last {n} of train held out as {split}"
+
+
+def _cut(parts: dict[str, Any], split: str, n: int) -> None:
+    if "train" in parts:
+        parts["train"], parts[split] = parts["train"][:-n], parts["train"][-n:]
+
+
+def _scaled(arrays: Mapping[str, np.ndarray], divide_by: float | None) -> tuple[dict[str, Stored], float, str]:
+    """The splits as a `Dataset` keeps them, the divisor that is left to it, and what the two do to the values."""
+    for split, array in arrays.items():
+        check_real(split, array)
+    divisor, note = _divisor(arrays, divide_by)
+    arrays = {split: x.view(np.uint8) if x.dtype == np.bool_ else x for split, x in arrays.items()}
+    if all(isinstance(x, np.memmap) or x.dtype == np.uint8 for x in arrays.values()):
+        return {split: _kept(x) for split, x in arrays.items()}, divisor, note
+    return {split: to_floats(x).div_(divisor) for split, x in arrays.items()}, 1.0, note
+
+
+def _kept(array: np.ndarray) -> Stored:
+    if isinstance(array, np.memmap):
+        return array
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _divisor(arrays: Mapping[str, np.ndarray], divide_by: float | None) -> tuple[float, str]:
+    if divide_by is not None:
+        return divide_by, f"divided by {divide_by:g}"
+    filled = [array for array in arrays.values() if array.size]
+    dtypes = {array.dtype for array in filled}
+    if all(dtype.kind == "f" for dtype in dtypes):
+        return 1, "values as given"
+    if any(dtype.kind == "f" for dtype in dtypes):
+        raise DataError(
+            f"some splits are integers and some floats: store them in one type, or pass {option('divide_by', 'n')}"
+        )
+    low, high = min(array.min() for array in filled), max(array.max() for array in filled)
+    if low >= 0 and high <= 1:
+        return 1, "0/1 values as given"
+    if dtypes == {np.dtype(np.uint8)}:
+        return 255, "divided by 255"
+    types = ", ".join(sorted(map(str, dtypes)))
+    scales = _scales(int(low), int(high))
+    raise DataError(f"integers ({types}) from {low} to {high} have no known scale: pass {scales}, or give floats")
+
+
+def _scales(low: int, high: int) -> str:
+    """Which `divide_by` integers can have, and the likelihoods that fit then."""
+    if low < 0:
+        return f"{option('divide_by', 1)} for a likelihood of reals ({part('likelihood', 'Normal')})"
+    return (
+        f"{option('divide_by', 1)} for counts ({part('likelihood', 'Poisson')} or NegativeBinomial), "
+        f"{option('divide_by', high)} for levels from 0 to {high} ({part('likelihood', 'Categorical')} or BetaBinomial)"
+    )
+
+
+def _labels(split: str, raw: Raw, needed: bool) -> Tensor | None:
+    """The labels of a split; where they are no classes and nobody needs them, None and a warning.
+
+    Raises:
+        DataError: if they are needed.
+    """
+    try:
+        return _integers(split, raw.labels[split], len(raw.arrays.get(split, ())))
+    except DataError as error:
+        if needed:
+            raise
+        _log.warning("%s; they are left out", error)
+        return None
+
+
+def _integers(split: str, labels: np.ndarray | str, size: int) -> Tensor:
+    if isinstance(labels, str):
+        raise DataError(f"the labels of {split}: {labels}")
+    is_real = labels.dtype.kind in "iubf"
+    with np.errstate(invalid="ignore"):  # what is not finite is no integer
+        is_whole = bool((labels % 1 == 0).all()) if labels.dtype.kind == "f" else is_real
+    if not is_whole or labels.size != size:
+        text = "text" if labels.dtype.kind in "US" else str(labels.dtype)
+        came = f"{labels.dtype} of shape {labels.shape}" if is_real else text
+        number = "numpy.unique(labels, return_inverse=True)[1]"
+        remedy = "" if is_real else f": number the classes of all splits together, by {number}"
+        raise DataError(
+            f"the labels of {split} are {came}, expected {size} whole numbers, those of the classes{remedy}"
+        )
+    return torch.from_numpy(labels.reshape(-1).astype(np.int64))

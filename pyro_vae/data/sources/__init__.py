@@ -1,0 +1,220 @@
+"""Where data come from: a named set, an `.npz`, an `.npy`, a CSV, IDX files; read as the arrays they hold, unscaled."""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from pyro_vae.arguments.remedies import nearest, option
+from pyro_vae.data.sources.csv_files import read_csv
+from pyro_vae.data.sources.formats import DAMAGED, READABLE, format_of, reason
+from pyro_vae.data.sources.idx_files import IMAGES, idx_files, read_idx_file, training_images
+from pyro_vae.data.sources.numpy_files import Arrays, read_npy
+from pyro_vae.errors import DataError
+
+_DIGITS = Path(__file__).parents[1] / "packaged" / "digits.npz"
+
+
+# The name of each downloadable set: torchvision's class (its folder too) and the prefix of its files.
+_TORCHVISION = {
+    "mnist": ("MNIST", ""),
+    "fashion_mnist": ("FashionMNIST", ""),
+    "kmnist": ("KMNIST", ""),
+    "emnist": ("EMNIST", "emnist-balanced-"),
+}
+
+
+NAMES = ("digits", "linear_gaussian", *_TORCHVISION)
+
+
+# The arrays of an `.npz`: ours, Keras's, and the bare ones.
+_DATA_KEYS = {"train": ("train", "x_train", "x"), "valid": ("valid", "x_valid"), "test": ("test", "x_test")}
+
+
+_LABEL_KEYS = {
+    "train": ("train_labels", "y_train", "y"),
+    "valid": ("valid_labels", "y_valid"),
+    "test": ("test_labels", "y_test"),
+}
+
+
+_CONTEXT_KEYS = {split: (f"{split}_context",) for split in _DATA_KEYS}
+
+
+_KNOWN = [name for keys in (_DATA_KEYS, _LABEL_KEYS, _CONTEXT_KEYS) for names in keys.values() for name in names]
+
+
+_HOW_TO_INSTALL = (
+    "an extra of this package: pip install 'pyro-vae[images]' (beside a CPU build of torch, from the same index as "
+    "torch), or pass the path of a folder with the IDX files"
+)
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What a source holds, and what was done to it.
+
+    Args:
+        name: of the source.
+        arrays: the data by split.
+        labels: labels by split, or why they can't be read: not everybody needs them.
+        note: what was done to the arrays.
+        contexts: contexts by split, where they were asked for.
+    """
+
+    name: str
+    arrays: dict[str, np.ndarray]
+    labels: Mapping[str, np.ndarray | str] = field(default_factory=dict)
+    note: str = ""
+    contexts: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def read(source: str | Path, root: str | Path | None, download: bool, contexts: bool = False) -> Raw:
+    """Read a source; `pyro_vae.data.load_data` says what it may be.
+
+    Args:
+        source: a name or a path.
+        root: where the downloadable sets lie.
+        download: whether to fetch one that is not there.
+        contexts: whether to read the contexts of an `.npz` too.
+
+    Raises:
+        DataError: it is unknown, absent or damaged.
+    """
+    if source == "digits":
+        return _read_npz(_DIGITS, contexts)
+    if isinstance(source, str) and source in _TORCHVISION:
+        default = os.environ.get("PYRO_VAE_DATA") or "~/.cache/pyro_vae"
+        return _read_torchvision(source, Path(root or default).expanduser(), download)
+    path = _existing(source)
+    return _read_idx(path) if path.is_dir() or IMAGES.fullmatch(path.name) else _read_file(path, contexts)
+
+
+def _existing(source: str | Path) -> Path:
+    """The path of a file or a folder.
+
+    Raises:
+        DataError: if there is none.
+    """
+    if re.match(r"\w+://", str(source)):
+        raise DataError(f"{str(source)!r} is an address: download it, and give the path of the file")
+    try:
+        path = Path(source).expanduser()
+        if str(source) and (path.is_file() or path.is_dir()):
+            return path
+        there = str(source) and path.exists()
+    except (OSError, ValueError, RuntimeError):  # no name that a file can have
+        there = False
+    if there:
+        raise DataError(f"{str(source)!r} is no regular file: expected the path of one, or of a folder with IDX files")
+    raise DataError(_unknown(str(source)))
+
+
+def _unknown(source: str) -> str:
+    named = nearest(source.lower().replace("-", "_"), NAMES)
+    guess = f" ({(named or _nearest_file(source))[2:]})" if named or _nearest_file(source) else ""
+    known = f"expected one of {', '.join(NAMES)}, or the path of an .npz, an .npy, a CSV or IDX files"
+    return f"no data at {source!r}{guess}: {known}"
+
+
+def _nearest_file(source: str) -> str:
+    """A file in the same folder with a name that is alike."""
+    try:
+        path = Path(source).expanduser()
+        names = [other.name for other in path.parent.iterdir()]
+    except (OSError, ValueError, RuntimeError):
+        return ""
+    return nearest(path.name, names, cutoff=0.8)
+
+
+def _read_file(path: Path, contexts: bool) -> Raw:
+    kind = format_of(path)
+    if kind == "zip":
+        return _read_npz(path, contexts)
+    if kind == "npy":
+        return Raw(path.stem, {"train": read_npy(path)})
+    if kind == "text":
+        return Raw(path.stem, {"train": read_csv(path)})
+    if kind == "gzip":
+        raise DataError(f"can't read {path}: it is compressed by gzip: unpack it first; expected {READABLE}")
+    expected = "train-images-idx3-ubyte, with t10k-images-idx3-ubyte beside it for test"
+    raise DataError(f"can't read {path}: it is an IDX file, and must be called {expected}")
+
+
+def _read_npz(path: Path, contexts: bool) -> Raw:
+    content = Arrays(path)
+    data, labels, context = (_chosen(content.names, keys) for keys in (_DATA_KEYS, _LABEL_KEYS, _CONTEXT_KEYS))
+    content.warn_of_others([*data.values(), *labels.values(), *context.values()], _KNOWN)
+    if "train" not in data:
+        found = ", ".join(map(repr, content.names)) or "nothing"
+        raise DataError(f"{path} has no array 'train', 'x_train' or 'x', only {found}: rename one")
+    content.check_memory([*data.values(), *(context.values() if contexts else ())])
+    return Raw(
+        path.stem,
+        {split: content[name] for split, name in data.items()},
+        {split: _lenient(content, name) for split, name in labels.items()},
+        contexts={split: content[name] for split, name in context.items()} if contexts else {},
+    )
+
+
+def _lenient(content: Arrays, name: str) -> np.ndarray | str:
+    """An array, or why it can't be read."""
+    try:
+        return content[name]
+    except DataError as error:
+        return str(error)
+
+
+def _chosen(names: Iterable[str], keys: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """By split the first of its names that is there."""
+    there = set(names)
+    found = {split: next((name for name in wanted if name in there), None) for split, wanted in keys.items()}
+    return {split: name for split, name in found.items() if name is not None}
+
+
+def _read_idx(path: Path) -> Raw:
+    images = path.absolute() if path.is_file() else training_images(path.absolute())
+    prefix = images.name[: images.name.index("train-images")]
+    folder = images.parent.parent if images.parent.name == "raw" else images.parent
+    return _read_idx_splits(prefix.rstrip("-_") or folder.name, images.parent, prefix)
+
+
+def _read_idx_splits(name: str, folder: Path, prefix: str) -> Raw:
+    images = {split: read_idx_file(file, 3) for split, file in idx_files(folder, prefix, "images-idx3").items()}
+    labels = {split: read_idx_file(file, 1) for split, file in idx_files(folder, prefix, "labels-idx1").items()}
+    if not prefix.startswith("emnist"):
+        return Raw(name, images, labels)
+    return Raw(name, {split: x.swapaxes(1, 2) for split, x in images.items()}, labels, "transposed upright")
+
+
+def _read_torchvision(name: str, root: Path, download: bool) -> Raw:
+    set_name, prefix = _TORCHVISION[name]
+    folder = root / set_name / "raw"
+    if download and len(idx_files(folder, prefix, "images-idx3")) < 2:
+        _download(set_name, root)
+    if len(idx_files(folder, prefix, "images-idx3")) < 2:
+        raise DataError(
+            f"{name} is not in {root}: pass {option('download', True)}, or the path of a folder with its IDX files"
+        )
+    return _read_idx_splits(name, folder, prefix)
+
+
+def _download(set_name: str, root: Path) -> None:
+    try:
+        from torchvision import datasets
+    except ModuleNotFoundError as error:
+        raise DataError(f"downloading {set_name} takes torchvision, {_HOW_TO_INSTALL}") from error
+    except Exception as error:  # one that was built for another torch fails with more than ImportError
+        raise DataError(
+            f"torchvision, which downloads {set_name}, can't be imported ({reason(error)}): install the one that "
+            "belongs to this torch, or pass the path of a folder with the IDX files"
+        ) from error
+    options = {"split": "balanced"} if set_name == "EMNIST" else {}
+    try:
+        getattr(datasets, set_name)(str(root), download=True, **options)
+    except DAMAGED as error:
+        remedy = "try again, or pass the path of a folder with the IDX files"
+        raise DataError(f"can't download {set_name} to {root} ({reason(error)}): {remedy}") from error

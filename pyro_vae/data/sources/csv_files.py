@@ -1,0 +1,132 @@
+"""A table of numbers in a text file: CSV with or without a header, or what `numpy.savetxt` writes."""
+
+import csv
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from pyro_vae.data.sources.formats import READABLE, reading
+from pyro_vae.errors import DataError
+
+_DELIMITERS = (";", "\t", ",")
+
+
+_MISSING = ("", "na", "n/a", "null", "none", "?", "-")
+
+
+def read_csv(path: Path) -> np.ndarray:
+    """The numbers of a table, `[N, columns]` in double precision; every column is data, labels too.
+
+    Between columns is `;`, a tab, `,` or white space, whichever the first line has, in this order. The first line may
+    name the columns; lines that begin with `#` are comments. Fields may be in double quotes.
+
+    Args:
+        path: the file, in UTF-8.
+
+    Raises:
+        DataError: with the line and the column of what is no number.
+    """
+    with reading(path):
+        return _read(path)
+
+
+def _read(path: Path) -> np.ndarray:
+    first, fields, delimiter = _first_line(path)
+    has_header = _names_columns(path, first, fields)
+    with path.open(encoding="utf-8-sig", errors="replace") as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "loadtxt: input contained no data")
+        try:
+            skipped = first if has_header else first - 1
+            table = np.loadtxt(file, delimiter=delimiter, skiprows=skipped, ndmin=2, quotechar='"', encoding=None)
+        except ValueError as error:
+            raise DataError(f"can't read {path}: {_problem(path, first, has_header, fields, delimiter)}") from error
+    if table.size == 0:
+        raise DataError(
+            f"can't read {path}: it has no rows of numbers below its first line, {_shown(fields)}; expected {READABLE}"
+        )
+    return table
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines that are not empty and no comment, counted from 1."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            if (text := line.partition("#")[0].strip(" \r\n\f")).strip():
+                yield number, text
+
+
+def _first_line(path: Path) -> tuple[int, list[str], str | None]:
+    """The number of the first line, its fields, and what is between them (None for white space)."""
+    first = next(_lines(path), None)
+    if first is None:
+        raise DataError(f"can't read {path}: it has no line with data")
+    number, text = first
+    outside = re.sub(r'"[^"]*"', "", text)
+    delimiter = next((mark for mark in _DELIMITERS if mark in outside), None)
+    return number, _fields(text, delimiter), delimiter
+
+
+def _fields(text: str, delimiter: str | None) -> list[str]:
+    if delimiter is None:
+        return next(csv.reader([" ".join(text.split())], delimiter=" "))
+    return [field.strip() for field in next(csv.reader([text], delimiter=delimiter))]
+
+
+def _number(field: str) -> float | None:
+    try:
+        return float(field) if "_" not in field else None
+    except ValueError:
+        return None
+
+
+def _names_columns(path: Path, line: int, fields: list[str]) -> bool:
+    """Whether the first line is a header: text, or column numbers beside some text.
+
+    Raises:
+        DataError: if it may be either, or heads row numbers that would be taken for data.
+    """
+    numbers = [value for value in map(_number, fields) if value is not None]
+    text = [field for field in fields if _number(field) is None and field.lower() not in _MISSING]
+    if not text and (numbers or len(fields) == 1):
+        return False
+    if fields[0] == "" and len(fields) > 1:
+        raise DataError(
+            f"can't read {path}: line {line}, which names the columns, has no name for the first, as where pandas "
+            "writes row numbers: save the table by to_csv(path, index=False)"
+        )
+    if numbers and (len(numbers) == 1 or numbers != [numbers[0] + i for i in range(len(numbers))]):
+        raise DataError(
+            f"can't read {path}: line {line} has both numbers and text ({text[0][:40]!r}): name all columns there or "
+            "none, and leave columns of text out"
+        )
+    return True
+
+
+def _problem(path: Path, first: int, has_header: bool, names: list[str], delimiter: str | None) -> str:
+    """The first field that is no number, or the first line that has more or fewer of them."""
+    for number, text in _lines(path):
+        if number == first and has_header:
+            continue
+        fields = _fields(text, delimiter)
+        if len(fields) != len(names):
+            return f"line {number} has {len(fields)} columns, line {first} has {len(names)}"
+        for column, field in enumerate(fields):
+            if _number(field) is None:
+                name = f" ({names[column]!r})" if has_header else ""
+                return f"line {number}, column {column + 1}{name} {_remedy(field)}; expected {READABLE}"
+    return f"expected a table of numbers with columns between {delimiter or 'spaces'!r}, quotes closed"
+
+
+def _remedy(field: str) -> str:
+    if field.lower() in _MISSING:
+        return f"has no value ({field!r}): fill it in, or leave the row out"
+    if re.fullmatch(r"[-+]?\d+,\d+", field):
+        return f"is {field!r}: write decimals with a point"
+    return f"is {field[:40]!r}, no number: leave such columns out, or code them as numbers"
+
+
+def _shown(fields: list[str]) -> str:
+    return repr(", ".join(fields)[:60])

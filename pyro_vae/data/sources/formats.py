@@ -1,0 +1,168 @@
+"""What a file holds, by its first bytes; and in one line what to do where that is nothing we read."""
+
+import csv
+import errno
+import gzip
+import os
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from pyro_vae.errors import DataError, FileError
+
+READABLE = ".npz, .npy, CSV or IDX"
+
+
+DAMAGED = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    MemoryError,
+    TypeError,
+    SyntaxError,
+    ArithmeticError,
+    tokenize.TokenError,
+    csv.Error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What reading a damaged file is known to raise."""
+
+
+Format = Literal["npy", "zip", "gzip", "idx", "text"]
+
+
+_OURS: dict[bytes, Format] = {
+    b"\x93NUMPY": "npy",
+    b"PK\x03\x04": "zip",
+    b"PK\x05\x06": "zip",
+    b"\x1f\x8b": "gzip",
+    b"\x00\x00\x08": "idx",
+}
+
+
+_ARRAYS = "save its arrays by numpy.savez(path, train=..., test=...)"
+
+
+_PICTURE = "one picture: stack all of them as numbers in an array [N, height, width], and save it by numpy.save"
+
+
+_FOREIGN = {
+    b"\x89HDF\r\n": f"an HDF5 file: read it with h5py and {_ARRAYS}",
+    b"PAR1": f"a Parquet file: read it with pandas and {_ARRAYS}",
+    b"ARROW1": f"an Arrow file: read it with pandas and {_ARRAYS}",
+    b"MATLAB": f"a MATLAB file: read it with scipy.io.loadmat and {_ARRAYS}",
+    b"SQLite": f"a database: read it with pandas and {_ARRAYS}",
+    b"\x80": f"a pickle, which can run any code when it is read: read it where you trust it, and {_ARRAYS}",
+    b"\x89PNG": _PICTURE,
+    b"\xff\xd8\xff": _PICTURE,
+    b"%PDF": "a document",
+    b"BZh": "compressed by bzip2: unpack it first",
+    b"\xfd7zXZ": "compressed by xz: unpack it first",
+    b"\xff\xfe": "text in UTF-16: save it as UTF-8",
+    b"\xfe\xff": "text in UTF-16: save it as UTF-8",
+}
+
+
+_CONTROL = frozenset(range(32)) - frozenset(b"\t\n\r\f")
+
+
+def format_of(path: Path) -> Format:
+    """What a file holds.
+
+    Raises:
+        DataError: if that is nothing that can be read here; it says how to convert it where that is known.
+    """
+    with reading(path), path.open("rb") as file:
+        head = file.read(4096)
+    if not head:
+        raise DataError(f"can't read {path}: it is empty (0 bytes)")
+    known: list[Format] = [name for start, name in _OURS.items() if head.startswith(start)]
+    if known:
+        return known[0]
+    foreign = next((text for start, text in _FOREIGN.items() if head.startswith(start)), None)
+    if foreign is None and not _CONTROL & set(head):
+        return _text_of(path, head)
+    raise DataError(f"can't read {path}: it is {foreign or _unknown(head)}; expected {READABLE}")
+
+
+def _text_of(path: Path, head: bytes) -> Format:
+    """Text may be a table, but not under a name that says otherwise."""
+    if path.suffix in (".npz", ".npy", ".gz"):
+        begins = head[:20].decode(errors="replace")
+        raise DataError(f"can't read {path}: it is no {path.suffix} file but text, beginning {begins!r}")
+    return "text"
+
+
+def _unknown(head: bytes) -> str:
+    return f"of no kind that is known here, beginning {head[:8]!r}"
+
+
+@contextmanager
+def reading(path: Path, what: str = "") -> Iterator[None]:
+    """Errors inside that come of a damaged file become one `DataError` with its path, the system's a `FileError`.
+
+    Args:
+        path: the file.
+        what: the part of it that is read, for the message.
+
+    Raises:
+        DataError: if the file holds something else than it should.
+        FileError: if the system can't read it.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except DAMAGED as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise FileError.of(error, path, "read") from error
+        raise DataError(f"can't read {f'{what} of ' if what else ''}{path}: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """The error in one line; a library's advice to read what is unsafe is not passed on."""
+    text = " ".join(str(error).split())
+    if "pickle" in text or "max_header_size" in text:
+        return "its header is damaged"
+    if isinstance(error, zipfile.BadZipFile):
+        return f"it is a damaged .npz file, or another kind of file ({text}); expected {READABLE}"
+    if isinstance(error, MemoryError):
+        return "it is too large for the memory of this machine"
+    return text or type(error).__name__
+
+
+def check_memory(path: Path, size: int, instead: str) -> None:
+    """Refuse what this machine could not hold, before it is tried: a small file may unpack to very much.
+
+    Args:
+        path: the file.
+        size: bytes in memory.
+        instead: what to do.
+
+    Raises:
+        DataError: if there is not so much memory.
+    """
+    there = memory()
+    if there is not None and size > there:
+        came = f"its arrays take {size / 2**30:.1f} GiB, but this machine has {there / 2**30:.1f}"
+        raise DataError(f"can't read {path}: {came}: {instead}")
+
+
+def memory() -> int | None:
+    """Bytes of memory of this machine; None where that can't be told."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def opened(path: Path):
+    """The file, unpacked while it is read where it is compressed by gzip."""
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")

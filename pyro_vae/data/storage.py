@@ -1,0 +1,120 @@
+"""Splits as they are stored, in memory or in a mapped file, and how they are read part by part."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeGuard
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.errors import DataError, UsageError
+
+Stored = Tensor | np.memmap
+"""A split as a `Dataset` keeps it: floating point, uint8 or bool in memory, or any real numbers in a mapped file."""
+
+
+CHUNK = 2**20
+"""Elements that become floating point at a time: 4 MiB in single precision."""
+
+
+def is_floating(x: Stored) -> TypeGuard[Tensor]:
+    """Whether it is a floating point tensor, whose values mean themselves."""
+    return isinstance(x, Tensor) and x.is_floating_point()
+
+
+def kind(x: Stored) -> str:
+    """The kind of numbers stored: bool, uint8, integer or float."""
+    name = str(x.dtype).removeprefix("torch.")
+    return name if name in ("bool", "uint8") else "integer" if "int" in name else "float"
+
+
+def chunk_rows(x: Stored, chunks: int = 1) -> int:
+    """How many rows have the elements of so many chunks."""
+    return max(1, chunks * CHUNK // math.prod(x.shape[1:]))
+
+
+def read_in_parts(x: Stored, rows: int | None = None) -> Iterator[Tensor]:
+    """All rows in order, so many at a time (a chunk's by default), each part as `read_in` gives it."""
+    rows = rows or chunk_rows(x)
+    return (read_in(x[start : start + rows]) for start in range(0, len(x), rows))
+
+
+def read_in(x: Tensor | np.ndarray) -> Tensor:
+    """Rows as a tensor: of a mapped file bytes as they are, all others in torch's default type."""
+    if isinstance(x, Tensor):
+        return x
+    if x.dtype != np.uint8:
+        return to_floats(x)
+    return torch.from_numpy(np.array(x))  # a copy, since torch does not take what is read-only
+
+
+def joined(parts: Iterable[Tensor], x: Stored, dtype: torch.dtype) -> Tensor:
+    """The parts as one tensor of the shape of `x`."""
+    whole = torch.empty(tuple(x.shape), dtype=dtype, device=x.device if isinstance(x, Tensor) else "cpu")
+    start = 0
+    for part in parts:
+        whole[start : start + len(part)] = part
+        start += len(part)
+    return whole
+
+
+def to_floats(array: np.ndarray) -> Tensor:
+    """A copy in torch's default type."""
+    dtype = np.float64 if torch.get_default_dtype() == torch.float64 else np.float32
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused as such
+        return torch.from_numpy(array.astype(dtype))
+
+
+def find(parts: Iterable[Tensor], bad: Callable[[Tensor], Tensor]) -> tuple[int, tuple[int, ...], float]:
+    """How many elements are bad, where the first is, and its value."""
+    count, start, first, value = 0, 0, (), math.nan
+    for x in parts:
+        where = bad(x)
+        if count == 0 and where.any():
+            row, *rest = where.nonzero()[0].tolist()
+            first, value = (start + row, *rest), float(x[(row, *rest)])
+        count, start = count + int(where.sum()), start + len(x)
+    return count, first, value
+
+
+def update_digest(digest: Any, x: Tensor) -> None:
+    """Feed the type and the bytes of a tensor to a hash."""
+    digest.update(str(x.dtype).encode())
+    digest.update(x.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+
+
+def check_layout(split: str, x: Stored, train: Stored) -> None:
+    """Refuse what can't be a split, or not one beside this train."""
+    if not isinstance(x, Tensor | np.memmap):
+        raise UsageError(f"{split} is a {type(x).__name__}, expected a Tensor or a numpy.memmap: use as_dataset")
+    shape = tuple(x.shape)
+    if len(shape) < 2 or 0 in shape:
+        raise DataError(f"{split} has shape {shape}; expected [N, *event] with no size 0 (a scalar datum is [N, 1])")
+    if shape[1:] != tuple(train.shape[1:]):
+        raise DataError(f"{split} has event shape {shape[1:]}, but train {tuple(train.shape[1:])}: make them equal")
+    if isinstance(x, np.memmap):
+        check_real(split, x)
+    elif not (x.is_floating_point() or x.dtype in (torch.uint8, torch.bool)):
+        remedy = "convert it, or use as_dataset, which scales integers"
+        raise DataError(f"{split} is {x.dtype}, expected floating point, or uint8 with a divisor: {remedy}")
+
+
+_ODD_KINDS = {
+    "O": ("Python objects", "make it one array of numbers, e.g. by numpy.stack"),
+    "U": ("text", "code it as numbers, or leave it out"),
+    "S": ("text", "code it as numbers, or leave it out"),
+    "M": ("dates or durations", "convert them to numbers, e.g. of days, by astype"),
+    "m": ("dates or durations", "convert them to numbers, e.g. of days, by astype"),
+    "c": ("complex", "give real and imaginary parts as two elements"),
+    "V": ("columns with names", "make it an array by numpy.lib.recfunctions.structured_to_unstructured"),
+}
+"""By the kind of NumPy's type what came, and what to do."""
+
+
+def check_real(split: str, array: np.ndarray) -> None:
+    """Refuse what is not an array of real numbers."""
+    if array.dtype.kind not in "fiub" or array.ndim == 0:
+        kind, remedy = _ODD_KINDS.get("V" if array.dtype.names else array.dtype.kind, ("", "give it a dimension for N"))
+        came = f"{kind} ({array.dtype}) of shape {array.shape}" if kind else f"{array.dtype} of shape {array.shape}"
+        raise DataError(f"{split} is {came}, expected real numbers [N, *event]: {remedy}")

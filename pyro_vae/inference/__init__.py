@@ -1,0 +1,33 @@
+"""Running any Pyro pair (model, guide) at given data: importance weights, simulated data, posterior draws, HMC.
+
+programs.py         a Pyro program before it is run: its modules, its sites, its evaluation mode
+weighing.py         importance: one vectorised run gives every log-density of every particle and datum
+sites.py            latent sites in one order
+tiles.py            random numbers in tiles, so that a result does not depend on how the work is cut
+pairs.py            a pair as one function from data to log-weights, eager or as a recorded graph
+simulating.py       data drawn from a model
+unconstrained.py    a pair as functions of one flat real vector, for samplers
+hamiltonian.py      hmc: Hamiltonian Monte Carlo for all data at once
+posteriors.py       posterior: draws from p(z|x)
+"""
+
+from pyro_vae.inference.hamiltonian import HMCResult, hmc
+from pyro_vae.inference.posteriors import Posterior, posterior
+from pyro_vae.inference.programs import Program, evaluation_mode
+from pyro_vae.inference.simulating import Simulated, simulate
+from pyro_vae.inference.unconstrained import Target
+from pyro_vae.inference.weighing import ImportanceSamples, importance
+
+__all__ = [
+    "HMCResult",
+    "ImportanceSamples",
+    "Posterior",
+    "Program",
+    "Simulated",
+    "Target",
+    "evaluation_mode",
+    "hmc",
+    "importance",
+    "posterior",
+    "simulate",
+]

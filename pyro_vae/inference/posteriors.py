@@ -1,0 +1,361 @@
+"""Draws from p(z|x), or from what stands for it, and for each datum how far they can be trusted."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.arguments.checked import checked
+from pyro_vae.compiling.backends import exact_products, fast_cpu
+from pyro_vae.compiling.memory import remembering
+from pyro_vae.errors import NumericalError, UsageError
+from pyro_vae.inference.hamiltonian import HMCResult, hmc
+from pyro_vae.inference.pairs import EagerPair
+from pyro_vae.inference.programs import Called, Program, evaluation_mode
+from pyro_vae.inference.sites import in_order
+from pyro_vae.inference.tiles import TILE_DATA, TILE_PARTICLES, draws
+from pyro_vae.inference.unconstrained import Target
+from pyro_vae.inference.weighing import model_order, refuse_point_masses
+from pyro_vae.process.isolation import isolated
+from pyro_vae.process.seeding import generator, seeded
+from pyro_vae.statistics.pareto import reliable_below, smooth_tail
+from pyro_vae.statistics.reliability import untrustworthy
+from pyro_vae.statistics.rounding import rounding_error
+
+Method = Literal["guide", "sir", "psis", "hmc"]
+
+
+METHODS = ("guide", "sir", "psis", "hmc")
+
+
+GUIDE_EFFICIENCY = 0.9
+"""Least ESS / K of a guide whose own draws pass for the posterior's: no mean of theirs is then off by more than a third
+of its standard deviation under q, sqrt(K / ESS - 1), as chi-squared(p || q) = K / ESS - 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """The importance weights behind draws, all in double precision on the CPU.
+
+    Args:
+        log_weights: log p(x, z) - log q(z|x) of each draw, `[num_draws, N]`, nats, before any smoothing.
+        ess: effective number of guide's draws, `(sum w)^2 / sum w^2`, `[N]`, between 1 and K.
+        pareto_k: shape of the tail of all K weights, `[N]`; -inf where all are equal, nan where K is too small.
+        num_particles: K, draws of the guide for each datum.
+    """
+
+    log_weights: Tensor
+    ess: Tensor
+    pareto_k: Tensor
+    num_particles: int
+
+    @property
+    def threshold(self) -> float:
+        """The Pareto k above which not to trust the weights: `min(1 - 1 / log10(K), 0.7)` (Vehtari et al. 2024)."""
+        return reliable_below(self.num_particles)
+
+    @property
+    def heavy(self) -> Tensor:
+        """Which data's weights are not to be trusted, `[N]` bool: Pareto k likely above `threshold`, or unknown.
+
+        The k-hat of all data are judged together; see `reliability.untrustworthy`.
+        """
+        return untrustworthy(self.pareto_k, self.num_particles, self.threshold)
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    r"""Draws of the latent sites for each datum, and their health.
+
+    Args:
+        draws: by site name, `[num_draws, N, *event]`, in the order in which the model draws the sites; in inner plates
+            `[num_draws, *plates, N, *event]`. Those of the chains of `"hmc"` follow each other.
+        method: how they were drawn.
+        seed: the seed of the draws.
+        weights: those of the guide's draws; None for `"hmc"`.
+        chains: the chains of `"hmc"`; else None.
+    """
+
+    draws: Mapping[str, Tensor]
+    method: str
+    seed: int
+    weights: Weights | None = None
+    chains: HMCResult | None = None
+
+    @property
+    def num_draws(self) -> int:
+        """Draws of each datum."""
+        return len(next(iter(self.draws.values())))
+
+    @property
+    def num_chains(self) -> int:
+        """Chains that the draws are of, one after the other."""
+        return 1 if self.chains is None else self.chains.draws.shape[1]
+
+    @property
+    def pareto_k(self) -> Tensor | None:
+        """Shape of the tail of the weights, `[N]`; None for `"hmc"`, which has none."""
+        return None if self.weights is None else self.weights.pareto_k
+
+    @property
+    def ess(self) -> Tensor:
+        """Effective sample size, `[N]`: of the weights; of the chains in the dimension where it is least."""
+        return self._chains.ess.amin(-1) if self.weights is None else self.weights.ess
+
+    @property
+    def r_hat(self) -> Tensor | None:
+        """R-hat of the chains, `[N]`, in the dimension where it is greatest; None but for `"hmc"`."""
+        return None if self.chains is None else self.chains.r_hat.amax(-1)
+
+    @property
+    def flagged(self) -> Tensor:
+        """Which data's draws are not to be trusted, `[N]` bool.
+
+        Of weights: Pareto k above its threshold or unknown, as the guide then misses a part of the posterior, which no
+        weight brings back. The guide's own draws, which are not weighed, also where ESS / K is below 0.9. Of chains:
+        R-hat above 1.01, fewer than 100 effective draws for each, or a divergence.
+        """
+        if self.weights is None:
+            return self._chains.flagged
+        wide_of_it = self.weights.ess < GUIDE_EFFICIENCY * self.weights.num_particles
+        return self.weights.heavy | wide_of_it if self.method == "guide" else self.weights.heavy
+
+    @property
+    def unreliable(self) -> float:
+        """Share of the data whose draws are `flagged`."""
+        return self.flagged.double().mean().item()
+
+    def __repr__(self) -> str:
+        sites = ", ".join(f"{name} {list(value.shape)}" for name, value in self.draws.items())
+        made = f"{self.num_chains} chains" if self.weights is None else f"K = {self.weights.num_particles} draws"
+        health = f"median ESS {self.ess.median():.0f}, flagged {self.unreliable:.1%}"
+        return f"Posterior({sites} by {self.method!r} from {made}, {health}, seed {self.seed})"
+
+    @property
+    def _chains(self) -> HMCResult:
+        assert self.chains is not None
+        return self.chains
+
+
+@isolated
+@checked
+def posterior(
+    model: Program,
+    guide: Program,
+    x: Tensor,
+    *args: Any,
+    num_draws: int = 1000,
+    method: Method = "psis",
+    num_particles: int = 5000,
+    num_chains: int = 4,
+    num_warmup: int = 300,
+    num_leapfrog: int = 10,
+    seed: int = 0,
+    max_rows: int = 4096,
+    max_plate_nesting: int = 1,
+    progress: Callable[[int], object] | None = None,
+    **inputs: Tensor,
+) -> Posterior:
+    r"""Draw from p(z|x) for every datum.
+
+    - `"guide"`: z ~ q(z|x), as they come. Right as far as the guide is.
+    - `"sir"`: sampling-importance-resampling. K draws of the guide, of which each is taken in proportion to its weight
+      `w_k = p(x, z_k) / q(z_k|x)`: right in the limit of K, wherever the guide reaches.
+    - `"psis"`: the same with the largest weights replaced by the order statistics of a fitted Pareto distribution,
+      which keeps one draw from being taken over and over; less noise for a little bias.
+    - `"hmc"`: Hamiltonian Monte Carlo from draws of the guide. Right in the limit of long chains, also where the guide
+      does not reach; slower by far. Continuous sites only.
+
+    Resampling is systematic: a draw is taken `num_draws w_k / sum w` times, rounded up or down at random, so draws
+    repeat, and say no more than ESS independent ones. The order is random. The result is a function of `(x, num_draws,
+    method, num_particles, seed)`, whatever the data that follow; the weights are those of `log_marginal` with the same
+    seed and K. The guide draws twice in place of keeping K codes: memory is that of the result, and 16 K bytes for each
+    of 50 data.
+
+    Args:
+        model: Pyro program of p(x, z), with one data plate.
+        guide: Pyro program of q(z|x).
+        x: data `[N, *event]`.
+        *args: further tensors with the data in front, passed to both programs.
+        num_draws: draws for each datum.
+        method: guide | sir | psis | hmc.
+        num_particles: K, draws of the guide that are weighed, at least `num_draws` of them for `"guide"`.
+        num_chains: of `"hmc"`; each gives `num_draws / num_chains` draws, rounded up.
+        num_warmup: of `"hmc"`, draws of each chain before those.
+        num_leapfrog: of `"hmc"`, most steps of a trajectory.
+        seed: seed of the draws; the caller's generators are left alone.
+        max_rows: the most (datum, particle) pairs in one run of the model; bounds memory.
+        max_plate_nesting: number of plate dimensions the programs use.
+        progress: called with the number of data done so far.
+        **inputs: tensors with the data in front that both programs take by name, e.g. `c`.
+
+    Returns:
+        A `Posterior`, on the CPU; draws in the precision of the programs, the rest in double precision.
+
+    Raises:
+        UsageError: if a size is not positive, the method is unknown, or a site of the guide is a Delta.
+        NumericalError: if a datum's log-weights are all -inf, or one is nan or +inf.
+
+    References:
+        Rubin 1988, Using the SIR algorithm to simulate posterior distributions. Vehtari et al. 2024, Pareto smoothed
+        importance sampling. Yao et al. 2018, Yes, but did it work? Evaluating variational inference.
+
+    Example:
+        >>> from pyro_vae.autoencoders.vae import VAE
+        >>> vae = VAE((4,), latent_dim=2)
+        >>> posterior(vae.model, vae.guide, torch.ones(3, 4), num_draws=10, num_particles=100).draws["z"].shape
+        torch.Size([10, 3, 2])
+    """
+    numbers = {"num_draws": num_draws, "num_particles": num_particles, "num_chains": num_chains, "max_rows": max_rows}
+    _check(method, len(x), **numbers)
+    data = (x, *args, *inputs.values())
+    pair = EagerPair(Called(model, list(inputs)), Called(guide, list(inputs)), max_rows, max_plate_nesting)
+    told = progress or (lambda done: None)
+    with evaluation_mode(model, guide), fast_cpu(), exact_products(), remembering():
+        with seeded(seed, "structure"):
+            refuse_point_masses(pair.guide, *(a[:1] for a in data), max_plate_nesting=max_plate_nesting)
+        if method == "hmc":
+            sizes = (num_chains, -(-num_draws // num_chains), num_warmup, num_leapfrog)
+            draws_of, chains = _by_hmc(pair, data, sizes, seed, told)
+            return Posterior(draws_of, method, seed, chains=chains)
+        draws_of, weights = _by_weights(pair, data, num_draws, method, num_particles, seed, told)
+        one = {name: value[:1].to(x.device) for name, value in draws_of.items()}
+        order = model_order(pair.model, one, *data, max_plate_nesting=max_plate_nesting)
+    return Posterior(in_order(draws_of, order), method, seed, weights)
+
+
+def _check(method: str, size: int, **numbers: int) -> None:
+    if method not in METHODS:
+        raise UsageError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
+    if size == 0 or min(numbers.values()) < 1:
+        told = ", ".join(f"{name} {number}" for name, number in numbers.items())
+        raise UsageError(f"need data, and numbers of at least 1, got {size} data and {told}")
+
+
+def _by_weights(
+    pair: EagerPair,
+    data: Sequence[Tensor],
+    num_draws: int,
+    method: str,
+    num_particles: int,
+    seed: int,
+    told: Callable[[int], object],
+) -> tuple[dict[str, Tensor], Weights]:
+    """Draws of the guide, as they come or resampled, and their weights, block by block."""
+    num_particles, blocks = max(num_particles, num_draws) if method == "guide" else num_particles, []
+    for start in range(0, len(data[0]), TILE_DATA):
+        block = [a[start : start + TILE_DATA] for a in data]
+        blocks.append(_block(pair, block, start, num_draws, method, num_particles, seed))
+        told(start + len(block[0]))
+    latents, *columns = zip(*blocks, strict=True)
+    log_w, ess, k = (torch.cat(column, -1) for column in columns)
+    return _joined(latents, pair.nesting), Weights(log_w, ess, k, num_particles)
+
+
+def _by_hmc(
+    pair: EagerPair, data: Sequence[Tensor], sizes: tuple[int, int, int, int], seed: int, told: Callable[[int], object]
+) -> tuple[dict[str, Tensor], HMCResult]:
+    """Draws of chains that start at draws of the guide, as many data at a time as `max_rows` lets."""
+    num_chains, num_samples, num_warmup, num_leapfrog = sizes
+    rows, total = max(1, pair.max_rows // (num_chains * TILE_DATA)) * TILE_DATA, num_warmup + num_samples
+    latents, results = [], []
+    for start in range(0, len(data[0]), rows):
+        part = [a[start : start + rows] for a in data]
+        target = Target(pair.model, pair.guide, *part, max_plate_nesting=pair.nesting)
+        result = hmc(
+            target.log_joint,
+            target.draw_guide(num_chains, seed, start)[0],
+            num_samples,
+            num_warmup=num_warmup,
+            num_leapfrog=num_leapfrog,
+            seed=seed,
+            first=start,
+            progress=partial(_tell, told, start, len(part[0]), total),
+        )
+        flat = result.draws.transpose(0, 1).flatten(0, 1)
+        latents.append({name: value.cpu() for name, value in target.latents(flat).items()})
+        results.append(result)
+    return _joined(latents, pair.nesting), _one(results)
+
+
+def _tell(told: Callable[[int], object], start: int, size: int, total: int, done: int) -> None:
+    """The data done so far, in proportion to the draws of those at work."""
+    told(start + size * done // total)
+
+
+def _joined(parts: Sequence[Mapping[str, Tensor]], dim: int) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts], dim) for name in parts[0]}
+
+
+def _one(results: Sequence[HMCResult]) -> HMCResult:
+    """The chains of all data."""
+    axes = {"draws": 2, "accept": 1, "step_size": 0, "scale": 0, "divergences": 1}
+    joined = {name: torch.cat([getattr(result, name).cpu() for result in results], dim) for name, dim in axes.items()}
+    return HMCResult(**joined, evaluations=results[0].evaluations, seed=results[0].seed)
+
+
+def _block(
+    pair: EagerPair, data: Sequence[Tensor], start: int, num_draws: int, method: str, num_particles: int, seed: int
+) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
+    """The draws of one block, their log-weights `[num_draws, block]`, the ESS and Pareto's k of each datum."""
+    log_w, rounding = _weighed(pair, data, start, num_particles, seed)
+    tails = smooth_tail(np.ascontiguousarray(log_w.T), num_particles, rounding.numpy())
+    smoothed, k = map(torch.from_numpy, tails)
+    used = smoothed.T if method == "psis" else log_w
+    first = torch.arange(num_draws)[:, None].expand(-1, len(data[0]))
+    chosen = first if method == "guide" else _resample(used, num_draws, start, seed)
+    latents = _pick(pair, data, start, chosen, num_particles, seed)
+    ess = torch.exp(2 * used.logsumexp(0) - (2 * used).logsumexp(0)).clamp(1, num_particles)
+    return latents, log_w.gather(0, chosen), ess, k
+
+
+def _weighed(
+    pair: EagerPair, data: Sequence[Tensor], start: int, num_particles: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """The log-weights of one block, `[num_particles, block]`, and their rounding errors, `[block]`."""
+    drawn = draws(pair, data, start, num_particles, seed, pair.nesting)
+    terms = [(pair.log_joint(latents, data), log_guide) for latents, log_guide in drawn]
+    log_w = torch.cat([(log_joint - log_guide).double().cpu() for log_joint, log_guide in terms])
+    rounding = torch.stack([rounding_error(*torch.broadcast_tensors(*both)) for both in terms]).amax(0)
+    return _usable(log_w, start), rounding.cpu()
+
+
+def _usable(log_w: Tensor, start: int) -> Tensor:
+    total = log_w.logsumexp(0)
+    if not total.isfinite().all():
+        datum = int((~total.isfinite()).nonzero()[0])
+        raise NumericalError(
+            f"the log-weights of datum {start + datum} add up to {total[datum].item()}: one is nan or infinite, or all "
+            "are -inf; look at the decoder's and the encoder's outputs for it"
+        )
+    return log_w
+
+
+def _resample(log_w: Tensor, num_draws: int, start: int, seed: int) -> Tensor:
+    """Which particle each draw of each datum is, `[num_draws, block]`: systematic, in random order."""
+    stream, size = generator(seed, "posterior", start), log_w.shape[1]
+    offset = torch.rand(TILE_DATA, generator=stream, dtype=torch.float64)[:size]
+    order = torch.rand(num_draws, TILE_DATA, generator=stream)[:, :size].argsort(0)
+    upto = log_w.softmax(0).cumsum(0).T.contiguous()
+    places = (torch.arange(num_draws, dtype=torch.float64) + offset[:, None]) / num_draws
+    chosen = torch.searchsorted(upto, places * upto[:, -1:], right=True).T
+    return chosen.clamp(max=len(log_w) - 1).gather(0, order)
+
+
+def _pick(
+    pair: EagerPair, data: Sequence[Tensor], start: int, chosen: Tensor, num_particles: int, seed: int
+) -> dict[str, Tensor]:
+    """The chosen draws by site, `[num_draws, *plates, block, *event]`, out of the same tiles that were weighed."""
+    found: dict[str, Tensor] = {}
+    tiles = draws(pair, data, start, num_particles, seed, pair.nesting)
+    for first, (latents, _) in zip(range(0, num_particles, TILE_PARTICLES), tiles, strict=True):
+        rows, columns = ((chosen >= first) & (chosen < first + TILE_PARTICLES)).nonzero(as_tuple=True)
+        for name, value in latents.items():
+            value = value.movedim(pair.nesting, 1).cpu()
+            kept = found.setdefault(name, value.new_empty(*chosen.shape, *value.shape[2:]))
+            kept[rows, columns] = value[chosen[rows, columns] - first, columns]
+    return {name: value.movedim(1, pair.nesting) for name, value in found.items()}

@@ -1,0 +1,100 @@
+"""The precision of networks' products, and whether bfloat16 is worth having on a device."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from pyro_vae.errors import UsageError
+from pyro_vae.networks.base import Network
+
+
+@contextmanager
+def computing_in(module: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
+    """Compute the products of all networks in a module in `dtype`, for the time of the block; weights keep theirs.
+
+    Args:
+        module: e.g. a `VAE`; only its `Network`s are affected, so densities stay in full precision.
+        dtype: e.g. `torch.bfloat16`; None to change nothing.
+    """
+    networks = [m for m in module.modules() if isinstance(m, Network)]
+    before = [network.compute_dtype for network in networks]
+    try:
+        for network in networks:
+            network.compute_dtype = dtype
+        yield
+    finally:
+        for network, previous in zip(networks, before, strict=True):
+            network.compute_dtype = previous
+
+
+Precision = Literal["float32", "bf16"]
+
+
+DTYPES: dict[str, torch.dtype | None] = {"float32": None, "bf16": torch.bfloat16}
+"""What `computing_in` takes: the type of the products, None for that of the weights."""
+
+
+_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16", "sve_bf16")
+"""CPU features that multiply in bfloat16, by the names that torch and Linux have for them."""
+
+
+_CPU_INFO = Path("/proc/cpuinfo")
+
+
+_log = logging.getLogger("pyro_vae")
+
+
+def check_precision(precision: object) -> None:
+    """Refuse what is no precision.
+
+    Raises:
+        UsageError: with those there are.
+    """
+    if not isinstance(precision, str) or precision not in DTYPES:
+        raise UsageError(f"precision must be 'float32' or 'bf16', got {precision!r}")
+
+
+def usable_precision(precision: Precision, device: torch.device) -> Precision:
+    """The precision, or float32 with a warning where bfloat16 would be slower: a CPU without instructions for it.
+
+    Without them factors are converted there and back: two to ten times as long as in float32, and less exact.
+
+    Args:
+        precision: what was asked for.
+        device: where the products are computed.
+
+    Returns:
+        What to compute in.
+    """
+    if precision == "float32" or device.type != "cpu" or cpu_has_bfloat16():
+        return precision
+    _log.warning(
+        "this CPU has no bfloat16 instructions, and products in bfloat16 would be two to ten times slower: precision "
+        "'bf16' is taken as 'float32'"
+    )
+    return "float32"
+
+
+@cache
+def cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies in bfloat16; True also where that can't be told."""
+    known = _capabilities()
+    return known is None or any(name in known for name in _INSTRUCTIONS)
+
+
+def _capabilities() -> set[str] | None:
+    """The CPU's features: those that torch tells, else those that Linux lists; None where neither does."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return {name for name, there in torch.cpu.get_capabilities().items() if there is True} or None
+    try:
+        lines = _CPU_INFO.read_text().splitlines()
+    except OSError:
+        return None
+    listed = [line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))]
+    return {name for names in listed for name in names} or None

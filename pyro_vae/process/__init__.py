@@ -1,0 +1,11 @@
+"""A guest in the caller's process: every switch, handler and random stream is left as it was.
+
+    isolation.py      `@isolated`, above public functions that run programs
+    turns.py          one call at a time
+    switches.py       process-wide switches of Pyro and torch
+    seeding.py        `seeded`: draws as a function of a seed and of what is drawn
+    interrupts.py     signals collected while work is saved
+    torch_cache.py    the folder in which torch keeps what it compiles
+
+Nothing is imported here, so that errors are told before torch is imported.
+"""

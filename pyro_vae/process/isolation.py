@@ -1,0 +1,213 @@
+"""What a public function promises to the process that calls it: `@isolated` stands above each that runs programs.
+
+The library is a guest: Pyro's handlers, torch's switches and its default generator are the caller's. So:
+
+- One call at a time. A call from another thread waits (the logger `pyro_vae` says so once); to work in parallel take
+  processes. A call from inside one (a callback, a user's program) goes through. The package can't see what other code
+  does with Pyro in another thread meanwhile: keep that apart yourself.
+- The same numbers whatever mode the caller is in: `torch.no_grad()`, `torch.inference_mode()`, autocast. Tensors that
+  were made in inference mode are copied. A module whose weights were is refused: they take no part in gradients.
+- Every switch is left as it was, also after an error or Ctrl-C. What can't be put back is never touched: the
+  allocator, signal handlers that Python did not install.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from copy import copy
+from dataclasses import fields, is_dataclass
+from functools import wraps
+from itertools import chain
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.errors import UsageError
+from pyro_vae.process.switches import put_back_on_error
+from pyro_vae.process.torch_cache import environment_kept
+from pyro_vae.process.turns import one_at_a_time
+
+P = ParamSpec("P")
+
+
+R = TypeVar("R")
+
+
+_MOST_NESTED = 8
+"""How deep arguments are searched for tensors: the inputs of a data set are by name and split."""
+
+
+_REMEDY = "make or load it outside of torch.inference_mode(), or take copy.deepcopy(module) outside of it"
+
+
+def isolated(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a public function keep the promises above; what it calls may use gradients."""
+    return _isolated(function, lambda: True)
+
+
+def isolated_keeping_gradients(function: Callable[P, R]) -> Callable[P, R]:
+    """The same for a function whose result has gradients where the caller has them on."""
+    return _isolated(function, torch.is_grad_enabled)
+
+
+def outside_inference_mode(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function leave inference mode, so that the tensors it makes can be trained; nothing else."""
+
+    @wraps(function)
+    def outside(*args: P.args, **kwargs: P.kwargs) -> R:
+        with ordinary_tensors():
+            return function(*args, **kwargs)
+
+    return outside
+
+
+def in_any_mode(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a method that takes gradients by itself work in inference mode too; nothing is done outside of it."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not torch.is_inference_mode_enabled():
+            return function(*args, **kwargs)
+        with ordinary_tensors():
+            call: Callable[..., R] = function
+            parts, named = ordinary((args, kwargs))
+            return call(*parts, **named)
+
+    return call
+
+
+def _isolated(function: Callable[P, R], gradients: Callable[[], bool]) -> Callable[P, R]:
+    name = function.__qualname__.removesuffix(".__init__").rpartition(".")[2]
+
+    @wraps(function)
+    def isolated(*args: P.args, **kwargs: P.kwargs) -> R:
+        if _is_nested():
+            with _usual_modes(gradients()):
+                return function(*args, **kwargs)
+        with _inside(name), _usual_modes(gradients()), _refusing_inference_tensors(name):
+            call: Callable[..., R] = function
+            parts, named = ordinary((args, kwargs))
+            return call(*parts, **named)
+
+    return isolated
+
+
+_here = threading.local()
+"""Whether this thread is in such a function."""
+
+
+def _is_nested() -> bool:
+    return getattr(_here, "inside", False) and not torch.is_inference_mode_enabled()
+
+
+@contextmanager
+def _inside(name: str) -> Iterator[None]:
+    before = getattr(_here, "inside", False)
+    with one_at_a_time(name), environment_kept(), put_back_on_error():
+        _here.inside = True
+        try:
+            yield
+        finally:
+            _here.inside = before
+
+
+@contextmanager
+def ordinary_tensors() -> Iterator[None]:
+    """Leave inference mode for the time of a block; gradients stay on or off."""
+    if not torch.is_inference_mode_enabled():
+        yield
+        return
+    with torch.inference_mode(False), torch.set_grad_enabled(False):
+        yield
+
+
+@contextmanager
+def _usual_modes(gradients: bool) -> Iterator[None]:
+    """Neither inference mode nor autocast, and gradients on or off."""
+    with ExitStack() as modes:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                modes.enter_context(torch.autocast(device, enabled=False))
+        if torch.is_inference_mode_enabled():
+            modes.enter_context(torch.inference_mode(False))
+        modes.enter_context(torch.set_grad_enabled(gradients))
+        yield
+
+
+def ordinary(value: Any, depth: int = 0) -> Any:
+    """An argument with its inference tensors copied; itself where there are none.
+
+    Args:
+        value: a tensor, a module, a program, or what holds some: a mapping, a list, a tuple, a dataclass.
+        depth: how deep it lies in the arguments.
+
+    Raises:
+        UsageError: for a module whose weights were made in inference mode.
+    """
+    if isinstance(value, Tensor):
+        return _copied(value)
+    for module in (value, getattr(value, "__self__", None)):
+        if isinstance(module, nn.Module):
+            _check_module(module)
+            return value
+    return value if depth == _MOST_NESTED else _with_ordinary_parts(value, depth + 1)
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    if not tensor.is_inference():
+        return tensor
+    with ordinary_tensors():
+        return tensor.clone()
+
+
+def _with_ordinary_parts(value: Any, depth: int) -> Any:
+    if isinstance(value, Mapping):
+        made = {key: ordinary(part, depth) for key, part in value.items()}
+        return made if _differ(made.values(), value.values()) else value
+    if type(value) in (list, tuple):
+        made = [ordinary(part, depth) for part in value]
+        return type(value)(made) if _differ(made, value) else value
+    if is_dataclass(value) and not isinstance(value, type):
+        return _with_ordinary_fields(value, depth)
+    return value
+
+
+def _with_ordinary_fields(value: Any, depth: int) -> Any:
+    parts = {field.name: getattr(value, field.name, None) for field in fields(value)}
+    made = {name: ordinary(part, depth) for name, part in parts.items()}
+    if not _differ(made.values(), parts.values()):
+        return value
+    other = copy(value)
+    for name, part in made.items():
+        object.__setattr__(other, name, part)
+    return other
+
+
+def _differ(made: Any, parts: Any) -> bool:
+    return any(a is not b for a, b in zip(made, parts, strict=True))
+
+
+def _check_module(module: nn.Module) -> None:
+    if not any(tensor.is_inference() for tensor in chain(module.parameters(), module.buffers())):
+        return
+    named = chain(module.named_parameters(), module.named_buffers())
+    name = next(name for name, tensor in named if tensor.is_inference())
+    raise UsageError(
+        f"{type(module).__name__}: {name!r} was made in torch.inference_mode(), so it takes no part in gradients: "
+        f"{_REMEDY}"
+    )
+
+
+@contextmanager
+def _refusing_inference_tensors(name: str) -> Iterator[None]:
+    """Those that no argument shows (a program may hold some in a closure) are met by torch."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "nference tensor" not in str(error) or isinstance(error, UsageError):
+            raise
+        raise UsageError(
+            f"{name} met a tensor or a weight that was made in torch.inference_mode(), which takes no part in "
+            f"gradients: {_REMEDY}"
+        ) from error

@@ -1,0 +1,84 @@
+"""The folder in which torch keeps what it compiles, seen to before torch's compiler is imported.
+
+Importing the compiler makes that folder, and so does the first optimizer of a process. Where it can't be made, both
+fail with the system's error, although nothing depends on the folder but time.
+"""
+
+import atexit
+import getpass
+import logging
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyro_vae.errors import FileError
+
+VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+
+
+_TORCHS = ("TORCH", "_TORCH", "TRITON_")
+"""How environment variables begin that torch sets."""
+
+
+_lasting: set[str] = set()
+"""Those that stay set, as torch would not find the same by itself."""
+
+
+def ensure_cache() -> None:
+    """Point torch to a temporary folder, with a warning, where the one it would take can't be written to.
+
+    Raises:
+        FileError: if no temporary folder can be made either.
+    """
+    if "torch._dynamo" in sys.modules:  # it has its folder
+        return
+    try:
+        folder = Path(os.environ.get(VARIABLE) or _default()).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        other = os.environ[VARIABLE] = _temporary()
+        _lasting.add(VARIABLE)
+        reason = FileError.of(error, doing="write")
+        logging.getLogger("pyro_vae").warning(
+            f"{reason}: what torch compiles goes to {other} and is deleted at the end"
+        )
+
+
+@contextmanager
+def environment_kept() -> Iterator[None]:
+    """Run a block, then take away the variables that torch has set for itself meanwhile, such as the folder's name.
+
+    The host's own children would inherit them, and torch finds the same values again.
+    """
+    before = set(os.environ)
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - before - _lasting:
+            if name.startswith(_TORCHS):
+                os.environ.pop(name, None)
+
+
+def _default() -> Path:
+    """Torch's own choice, which it tells only to those who import the compiler."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, ModuleNotFoundError, OSError):
+        user = f"uid_{os.getuid()}"
+    return Path(tempfile.gettempdir(), "torchinductor_" + re.sub(r'[\\/:*?"<>|]', "_", user))
+
+
+def _temporary() -> str:
+    try:
+        folder = tempfile.mkdtemp(prefix="torchinductor_")
+    except OSError as error:
+        raise FileError.of(error, "a temporary folder", "make") from error
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

@@ -1,0 +1,66 @@
+"""A run directory made from another one: a trained autoencoder that was changed, and where it comes from."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pyro_vae.runs.describing import describe, vae_parts
+from pyro_vae.runs.directory import Run
+from pyro_vae.runs.loading import read_config, read_manifest
+from pyro_vae.runs.state import State
+
+MADE_BY = "refit"
+"""The entry of a derived run's config that says what it was made from; no training has one."""
+
+
+class Derived:
+    """A run directory that is to hold what another run becomes with some of its parts replaced.
+
+    Args:
+        run: the directory, open.
+        source: manifest of the run it is made from.
+    """
+
+    def __init__(self, run: Run, source: Mapping[str, Any]) -> None:
+        self.run, self.source = run, source
+
+    def save(self, vae: nn.Module) -> None:
+        """Write the weights; the directory holds a run from then on, whose training is that of its source."""
+        kept = {name: self.source["progress"].get(name) for name in ("epoch", "step", "best_epoch", "data")}
+        self.run.save(State(vae.state_dict(), {}, {}, kept))
+
+
+@contextmanager
+def derived_run(
+    source: str | Path, out: str | Path, parts: Mapping[str, Any], settings: Mapping[str, Any]
+) -> Iterator[Derived]:
+    """Open a run directory for what a run becomes, before the work is done: what can't be written is told at once.
+
+    Its config is that of the source, with the parts replaced, and an entry `refit` with the source, the sha256 of its
+    weights, what was replaced and the settings. So `pyro-vae fit --config` does not take it for a training's.
+
+    Args:
+        source: the run directory that it is made from; read only.
+        out: the new one. One that holds the very same, from an earlier call, is written again.
+        parts: the new parts of the autoencoder, by the name of its argument: classes, or partials of them.
+        settings: how they are made, as plain data.
+
+    Raises:
+        CheckpointError: if `source` holds no run, or `out` holds another one, the source among them, or is in use.
+        UsageError: for a part that can't be described.
+    """
+    config, manifest = read_config(Path(source)), read_manifest(Path(source))
+    cls, arguments = vae_parts(config.get("vae", {}))
+    new = {**arguments, **{name: describe(part) for name, part in parts.items()}}
+    config["vae"] = {"class_path": cls, "init_args": new} if "class_path" in config["vae"] else new
+    which = "best" if manifest["progress"].get("best_epoch") else "weights"  # what `load` takes
+    record = {"run": str(Path(source).resolve()), "weights": manifest["files"][which]["sha256"], **settings}
+    record["replaced"] = {name: arguments.get(name) for name in parts}
+    run = Run(out, {**config, MADE_BY: record}, rewritten=True)
+    try:
+        yield Derived(run, manifest)
+    finally:
+        run.close()

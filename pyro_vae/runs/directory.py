@@ -1,0 +1,205 @@
+"""A run directory that is being written: what it holds, and resuming from it."""
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.errors import CheckpointError
+from pyro_vae.runs import files as run_files
+from pyro_vae.runs.describing import with_defaults
+from pyro_vae.runs.formats import (
+    KINDS,
+    TENSORS,
+    format_metrics,
+)
+from pyro_vae.runs.loading import FORMAT, read_config, read_manifest, read_metrics, read_tensors
+from pyro_vae.runs.safe_yaml import dump_yaml, load_yaml
+from pyro_vae.runs.state import MISFIT, State, tensor_bytes
+
+_TEMPORARY = r"(?:[0-9a-f]{12}\.)?tmp"
+
+
+_SWEPT = re.compile(rf"{TENSORS}|\.(?:{TENSORS}|config\.yaml|metrics\.csv|manifest\.json)\.{_TEMPORARY}")
+"""What may be deleted: files that only a save writes. All others in the directory are the user's."""
+
+
+_UNSAVED = re.compile(rf"(?:{'|'.join(KINDS)})-0+-0+\.safetensors")
+"""What a training may leave that ends before its first manifest."""
+
+
+_ADDED = {"keep": "best"}
+"""Settings that older versions did not write, and what they did."""
+
+
+_SHOWN_CHANGES = 5
+"""Settings that are named where a run has others."""
+
+
+_LONGEST_VALUE = 40
+
+
+_IGNORED = ("device", "run")
+"""Settings that may differ when a run is resumed: where, not what."""
+
+
+class Run:
+    """An open run directory, locked against every other process until closed.
+
+    Args:
+        path: the directory; made if it is not there.
+        config: what the training is, as plain data.
+        rewritten: whether the files of a run with the very same config, that is not whole, may be written again, since
+            no training is lost with them.
+        unused: settings that change nothing in this training, which may differ from those of the run.
+
+    Raises:
+        CheckpointError: if another process has it, it holds a run with another config or one without its manifest, or
+            something else is in the place of its files.
+        FileError: if it can't be made, read or written.
+    """
+
+    def __init__(
+        self, path: str | Path, config: Mapping[str, Any], rewritten: bool = False, unused: Collection[str] = ()
+    ) -> None:
+        self.path, self._ignored = Path(path), {*_IGNORED, *unused}
+        run_files.make_directory(self.path)
+        self._lock = run_files.lock(self.path)
+        try:
+            self._keep_config(_plain(config), rewritten)
+        except BaseException:
+            self.close()
+            raise
+
+    def _keep_config(self, config: dict[str, Any], rewritten: bool) -> None:
+        begun = run_files.has(self.path, "manifest.json")
+        if not begun:
+            self._refuse_remains(config, rewritten)
+            run_files.write(self.path, "config.yaml", dump_yaml(config).encode())
+        elif changes := self._changes(config):
+            raise CheckpointError(
+                f"{self.path} holds a run with other settings: use these to resume it, or another directory. "
+                f"Different: {_few(changes)}"
+            )
+
+    def _changes(self, config: dict[str, Any]) -> list[str]:
+        old, new = (
+            {name: value for name, value in _completed(found).items() if name not in self._ignored}
+            for found in (read_config(self.path), config)
+        )
+        return _differences(old, new)
+
+    def _refuse_remains(self, config: dict[str, Any], rewritten: bool) -> None:
+        """Never train anew among the files of a run whose manifest is lost."""
+        remains = _remains(self.path)
+        if not remains or (rewritten and read_config(self.path) == config):
+            return
+        raise CheckpointError(
+            f"{self.path} holds what a run has left ({', '.join(remains)}) without its manifest.json, so it can't be "
+            "resumed and is not begun anew: restore manifest.json from a copy, or use another directory"
+        )
+
+    def restore(self) -> State | None:
+        """The latest state, or None where nothing has been saved yet."""
+        if not run_files.has(self.path, "manifest.json"):
+            return None
+        manifest = read_manifest(self.path)
+        tensors = {kind: read_tensors(self.path, manifest, kind) for kind in KINDS}
+        files = {kind: f"{self.path}/{manifest['files'][kind]['name']}: {MISFIT[kind]}" for kind in KINDS}
+        rows = read_metrics(self.path)
+        if len(rows) < manifest["rows"]:
+            raise CheckpointError(
+                f"{self.path}/metrics.csv is damaged: it has {len(rows)} rows, manifest.json says {manifest['rows']}"
+            )
+        return State(**tensors, progress=manifest["progress"], rows=rows[: manifest["rows"]], files=files)
+
+    def save(self, state: State) -> None:
+        """Write a state; the one before stays valid until the new one is complete."""
+        stamp = f"{state.progress['epoch']:06d}-{state.progress['step']:06d}"
+        files = {}
+        for kind in KINDS:
+            tensors = getattr(state, kind)
+            data = tensor_bytes(tensors)
+            name = f"{kind}-{stamp}.safetensors"
+            run_files.write(self.path, name, data)
+            proof = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "tensors": sorted(tensors)}
+            files[kind] = {"name": name, **proof}
+        run_files.write(self.path, "metrics.csv", format_metrics(state.rows))
+        manifest = {
+            "format": FORMAT,
+            "pyro_vae": version(),
+            "files": files,
+            "rows": len(state.rows),
+            "progress": state.progress,
+        }
+        run_files.write(self.path, "manifest.json", json.dumps(manifest, indent=1).encode())
+        run_files.remove(self.path, _SWEPT, {entry["name"] for entry in files.values()})
+
+    def close(self) -> None:
+        """Release the lock."""
+        self._lock.close()
+
+
+def _remains(path: Path) -> list[str]:
+    """What in a directory without manifest a training has left that was past its first save."""
+    names = run_files.regular_files(path)
+    found = [name for name in names if re.fullmatch(TENSORS, name) and not _UNSAVED.fullmatch(name)]
+    rows = "metrics.csv" in names and run_files.read(path, "metrics.csv", run_files.LARGEST_TEXT)
+    return [*found, *(["metrics.csv"] if rows else [])]
+
+
+@contextmanager
+def open_run(path: str | Path | None, config: Mapping[str, Any], unused: Collection[str] = ()) -> Iterator[Run | None]:
+    """`Run(path, config, unused=unused)`, closed at the end; None for no path."""
+    run = None if path is None else Run(path, config, unused=unused)
+    try:
+        yield run
+    finally:
+        if run is not None:
+            run.close()
+
+
+def version() -> str:
+    """The installed version of this package."""
+    try:
+        return metadata.version("pyro-vae")
+    except metadata.PackageNotFoundError:
+        return "0+unknown"
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config as it will be read back."""
+    return load_yaml(dump_yaml(dict(config)))
+
+
+def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as a version writes it that knows all of today's options."""
+    return with_defaults({**_ADDED, **config})
+
+
+def _differences(old: Any, new: Any, key: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [d for k in {**old, **new} for d in _differences(old.get(k), new.get(k), f"{key}.{k}".lstrip("."))]
+    return [] if old == new else [f"{key} is {_brief(old)} there, {_brief(new)} here"]
+
+
+def _few(changes: Sequence[str]) -> str:
+    """Some of them, in their order but those of a whole part before those of its options, and how many are left out."""
+    further = len(changes) - _SHOWN_CHANGES
+    keys = [text.partition(" ")[0] for text in changes]
+    settings = list(dict.fromkeys(key.partition(".")[0] for key in keys))
+    rank = {key: (settings.index(key.partition(".")[0]), key.count(".")) for key in keys}
+    shown = sorted(changes, key=lambda text: rank[text.partition(" ")[0]])[:_SHOWN_CHANGES]
+    return "; ".join(shown) + (f"; and {further} more" if further > 0 else "")
+
+
+def _brief(value: Any) -> str:
+    """A setting in a few words: of a class its name."""
+    if isinstance(value, Mapping) and isinstance(value.get("class_path"), str):
+        return value["class_path"].rpartition(".")[2]
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."

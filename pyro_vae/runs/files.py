@@ -1,0 +1,319 @@
+"""The files of a run directory: read and written whole, and nothing outside the directory.
+
+A run directory may come from anyone, so a link, a FIFO, a socket or a device in the place of one of its files or
+folders is refused before it is opened, and never followed. The run directory itself may be a link, or lie behind one
+(`runs -> /big/disk`): that is its owner's choice, and only what lies inside is checked.
+
+A file is written under a name that no other process has, synced and renamed, so that its place holds the old content or
+the new, never a part of it.
+"""
+
+import errno
+import fcntl
+import io
+import logging
+import os
+import re
+import secrets
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from stat import S_ISDIR, S_ISREG
+from typing import Any, Literal
+
+import numpy as np
+
+from pyro_vae.errors import CheckpointError, FileError, file_errors
+
+LARGEST_TEXT = 1 << 26
+"""Bytes of the largest text file that is read: a million epochs of metrics."""
+
+
+_TRIED = 1 << 16
+"""Bytes that a disk must have left for a result."""
+
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+_INSIDE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+_WRONG_KIND = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.ENODEV)
+"""What the system says of a link, a file for a folder, a folder for a file, a socket, a device."""
+
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+
+
+_HOLDER = re.compile(rb"(\d{1,10}) ([\x21-\x7e]{1,255})\n")
+
+
+_log = logging.getLogger("pyro_vae")
+
+
+class WrongKindError(OSError):
+    """No regular file where one was expected, or no folder."""
+
+
+# ---- reading and writing -------------------------------------------------------------------------------------------
+
+
+def read(run: Path, name: str, largest: int | None = None) -> bytes:
+    """The content of a file of a run directory.
+
+    Args:
+        run: the directory.
+        name: the file's path inside it.
+        largest: how many bytes it may have; None for any number.
+
+    Raises:
+        CheckpointError: if it is no regular file, or larger.
+        FileError: if it is not there (`errno.ENOENT`) or can't be read.
+    """
+    with _of_a_run(run / name, "read"), _folder_of(run, name) as (folder, last):
+        _check_file(os.stat(last, dir_fd=folder, follow_symlinks=False))
+        with os.fdopen(os.open(last, os.O_RDONLY | _INSIDE, dir_fd=folder), "rb") as file:
+            _check_file(found := os.fstat(file.fileno()))
+            if largest is not None and found.st_size > largest:
+                raise CheckpointError(f"{run / name} is damaged: it has {found.st_size} bytes, more than {largest}")
+            return file.read()
+
+
+def write(run: Path, name: str, data: bytes) -> None:
+    """Write a file of a run directory; a folder inside is made if it is not there.
+
+    Args:
+        run: the directory, which is there.
+        name: the file's path inside it, e.g. `"pictures/curves.png"`.
+        data: its new content.
+
+    Raises:
+        CheckpointError: if there is something else than a regular file in its place, or than a folder in its folder's.
+        FileError: if it can't be written.
+    """
+    with _of_a_run(run / name, "write"), _folder_of(run, name, make=True) as (folder, last):
+        _replace(folder, last, data)
+
+
+def check_writable(run: Path, name: str) -> None:
+    """Raise what `write` would raise, before the work whose result it is to hold; no file is changed."""
+    with _of_a_run(run / name, "write"), _folder_of(run, name, make=True) as (folder, last):
+        _check_place(folder, last)
+        _try(folder, last)
+
+
+def check_anywhere(path: Path) -> None:
+    """Raise what `write_atomic` would raise, once the folder of the file is made; nothing is changed.
+
+    Raises:
+        FileError: if it can't be written, or is no regular file.
+    """
+    with file_errors(path, "write"):
+        real = Path(os.path.realpath(path))
+        there = next(folder for folder in real.parents if folder.exists())
+        with _folder_of(there, real.name) as (folder, name):
+            if there == real.parent:
+                _check_place(folder, name)
+            _try(folder, name)
+
+
+def has(run: Path, name: str) -> bool:
+    """Whether a run directory has a file of this name.
+
+    Raises:
+        CheckpointError: if something else is there.
+    """
+    with _of_a_run(run / name, "read"):
+        try:
+            _check_file(os.lstat(run / name))
+        except FileNotFoundError:
+            return False
+    return True
+
+
+def remove(run: Path, pattern: re.Pattern[str], keep: set[str]) -> None:
+    """Delete the regular files of a directory whose whole name matches, but for those to keep."""
+    with file_errors(run, "write"):
+        for name in regular_files(run):
+            if pattern.fullmatch(name) and name not in keep:
+                (run / name).unlink(missing_ok=True)
+
+
+def regular_files(run: Path) -> list[str]:
+    """The names of the regular files in a directory itself."""
+    with os.scandir(run) as entries:
+        return sorted(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file that the user named, anywhere: whole or not at all; a link is followed, as everywhere else.
+
+    Raises:
+        FileError: if it can't be written, or is no regular file.
+    """
+    real = Path(os.path.realpath(path))
+    with file_errors(path, "write"), _folder_of(real.parent, real.name) as (folder, last):
+        _replace(folder, last, data)
+
+
+def packed(arrays: Mapping[str, Any]) -> bytes:
+    """Arrays as the bytes of a compressed `.npz`."""
+    buffer = io.BytesIO()
+    named: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
+    np.savez_compressed(buffer, **named)
+    return buffer.getvalue()
+
+
+def _replace(folder: int, name: str, data: bytes) -> None:
+    _check_place(folder, name)
+    temporary, descriptor = _made(folder, name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=folder)
+        raise
+    os.fsync(folder)
+
+
+def _try(folder: int, name: str) -> None:
+    """Write a little beside `name`, and delete it."""
+    temporary, descriptor = _made(folder, name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(bytes(_TRIED))
+    finally:
+        os.unlink(temporary, dir_fd=folder)
+
+
+def _made(folder: int, name: str) -> tuple[str, int]:
+    """A new empty file beside `name`, under a name that nobody can have put there: its name, and it open."""
+    temporary = f".{name}.{secrets.token_hex(6)}.tmp"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _INSIDE
+    return temporary, os.open(temporary, flags, 0o666, dir_fd=folder)
+
+
+# ---- what is where --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _folder_of(run: Path, name: str, make: bool = False) -> Iterator[tuple[int, str]]:
+    """The folder of a file, open, and the file's name in it; every folder inside the run directory is a real one."""
+    *inner, last = PurePosixPath(name).parts
+    with ExitStack() as held, _without_names():
+        folder = _held(held, os.open(run, _FOLDER))
+        for part in inner:
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=folder)
+            folder = _held(held, os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=folder))
+        yield folder, last
+
+
+@contextmanager
+def _without_names() -> Iterator[None]:
+    """Drop the name in an error of the system, which is relative to an open folder: whoever opened it has the path."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename2 = None
+        raise
+
+
+def _held(stack: ExitStack, descriptor: int) -> int:
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+def _check_place(folder: int, name: str) -> None:
+    with suppress(FileNotFoundError):
+        _check_file(os.stat(name, dir_fd=folder, follow_symlinks=False))
+
+
+def _check_file(found: os.stat_result) -> None:
+    if not S_ISREG(found.st_mode):
+        raise WrongKindError(errno.EISDIR if S_ISDIR(found.st_mode) else errno.ENXIO, "is no regular file")
+
+
+@contextmanager
+def _of_a_run(path: Path, doing: Literal["read", "write"]) -> Iterator[None]:
+    """Refuse what is no file or folder of a run; any other error of the system names the whole path."""
+    try:
+        with file_errors(path, doing):
+            yield
+    except FileError as error:
+        if error.errno in _WRONG_KIND:
+            raise CheckpointError(
+                f"refused to use {path}: expected a regular file in a folder, and found a link, a folder or a device "
+                "in the place of one of them; remove it, or use another run directory"
+            ) from error
+        raise
+
+
+# ---- the directory and its lock --------------------------------------------------------------------------------------
+
+
+def make_directory(run: Path) -> None:
+    """Make a run directory, with all above it, if it is not there.
+
+    Raises:
+        CheckpointError: if a file is in the way.
+        FileError: if it can't be made.
+    """
+    with file_errors(run, "write"):
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise CheckpointError(f"can't make the run directory {run}: a file is in the way") from error
+
+
+def lock(run: Path) -> io.FileIO:
+    """Hold the lock of a run directory until the result is closed; the system drops it with the process.
+
+    Where the file system has no locks, a warning says so and nothing is held: a lock made of a mere file would outlive
+    a process that was killed, and then the same command could not resume.
+
+    Raises:
+        CheckpointError: if another process holds it, named by its id and host; or if `lock` is no file of the run.
+        FileError: if it can't be opened.
+    """
+    with _of_a_run(run / "lock", "write"), _folder_of(run, "lock") as (folder, name):
+        _check_place(folder, name)
+        file = io.FileIO(os.open(name, os.O_RDWR | os.O_CREAT | _INSIDE, 0o666, dir_fd=folder), "r+")
+        try:
+            _check_file(found := os.fstat(file.fileno()))
+            if found.st_nlink > 1:
+                raise CheckpointError(f"{run}/lock has another name elsewhere (a hard link): delete it")
+            _hold(file, run)
+        except BaseException:
+            file.close()
+            raise
+    return file
+
+
+def _hold(file: io.FileIO, run: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise CheckpointError(f"{run} is in use by {_holder(file)}: wait for it, or use another directory") from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        _log.warning(f"the file system of {run} has no locks: see to it that no other process uses the directory")
+        return
+    with suppress(OSError):  # a disk that is full holds the lock as well
+        file.truncate(0)
+        file.write(f"{os.getpid()} {socket.gethostname()}\n".encode())
+
+
+def _holder(file: io.FileIO) -> str:
+    """Who has the lock, by what it wrote there; the file may hold anything."""
+    file.seek(0)
+    found = _HOLDER.fullmatch(file.read(300) or b"")
+    return f"process {int(found[1])} on {found[2].decode()}" if found else "another process"

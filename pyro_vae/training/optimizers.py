@@ -1,0 +1,75 @@
+"""Torch's optimizers: made fused where their class can be, and stepped from lists of gradients."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pyro_vae.arguments import values
+from pyro_vae.errors import UsageError
+from pyro_vae.process.torch_cache import ensure_cache
+
+Factory = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+def make_optimizer(factory: Callable[..., Optimizer], parameters: list[nn.Parameter]) -> Optimizer:
+    """The optimizer, fused where its class can be: on a CPU that is four times the speed of a loop over tensors.
+
+    Fused or not, torch rounds differently in the last bits. `partial(Adam, fused=False)` or `foreach=True` is kept.
+
+    Args:
+        factory: a `torch.optim` class, or a `functools.partial` of one.
+        parameters: what it updates; gradients that they hold are dropped.
+
+    Raises:
+        UsageError: if its options are refused, or it needs several losses a step (LBFGS).
+    """
+    factory = values.factory("optimizer", factory, Optimizer)
+    cls = getattr(factory, "func", factory)
+    ensure_cache()
+    try:
+        optimizer = factory(parameters, **_kernel(cls, getattr(factory, "keywords", {})))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"can't make the optimizer {getattr(cls, '__name__', cls)}: {error}") from error
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise UsageError(
+            "LBFGS evaluates the loss several times a step, which stochastic gradients do not allow: use Adam"
+        )
+    optimizer.zero_grad(set_to_none=True)
+    return optimizer
+
+
+def _kernel(cls: Callable[..., Optimizer], asked: Mapping[str, Any]) -> dict[str, bool]:
+    """`fused` where the class has it, and nothing that is asked for needs another kernel.
+
+    Torch's fused SGD fails where a step has the first gradient of one parameter and a later one of another.
+    """
+    other = any(asked.get(name) for name in ("foreach", "differentiable", "momentum")) or asked.get("fused") is not None
+    return {"fused": True} if "fused" in inspect.signature(cls).parameters and not other else {}
+
+
+def update(optimizer: Optimizer, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
+    """One step of the optimizer; parameters that are not named have no gradient: they keep their values and state.
+
+    Args:
+        optimizer: as `make_optimizer` gives it.
+        parameters: those that have a gradient in this step.
+        gradients: theirs.
+
+    Raises:
+        UsageError: if an optimizer of torch can't make steps as it is set (`differentiable`, `SparseAdam`).
+    """
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    try:
+        optimizer.step()
+    except (RuntimeError, AssertionError, TypeError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or not type(optimizer).__module__.startswith("torch."):
+            raise
+        raise UsageError(f"{type(optimizer).__name__} can't make a step as it is set: {error}") from error
+    finally:
+        for parameter in parameters:
+            parameter.grad = None

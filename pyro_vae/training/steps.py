@@ -1,0 +1,393 @@
+"""One step of training: the loss of a batch and its gradients, by a recorded graph or by running the Pyro programs."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any, Literal, Protocol
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import TraceTailAdaptive_ELBO
+from torch import Tensor, nn
+
+from pyro_vae.autoencoders import Autoencoder
+from pyro_vae.compiling.recording import Graph, Unrecordable, record_gradients
+from pyro_vae.errors import UsageError
+from pyro_vae.inference.programs import sample_sites
+from pyro_vae.messages import log_once
+from pyro_vae.objectives import NotTensorial, Objective, as_loss, tensor_form
+from pyro_vae.process.seeding import seeded
+from pyro_vae.process.switches import checking
+from pyro_vae.schedules import value_at
+
+Compile = Literal["auto"] | bool
+
+
+Gradients = tuple[Tensor, Sequence[nn.Parameter], Sequence[Tensor]]
+
+
+_counter = count()
+
+
+_MANY_STEPS = 20_000
+
+
+_MUCH_WORK = 2e13
+"""From here on `auto` compiles: steps, or floating point operations. Compiling takes as long as some thousand steps."""
+
+
+_TOLERANCE = 1e-3
+"""Largest relative difference between a graph and an eager run on the same noise; rounding gives 1e-6 or so."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What a step is made on, as the data set stores it.
+
+    Args:
+        x: the data, or this process's share of them.
+        inputs: what the programs are called with beside x, by name, for the same data.
+        size: data in the whole batch; None where `x` is all.
+    """
+
+    x: Tensor
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    size: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def whole(self) -> int:
+        """Data in the whole batch."""
+        return len(self.x) if self.size is None else self.size
+
+    def tensors(self) -> list[Tensor]:
+        """All that it holds."""
+        return [self.x, *self.inputs.values()]
+
+    def holding(self, tensors: Sequence[Tensor]) -> "Batch":
+        """The same with other tensors, in the order of `tensors`."""
+        return replace(self, x=tensors[0], inputs=dict(zip(self.inputs, tensors[1:], strict=True)))
+
+    def __getitem__(self, rows: slice) -> "Batch":
+        """Some rows, as a share of this one."""
+        return replace(self.holding([x[rows] for x in self.tensors()]), size=self.whole)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a step minimises, as a function of a batch.
+
+    Args:
+        vae: the module with `model` and `guide`.
+        objective: an objective, or a Pyro ELBO.
+        widen: floats from a batch, as the programs take them.
+        penalty: what is added for a batch of a size, e.g. a prior on weights; not part of the value reported.
+        tensorial: whether to take the objective's `tensor_loss`.
+        noise: what the programs draw under, given the size of the whole batch, of which they may see a share.
+    """
+
+    vae: Any
+    objective: Any
+    widen: Callable[[Batch], Batch]
+    penalty: Callable[[int], Tensor | float]
+    tensorial: bool = True
+    noise: Callable[[int], AbstractContextManager[Any]] = nullcontext
+
+    def __call__(self, batch: Batch, objective: Any) -> tuple[Tensor, Tensor]:
+        """`(value, minimised)`, summed over the batch, nats.
+
+        Args:
+            batch: the data.
+            objective: with numbers or tensors in place of schedules.
+        """
+        function = tensor_form(objective) if self._has_tensor_loss() else as_loss(objective)
+        wide = self.widen(batch)
+        with self.noise(batch.whole):
+            value = function(self.vae.model, self.vae.guide, wide.x, **wide.inputs)
+        _check_loss(value, objective)
+        return value, value + self.penalty(len(batch))  # by the share: over all shares it adds up to that of the batch
+
+    def _has_tensor_loss(self) -> bool:
+        return self.tensorial and isinstance(self.objective, Objective)
+
+    @property
+    def reported(self) -> bool:
+        """Whether the loss has a value: Pyro's tail-adaptive one has gradients alone."""
+        return not isinstance(self.objective, TraceTailAdaptive_ELBO)
+
+    def at(self, epoch: float, total: float) -> Any:
+        """The objective at a moment, with numbers in place of schedules."""
+        return self.objective.at(epoch, total) if isinstance(self.objective, Objective) else self.objective
+
+    def values(self, epoch: float, total: float) -> list[Tensor]:
+        """The scheduled values of a moment, as tensors."""
+        like = next(self.vae.parameters())
+        return [
+            torch.as_tensor(value_at(s, epoch, total), dtype=like.dtype, device=like.device) for s in self._schedules()
+        ]
+
+    def holding(self, values: Sequence[Tensor]) -> Any:
+        """The objective with these in place of its schedules."""
+        names = self.objective.schedules if isinstance(self.objective, Objective) else {}
+        return self.objective.holding(dict(zip(names, values, strict=True))) if names else self.objective
+
+    def _schedules(self) -> Sequence[Any]:
+        return list(self.objective.schedules.values()) if isinstance(self.objective, Objective) else []
+
+
+def _check_loss(value: Any, objective: Any) -> None:
+    """Refuse what is no loss: a class that somebody else wrote may return anything."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return
+    came = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    raise UsageError(
+        f"{_name(objective)} must return the loss, one number as a tensor, summed over the batch; got {came}"
+    )
+
+
+def _name(objective: Any) -> str:
+    return getattr(objective, "__name__", type(objective).__name__)
+
+
+class Step(Protocol):
+    """How the gradients of a step are found."""
+
+    mode: str
+
+    def __call__(self, batch: Batch, epoch: float, total: float) -> Gradients:
+        """The loss summed over the batch, the parameters that it depends on, and its gradients for them.
+
+        Args:
+            batch: the data.
+            epoch: when.
+            total: epochs of the training.
+        """
+        ...
+
+
+class EagerStep:
+    """By running the programs and autograd."""
+
+    mode = "eager"
+
+    def __init__(self, loss: Loss) -> None:
+        self.loss = loss
+        self._parameters = [p for p in loss.vae.parameters() if p.requires_grad]
+
+    def __call__(self, batch: Batch, epoch: float, total: float) -> Gradients:
+        """See `Step`."""
+        value, minimised = self.loss(batch, self.loss.at(epoch, total))
+        if not minimised.requires_grad:
+            raise UsageError(f"the loss of {_name(self.loss.objective)} has no gradient: it was detached on the way")
+        gradients = torch.autograd.grad(minimised, self._parameters, allow_unused=True)
+        used = [(p, g) for p, g in zip(self._parameters, gradients, strict=True) if g is not None]
+        if not used:
+            raise UsageError(
+                f"the loss of {_name(self.loss.objective)} depends on no parameter: there is nothing to train"
+            )
+        return value.detach(), [p for p, _ in used], [g for _, g in used]
+
+
+class PyroStep:
+    """By an ELBO of Pyro's, which finds its gradients itself: the same steps as `pyro.infer.SVI`.
+
+    Args:
+        loss: what is minimised; its objective has a method `loss_and_grads`.
+    """
+
+    mode = "eager"
+
+    def __init__(self, loss: Loss) -> None:
+        self.loss, self.name = loss, f"fit{next(_counter)}"
+        self._programs = self._model, loss.vae.guide  # one object each: Pyro's compiled ELBOs know them by identity
+        self._parameters = [p for p in loss.vae.parameters() if p.requires_grad]
+
+    def __call__(self, batch: Batch, epoch: float, total: float) -> Gradients:
+        """See `Step`."""
+        for parameter in self._parameters:
+            parameter.grad = None
+        wide = self.loss.widen(batch)
+        with self._registered(), self.loss.noise(batch.whole):
+            found = self.loss.objective.loss_and_grads(*self._programs, wide.x, **wide.inputs)
+        penalty = self.loss.penalty(len(batch))
+        if isinstance(penalty, Tensor):
+            penalty.backward()
+        used = [(p, p.grad) for p in self._parameters if p.grad is not None]
+        if not used:
+            raise UsageError(f"the loss of {_name(self.loss.objective)} depends on no parameter: nothing to train")
+        for parameter, _ in used:
+            parameter.grad = None
+        return self._value(found), [p for p, _ in used], [g for _, g in used]
+
+    def _value(self, found: Any) -> Tensor:
+        """The loss, nats; the model's, where there is one for each program (`ReweightedWakeSleep`)."""
+        value = torch.as_tensor(found[0] if isinstance(found, tuple) else found).detach()
+        return value if self.loss.reported else torch.full_like(value, torch.nan)
+
+    def _model(self, *args: Any, **kwargs: Any) -> Any:
+        """The model, with its parameters told to Pyro; an autoencoder of ours does so by itself."""
+        if not isinstance(self.loss.vae, Autoencoder):
+            pyro.module(self.name, self.loss.vae)
+        return self.loss.vae.model(*args, **kwargs)
+
+    @contextmanager
+    def _registered(self) -> Iterator[None]:
+        """The parameters in Pyro's store, for the time of the block: its ELBOs look whether there are any."""
+        store = pyro.get_param_store()
+        before = set(store.keys())
+        try:
+            with poutine.trace(param_only=True):
+                if isinstance(self.loss.vae, Autoencoder):
+                    self.loss.vae.register()
+                else:
+                    pyro.module(self.name, self.loss.vae)
+                yield
+        finally:
+            for name in set(store.keys()) - before:
+                del store[name]
+
+
+def eager_step(loss: Loss) -> EagerStep | PyroStep:
+    """The step that runs the programs: by autograd, or by the objective's own way."""
+    own = hasattr(loss.objective, "loss_and_grads") and not isinstance(loss.objective, Objective)
+    return PyroStep(loss) if own else EagerStep(loss)
+
+
+class GraphStep:
+    """By graphs recorded from the programs, one for each shape of a batch (and size of the whole, if that is a share).
+
+    Batches of the full size run compiled. The last of an epoch, if smaller, runs its graph as it is: it is one step of
+    many, and compiling takes seconds.
+
+    Args:
+        loss: what is minimised.
+        full: data in a full batch, or in this process's share of it.
+        tolerance: largest relative difference from an eager run.
+    """
+
+    def __init__(self, loss: Loss, full: int, tolerance: float = _TOLERANCE) -> None:
+        self.loss, self.full, self.tolerance = loss, full, tolerance
+        self.mode = "graph"
+        self._graphs: dict[tuple[torch.Size, int], tuple[Graph, list[nn.Parameter]]] = {}
+
+    def __call__(self, batch: Batch, epoch: float, total: float) -> Gradients:
+        """See `Step`."""
+        values, key = self.loss.values(epoch, total), _key(batch)
+        if key not in self._graphs:
+            self._graphs[key] = self._record(batch, values)
+        graph, parameters = self._graphs[key]
+        value, *gradients = graph(*batch.tensors(), *values)
+        return value, parameters, gradients
+
+    def prepare(self, batch: Batch, epoch: float, total: float) -> None:
+        """Record the graph of a full batch and compare it with an eager run on the same noise.
+
+        Raises:
+            Unrecordable: if there is no such graph, or it differs.
+        """
+        key = _key(batch)
+        self._graphs[key] = self._record(batch, self.loss.values(epoch, total))
+        self.mode = f"compiled ({self._graphs[key][0].backend})"
+        moment = (batch, epoch, total)
+        self._warm_up(*moment)
+        expected, got = (self._on_same_noise(step, *moment) for step in (EagerStep(self.loss), self))
+        for a, b in zip(expected, got, strict=True):
+            if not (a - b).norm() <= self.tolerance * a.norm() + 1e-6:
+                raise Unrecordable(
+                    "the graph differs from the run it was recorded from: do the programs change from call to call?"
+                )
+
+    def _warm_up(self, *moment: Any) -> None:
+        """On a GPU run it until it is a CUDA graph that is replayed, so that this is what is compared and trained."""
+        try:
+            for _ in range(3 if moment[0].x.is_cuda else 0):
+                self(*moment)
+        except RuntimeError as error:
+            raise Unrecordable(f"the graph can't be replayed: {str(error).splitlines()[0]}") from error
+
+    def _on_same_noise(self, step: Step, *moment: Any) -> list[Tensor]:
+        with seeded(0, "compare"):
+            value, _, gradients = step(*moment)
+        return [value, *gradients]
+
+    def _record(self, batch: Batch, values: Sequence[Tensor]) -> tuple[Graph, list[nn.Parameter]]:
+        data = batch.tensors()
+
+        def function(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+            return self.loss(batch.holding(tensors[: len(data)]), self.loss.holding(tensors[len(data) :]))
+
+        with checking(False), same_buffers(self.loss.vae) as check:  # validation reads values
+            full = len(batch) == self.full
+            return record_gradients(self.loss.vae, function, [*data, *values], compile=full, check=check)
+
+
+@contextmanager
+def same_buffers(module: nn.Module) -> Iterator[Callable[[], None]]:
+    """Put a module's buffers back as they were; what is given refuses, where they have changed inside."""
+    buffers = {b: b.clone() for b in module.buffers()}
+    versions = [b._version for b in buffers]
+
+    def check() -> None:
+        if [b._version for b in buffers] != versions:
+            raise Unrecordable(
+                "the module changes its buffers (batch normalisation, moving averages?), which a graph would lose"
+            )
+
+    try:
+        yield check
+    finally:
+        for buffer, before in buffers.items():
+            if not torch.equal(buffer, before):
+                buffer.copy_(before)
+
+
+def _key(batch: Batch) -> tuple[torch.Size, int]:
+    """What a graph holds for; whose share of the batch it is never changes."""
+    return batch.x.shape, batch.whole
+
+
+def worth_compiling(vae: nn.Module, num_data: int, batch_size: int, epochs: int) -> bool:
+    """Whether a training is long enough for compiling to pay, from its settings alone, so that a resumed run agrees."""
+    flops = 6 * sum(p.numel() for p in vae.parameters()) * num_data * epochs
+    return epochs * -(-num_data // batch_size) >= _MANY_STEPS or flops >= _MUCH_WORK
+
+
+def choose_step(loss: Loss, batch: Batch, compile: bool, total: float, tolerance: float = _TOLERANCE) -> Step:
+    """The step to train with: recorded and compiled where asked for and possible, else eager; the reason is logged.
+
+    Args:
+        loss: what is minimised.
+        batch: a full batch, or a share of it, to record the graph on.
+        compile: whether to try.
+        total: epochs of the training.
+        tolerance: as for `GraphStep`.
+    """
+    eager = eager_step(loss)
+    if compile and isinstance(eager, PyroStep):
+        log_once(f"training runs eagerly, not compiled: {_name(loss.objective)} finds its gradients itself")
+    elif compile:
+        step = GraphStep(loss, len(batch), tolerance)
+        try:
+            step.prepare(batch, 0.0, total)
+            return step
+        except (Unrecordable, NotTensorial) as error:
+            log_once(f"training runs eagerly, not compiled: {error}")
+    return eager
+
+
+def find_culprit(model: Any, guide: Any, x: Tensor, **inputs: Tensor) -> str:
+    """Name the first site, in guide then model, whose value or log-density is not finite; empty if there is none."""
+    with torch.no_grad(), checking(False):
+        guide_trace = poutine.trace(guide).get_trace(x, **inputs)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x, **inputs)
+    for program, trace in (("guide", guide_trace), ("model", model_trace)):
+        for name, site in sample_sites(trace).items():
+            if not site["value"].isfinite().all():
+                return f"site {name!r} of the {program} draws a value that is not finite"
+            if not site["fn"].log_prob(site["value"]).isfinite().all():
+                return f"site {name!r} of the {program} has a log-density that is not finite"
+    return ""

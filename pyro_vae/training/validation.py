@@ -1,0 +1,149 @@
+"""What a training is judged by after each epoch: the value of its objective on the validation data."""
+
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.autoencoders import Autoencoder
+from pyro_vae.data import Dataset
+from pyro_vae.distributed import World
+from pyro_vae.errors import UsageError
+from pyro_vae.evidence import Bound, bound
+from pyro_vae.inference.programs import Program, evaluation_mode
+from pyro_vae.messages import log_once
+from pyro_vae.objectives import ELBO, Objective
+from pyro_vae.process.seeding import seeded
+
+
+@dataclass(frozen=True)
+class Validation:
+    r"""Measures a model on the validation data, in evaluation mode, with the same noise each time.
+
+    .. math:: \text{valid loss} = \frac1N \sum_{\text{batches}} \mathcal L_{\text{final}}(\text{batch})
+
+    L is the loss that is minimised, with the last value of each of its schedules, so that epochs can be compared; it is
+    taken in batches of the training's size, with the objective's own number of draws:
+
+    - a bound (`ELBO`, `IWAE`, `Renyi`, `VQBound`, ...) has its own value, a weighted one with its weights; estimators
+      of gradients (`DReG`, `StickingTheLanding`, `ScoreFunction`) the value of their bound;
+    - `WakeSleep`, whose two phases minimise no common loss, has the ELBO, `ReweightedWakeSleep` the importance
+      weighted bound: what they report in training too;
+    - `Denoising` has its criterion, on data corrupted by the same noise each time;
+    - `SemiSupervisedELBO` counts the labels that the validation data have as an input, weighed as in training; usually
+      they have none, and the bound alone decides;
+    - with a `Delta` guide the value is minus log p(x|z) - beta log p(z) at the guide's point;
+    - an ELBO of Pyro has its `loss`; where it has none (`TraceTailAdaptive_ELBO`), minus the ELBO;
+    - a function of the user's own is called as in training, a copy of it, so that counters in it do not move.
+
+    Args:
+        vae: the module with `model` and `guide`.
+        data: whose `valid` is taken.
+        objective: what is minimised, told of the training data.
+        epochs: length of the training, for the schedules.
+        batch_size: data in a batch, at most.
+        seed: of the noise.
+        world: the processes that share the work.
+    """
+
+    vae: Any
+    data: Dataset
+    objective: Any
+    epochs: int
+    batch_size: int
+    seed: int
+    world: World
+
+    @property
+    def name(self) -> str:
+        """The class or function that is minimised, with the final weight of the KL where that is not 1."""
+        final = self._final()
+        name = getattr(final, "__name__", type(final).__name__)
+        beta = getattr(final, "beta", 1) if isinstance(final, Objective) else 1
+        return name if beta == 1 else f"{name} with beta {beta:g}"
+
+    def measure(self) -> dict[str, float]:
+        """`loss`, `elbo`, `reconstruction` and `kl`, nats per datum; nothing where there are no validation data.
+
+        Of a guide without a width there is no ELBO and no KL (`has_elbo`).
+        """
+        if self.data.valid is None:
+            return {}
+        x = self.data.split("valid").to(next(self.vae.parameters()).device)
+        inputs = self.data.widen_inputs(self.data.given("valid"))
+        model, guide = self.vae.model, self.vae.guide
+        terms = measured(self.objective, model, guide, x, seed=self.seed, world=self.world, **inputs).means()
+        return {"loss": self._loss(x, inputs, terms), **terms}
+
+    def _loss(self, x: Tensor, inputs: dict[str, Any], terms: dict[str, float]) -> float:
+        final = self._final()
+        if type(final) is ELBO and _is_ours(self.vae) and "kl" in terms:  # no scales on sites: the terms are all of it
+            known = final.beta * terms["kl"] - terms["reconstruction"]  # pyright: ignore[reportOperatorIssue]
+            if isfinite(known):
+                return known
+        try:
+            return self._mean(final, x, inputs)
+        except NotImplementedError:  # Pyro's, of a loss that has gradients alone
+            return -terms.get("elbo", terms["reconstruction"])
+
+    def _mean(self, final: Any, x: Tensor, inputs: dict[str, Any]) -> float:
+        parts = torch.arange(len(x)).tensor_split(-(-len(x) // self.batch_size))
+        function, own = _as_value(final), self.world.rows(len(parts))
+        sums = [torch.zeros(0, dtype=torch.float64)]
+        with evaluation_mode(self.vae.model, self.vae.guide):
+            for part in parts[own]:
+                rows = slice(int(part[0]), int(part[-1]) + 1)
+                given = {name: value[rows] for name, value in inputs.items()}
+                with seeded(self.seed, "validation", rows.start):
+                    value = function(self.vae.model, self.vae.guide, x[rows], **given)
+                sums.append(torch.as_tensor(value, dtype=torch.float64).detach().cpu().reshape(1))
+        return (self.world.gather(torch.cat(sums)).sum() / len(x)).item()
+
+    def _final(self) -> Any:
+        """The objective with the last values of its schedules, and what it must know of the validation data."""
+        if not isinstance(self.objective, Objective):
+            return self.objective
+        train, valid = (
+            self.data.given(split) for split in ("train", "valid" if self.data.valid is not None else "train")
+        )
+        return self.objective.for_validation(train, valid).at(self.epochs, self.epochs)
+
+
+def measured(objective: Any, model: Program, guide: Program, x: Tensor, **options: Any) -> Bound:
+    """The bound of each datum; nan for a pair that only Pyro's own losses can be taken of.
+
+    Such as a model with sites that are summed out, which the guide does not draw.
+
+    Raises:
+        UsageError: if there is no bound, and the objective is one of ours.
+    """
+    try:
+        return bound(model, guide, x, **options)
+    except UsageError as error:
+        if isinstance(objective, Objective):
+            raise
+        log_once(f"no ELBO is reported: {error}")
+        unknown = torch.full((len(x),), torch.nan, dtype=torch.float64)
+        return Bound(unknown, unknown)
+
+
+def _as_value(objective: Any) -> Callable[..., Any]:
+    """The loss as a number: of a pair of ours without gradients, of others with, for they may need them inside."""
+    if isinstance(objective, Objective):
+        return objective
+    function = objective.loss if hasattr(objective, "loss_and_grads") else copy(objective)
+
+    def value(*args: Any, **kwargs: Any) -> Any:
+        with torch.enable_grad():
+            found = function(*args, **kwargs)
+        return found[0] if isinstance(found, tuple) else found  # the model's, of Pyro's ReweightedWakeSleep
+
+    return value
+
+
+def _is_ours(vae: Any) -> bool:
+    return isinstance(vae, Autoencoder) and type(vae).__module__.startswith("pyro_vae.")

@@ -1,0 +1,152 @@
+"""What the documentation shows, runs: the README's Python, the docstrings' examples, the example configurations."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import pyro_vae
+from pyro_vae.cli import main
+from pyro_vae.cli.fit import fit_parser
+from pyro_vae.evidence.methods import METHODS
+from pyro_vae.testing import AXES
+from pyro_vae.testing import inside_a_vae as whole
+
+ROOT = Path(__file__).parents[2]
+MODULES = sorted(
+    m.name for m in pkgutil.walk_packages(pyro_vae.__path__, "pyro_vae.") if not m.name.endswith("__main__")
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name):
+    module = importlib.import_module(name)
+    result = doctest.testmod(module, extraglobs={"torch": torch}, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.failed == 0
+
+
+def test_the_doctests_are_there():
+    attempted = {
+        name: doctest.testmod(importlib.import_module(name), extraglobs={"torch": torch}).attempted for name in MODULES
+    }
+    assert sum(attempted.values()) > 25
+
+
+@pytest.fixture
+def run_python(tmp_path, monkeypatch):
+    """A function that runs all Python blocks of a page in order, in one namespace, and returns it.
+
+    A block with `file=` is written to that file, which can then be imported.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    written = []
+
+    def run(page, least=4):
+        namespace = {}
+        blocks = re.findall(r"```python(?: file=(\S+))?\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+        assert len(blocks) >= least
+        for file, code in blocks:
+            if file:
+                (tmp_path / file).write_text(code)
+                written.append(file.removesuffix(".py"))
+            else:
+                exec(compile(code, page, "exec"), namespace)
+        return namespace
+
+    yield run
+    for module in written:
+        sys.modules.pop(module, None)
+
+
+def test_readme_python(run_python, capsys):
+    namespace = run_python("README.md")
+    assert "k-hat" in capsys.readouterr().out
+    assert namespace["digits"].shape == (16, 8, 8)
+    assert namespace["evidence"].mean > -28  # a trained model: the first epoch is below -30
+
+
+def test_readme_names_every_part():
+    text = (ROOT / "README.md").read_text()
+    missing = [c.__name__ for axis in AXES for c in axis.classes() if f"`{c.__name__}`" not in text]
+    assert not missing
+
+
+def test_extending_python(run_python, capsys):
+    namespace = run_python("docs/extending.md")
+    assert "normalises" in capsys.readouterr().out
+    assert type(namespace["vae"].encoder).__name__ == "Sines"
+
+
+def test_extending_names_every_check():
+    rows = re.findall(r"^\| (.+?) \| (.+) \|$", (ROOT / "docs/extending.md").read_text(), re.MULTILINE)
+    told = {name: re.findall(r"`(\w+)`", checks) for name, checks in rows}
+    of_a_vae = [check.__name__ for check in whole.CHECKS]
+    for axis in AXES:
+        own = [check.__name__ for check in axis.checks if check not in whole.CHECKS]
+        assert told[axis.name] == own
+    assert told["a VAE with the part in it"] == of_a_vae
+
+
+def test_evidence_python(run_python, capsys):
+    """The gap of the example is that of an untrained model, where it must be small."""
+    namespace = run_python("docs/evidence.md", least=1)
+    assert abs(namespace["both"].gap.mean) < 1 and "Sandwich(" in capsys.readouterr().out
+
+
+def test_evidence_names_every_method():
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/evidence.md").read_text(), re.MULTILINE)
+    assert rows == list(METHODS)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/extending.md", "docs/evidence.md"])
+def test_links_exist(page):
+    for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text()):
+        assert ((ROOT / page).parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda p: p.stem)
+def test_example_configurations_parse(path):
+    assert fit_parser().parse_args(["--config", str(path)]).epochs > 0
+
+
+def test_demo_configuration_on_a_small_setting(tmp_path, capsys):
+    code = main(
+        [
+            "fit",
+            "--config",
+            str(ROOT / "examples/digits.yaml"),
+            "--epochs",
+            "2",
+            "--run",
+            str(tmp_path / "run"),
+            "--quiet",
+        ]
+    )
+    assert code == 0 and (tmp_path / "run/pictures/samples.png").exists()
+
+
+def test_extend_example(capsys, monkeypatch):
+    """The parts keep their contracts (imported, so that a run directory can name them), and the script runs."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    extend = importlib.import_module("extend")
+    try:
+        extend.main(epochs=2)
+    finally:
+        del sys.modules["extend"]
+    out = capsys.readouterr().out
+    assert out.count("checks passed") == 3 and "k-hat" in out
+
+
+def test_own_programs_example(capsys):
+    """The script runs, and its estimate is within 0.01 nats of the exact log p(x) it prints beside it."""
+    namespace = runpy.run_path(str(ROOT / "examples/own_programs.py"))
+    namespace["main"](epochs=5)
+    off = float(re.search(r"off by ([-+.\d]+)", capsys.readouterr().out)[1])
+    assert abs(off) < 0.01

@@ -1,0 +1,73 @@
+"""The longer examples, on a small setting: that they run, and that their tables and pictures are what they say."""
+
+import json
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(name, *words):
+    namespace = runpy.run_path(str(EXAMPLES / f"{name}.py"))
+    return namespace["main"](namespace["parser"]().parse_args([str(word) for word in words]))
+
+
+def test_compare_parts(tmp_path, capsys):
+    """Two tables that share a run; differences are those of the saved estimates, and nothing is done twice."""
+    options = [
+        "--tables",
+        "guides",
+        "layers",
+        "--epochs",
+        1,
+        "--num_particles",
+        20,
+        "--num_data",
+        30,
+        "--out",
+        tmp_path,
+    ]
+    tables = run("compare_parts", *options, "--fit", "--quiet", "--pictures", "false")
+    assert list(tables["guides"]) == ["DiagonalNormal", "FullNormal", "InverseAutoregressiveFlow"]
+    assert tables["layers"]["one"] == tables["guides"]["DiagonalNormal"] and len(list(tmp_path.iterdir())) == 5
+    runs = [next(tmp_path.glob(pattern)) for pattern in ("*FullNormal", "50-MLP-200x200-MLP-200x200")]
+    full, diagonal = (np.load(path / "evidence-test.npz")["log_p"] for path in runs)
+    row = tables["guides"]["FullNormal"]
+    assert row["better_by"] == pytest.approx((full - diagonal).mean()) and row["num_data"] == len(full) == 30
+    assert row["standard_error_paired"] == pytest.approx((full - diagonal).std(ddof=1) / 30**0.5)
+    assert "| FullNormal |" in capsys.readouterr().out
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*") if path.name.startswith("evidence")}
+    assert run("compare_parts", *options, "--fit", "--quiet", "--pictures", "false") == tables
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+def test_cvae_quadrants(tmp_path):
+    options = ["--given", 1, 3, "--epochs", 2, "--hidden", 32, "--latent_dim", 4, "--num_particles", 20]
+    table = run("cvae_quadrants", *options, "--out", tmp_path)
+    assert json.loads((tmp_path / "table.json").read_text()) == table and (tmp_path / "3.png").stat().st_size > 1000
+    for row in table.values():
+        assert row["cvae"] < row["cvae_elbo"] and row["num_data"] == 200
+        assert row["cvae_standard_error_data"] > 0 and row["baseline_standard_error_data"] > 0
+    assert table["3 given"]["baseline"] < table["1 given"]["baseline"] / 2
+
+
+def test_clusters(tmp_path, capsys):
+    sizes = ["--seeds", 0, 1, "--epochs", 40, "--joint_epochs", 5, "--hidden", 64, "--lr", 3e-3, "--batch_size", 50]
+    rows = run("clusters", *sizes, "--out", tmp_path)
+    saved = json.loads((tmp_path / "table.json").read_text())
+    means = saved.pop("mean")
+    assert means["nmi"] == pytest.approx((rows["seed 0"]["nmi"] + rows["seed 1"]["nmi"]) / 2)
+    assert saved == rows and all(row["accuracy"] > 0.3 and row["num_data"] == 200 for row in rows.values())
+    assert (tmp_path / "clusters-1.png").stat().st_size > 1000 and "mean of 2 seeds" in capsys.readouterr().out
+
+
+def test_m1_m2(capsys):
+    """Classes are found in the codes of a VAE that saw no label, better than chance by far."""
+    sizes = ["--m1_epochs", 20, "--m1_latent_dim", 8, "--hidden", 64, "--latent_dim", 2, "--batch_size", 50]
+    found = run("m1_m2", *sizes, "--epochs", 5, "--draws", 3, "--labelled", 50, "--repeats", 5, "--lr", 3e-3)
+    told = capsys.readouterr().out
+    assert "3 draws of q(z|x)" in told and "50 labels" in told
+    assert found > 0.5

@@ -1,0 +1,263 @@
+"""Every public function that computes something, called small: for tests of what holds for all of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import pyro_vae as pv
+from pyro_vae import evidence, plots, report
+from pyro_vae.diagnostics.best_member import Search
+from pyro_vae.diagnostics.calibration import Calibration, simulation_based_calibration
+from pyro_vae.diagnostics.predictive import posterior_predictive_check
+from pyro_vae.evidence import Annealing, log_marginal
+from pyro_vae.evidence.methods import METHODS
+from pyro_vae.guides import SemiAmortized
+from pyro_vae.inference.hamiltonian import hmc
+from pyro_vae.inference.posteriors import METHODS as DRAWN_BY
+from pyro_vae.inference.posteriors import posterior
+from pyro_vae.inference.simulating import simulate
+from pyro_vae.inference.unconstrained import Target
+from pyro_vae.networks import MLP
+from pyro_vae.objectives import ELBO
+from pyro_vae.priors import MixtureOfNormals
+from pyro_vae.process.seeding import seeded
+from pyro_vae.schedules import Linear
+from pyro_vae.tasks import generation as tasks
+from pyro_vae.tasks.classification import label_evidence
+from pyro_vae.tasks.generation import Generated
+from pyro_vae.training.refit import compare_priors, cross_entropy
+
+SMALL = {"encoder": partial(MLP, hidden=(4,)), "decoder": partial(MLP, hidden=(4,))}
+ANNEALING = {"num_temperatures": 2, "num_chains": 2, "num_leapfrog": 1}
+HMC = {"num_chains": 2, "num_warmup": 3, "num_leapfrog": 2}
+OPTIONS = {
+    "importance": {"num_particles": 60},
+    "psis": {"num_particles": 60},
+    "prior": {"num_particles": 60},
+    "ais": ANNEALING,
+    "appendix_d": {**HMC, "num_samples": 50},
+    "quadrature": {"tolerance": 1e-2},
+}
+
+
+def data(num=6, size=4) -> Tensor:
+    return (torch.rand(num, size, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+
+
+class Things:
+    """What the calls are made with, each made when it is first asked for: in the mode of that moment."""
+
+    @cached_property
+    def x(self) -> Tensor:
+        return data()
+
+    @cached_property
+    def dataset(self) -> pv.data.Dataset:
+        return pv.data.Dataset("some", data(12), valid=data(5), inputs={})
+
+    @cached_property
+    def vae(self) -> pv.VAE:
+        with seeded(0, "init"):
+            return pv.VAE((4,), latent_dim=2, **SMALL)
+
+    @cached_property
+    def mixture(self) -> pv.VAE:
+        with seeded(0, "init"):
+            return pv.VAE((4,), 2, prior=partial(MixtureOfNormals, components=2), **SMALL)
+
+    @cached_property
+    def refined(self) -> pv.VAE:
+        with seeded(0, "init"):
+            return pv.VAE((4,), 2, guide=partial(SemiAmortized, steps=2), **SMALL)
+
+    @cached_property
+    def vqvae(self) -> pv.VQVAE:
+        with seeded(0, "init"):
+            return pv.VQVAE((4,), codes=(2,), codebook_size=3, **SMALL)
+
+    @cached_property
+    def classes(self) -> pv.SemiSupervisedVAE:
+        with seeded(0, "init"):
+            return pv.SemiSupervisedVAE((4,), classes=2, latent_dim=2, **SMALL)
+
+    @cached_property
+    def layers(self) -> pv.HierarchicalVAE:
+        with seeded(0, "init"):
+            return pv.HierarchicalVAE((4,), latent_dims=(2, 1))
+
+    @cached_property
+    def modules(self) -> list[nn.Module]:
+        return [self.vae, self.mixture, self.refined, self.vqvae, self.classes, self.layers]
+
+
+def fitted(vae: nn.Module, given: Any, **options: Any) -> Any:
+    """The rows of a training, without its seconds, and the weights."""
+    history = pv.fit(vae, given, epochs=1, batch_size=5, progress=False, device="cpu", log_every=1, **options)
+    rows = [{name: value for name, value in row.items() if name != "seconds"} for row in history.rows]
+    return rows, dict(vae.state_dict())
+
+
+def pair(things: Things, vae: str = "vae") -> tuple[Any, Any, Tensor]:
+    module = getattr(things, vae)
+    return module.model, module.guide, things.x
+
+
+def subject(things: Things) -> report.Subject:
+    sizes = report.Sizes(60, 3, 3, 20, 160, Annealing(**ANNEALING))
+    return report.Subject(things.vae, report.Given(things.x), sizes=sizes)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a public function.
+
+    Args:
+        run: with the things.
+        covers: the function.
+        runs: whether it runs a network, which can fail.
+    """
+
+    run: Callable[[Things], Any]
+    covers: str
+    runs: bool = True
+
+
+def _log_marginal(t: Things) -> Any:
+    return log_marginal(*pair(t), num_particles=60)
+
+
+CALLS: dict[str, Call] = {
+    "log_marginal": Call(_log_marginal, "log_marginal"),
+    "log_marginal in bf16": Call(lambda t: log_marginal(*pair(t), num_particles=60, precision="bf16"), "log_marginal"),
+    "log_marginal, refined guide": Call(lambda t: log_marginal(*pair(t, "refined"), num_particles=20), "log_marginal"),
+    "log_marginal, layers": Call(lambda t: log_marginal(*pair(t, "layers"), num_particles=20), "log_marginal"),
+    "importance": Call(
+        lambda t: seeded_importance(*pair(t)),
+        "importance",
+    ),
+    "importance, refined guide": Call(lambda t: seeded_importance(*pair(t, "refined")), "importance"),
+    "ais": Call(lambda t: pv.ais(*pair(t), annealing=Annealing(**ANNEALING)), "ais"),
+    "reverse_ais": Call(
+        lambda t: evidence.reverse_ais(*pair(t), latents={"z": torch.zeros(1, 6, 2)}, annealing=Annealing(**ANNEALING)),
+        "reverse_ais",
+    ),
+    "bdmc": Call(lambda t: pv.bdmc(*pair(t)[:2], 3, like=t.x[0], annealing=Annealing(**ANNEALING)), "bdmc"),
+    "bound": Call(lambda t: evidence.bound(*pair(t)), "bound"),
+    **{
+        f"estimate by {name}": Call(lambda t, name=name: pv.estimate(name, *pair(t), **OPTIONS[name]), "estimate")
+        for name in METHODS
+    },
+    **{
+        f"posterior by {name}": Call(
+            lambda t, name=name: posterior(*pair(t), num_draws=8, method=name, num_particles=60, **HMC), "posterior"
+        )
+        for name in DRAWN_BY
+    },
+    "hmc": Call(lambda t: hmc(lambda z: -z.square().sum(-1) / 2, torch.zeros(2, 3, 2), 4, num_warmup=3), "hmc", False),
+    "hmc on a target": Call(lambda t: hmc(Target(*pair(t)).log_joint, torch.zeros(2, 6, 2), 4, num_warmup=3), "hmc"),
+    "simulate": Call(lambda t: simulate(t.vae.model, t.x), "simulate"),
+    "latent_statistics": Call(lambda t: pv.latent_statistics(t.vae, t.x), "latent_statistics"),
+    "inference_gaps": Call(
+        lambda t: pv.inference_gaps(t.vae, t.x, num_particles=60, search=Search(max_steps=50, selection=4)),
+        "inference_gaps",
+    ),
+    "elbo_surgery": Call(lambda t: pv.elbo_surgery(*pair(t)), "elbo_surgery"),
+    "simulation_based_calibration": Call(
+        lambda t: simulation_based_calibration(*pair(t), num_draws=5), "simulation_based_calibration"
+    ),
+    "posterior_predictive_check": Call(
+        lambda t: posterior_predictive_check(*pair(t), num_draws=160), "posterior_predictive_check"
+    ),
+    "compare": Call(lambda t: pv.compare({"a": _log_marginal(t), "b": _log_marginal(t)}), "compare"),
+    "sample": Call(lambda t: pv.sample(t.vae, 3), "sample"),
+    "reconstruct": Call(lambda t: pv.reconstruct(t.vae, t.x), "reconstruct"),
+    "manifold": Call(lambda t: tasks.manifold(t.vae, side=2), "manifold"),
+    "fit": Call(lambda t: fitted(t.vae, t.dataset), "fit"),
+    "fit on a tensor": Call(lambda t: fitted(t.vae, t.x, start_at_mean=True), "fit"),
+    "fit in bf16": Call(lambda t: fitted(t.vae, t.x, precision="bf16"), "fit"),
+    "fit, refined guide": Call(lambda t: fitted(t.refined, t.x, objective=ELBO()), "fit"),
+    "fit, codes": Call(lambda t: fitted(t.vqvae, t.x, objective=pv.objectives.VQBound()), "fit"),
+    "refit_prior": Call(
+        lambda t: pv.refit_prior(
+            t.vae, t.dataset, partial(MixtureOfNormals, components=2), epochs=1, batch_size=5, progress=False
+        ),
+        "refit_prior",
+    ),
+    "cross_entropy": Call(lambda t: cross_entropy(t.vae, t.x), "cross_entropy"),
+    "compare_priors": Call(lambda t: compare_priors(t.vae, t.vae, t.x, num_particles=2), "compare_priors"),
+    "has_elbo": Call(lambda t: evidence.has_elbo(t.vae.guide, t.x), "has_elbo"),
+    "with_clusters": Call(lambda t: pv.with_clusters(t.vae, t.x, components=2, restarts=2), "with_clusters"),
+    "cluster": Call(lambda t: pv.cluster(t.mixture, t.x), "cluster"),
+    "clustering_scores": Call(
+        lambda t: pv.clustering_scores(t.x[:, 0].long(), t.x[:, 1].long()), "clustering_scores", False
+    ),
+    "codebook_usage": Call(lambda t: pv.codebook_usage(t.vqvae, t.x), "codebook_usage"),
+    "fit_code_prior": Call(
+        lambda t: pv.fit_code_prior(t.vqvae, t.dataset, epochs=1, batch_size=5, progress=False), "fit_code_prior"
+    ),
+    "classify": Call(lambda t: pv.classify(t.classes, t.x), "classify"),
+    "label_evidence": Call(lambda t: label_evidence(t.classes, t.x, num_particles=20), "label_evidence"),
+    "accuracy": Call(lambda t: pv.accuracy(t.x[:, :2].softmax(-1), t.x[:, 0].long()), "accuracy", False),
+    "to_arviz": Call(lambda t: pv.to_arviz(*pair(t), num_draws=4, num_particles=60), "to_arviz"),
+    "load_data": Call(lambda t: pv.load_data("linear_gaussian"), "load_data", False),
+    "diagnose": Call(
+        lambda t: report.diagnose(subject(t), ["evidence", "bracket", "latents", "predictive"]), "diagnose"
+    ),
+    "check_part": Call(lambda t: len(pv.testing.check_part(Linear, variants=False)), "check_part", False),
+}
+"""By a name of their own. Whatever draws has a seed."""
+
+
+def seeded_importance(model: Any, guide: Any, x: Tensor) -> Any:
+    """`importance` draws from the caller's generator."""
+    with seeded(0, "draw"):
+        samples = pv.inference.importance(model, guide, x, num_particles=3)
+    with torch.inference_mode(False):
+        return [value.detach() for value in (samples.log_weights, samples.kl, samples.latents["z"])]
+
+
+ROWS = [{"epoch": i, "train_elbo": -i, "train_reconstruction": -i, "train_kl": 0.1 * i} for i in range(1, 4)]
+_RANKS = Calibration(torch.arange(60).reshape(20, 3) % 20, ("a", "b", "log q(z|x)"), 19, seed=0)
+PLOTS: dict[str, Callable[[Things], Any]] = {
+    "active_units": lambda t: plots.active_units(pv.latent_statistics(t.vae, t.x)),
+    "comparison": lambda t: plots.comparison(pv.compare({"a": _log_marginal(t), "b": _log_marginal(t)})),
+    "coverage": lambda t: plots.coverage(_RANKS.coverage()),
+    "curves": lambda t: plots.curves(ROWS),
+    "elbo_surgery": lambda t: plots.elbo_surgery(pv.elbo_surgery(*pair(t))),
+    "image_grid": lambda t: plots.image_grid(t.x.reshape(-1, 2, 2)),
+    "inference_gaps": lambda t: plots.inference_gaps({"a": CALLS["inference_gaps"].run(t)}),
+    "latent_kl": lambda t: plots.latent_kl(pv.latent_statistics(t.vae, t.x)),
+    "manifold": lambda t: plots.manifold(tasks.manifold(t.vae, side=2).reshape(2, 2, 2, 2)),
+    "pareto_k": lambda t: plots.pareto_k(_log_marginal(t)),
+    "predictive_check": lambda t: plots.predictive_check(CALLS["posterior_predictive_check"].run(t)),
+    "rank_ecdf": lambda t: plots.rank_ecdf(_RANKS),
+    "reconstructions": lambda t: plots.reconstructions(t.x.reshape(-1, 2, 2), t.x.reshape(-1, 2, 2)),
+    "samples": lambda t: plots.samples(Generated({"z": t.x}, t.x.reshape(-1, 2, 2), t.x.reshape(-1, 2, 2))),
+    "value_limits": lambda t: plots.value_limits(t.x.reshape(-1, 2, 2)),
+}
+
+
+def plain(value: Any) -> Any:
+    """A result as nested lists of bytes, numbers and strings, to compare to the bit."""
+    if isinstance(value, Tensor):
+        assert not value.requires_grad and not value.is_inference(), "a result is an ordinary tensor"
+        return str(value.dtype), list(value.shape), value.detach().numpy().tobytes()
+    if isinstance(value, np.ndarray):
+        return str(value.dtype), value.shape, value.tobytes()
+    if isinstance(value, nn.Module):
+        assert not any(p.is_inference() for p in value.parameters()), "weights can be trained"
+        return plain({name: x.detach() for name, x in value.state_dict().items()})
+    if isinstance(value, dict):
+        return {name: plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if is_dataclass(value):
+        return [plain(getattr(value, field.name)) for field in fields(value)]
+    if hasattr(value, "groups") or hasattr(value, "children"):  # ArviZ, of whichever version
+        return plain({name: np.asarray(x) for name, x in value["posterior"].data_vars.items()})
+    return repr(value)
