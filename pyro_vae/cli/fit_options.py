@@ -5,7 +5,8 @@ This file is read for `--help` and for every mistake, so it imports nothing that
 
 from typing import Any, Literal
 
-from pyro_vae.cli.parsing import ClassOption, CommandParser, make_parser, names
+from pyro_vae.cli.class_options import ClassOption, names
+from pyro_vae.cli.parsing import CommandParser, make_parser
 from pyro_vae.cli.sources import constant, options_of
 
 # The command's defaults are a recipe that works; `fit` in Python starts from none of it. A class that is named, be it

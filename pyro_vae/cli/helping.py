@@ -5,15 +5,13 @@ import re
 import textwrap
 from inspect import isclass
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from jsonargparse import DefaultHelpFormatter
 
+from pyro_vae.cli.class_options import ClassOption
 from pyro_vae.cli.given import NOTHING, Given, given_of
 from pyro_vae.cli.values import shown
-
-if TYPE_CHECKING:
-    from pyro_vae.cli.parsing import ClassOption
 
 _METAVARS = {int: "N", float: "X", str: "TEXT", bool: "true|false", NoneType: ""}
 
@@ -81,7 +79,7 @@ def metavar(kind: Any) -> str:
 # ---- a class ---------------------------------------------------------------------------------------------------------
 
 
-def class_help(option: "ClassOption", given: Given, path: list[str], name: str | None) -> str:
+def class_help(option: ClassOption, given: Given, path: list[str], name: str | None) -> str:
     """What a class is and which options it has; or, where none is named, which classes there are.
 
     Args:

@@ -7,8 +7,9 @@ from is read from the sources.
 from collections.abc import Callable
 from typing import Any, Literal
 
+from pyro_vae.cli.class_options import ClassOption, names
 from pyro_vae.cli.fit_options import fit_parser, optimizer
-from pyro_vae.cli.parsing import ClassOption, CommandParser, add_common, make_parser, names
+from pyro_vae.cli.parsing import CommandParser, add_common, make_parser
 from pyro_vae.cli.sources import constant, options_of
 
 _FEW = 100

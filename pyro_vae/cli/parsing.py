@@ -7,12 +7,12 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from jsonargparse import ArgumentParser, Namespace, set_dumper, set_loader
 
+from pyro_vae.cli.class_options import ClassOption
 from pyro_vae.cli.given import Given, given_of
 from pyro_vae.cli.helping import HelpFormatter
 from pyro_vae.cli.home import expanded, with_home
@@ -23,23 +23,6 @@ from pyro_vae.errors import UsageError
 from pyro_vae.runs.safe_yaml import MAX_CHARACTERS, YamlError, dump_yaml, load_yaml
 
 _MODE = "pyro-vae"
-
-
-@dataclass(frozen=True)
-class ClassOption:
-    """An option that names a class, with that class's own options below it.
-
-    Args:
-        bases: import paths of the classes that the named one derives from.
-        default: the description of what is taken where no class is named; None where there is nothing then.
-        built_with: how many arguments of the constructor come when the object is built.
-        later: values of options that are only known later, for classes that have such options.
-    """
-
-    bases: tuple[str, ...]
-    default: Mapping[str, Any] | None = None
-    built_with: int = 0
-    later: Mapping[str, Any] = field(default_factory=dict)
 
 
 class CommandParser(ArgumentParser):
@@ -251,15 +234,6 @@ def _text(path: str, option: str) -> str:
 
 def _short(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def names(option: ClassOption) -> str:
-    """The classes that an option takes, for its help."""
-    from pyro_vae.cli.library import Axis, names_of
-    from pyro_vae.cli.sources import Sources
-
-    sources = Sources()
-    return ", ".join(names_of(sources, Axis(tuple(map(sources.base, option.bases)))))
 
 
 def make_parser(command: str, description: str) -> CommandParser:
