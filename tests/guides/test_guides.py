@@ -236,6 +236,19 @@ class TestDensities:
         expected = flow.log_prob((z - loc) / log_scale.exp()) - log_scale.sum(-1)
         torch.testing.assert_close(guide.distribution(params).log_prob(z), expected)
 
+    def test_full_normal_by_hand(self):
+        params = torch.arange(9.0) / 10
+        scale = torch.tensor([[0.3, 0, 0], [0.6, 0.4, 0], [0.7, 0.8, 0.5]])
+        scale = scale.tril(-1) + torch.diag(scale.diagonal().exp())
+        q = FullNormal(Shapes((1,), 3)).distribution(params)
+        torch.testing.assert_close(q.mean, params[:3])
+        torch.testing.assert_close(q.covariance_matrix, scale @ scale.T)
+
+    def test_full_normal_against_torch(self):
+        q, _ = q_of(FullNormal, 3, (5,), scale=0.3)
+        z = torch.randn(4, 5, 3, dtype=torch.float64)
+        torch.testing.assert_close(q.log_prob(z), MultivariateNormal(q.mean, q.covariance_matrix).log_prob(z))
+
     @pytest.mark.parametrize("rank", [1, 2, 5])
     def test_low_rank_against_torch(self, rank):
         guide = LowRankNormal(Shapes((2, 3), 4), rank=rank)

@@ -1,9 +1,10 @@
-"""The house rules: a file imports only from rows above its own, and heavy libraries wait until they are needed."""
+"""The house rules: files import only from rows above their own, stay small, and load heavy libraries late."""
 
 import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,20 @@ ROWS = [
 ROW = {name: row for row, names in enumerate(ROWS) for name in names.split()}
 FILES = sorted(PACKAGE.rglob("*.py"))
 MOST_ARROWS = 170
+MOST_LINES, MOST_LINES_OF_A_CLASS, MOST_LINES_OF_A_BODY = 450, 250, 12
+LONG = {
+    "data/dataset.py",
+    "data/dataset.py Dataset",
+    "inference/hamiltonian.py",
+    "training/trainer.py",
+    "training/trainer.py _Trainer",
+}
+"""Files and classes that are still too long; an entry that has become short must be removed."""
+
+
+@cache
+def nodes_of(path):
+    return list(ast.walk(ast.parse(path.read_text())))
 
 
 def dotted(path):
@@ -43,7 +58,7 @@ def room(module):
 
 def imports(path):
     """The modules of the package that a file imports from, wherever in the file."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: relative import"
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names if a.name.split(".")[0] == "pyro_vae")
@@ -80,6 +95,32 @@ def test_few_arrows_between_rooms():
     assert len(arrows) <= MOST_ARROWS, f"{len(arrows)} pairs of rooms"
 
 
+def long_ones():
+    """Files above `MOST_LINES`, by path, and classes above `MOST_LINES_OF_A_CLASS`, by path and name."""
+    for path in FILES:
+        name = path.relative_to(PACKAGE).as_posix()
+        if len(path.read_text().splitlines()) > MOST_LINES:
+            yield name
+        classes = [node for node in nodes_of(path) if isinstance(node, ast.ClassDef)]
+        yield from (f"{name} {c.name}" for c in classes if lines_of([c]) > MOST_LINES_OF_A_CLASS)
+
+
+def lines_of(nodes):
+    return nodes[-1].end_lineno - nodes[0].lineno + 1 if nodes else 0
+
+
+def test_files_and_classes_are_short():
+    assert set(long_ones()) == LONG
+
+
+def test_nine_functions_of_ten_have_a_short_body():
+    """A body is counted without the signature and the docstring."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    functions = [node for path in FILES for node in nodes_of(path) if isinstance(node, kinds)]
+    lengths = [lines_of(node.body[ast.get_docstring(node) is not None :]) for node in functions]
+    assert sum(length <= MOST_LINES_OF_A_BODY for length in lengths) >= 0.9 * len(lengths)
+
+
 def test_no_pickle_anywhere():
     for path in PACKAGE.rglob("*.py"):
         code = path.read_text()
@@ -113,7 +154,7 @@ def test_public_names():
 
 def calls_of_prior(path):
     """The lines on which a file calls something's `.prior(...)`."""
-    calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+    calls = (node for node in nodes_of(path) if isinstance(node, ast.Call))
     return [node.lineno for node in calls if isinstance(node.func, ast.Attribute) and node.func.attr == "prior"]
 
 

@@ -33,6 +33,7 @@ from pyro_vae.objectives import ELBO
 from pyro_vae.process.seeding import seeded
 from pyro_vae.runs.describing import build_vae, describe, import_class
 from pyro_vae.runs.loading import load
+from pyro_vae.testing import check_part
 from pyro_vae.training.fitting import fit
 from pyro_vae.training.shares import _refuse_batch_norm
 from pyro_vae.training.steps import Batch, EagerStep, GraphStep, Loss, choose_step
@@ -168,11 +169,16 @@ class TestDense:
             (partial(GatedMLP, dropout=1.0), r"share in \[0, 1\), got 1.0"),
             (partial(MLP, dropout=-0.1), "dropout"),
             (partial(MLP, activation="gate"), "choose one of tanh"),
+            (partial(MLP, hidden=(0,)), "hidden widths must be positive"),
         ],
     )
     def test_refusals(self, make, reason):
         with pytest.raises(UsageError, match=reason):
             make((3,), (2,))
+
+    @pytest.mark.parametrize("options", [{"hidden": ()}, {"hidden": (5, 4), "activation": "softplus"}], ids=str)
+    def test_depths_keep_the_contract(self, options):
+        assert check_part(partial(MLP, **options))
 
 
 class TestBatchNorm:

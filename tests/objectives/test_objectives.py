@@ -39,6 +39,7 @@ from pyro_vae.objectives.paths import draw_held, log_guide_of_dreams, log_joint
 from pyro_vae.process.seeding import seeded
 from pyro_vae.runs.describing import describe, resolve
 from pyro_vae.schedules import Linear
+from pyro_vae.testing import axis_of, check_part
 from pyro_vae.training.fitting import fit
 from pyro_vae.training.shares import check_shares
 from pyro_vae.training.steps import Batch, EagerStep, GraphStep, Loss
@@ -189,6 +190,24 @@ class TestEvery:
         assert resolve(default.objective.as_dict(), ["pyro_vae"]) == Denoising()
         with pytest.raises(UsageError, match="did you mean 'IWAE'"):
             parse(fit_parser(), [*words[:-1], "IWEA"])
+
+
+class TestELBO:
+    """Options of numbers, which the contract does not find in the signature."""
+
+    @pytest.mark.parametrize("analytic_kl", [False, True])
+    def test_particles_keep_the_contract(self, analytic_kl):
+        assert check_part(partial(ELBO, num_particles=3, analytic_kl=analytic_kl))
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"beta": 0.5}, {"beta": Linear(0.0, 0.5)}, {"beta": 2.0, "analytic_kl": True, "num_particles": 2}],
+        ids=str,
+    )
+    def test_weights_keep_the_contract(self, options):
+        """All but the exact value, which a weight other than 1 does not have."""
+        kept = {check.__name__ for check in axis_of(ELBO).checks} - {"is_met_by_the_exact_posterior"}
+        assert check_part(partial(ELBO, **options), only=kept)
 
 
 class TestAnyPair:

@@ -1,6 +1,7 @@
 """Priors: densities against independent references, starts from data, and life inside programs, graphs and runs."""
 
 import copy
+import math
 import subprocess
 import sys
 from functools import partial
@@ -194,6 +195,11 @@ class TestMixture:
 
 
 class TestDensities:
+    def test_standard_normal(self):
+        z = torch.randn(7, 2)
+        expected = -0.5 * (z.square().sum(-1) + 2 * math.log(2 * math.pi))
+        torch.testing.assert_close(StandardNormal(Shapes(EVENT, 2))(None).log_prob(z), expected)
+
     def test_laplace(self):
         z = 3 * torch.randn(50, 4)
         for scale, b in ((0.7, 0.7), ("unit_variance", 0.5**0.5)):
