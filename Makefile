@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check slow bench clean
+.PHONY: demo test check docs slow bench clean
 
 demo: $(INSTALLED)  ## train on the packaged digits, print log p(x) with its error bar, save pictures under runs/demo
 	$(BIN)/pyro-vae fit --config examples/digits.yaml --run runs/demo
@@ -12,6 +12,9 @@ demo: $(INSTALLED)  ## train on the packaged digits, print log p(x) with its err
 
 test: $(INSTALLED)  ## the quick test suite
 	$(BIN)/python -m pytest -n auto
+
+docs: $(INSTALLED)  ## the examples, tables and links of README and docs (part of `make test`)
+	$(BIN)/python -m pytest tests/house/test_docs.py
 
 slow: $(INSTALLED)  ## the heavier runs, on real data
 	$(BIN)/python -m pytest -m slow
