@@ -81,7 +81,7 @@ class CollapseWatch:
         steps: in an epoch.
     """
 
-    def __init__(self, vae: object, data: Dataset, objective: object, epochs: int, steps: int) -> None:
+    def __init__(self, vae: object, data: Dataset, objective: Objective, epochs: int, steps: int) -> None:
         self.vae, self.data, self.objective, self.epochs, self.steps = vae, data, objective, epochs, steps
         self.epochs_due, self.warned = 0, False
 
@@ -102,7 +102,7 @@ class CollapseWatch:
 
     def _due(self, epoch: int) -> bool:
         trained = epoch >= _SHARE * self.epochs and epoch * self.steps >= _STEPS
-        settled = not isinstance(self.objective, Objective) or self.objective.settled(epoch, self.epochs)
+        settled = self.objective.settled(epoch, self.epochs)
         return isinstance(self.vae, Autoencoder) and not self.warned and trained and settled
 
     def _measure(self) -> LatentStatistics:
@@ -113,6 +113,5 @@ class CollapseWatch:
         return latent_statistics(self.vae, x, **inputs)
 
     def _beta(self, epoch: int) -> float | None:
-        objective = self.objective.at(epoch, self.epochs) if isinstance(self.objective, Objective) else None
-        beta = getattr(objective, "beta", None)
+        beta = getattr(self.objective.at(epoch, self.epochs), "beta", None)
         return float(beta) if isinstance(beta, int | float) else None

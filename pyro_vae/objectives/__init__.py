@@ -1,7 +1,7 @@
 """What is optimised: objectives, each a frozen value that maps a Pyro (model, guide) pair and data to a loss.
 
 A loss is summed over the batch, in nats, and differentiable: what `pyro.infer.SVI(loss=...)` and `fit` take. Any Pyro
-ELBO with a `differentiable_loss` (`Trace_ELBO()`, `TraceMeanField_ELBO()`, ...) serves as well, as it is.
+ELBO (`Trace_ELBO()`, `TraceMeanField_ELBO()`, ...) serves as well, as it is.
 To add one, subclass `Objective` as a frozen dataclass and implement `__call__`; numbers that may change while training
 are fields that take a `Schedule` as well. `fit` compiles an objective that never reads the value of a tensor.
 

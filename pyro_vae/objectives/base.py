@@ -46,26 +46,26 @@ class Objective(ABC):
 
     @property
     def couples_rows(self) -> bool:
-        """Whether the loss is more than the sum of the losses of the rows, so that processes can't share out a batch.
+        """Whether the loss is not the sum of the losses of the rows, so that processes can't share a batch.
 
-        They try it out as well; this is for what a trial may miss.
+        They also compare the two on a few rows; this is for cases in which the two happen to agree there.
         """
         return False
 
     def for_data(self, num_data: int, inputs: Mapping[str, Tensor] | None = None) -> Self:
-        """This objective for a training set, which `fit` tells it.
+        """This objective with what it needs to know of the training data; `fit` calls it once.
 
         Args:
-            num_data: how many data.
-            inputs: what the programs are called with beside them, by name, `[num_data, ...]`.
+            num_data: number of training data.
+            inputs: further arguments of the programs, by name, `[num_data, ...]`.
         """
         return self
 
     def for_validation(self, train: Mapping[str, Tensor], valid: Mapping[str, Tensor]) -> Self:
-        """This objective, told of the training set, for data that are held out: a training is judged by it.
+        """This objective (the result of `for_data`) for held-out data, on which `fit` compares epochs.
 
         Args:
-            train: what the programs are called with beside the training data, by name, `[num_data, ...]`.
+            train: further arguments of the programs for the training data, by name, `[num_data, ...]`.
             valid: the same for the held-out data.
         """
         return self
@@ -91,11 +91,48 @@ class Objective(ABC):
         """Whether its schedules no longer change from `epoch` on; early stopping waits for it."""
         return all(schedule.settled(epoch, total) for schedule in self.schedules.values())
 
+    # ---- what `training.pyro_loss.PyroLoss` does in another way; a new objective need not define it
+
+    @property
+    def loss_name(self) -> str:
+        """The name of the loss in messages."""
+        return type(self).__name__
+
+    @property
+    def loss_and_grads(self) -> Callable[..., Any] | None:
+        """A function that computes the loss and adds its gradients to the parameters; None to use autograd."""
+        return None
+
+    @property
+    def has_value(self) -> bool:
+        """Whether the loss has a value, and not only gradients."""
+        return True
+
+    @property
+    def needs_elbo(self) -> bool:
+        """Whether a pair for which no ELBO can be computed is an error."""
+        return True
+
+    @property
+    def can_be_saved(self) -> bool:
+        """Whether its class and its fields describe it completely, as a run directory requires."""
+        return True
+
+    def evaluate(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
+        """The value of the loss, summed over the batch, nats; called without gradients, on held-out data."""
+        return self(model, guide, *args, **kwargs)
+
+    def for_trial(self) -> Self:
+        """This objective for a call that must leave no trace."""
+        return self
+
+    # ---- for subclasses
+
     def _number(self, name: str) -> Any:
-        """A field that is a number by now, or a tensor.
+        """A field that is a number, or a tensor.
 
         Raises:
-            UsageError: if it is a schedule still.
+            UsageError: if it is still a schedule.
         """
         value = getattr(self, name)
         if isinstance(value, Schedule):
@@ -104,7 +141,7 @@ class Objective(ABC):
         return value
 
     def _require(self, **least: float) -> None:
-        """Refuse fields below their least values; schedules are checked when they have become numbers."""
+        """Refuse fields below their least values; `at` builds the objective again, which checks schedules' values."""
         for name, bound in least.items():
             own = f"{type(self).__name__}.{name}"
             value: Any = value_of(own, getattr(self, name), Schedule)
@@ -116,8 +153,8 @@ class Objective(ABC):
                 raise UsageError(f"{type(self).__name__} needs {name} >= {bound:g}, got {value}")
 
 
-class NotTensorial(Exception):  # noqa: N818 - a reason to take another way
-    """A loss that has to read the values of its tensors; the message says why."""
+class NotTensorial(Exception):  # noqa: N818 - not an error: the caller computes the loss in another way
+    """The loss must read values of tensors; the message says why."""
 
 
 def tensor_form(objective: Objective) -> Callable[..., Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_vae.arguments.checked import checked
-from pyro_vae.arguments.values import folder, number, value_of
+from pyro_vae.arguments.values import folder, number
 from pyro_vae.compiling.backends import choose_device
 from pyro_vae.data import Dataset, as_dataset
 from pyro_vae.distributed import connect
@@ -18,11 +18,12 @@ from pyro_vae.distributed.agreement import agreed
 from pyro_vae.errors import UsageError
 from pyro_vae.messages import Progress
 from pyro_vae.networks.precision import Precision
-from pyro_vae.objectives import ELBO, Objective, as_loss
+from pyro_vae.objectives import ELBO
 from pyro_vae.process.interrupts import signals_collected
 from pyro_vae.process.isolation import isolated
 from pyro_vae.runs.directory import open_run
 from pyro_vae.schedules import Constant, Schedule
+from pyro_vae.training.pyro_loss import as_objective
 from pyro_vae.training.settings import Keep, Settings, run_config
 from pyro_vae.training.steps import (
     Compile,
@@ -123,9 +124,7 @@ def fit(
     """
     if not isinstance(vae, nn.Module):
         raise UsageError(f"vae: expected a torch module with programs `model` and `guide`, got {type(vae).__name__}")
-    objective = ELBO() if objective is None else value_of("objective", objective, Objective)
-    if not hasattr(objective, "loss_and_grads"):  # some of Pyro's have nothing to differentiate, and are taken too
-        as_loss(objective)
+    objective = ELBO() if objective is None else as_objective(objective)
     run, save_every = folder("run", run), number("save_every", save_every)
     settings = Settings(
         epochs,

@@ -6,7 +6,6 @@ afterwards, so that the training is that of `pyro.infer.SVI`, which rehearses no
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +16,6 @@ from torch.distributions import Independent
 
 from pyro_vae.errors import PyroVaeError, UsageError
 from pyro_vae.inference.programs import sample_sites
-from pyro_vae.objectives import Objective
 from pyro_vae.process.seeding import seeded
 from pyro_vae.process.switches import checking
 from pyro_vae.training.steps import Batch, Loss, eager_step, same_buffers
@@ -40,11 +38,7 @@ def rehearse(loss: Loss, batch: Batch, total: float) -> None:
     with _told(len(batch)), same_buffers(loss.vae), checking(True), seeded(0, "rehearsal"):
         with torch.no_grad():
             _check_sites(loss, batch)
-        if isinstance(loss.objective, Objective):
-            with torch.no_grad():
-                replace(loss, tensorial=False)(batch, loss.at(0.0, total))
-        else:  # some of Pyro's find their gradients themselves; a copy, since they also note what they found
-            eager_step(replace(loss, objective=copy(loss.objective)))(batch, 0.0, total)
+        eager_step(replace(loss, objective=loss.objective.for_trial(), tensorial=False))(batch, 0.0, total)
 
 
 def needs_two(loss: Loss, one: Batch, total: float) -> bool:

@@ -72,16 +72,16 @@ class Settings:
         return {name: describe(value) for name, value in vars(self).items()}
 
 
-def run_config(vae: Any, dataset: Dataset, objective: Any, settings: Settings) -> dict[str, Any]:
+def run_config(vae: Any, dataset: Dataset, objective: Objective, settings: Settings) -> dict[str, Any]:
     """Everything needed to repeat a training, as the plain data that `pyro-vae fit --config` takes."""
     if not hasattr(vae, "arguments"):
         raise UsageError(
             f"can't save a {type(vae).__name__} to a run directory: only an Autoencoder, such as VAE, knows how to "
             "describe itself"
         )
-    if not isinstance(objective, Objective):
+    if not objective.can_be_saved:
         raise UsageError(
-            f"can't save a {type(objective).__name__} to a run directory: pass one of pyro_vae.objectives "
+            f"can't save a {objective.loss_name} to a run directory: pass one of pyro_vae.objectives "
             "(ELBO() is Trace_ELBO(), ELBO(analytic_kl=True) is TraceMeanField_ELBO()), or train without one"
         )
     _check_precision_of_weights(vae)

@@ -154,9 +154,9 @@ def shares_tried(world: World) -> int:
 _ALONE = "Leave it out, or run one process (without torchrun)"
 
 
-def _refuse_coupling(objective: Any) -> None:
-    """By what it says of itself, since a trial may miss it: while all bits are free, free bits couple nothing."""
-    if isinstance(objective, Objective) and objective.couples_rows:
+def _refuse_coupling(objective: Objective) -> None:
+    """Ask the objective: a trial can miss coupling, e.g. of `FreeBits` while every KL is below its threshold."""
+    if objective.couples_rows:
         raise UsageError(
             f"{objective} couples the rows of a batch, and these are on several processes: run one process (without "
             "torchrun), or take an objective that is a sum over data"

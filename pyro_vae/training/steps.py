@@ -9,7 +9,6 @@ from typing import Any, Literal, Protocol
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import TraceTailAdaptive_ELBO
 from torch import Tensor, nn
 
 from pyro_vae.autoencoders import Autoencoder
@@ -17,7 +16,7 @@ from pyro_vae.compiling.recording import Graph, Unrecordable, record_gradients
 from pyro_vae.errors import UsageError
 from pyro_vae.inference.programs import sample_sites
 from pyro_vae.messages import log_once
-from pyro_vae.objectives import NotTensorial, Objective, as_loss, tensor_form
+from pyro_vae.objectives import NotTensorial, Objective, tensor_form
 from pyro_vae.process.seeding import seeded
 from pyro_vae.process.switches import checking
 from pyro_vae.schedules import value_at
@@ -83,7 +82,7 @@ class Loss:
 
     Args:
         vae: the module with `model` and `guide`.
-        objective: an objective, or a Pyro ELBO.
+        objective: the objective, with its schedules.
         widen: floats from a batch, as the programs take them.
         penalty: what is added for a batch of a size, e.g. a prior on weights; not part of the value reported.
         tensorial: whether to take the objective's `tensor_loss`.
@@ -91,66 +90,48 @@ class Loss:
     """
 
     vae: Any
-    objective: Any
+    objective: Objective
     widen: Callable[[Batch], Batch]
     penalty: Callable[[int], Tensor | float]
     tensorial: bool = True
     noise: Callable[[int], AbstractContextManager[Any]] = nullcontext
 
-    def __call__(self, batch: Batch, objective: Any) -> tuple[Tensor, Tensor]:
+    def __call__(self, batch: Batch, objective: Objective) -> tuple[Tensor, Tensor]:
         """`(value, minimised)`, summed over the batch, nats.
 
         Args:
             batch: the data.
             objective: with numbers or tensors in place of schedules.
         """
-        function = tensor_form(objective) if self._has_tensor_loss() else as_loss(objective)
+        function = tensor_form(objective) if self.tensorial else objective
         wide = self.widen(batch)
         with self.noise(batch.whole):
             value = function(self.vae.model, self.vae.guide, wide.x, **wide.inputs)
         _check_loss(value, objective)
         return value, value + self.penalty(len(batch))  # by the share: over all shares it adds up to that of the batch
 
-    def _has_tensor_loss(self) -> bool:
-        return self.tensorial and isinstance(self.objective, Objective)
-
-    @property
-    def reported(self) -> bool:
-        """Whether the loss has a value: Pyro's tail-adaptive one has gradients alone."""
-        return not isinstance(self.objective, TraceTailAdaptive_ELBO)
-
-    def at(self, epoch: float, total: float) -> Any:
-        """The objective at a moment, with numbers in place of schedules."""
-        return self.objective.at(epoch, total) if isinstance(self.objective, Objective) else self.objective
-
     def values(self, epoch: float, total: float) -> list[Tensor]:
         """The scheduled values of a moment, as tensors."""
         like = next(self.vae.parameters())
         return [
-            torch.as_tensor(value_at(s, epoch, total), dtype=like.dtype, device=like.device) for s in self._schedules()
+            torch.as_tensor(value_at(schedule, epoch, total), dtype=like.dtype, device=like.device)
+            for schedule in self.objective.schedules.values()
         ]
 
-    def holding(self, values: Sequence[Tensor]) -> Any:
-        """The objective with these in place of its schedules."""
-        names = self.objective.schedules if isinstance(self.objective, Objective) else {}
+    def holding(self, values: Sequence[Tensor]) -> Objective:
+        """The objective with these values in place of its schedules."""
+        names = self.objective.schedules
         return self.objective.holding(dict(zip(names, values, strict=True))) if names else self.objective
 
-    def _schedules(self) -> Sequence[Any]:
-        return list(self.objective.schedules.values()) if isinstance(self.objective, Objective) else []
 
-
-def _check_loss(value: Any, objective: Any) -> None:
-    """Refuse what is no loss: a class that somebody else wrote may return anything."""
+def _check_loss(value: Any, objective: Objective) -> None:
+    """Refuse anything but one number: a user's class may return anything."""
     if isinstance(value, Tensor) and value.numel() == 1:
         return
     came = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
     raise UsageError(
-        f"{_name(objective)} must return the loss, one number as a tensor, summed over the batch; got {came}"
+        f"{objective.loss_name} must return the loss, one number as a tensor, summed over the batch; got {came}"
     )
-
-
-def _name(objective: Any) -> str:
-    return getattr(objective, "__name__", type(objective).__name__)
 
 
 class Step(Protocol):
@@ -180,29 +161,29 @@ class EagerStep:
 
     def __call__(self, batch: Batch, epoch: float, total: float) -> Gradients:
         """See `Step`."""
-        value, minimised = self.loss(batch, self.loss.at(epoch, total))
+        value, minimised = self.loss(batch, self.loss.objective.at(epoch, total))
         if not minimised.requires_grad:
-            raise UsageError(f"the loss of {_name(self.loss.objective)} has no gradient: it was detached on the way")
+            raise UsageError(f"the loss of {self.loss.objective.loss_name} has no gradient: it was detached on the way")
         gradients = torch.autograd.grad(minimised, self._parameters, allow_unused=True)
         used = [(p, g) for p, g in zip(self._parameters, gradients, strict=True) if g is not None]
         if not used:
-            raise UsageError(
-                f"the loss of {_name(self.loss.objective)} depends on no parameter: there is nothing to train"
-            )
+            raise UsageError(f"the loss of {self.loss.objective.loss_name} depends on no parameter: nothing to train")
         return value.detach(), [p for p, _ in used], [g for _, g in used]
 
 
 class PyroStep:
-    """By an ELBO of Pyro's, which finds its gradients itself: the same steps as `pyro.infer.SVI`.
+    """By an ELBO of Pyro's, which computes its gradients itself: the same steps as `pyro.infer.SVI`.
 
     Args:
-        loss: what is minimised; its objective has a method `loss_and_grads`.
+        loss: what is minimised; its objective has `loss_and_grads`.
     """
 
     mode = "eager"
 
     def __init__(self, loss: Loss) -> None:
+        assert loss.objective.loss_and_grads is not None
         self.loss, self.name = loss, f"fit{next(_counter)}"
+        self._loss_and_grads = loss.objective.loss_and_grads
         self._programs = self._model, loss.vae.guide  # one object each: Pyro's compiled ELBOs know them by identity
         self._parameters = [p for p in loss.vae.parameters() if p.requires_grad]
 
@@ -212,13 +193,13 @@ class PyroStep:
             parameter.grad = None
         wide = self.loss.widen(batch)
         with self._registered(), self.loss.noise(batch.whole):
-            found = self.loss.objective.loss_and_grads(*self._programs, wide.x, **wide.inputs)
+            found = self._loss_and_grads(*self._programs, wide.x, **wide.inputs)
         penalty = self.loss.penalty(len(batch))
         if isinstance(penalty, Tensor):
             penalty.backward()
         used = [(p, p.grad) for p in self._parameters if p.grad is not None]
         if not used:
-            raise UsageError(f"the loss of {_name(self.loss.objective)} depends on no parameter: nothing to train")
+            raise UsageError(f"the loss of {self.loss.objective.loss_name} depends on no parameter: nothing to train")
         for parameter, _ in used:
             parameter.grad = None
         return self._value(found), [p for p, _ in used], [g for _, g in used]
@@ -226,7 +207,7 @@ class PyroStep:
     def _value(self, found: Any) -> Tensor:
         """The loss, nats; the model's, where there is one for each program (`ReweightedWakeSleep`)."""
         value = torch.as_tensor(found[0] if isinstance(found, tuple) else found).detach()
-        return value if self.loss.reported else torch.full_like(value, torch.nan)
+        return value if self.loss.objective.has_value else torch.full_like(value, torch.nan)
 
     def _model(self, *args: Any, **kwargs: Any) -> Any:
         """The model, with its parameters told to Pyro; an autoencoder of ours does so by itself."""
@@ -253,8 +234,7 @@ class PyroStep:
 
 def eager_step(loss: Loss) -> EagerStep | PyroStep:
     """The step that runs the programs: by autograd, or by the objective's own way."""
-    own = hasattr(loss.objective, "loss_and_grads") and not isinstance(loss.objective, Objective)
-    return PyroStep(loss) if own else EagerStep(loss)
+    return EagerStep(loss) if loss.objective.loss_and_grads is None else PyroStep(loss)
 
 
 class GraphStep:
@@ -368,7 +348,7 @@ def choose_step(loss: Loss, batch: Batch, compile: bool, total: float, tolerance
     """
     eager = eager_step(loss)
     if compile and isinstance(eager, PyroStep):
-        log_once(f"training runs eagerly, not compiled: {_name(loss.objective)} finds its gradients itself")
+        log_once(f"training runs eagerly, not compiled: {loss.objective.loss_name} finds its gradients itself")
     elif compile:
         step = GraphStep(loss, len(batch), tolerance)
         try:

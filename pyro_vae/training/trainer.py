@@ -90,15 +90,14 @@ class _Trainer:
         self,
         vae: Any,
         data: Dataset,
-        objective: Any,
+        objective: Objective,
         settings: Settings,
         world: World,
         run: Run | None,
         save_every: float,
         pending: list[int],
     ) -> None:
-        if isinstance(objective, Objective):
-            objective = objective.for_data(len(data.train), data.given("train"))
+        objective = objective.for_data(len(data.train), data.given("train"))
         self.vae, self.data, self.objective, self.settings = vae, data, objective, settings
         self.world, self.directory, self.save_every, self.pending = world, run, save_every, pending
         self.optimizer = make_optimizer(settings.optimizer, list(vae.parameters()))
@@ -209,14 +208,14 @@ class _Trainer:
         """One step: nothing has changed before the sum, which may fail, and all has after it."""
         probed = self._probe(x, epoch, step) if step % self.settings.log_every == 0 else (0.0, 0.0)
         summed = self.summing(self._gradients(x, epoch, step), (*probed, bool(self.pending)))
-        if self.loss.reported and not isfinite(summed.loss):
+        if self.objective.has_value and not isfinite(summed.loss):
             self._refuse("loss", x, epoch, step)
         if not self._clip(summed.gradients, x.whole):
             self._refuse("gradient", x, epoch, step)
         for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
             group["lr"] = lr * self._lr_factor(epoch, step)
         update(self.optimizer, summed.parameters, summed.gradients)
-        self.progress["last_loss"] = summed.loss / x.whole if self.loss.reported else None
+        self.progress["last_loss"] = summed.loss / x.whole if self.objective.has_value else None
         self._add(loss=summed.loss, seen=x.whole)
         if step % self.settings.log_every == 0:
             self._add(train_reconstruction=summed.numbers[0], train_kl=summed.numbers[1], probed=x.whole)
@@ -295,7 +294,7 @@ class _Trainer:
         if isfinite(loss) and (best is None or loss < best):
             self.progress |= {"best_loss": loss, "waited": 0}
             self._keep_weights(epoch)
-        elif not isinstance(self.objective, Objective) or self.objective.settled(epoch + 1, self.settings.epochs):
+        elif self.objective.settled(epoch + 1, self.settings.epochs):
             self.progress["waited"] += 1
 
     def _keep_weights(self, epoch: int) -> None:
@@ -392,7 +391,7 @@ class _Trainer:
         try:
             return has_elbo(self.vae.guide, wide.x[:1], **{name: value[:1] for name, value in wide.inputs.items()})
         except UsageError:  # a guide that draws nothing, since Pyro's loss sums over all sites: `measured` tells
-            if isinstance(self.objective, Objective):
+            if self.objective.needs_elbo:
                 raise
             return True
 
@@ -400,8 +399,7 @@ class _Trainer:
         """The loss by operations on tensors alone, where the objective has such a form for this pair."""
         try:
             with seeded(self.settings.seed, "step", 0, 0), torch.no_grad(), same_buffers(self.vae):
-                if isinstance(self.objective, Objective):
-                    self.loss(x, self.loss.at(0.0, self.settings.epochs))
+                self.loss(x, self.objective.at(0.0, self.settings.epochs))
         except NotTensorial:
             return replace(self.loss, tensorial=False)
         return self.loss

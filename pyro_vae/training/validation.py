@@ -1,7 +1,5 @@
 """What a training is judged by after each epoch: the value of its objective on the validation data."""
 
-from collections.abc import Callable
-from copy import copy
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -43,7 +41,7 @@ class Validation:
     Args:
         vae: the module with `model` and `guide`.
         data: whose `valid` is taken.
-        objective: what is minimised, told of the training data.
+        objective: what is minimised, with what it knows of the training data (`Objective.for_data`).
         epochs: length of the training, for the schedules.
         batch_size: data in a batch, at most.
         seed: of the noise.
@@ -52,7 +50,7 @@ class Validation:
 
     vae: Any
     data: Dataset
-    objective: Any
+    objective: Objective
     epochs: int
     batch_size: int
     seed: int
@@ -62,9 +60,8 @@ class Validation:
     def name(self) -> str:
         """The class or function that is minimised, with the final weight of the KL where that is not 1."""
         final = self._final()
-        name = getattr(final, "__name__", type(final).__name__)
-        beta = getattr(final, "beta", 1) if isinstance(final, Objective) else 1
-        return name if beta == 1 else f"{name} with beta {beta:g}"
+        beta = getattr(final, "beta", 1)
+        return final.loss_name if beta == 1 else f"{final.loss_name} with beta {beta:g}"
 
     def measure(self) -> dict[str, float]:
         """`loss`, `elbo`, `reconstruction` and `kl`, nats per datum; nothing where there are no validation data.
@@ -90,59 +87,43 @@ class Validation:
         except NotImplementedError:  # Pyro's, of a loss that has gradients alone
             return -terms.get("elbo", terms["reconstruction"])
 
-    def _mean(self, final: Any, x: Tensor, inputs: dict[str, Any]) -> float:
+    def _mean(self, final: Objective, x: Tensor, inputs: dict[str, Any]) -> float:
         parts = torch.arange(len(x)).tensor_split(-(-len(x) // self.batch_size))
-        function, own = _as_value(final), self.world.rows(len(parts))
+        own = self.world.rows(len(parts))
         sums = [torch.zeros(0, dtype=torch.float64)]
         with evaluation_mode(self.vae.model, self.vae.guide):
             for part in parts[own]:
                 rows = slice(int(part[0]), int(part[-1]) + 1)
                 given = {name: value[rows] for name, value in inputs.items()}
                 with seeded(self.seed, "validation", rows.start):
-                    value = function(self.vae.model, self.vae.guide, x[rows], **given)
+                    value = final.evaluate(self.vae.model, self.vae.guide, x[rows], **given)
                 sums.append(torch.as_tensor(value, dtype=torch.float64).detach().cpu().reshape(1))
         return (self.world.gather(torch.cat(sums)).sum() / len(x)).item()
 
-    def _final(self) -> Any:
+    def _final(self) -> Objective:
         """The objective with the last values of its schedules, and what it must know of the validation data."""
-        if not isinstance(self.objective, Objective):
-            return self.objective
         train, valid = (
             self.data.given(split) for split in ("train", "valid" if self.data.valid is not None else "train")
         )
         return self.objective.for_validation(train, valid).at(self.epochs, self.epochs)
 
 
-def measured(objective: Any, model: Program, guide: Program, x: Tensor, **options: Any) -> Bound:
-    """The bound of each datum; nan for a pair that only Pyro's own losses can be taken of.
+def measured(objective: Objective, model: Program, guide: Program, x: Tensor, **options: Any) -> Bound:
+    """The bound of each datum; nan where it can't be computed and the objective does not need it.
 
-    Such as a model with sites that are summed out, which the guide does not draw.
+    For example, Pyro's own losses take a model with sites that are summed out, which the guide does not draw.
 
     Raises:
-        UsageError: if there is no bound, and the objective is one of ours.
+        UsageError: if there is no bound, and `objective.needs_elbo`.
     """
     try:
         return bound(model, guide, x, **options)
     except UsageError as error:
-        if isinstance(objective, Objective):
+        if objective.needs_elbo:
             raise
         log_once(f"no ELBO is reported: {error}")
         unknown = torch.full((len(x),), torch.nan, dtype=torch.float64)
         return Bound(unknown, unknown)
-
-
-def _as_value(objective: Any) -> Callable[..., Any]:
-    """The loss as a number: of a pair of ours without gradients, of others with, for they may need them inside."""
-    if isinstance(objective, Objective):
-        return objective
-    function = objective.loss if hasattr(objective, "loss_and_grads") else copy(objective)
-
-    def value(*args: Any, **kwargs: Any) -> Any:
-        with torch.enable_grad():
-            found = function(*args, **kwargs)
-        return found[0] if isinstance(found, tuple) else found  # the model's, of Pyro's ReweightedWakeSleep
-
-    return value
 
 
 def _is_ours(vae: Any) -> bool:

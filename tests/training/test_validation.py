@@ -42,6 +42,7 @@ from pyro_vae.process.seeding import seeded
 from pyro_vae.runs.loading import load, read_manifest, read_metrics
 from pyro_vae.schedules import Cyclical, Linear
 from pyro_vae.training.fitting import fit
+from pyro_vae.training.pyro_loss import as_objective
 from pyro_vae.training.validation import Validation
 from tests.support.networks import Dropping
 
@@ -60,7 +61,7 @@ def digits(n=120, valid=70):
 
 def validation(vae, objective, data=None, epochs=10, batch_size=30):
     data = digits() if data is None else data
-    told = objective.for_data(len(data.train), data.given("train")) if hasattr(objective, "for_data") else objective
+    told = as_objective(objective).for_data(len(data.train), data.given("train"))
     return Validation(vae, data, told, epochs, batch_size, 0, World())
 
 
