@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from pyro_vae import VQVAE, codebook_usage, fit, fit_code_prior, load_data, plots, reconstruct, sample
-from pyro_vae.data.dataset import Binarization
+from pyro_vae.data import Binarization
 from pyro_vae.evidence import bound
 from pyro_vae.networks.grid import GridNet
 from pyro_vae.objectives import VQBound

@@ -32,9 +32,7 @@ def _add_loading(parser: CommandParser) -> None:
 
 def _add_split(group: Any) -> None:
     """The options of the commands that read data: by default those of the run."""
-    group.add_argument(
-        "--split", default="test", choices=constant("pyro_vae.data.dataset", "SPLITS"), help="which data"
-    )
+    group.add_argument("--split", default="test", choices=constant("pyro_vae.data.splits", "SPLITS"), help="which data")
     group.add_argument(
         "--data",
         type=str | None,

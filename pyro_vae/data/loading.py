@@ -23,10 +23,13 @@ from torch import Tensor
 from pyro_vae.arguments.checked import checked
 from pyro_vae.arguments.remedies import option, part, spoken
 from pyro_vae.arguments.values import as_array, choice, folder, number, truth, whole
-from pyro_vae.data.dataset import SPLITS, Binarization, Dataset, check_divisor
+from pyro_vae.data.checks import check_divisor
+from pyro_vae.data.dataset import Dataset
 from pyro_vae.data.inputs import Context, conditioned_on_elements, conditioned_on_labels, quadrants, semi_supervised
 from pyro_vae.data.linear_gaussian import LinearGaussian
+from pyro_vae.data.preparation import Binarization
 from pyro_vae.data.sources import NAMES, Raw, read
+from pyro_vae.data.splits import SPLITS
 from pyro_vae.data.storage import Stored, check_real, to_floats
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.process.isolation import isolated

@@ -29,13 +29,44 @@ def kind(x: Stored) -> str:
     return name if name in ("bool", "uint8") else "integer" if "int" in name else "float"
 
 
+def levels(splits: Iterable[Stored], divisor: float) -> int | None:
+    """Values that a stored element over the divisor can have: `divisor + 1`, of bytes at most 256; None for floats."""
+    kinds = {kind(x) for x in splits}
+    if kinds == {"bool"} and divisor == 1:
+        return 2
+    if not kinds <= {"uint8", "integer"} or divisor != int(divisor):
+        return None
+    return min(int(divisor) + 1, 256) if kinds == {"uint8"} else int(divisor) + 1
+
+
+def moments(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (divided by N) of each element in double precision, part by part.
+
+    Args:
+        parts: data `[rows, *event]`.
+
+    Returns:
+        Both `[*event]`.
+
+    References:
+        Chan, Golub & LeVeque 1983, Algorithms for computing the sample variance.
+    """
+    count, mean, squares = 0, 0.0, 0.0
+    for x in parts:
+        x, n = x.double(), len(x)
+        shift, total = x.mean(0) - mean, count + n
+        squares = (x - x.mean(0)).square().sum(0) + shift.square() * (count * n / total) + squares
+        mean, count = shift * (n / total) + mean, total
+    return torch.as_tensor(mean), (torch.as_tensor(squares) / count).sqrt()
+
+
 def chunk_rows(x: Stored, chunks: int = 1) -> int:
-    """How many rows have the elements of so many chunks."""
+    """How many rows have as many elements as the given number of chunks."""
     return max(1, chunks * CHUNK // math.prod(x.shape[1:]))
 
 
 def read_in_parts(x: Stored, rows: int | None = None) -> Iterator[Tensor]:
-    """All rows in order, so many at a time (a chunk's by default), each part as `read_in` gives it."""
+    """All rows in order, `rows` at a time (by default those of one chunk), each part as `read_in` gives it."""
     rows = rows or chunk_rows(x)
     return (read_in(x[start : start + rows]) for start in range(0, len(x), rows))
 

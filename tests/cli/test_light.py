@@ -14,8 +14,8 @@ from pyro_vae.cli.given import given_of
 from pyro_vae.cli.library import Axis, Imported, axis_of, names_of
 from pyro_vae.cli.options import PARSERS
 from pyro_vae.cli.sources import Sources, constant, options_of
-from pyro_vae.data.dataset import SPLITS
 from pyro_vae.data.inputs import Context
+from pyro_vae.data.splits import SPLITS
 from pyro_vae.evidence.annealing_results import Annealing
 from pyro_vae.evidence.methods import METHODS
 from pyro_vae.guides import Guide
@@ -157,7 +157,7 @@ def short(value):
 
 
 def test_what_commands_choose_from_is_that_of_the_package():
-    assert constant("pyro_vae.data.dataset", "SPLITS") == SPLITS
+    assert constant("pyro_vae.data.splits", "SPLITS") == SPLITS
     assert constant("pyro_vae.evidence.methods", "METHODS") == tuple(METHODS)
     assert constant("pyro_vae.report.sections", "SECTIONS") == tuple(SECTIONS)
     assert constant("pyro_vae.data.inputs", "Context") == Context

@@ -20,9 +20,9 @@ from scipy import stats
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.autoencoders import VAE
-from pyro_vae.data import Dataset, LinearGaussian, as_dataset, dataset, load_data
+from pyro_vae.data import Dataset, LinearGaussian, as_dataset, load_data, preparation
+from pyro_vae.data import storage as stored
 from pyro_vae.data.dataset import evenly_spread
-from pyro_vae.data.loading import storage as stored
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.likelihoods import Bernoulli, ContinuousBernoulli, Normal
 from pyro_vae.process.seeding import seeded
@@ -1063,14 +1063,14 @@ def test_offences_are_found_in_any_chunk(tmp_path, monkeypatch):
 
 def test_mapped_data_are_not_binarised_into_memory_where_they_are_large(tmp_path, monkeypatch):
     np.save(tmp_path / "x.npy", images(10, 3, high=2))
-    monkeypatch.setattr(dataset, "_COPIED", 29)
+    monkeypatch.setattr(preparation, "_COPIED", 29)
     for name in ("static", "threshold"):
         with refused(
             DataError, f"train is a mapped file of 30 values, which {name} binarisation", "at most 29", "'dynamic'"
         ):
             load_data(tmp_path / "x.npy", binarize=name)
     assert len(load_data(tmp_path / "x.npy", binarize="dynamic", valid_size=9).train) == 1
-    monkeypatch.setattr(dataset, "_COPIED", 26)
+    monkeypatch.setattr(preparation, "_COPIED", 26)
     with refused(DataError, "valid is a mapped file of 27 values", "hold out fewer by valid_size"):
         load_data(tmp_path / "x.npy", binarize="dynamic", valid_size=9)
     assert len(load_data("digits", binarize="static").train) == 1397  # in memory already
