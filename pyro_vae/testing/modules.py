@@ -26,10 +26,14 @@ small_mlp = partial(MLP, hidden=(5,), activation="tanh")
 
 
 def perturbed(module: nn.Module) -> Any:
-    """The module with its parameters moved a little, so that none that starts at zero hides another."""
+    """The module with its parameters moved a little, so that none that starts at zero hides another.
+
+    A weight moves by at most 1 / sqrt(its inputs), so that outputs of wide networks stay moderate too.
+    """
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+            inputs = parameter[0].numel() if parameter.dim() > 1 else 1
+            parameter.add_(min(0.1, inputs**-0.5) * torch.randn_like(parameter))
     return module
 
 

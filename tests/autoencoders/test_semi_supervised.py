@@ -16,9 +16,8 @@ from pyro.infer import SVI, TraceEnum_ELBO
 from pyro_vae.autoencoders import SemiSupervisedVAE
 from pyro_vae.cli.saved_runs import load_data_of
 from pyro_vae.compiling.recording import record_gradients
-from pyro_vae.data import Dataset, load_data
+from pyro_vae.data import Dataset, load_data, semi_supervised
 from pyro_vae.data.dataset import evenly_spread
-from pyro_vae.data.loading import semi_supervised
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.evidence import bound, log_marginal
 from pyro_vae.guides import FullNormal

@@ -330,7 +330,7 @@ class TestTrust:
             resolve({"class_path": path}, ["pyro_vae"])
 
     def test_not_a_class(self):
-        with pytest.raises(CheckpointError, match=r"'pyro_vae\.seeding\.derive_seed' is not a class"):
+        with pytest.raises(CheckpointError, match=r"'pyro_vae\.process\.seeding\.derive_seed' is not a class"):
             resolve({"class_path": "pyro_vae.process.seeding.derive_seed"}, ["pyro_vae"])
 
     @pytest.mark.parametrize(
