@@ -1,32 +1,49 @@
-"""What a program computes from its weights alone, computed once for many runs of it.
+"""Values that a module computes from its weights alone, computed once for many runs.
 
-An estimate of log p(x) runs a model some hundred times for each block of data, and a prior that is made of q(z|u) at
-inputs of its own (`VampPrior`) would run the encoder on all of them each time. While weights stay as they are, such a
-part hands its tensors to `remember` and gets them back by `recall`. That is nobody's promise but that of whoever enters
-`remembering`; outside of it nothing is remembered.
+An estimate of log p(x) runs a model some hundred times for each block of data. A prior that is made of q(z|u) at
+learned inputs u (`VampPrior`) would run the encoder on all of them each time. While weights do not change, such a
+module hands its tensors to `remember` and gets them back by `recall`. Only the caller of `remembering` knows that
+weights do not change: outside of it nothing is remembered.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Self
 
+import torch
 from torch import Tensor, nn
 
-Memory = dict[nn.Module, tuple[Tensor, ...]]
+
+class Memory(dict[nn.Module, tuple[Tensor, ...]]):
+    """Remembered tensors by the module that computed them."""
+
+    def tensors(self) -> list[Tensor]:
+        """All of them, module by module: inputs of a recorded graph."""
+        return [tensor for tensors in self.values() for tensor in tensors]
+
+    def shapes(self) -> list[torch.Size]:
+        """Of `tensors()`."""
+        return [tensor.shape for tensor in self.tensors()]
+
+    def holding(self, tensors: Sequence[Tensor]) -> Self:
+        """The same modules with other tensors, in the order of `tensors()`."""
+        rest = iter(tensors)
+        return type(self)({module: tuple(next(rest) for _ in known) for module, known in self.items()})
 
 
 _active: ContextVar[Memory | None] = ContextVar("memory", default=None)
 
 
 @contextmanager
-def remembering(known: Mapping[nn.Module, Sequence[Tensor]] | None = None) -> Iterator[Memory]:
-    """Let modules remember, for the time of the block, what depends on weights alone.
+def remembering(known: Memory | None = None) -> Iterator[Memory]:
+    """Let modules remember, inside the block, what depends on weights alone.
 
-    Whoever enters promises that inside no weight, mode or type of products changes, and that no gradient for a weight
-    is wanted. Within another one it begins anew.
+    The caller guarantees that inside no weight, mode or precision of products changes, and that no gradient for a
+    weight is needed. A nested block starts with an empty memory.
 
     Args:
-        known: what is remembered from the start.
+        known: what is remembered from the start; it is copied.
 
     Example:
         >>> module = nn.Linear(2, 3)
@@ -36,7 +53,7 @@ def remembering(known: Mapping[nn.Module, Sequence[Tensor]] | None = None) -> It
         >>> same, len(memory), recall(module)
         (True, 1, None)
     """
-    memory: Memory = {module: tuple(tensors) for module, tensors in (known or {}).items()}
+    memory = Memory(known or {})
     token = _active.set(memory)
     try:
         yield memory
@@ -46,9 +63,7 @@ def remembering(known: Mapping[nn.Module, Sequence[Tensor]] | None = None) -> It
 
 @contextmanager
 def forgetting() -> Iterator[None]:
-    """Compute everything anew for the time of the block: where operations are recorded, what is remembered would be a
-    constant.
-    """
+    """Compute everything anew inside the block: in a recorded graph a remembered tensor would be a constant."""
     token = _active.set(None)
     try:
         yield
@@ -57,17 +72,17 @@ def forgetting() -> Iterator[None]:
 
 
 def recall(module: nn.Module) -> tuple[Tensor, ...] | None:
-    """What a module has remembered; None where there is nothing."""
+    """What a module has remembered; None if nothing."""
     memory = _active.get()
     return None if memory is None else memory.get(module)
 
 
 def remember(module: nn.Module, tensors: Sequence[Tensor] | None) -> None:
-    """Keep tensors that depend on a module's weights alone, without their gradients; nothing where nobody remembers.
+    """Remember tensors that depend on a module's weights alone, without their gradients; outside `remembering` nothing.
 
     Args:
-        module: whose they are.
-        tensors: what to keep; None for what can't be kept.
+        module: the module that computed them.
+        tensors: what to remember; None if it can't be.
     """
     memory = _active.get()
     if memory is not None and tensors is not None:

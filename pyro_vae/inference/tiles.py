@@ -93,6 +93,12 @@ def filled(latents: Mapping[str, Tensor], particles: int, nesting: int = 1) -> d
     return dict(latents)
 
 
+def pieces(latents: Mapping[str, Tensor], particles: int) -> Iterator[dict[str, Tensor]]:
+    """Draws cut into parts of at most `particles` along dimension 0."""
+    for first in range(0, len(next(iter(latents.values()))), particles):
+        yield {name: value[first : first + particles] for name, value in latents.items()}
+
+
 def cut(latents: Mapping[str, Tensor], particles: int, size: int, nesting: int) -> dict[str, Tensor]:
     """The first `particles` draws of the first `size` data of a tile."""
     return {name: value[:particles].narrow(nesting, 0, size) for name, value in latents.items()}

@@ -213,7 +213,7 @@ class TestWhatIsRemembered:
         """The model's graph uses no weight of encoder or prior, and the estimate is that of the programs."""
         compiled, eager = (self.estimate(vae, compile=compile) for compile in (True, False))
         torch.testing.assert_close(compiled.log_p, eager.log_p, rtol=1e-5, atol=1e-3)
-        (graphs,) = tiles._kept[vae].values()
+        (graphs,) = tiles.GRAPHS.of(vae).values()
         weights = zip(vae.named_parameters(), graphs.weigh.run.graph.nodes, strict=False)
         used = {name for (name, _), placeholder in weights if placeholder.users}
         assert used == {name for name, _ in vae.named_parameters() if name.startswith("decoder")}
@@ -226,7 +226,7 @@ class TestWhatIsRemembered:
             weights = vae.prior.pseudo_inputs if change == "pseudo_inputs" else vae.encoder.hidden[0].bias
             weights.sub_(0.5)
         after, expected = (self.estimate(vae, compile=compile) for compile in (True, False))
-        assert (after.log_p - before.log_p).abs().max() > 0.01 and len(tiles._kept[vae]) == 1
+        assert (after.log_p - before.log_p).abs().max() > 0.01 and len(tiles.GRAPHS.of(vae)) == 1
         torch.testing.assert_close(after.log_p, expected.log_p, rtol=1e-5, atol=1e-3)
 
     def test_each_precision_its_own(self, vae):
@@ -312,7 +312,7 @@ def test_auto_compiles_only_much_work(monkeypatch):
 
 def test_pieces_fit_the_cache_and_the_limit():
     def rows(shape, max_rows=4096):
-        return tiles._rows_in_cache([torch.zeros(50, *shape)], max_rows)
+        return tiles._particles_of_graph([torch.zeros(50, *shape)], max_rows)
 
     assert rows((28, 28)) == 25 and rows((8, 8)) == 50 and rows((256, 256)) == 1
     assert rows((28, 28), max_rows=500) == 10 and rows((28, 28), max_rows=1) == 1
