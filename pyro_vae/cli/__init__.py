@@ -1,26 +1,29 @@
-"""The command `pyro-vae`. This file only chooses: torch is imported once all names are known to be right."""
+"""The command `pyro-vae`. Its commands are the files in `commands/`; torch is imported once all names are known.
+
+commands/          a file a command: its options, and `run`
+work/              what the longer commands do; the only files here that import torch
+finding.py         which commands there are
+parsing.py         a parser of options; plain ones, and those that name a class
+class_options.py, option_groups.py
+options that name a class; options that several commands have
+given.py, described.py, values.py
+from words and YAML to the whole description of an object
+library.py, sources.py
+the classes that can be named, imported or read from their sources without import
+helping.py, mistakes.py, failures.py
+the texts of help, of mistakes in options, and of exceptions
+home.py, streams.py
+`~` in paths; standard streams that are closed, full or broken
+"""
 
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from typing import NoReturn
 
 from pyro_vae.arguments.remedies import nearest, on_command_line
-
-COMMANDS = {
-    "fit": "train a VAE, save the run and its pictures; resumes a run that was stopped",
-    "evaluate": "estimate log p(x) of a split, by importance sampling or another method, with errors and health",
-    "compare": "rank runs by log p(x) of the same data, with errors of the differences",
-    "diagnose": "write a page on what can be believed: bracketed log p(x), gaps, codes, calibration",
-    "sample": "draw from a trained VAE's prior and save a picture or arrays",
-    "reconstruct": "encode and decode data and save a picture or arrays",
-    "cluster": "assign data to the components of a mixture prior, and compare with their labels",
-    "refit": "fit another prior to a trained VAE's codes, and save it as a new run",
-    "info": "tell what a run directory holds",
-}
-_MODULES = {"sample": "generate", "reconstruct": "generate"}
+from pyro_vae.cli.finding import command_names, load_command, summary_of
 
 _INTERRUPTED = 130
 _INFORMATION = ("-h", "--help", "--version")
@@ -60,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def command() -> NoReturn:
     """Run the command line as a process of its own.
 
-    One that was interrupted ends there and then: Python would first wait, for seconds, for all that compiles.
+    An interrupted process ends at once: Python would first wait, for seconds, for compilations that still run.
     """
     code = main()
     if code == _INTERRUPTED:
@@ -74,11 +77,13 @@ def _run(command: str, arguments: list[str]) -> int:
     try:
         if command in _INFORMATION:
             return _inform(command)
-        if command not in COMMANDS:
-            return _fail("pyro-vae", _unknown(command), 2)
+        if command not in (known := command_names()):
+            return _fail("pyro-vae", _unknown(command, known), 2)
+        from pyro_vae.cli.parsing import parse, parser_of
+
         with on_command_line(), all_said():
-            _check(command, arguments)
-            return _load(command)(arguments)
+            options = parse(parser_of(command), arguments)
+            return load_command(command).run(options)
     except KeyboardInterrupt:
         return _fail(f"pyro-vae {command}", "stopped", _INTERRUPTED)
     except BaseException as error:  # a class of the user can raise any
@@ -94,31 +99,18 @@ def _inform(option: str) -> int:
 
 def usage() -> str:
     """The text of `pyro-vae --help`."""
-    return _USAGE.format(commands="\n".join(f"  {name:<12} {text}" for name, text in COMMANDS.items()))
+    return _USAGE.format(commands="\n".join(f"  {name:<12} {summary_of(name)}" for name in command_names()))
 
 
-def _check(command: str, arguments: list[str]) -> None:
-    """Print help, or tell a mistake in names, before anything is imported that takes seconds."""
-    from pyro_vae.cli.options import PARSERS
-    from pyro_vae.cli.parsing import check
-
-    check(PARSERS[command](), arguments)
-
-
-def _load(command: str) -> Callable[[list[str]], int]:
-    module = import_module(f"pyro_vae.cli.{_MODULES.get(command, command)}")
-    return getattr(module, f"run_{command}" if command in _MODULES else "run")
-
-
-def _unknown(command: str) -> str:
-    known = ", ".join(COMMANDS)
+def _unknown(command: str, known: Sequence[str]) -> str:
+    names = ", ".join(known)
     if not command:
-        return f"expected a command: {known} (pyro-vae --help explains)"
-    return f"unknown command {command!r}{nearest(command, COMMANDS) or '?'} Known commands: {known}"
+        return f"expected a command: {names} (pyro-vae --help explains)"
+    return f"unknown command {command!r}{nearest(command, known) or '.'} Known commands: {names}"
 
 
 def _fail(program: str, message: str, code: int, shared: bool | None = None) -> int:
-    if _tells(shared):
+    if _reports(shared):
         from pyro_vae.messages import remark
 
         remark(f"{program}: error: {' '.join(message.split())}")
@@ -128,7 +120,7 @@ def _fail(program: str, message: str, code: int, shared: bool | None = None) -> 
 def _explain(program: str, error: BaseException) -> int:
     """One line on standard error, after the traceback where the environment asks for it; returns the exit code.
 
-    The parser's own `SystemExit`, after help that was asked for, is no error, and goes on.
+    The parser's own `SystemExit`, after help that was asked for, is no error and is raised again.
     """
     from pyro_vae.cli.failures import TRACEBACK, as_ours, is_the_users, one_line
 
@@ -136,15 +128,16 @@ def _explain(program: str, error: BaseException) -> int:
         raise error
     if os.environ.get(TRACEBACK, "0") != "0":
         traceback.print_exception(error)
-    told = as_ours(error)
-    return _fail(program, one_line(str(told)), told.exit_code, told.shared)
+    ours = as_ours(error)
+    return _fail(program, one_line(str(ours)), ours.exit_code, ours.shared)
 
 
-def _tells(shared: bool | None) -> bool:
-    """Whether this is the process to tell an error: of several that share it the first, before they met one a machine.
+def _reports(shared: bool | None) -> bool:
+    """Whether this process prints the error: of several that share it, one.
 
     Args:
-        shared: as in `PyroVaeError`.
+        shared: as in `PyroVaeError`: True, rank 0 prints it; None, raised before the processes connected, the first
+            process of each machine prints it; False, an error of this process alone, which prints it.
     """
     rank = {True: "RANK", None: "LOCAL_RANK", False: ""}[shared]
     return "WORLD_SIZE" not in os.environ or os.environ.get(rank, "0") == "0"

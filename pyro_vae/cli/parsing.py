@@ -6,13 +6,14 @@ Nothing heavy is imported until all names are known to be right, so that help an
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from jsonargparse import ArgumentParser, Namespace, set_dumper, set_loader
 
 from pyro_vae.cli.class_options import ClassOption
+from pyro_vae.cli.finding import docstring_of, load_command
 from pyro_vae.cli.given import Given, given_of
 from pyro_vae.cli.helping import HelpFormatter
 from pyro_vae.cli.home import expanded, with_home
@@ -236,18 +237,20 @@ def _short(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def make_parser(command: str, description: str) -> CommandParser:
-    """An empty parser for `pyro-vae COMMAND`, which raises instead of exiting."""
+def parser_of(command: str) -> CommandParser:
+    """The parser of `pyro-vae COMMAND`, with the options that the command's file adds; it raises instead of exiting."""
     set_loader(_MODE, _loaded, exceptions=(YamlError,))
     set_dumper(_MODE, dump_yaml)
-    return CommandParser(
+    parser = CommandParser(
         prog=f"pyro-vae {command}",
-        description=description,
+        description=" ".join(docstring_of(command).split()),
         exit_on_error=False,
         allow_abbrev=False,
         parser_mode=_MODE,
         formatter_class=HelpFormatter,
     )
+    load_command(command).add_options(parser)
+    return parser
 
 
 def _loaded(text: str) -> Any:
@@ -255,46 +258,31 @@ def _loaded(text: str) -> Any:
     return None if text.strip() == "None" else load_yaml(text)
 
 
-def add_common(parser: Any) -> None:
-    """The options that every command has."""
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+def parse(parser: CommandParser, argv: Sequence[str]) -> Namespace:
+    """The options of a command line, with the home folder in their paths.
 
-
-def allow_own_modules() -> None:
-    """Let a user's own class lie in a file beside where the command is run."""
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
-
-
-def parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
-    """Parse, or raise a `UsageError` of one line that names what is known.
+    Names are checked from the sources first, so that help and mistakes need not wait for the import of torch.
 
     Raises:
-        UsageError: for an unknown option or class, or a value of the wrong type.
+        UsageError: for an unknown option or class, or a value of the wrong type: one line that names what is known.
     """
-    return expanded(_told(parser, argv, lambda: parser.parse_args(argv)))
-
-
-def check(parser: CommandParser, argv: Sequence[str]) -> None:
-    """Tell the same mistakes at once, as far as names go, and print help; nothing heavy is imported.
-
-    Raises:
-        UsageError: as `parse`.
-    """
-    _told(parser, argv, lambda: parser.check(argv))
-
-
-def _told(parser: ArgumentParser, argv: Sequence[str], action: Callable[[], Any]) -> Any:
     try:
-        return action()
+        parser.check(argv)
+        _allow_own_modules()
+        return expanded(parser.parse_args(argv))
     except argparse.ArgumentError as error:  # with its cause, which may lie in a module of the user's
         raise UsageError(where_typed(explain(str(error), parser, argv), argv)) from error
     except UsageError as error:
         if type(error) is not UsageError or where_typed(str(error), argv) == str(error):
             raise
         raise UsageError(where_typed(str(error), argv)) from error
+
+
+def _allow_own_modules() -> None:
+    """Let a user's own class be in a file of the folder where the command runs."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
 
 
 def named(options: Any) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import torch
 from pyro.infer import SVI, TraceEnum_ELBO
 
 from pyro_vae.autoencoders import SemiSupervisedVAE
-from pyro_vae.cli.saved_runs import load_data_of
+from pyro_vae.cli.work.saved_runs import load_data_of
 from pyro_vae.compiling.recording import record_gradients
 from pyro_vae.data import Dataset, load_data, semi_supervised
 from pyro_vae.data.dataset import evenly_spread

@@ -20,8 +20,7 @@ import pyro_vae.autoencoders.vector_quantized  # noqa: F401
 from pyro_vae import objectives
 from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.cli.library import Imported
-from pyro_vae.cli.options import fit_parser, refit_parser
-from pyro_vae.cli.parsing import parse
+from pyro_vae.cli.parsing import parse, parser_of
 from pyro_vae.errors import UsageError
 from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Likelihood
@@ -69,10 +68,10 @@ def in_classes(value):
     return [in_classes(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def at(axis, *words, parser=fit_parser):
+def at(axis, *words, command="fit"):
     """What a command line gives at an axis, as plain data."""
     first, *path = axis.split(".")
-    found = parse(parser(), list(words))[first]
+    found = parse(parser_of(command), list(words))[first]
     for name in path:
         found = found.init_args[name]
     return found.as_dict()
@@ -113,7 +112,7 @@ def test_refit_takes_them_likewise(axis, cls):
     if axis not in ("vae.prior", "optimizer"):
         pytest.skip("no option of refit")
     name = axis.removeprefix("vae.")
-    found = at(name, "r", "--out", "o", f"--{name}", cls.__name__, parser=refit_parser)
+    found = at(name, "r", "--out", "o", f"--{name}", cls.__name__, command="refit")
     assert in_classes(found) == {"class": cls, **own_defaults(cls)}
 
 
@@ -133,8 +132,8 @@ class TestCommandDefaults:
             "class_path": "pyro_vae.schedules.Cosine",
             "init_args": {"start": 1.0, "end": 0.0, "epochs": None},
         }
-        assert parse(refit_parser(), ["r", "--out", "o"]).optimizer.init_args.lr == 1e-3
-        assert parse(refit_parser(), ["r", "--out", "o"]).prior is None
+        assert parse(parser_of("refit"), ["r", "--out", "o"]).optimizer.init_args.lr == 1e-3
+        assert parse(parser_of("refit"), ["r", "--out", "o"]).prior is None
 
     @pytest.mark.parametrize(
         "words",
@@ -213,10 +212,10 @@ class TestLayers:
 
     def test_plain_options_too(self):
         options = parse(
-            fit_parser(), ["--epochs", "3", "--config", "{epochs: 4, quiet: true, run: '5', patience: null}"]
+            parser_of("fit"), ["--epochs", "3", "--config", "{epochs: 4, quiet: true, run: '5', patience: null}"]
         )
         assert (options.epochs, options.quiet, options.run, options.patience) == (4, True, "5", None)
-        assert parse(fit_parser(), ["--config", "{epochs: 4}", "--epochs", "3"]).epochs == 3
+        assert parse(parser_of("fit"), ["--config", "{epochs: 4}", "--epochs", "3"]).epochs == 3
 
 
 @pytest.mark.parametrize(
@@ -224,9 +223,9 @@ class TestLayers:
 )
 def test_print_config_repeats_itself(words, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        parse(fit_parser(), [*words, "--print_config"])
+        parse(parser_of("fit"), [*words, "--print_config"])
     (tmp_path / "c.yaml").write_text(capsys.readouterr().out)
-    assert parse(fit_parser(), ["--config", str(tmp_path / "c.yaml")]) == parse(fit_parser(), words)
+    assert parse(parser_of("fit"), ["--config", str(tmp_path / "c.yaml")]) == parse(parser_of("fit"), words)
 
 
 MINE = '''
@@ -315,7 +314,7 @@ class TestMistakes:
     )
     def test_one_line(self, words, message):
         with pytest.raises(UsageError, match=message) as caught:
-            parse(fit_parser(), words)
+            parse(parser_of("fit"), words)
         assert "\n" not in str(caught.value)
 
     def test_a_list_of_one(self):
@@ -327,17 +326,17 @@ class TestMistakes:
     def test_files_that_are_no_text(self, tmp_path):
         (tmp_path / "x.yaml").write_bytes(b"\xff\xfe\x00")
         with pytest.raises(UsageError, match="expected text in UTF-8"):
-            parse(fit_parser(), ["--config", str(tmp_path / "x.yaml")])
+            parse(parser_of("fit"), ["--config", str(tmp_path / "x.yaml")])
         with pytest.raises(IsADirectoryError):
-            parse(fit_parser(), ["--config", str(tmp_path)])
+            parse(parser_of("fit"), ["--config", str(tmp_path)])
         with pytest.raises(UsageError, match="expected at most 200000 characters"):
-            parse(fit_parser(), ["--config", "/dev/zero"])
+            parse(parser_of("fit"), ["--config", "/dev/zero"])
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_mutated_configurations_are_refused_in_one_line(seed):
     """Each place of a whole configuration replaced by other data: it is taken, or told in one line with its key."""
-    start = parse(fit_parser(), [])
+    start = parse(parser_of("fit"), [])
     whole = {name: value for name, value in start.as_dict().items() if name not in ("config", "print_config")}
     whole = json.loads(json.dumps(whole))
     places = list(every_place(whole))
@@ -347,7 +346,7 @@ def test_mutated_configurations_are_refused_in_one_line(seed):
         mutated = deepcopy(whole)
         put(mutated, place, others[(number + 3 * seed) % len(others)])
         try:
-            parse(fit_parser(), ["--config", json.dumps(mutated)])
+            parse(parser_of("fit"), ["--config", json.dumps(mutated)])
         except UsageError as error:
             refused += 1
             assert "\n" not in str(error) and place[0] in str(error), (place, str(error))

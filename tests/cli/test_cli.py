@@ -20,8 +20,10 @@ import torch
 import yaml
 
 from pyro_vae.autoencoders import VAE
-from pyro_vae.cli import COMMANDS, evaluate, main
-from pyro_vae.cli.fit import fit_parser
+from pyro_vae.cli import main
+from pyro_vae.cli.finding import command_names
+from pyro_vae.cli.parsing import parser_of
+from pyro_vae.cli.work import evaluate
 from pyro_vae.data import load_data
 from pyro_vae.data.dataset import evenly_spread
 from pyro_vae.diagnostics import LatentStatistics, latent_statistics
@@ -319,7 +321,7 @@ class TestAnyAutoencoder:
 
     def test_null_reaches_every_depth(self):
         words = "--vae.prior VampPrior --vae.prior.bounds null --vae.context null --objective.beta.epochs null"
-        options = fit_parser().parse_args(words.split())
+        options = parser_of("fit").parse_args(words.split())
         assert options.vae.init_args.prior.init_args.bounds is options.vae.init_args.context is None
         assert options.objective.init_args.beta.init_args.epochs is None
 
@@ -535,7 +537,7 @@ class TestUsage:
         result = call("fit --help")
         assert result.code == 0 and "--vae.latent_dim" in result.out and not result.err
 
-    @pytest.mark.parametrize("command", COMMANDS)
+    @pytest.mark.parametrize("command", command_names())
     def test_help_is_for_readers(self, command):
         result = call(f"{command} --help")
         assert result.code == 0 and f"usage: pyro-vae {command}" in result.out

@@ -156,7 +156,7 @@ def test_an_error_of_the_system_has_its_path_and_code_7():
 
 
 def test_a_fault_of_ours_is_called_one(monkeypatch, capsys):
-    monkeypatch.setattr("pyro_vae.cli._load", lambda command: None)
+    monkeypatch.setattr("pyro_vae.cli.commands.info.run", None)
     code, line = failed(capsys, "info run")
     assert code == 1 and "a fault of pyro_vae, please report it: TypeError: 'NoneType' object is not callable" in line
     assert "at pyro_vae.cli:_run:" in line and "PYRO_VAE_TRACEBACK=1" in line

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from pyro_vae.autoencoders import Autoencoder
-from pyro_vae.cli import COMMANDS, main
+from pyro_vae.cli import main
 from pyro_vae.cli.described import described
+from pyro_vae.cli.finding import command_names
 from pyro_vae.cli.given import given_of
 from pyro_vae.cli.library import Axis, Imported, axis_of, names_of
-from pyro_vae.cli.options import PARSERS
+from pyro_vae.cli.parsing import parser_of
 from pyro_vae.cli.sources import Sources, constant, options_of
 from pyro_vae.data.inputs import Context
 from pyro_vae.data.splits import SPLITS
@@ -83,9 +84,9 @@ def in_a_process(words):
 
 def test_no_help_and_no_mistake_needs_torch():
     """In one process: what one of them imports, all after it would have."""
-    words = [*(f"{command} --help" for command in COMMANDS), *MISTAKES]
+    words = [*(f"{command} --help" for command in command_names()), *MISTAKES]
     results, err = in_a_process(words)
-    expected = [["0"]] * len(COMMANDS) + [["2"]] * len(MISTAKES)
+    expected = [["0"]] * len(command_names()) + [["2"]] * len(MISTAKES)
     assert dict(zip(words, results, strict=True)) == dict(zip(words, expected, strict=True))
     assert len(err.splitlines()) == len(MISTAKES)
 
@@ -99,7 +100,7 @@ def test_what_is_right_is_passed_on():
         "--vae.context null --vae.event_shape [8,8] --vae.encoder.hidden 200",
         "--optimizer pyro.optim.clipped_adam.ClippedAdam --optimizer.lrd 0.9",
     ):
-        PARSERS["fit"]().check(words.split())
+        parser_of("fit").check(words.split())
 
 
 @pytest.mark.parametrize("base", AXES, ids=lambda base: base.__name__)
@@ -166,18 +167,14 @@ def test_what_commands_choose_from_is_that_of_the_package():
     assert {name: value for name, value in vars(Sizes()).items() if name != "annealing"} == {
         name: value for name, value in sizes.items() if name != "annealing"
     }
-    given = PARSERS["diagnose"]().parse_args(["r"])
+    given = parser_of("diagnose").parse_args(["r"])
     assert Annealing(**vars(given.annealing)) == Annealing() and given.num_gaps == Sizes().num_gaps
-
-
-def test_every_command_has_a_parser():
-    assert set(PARSERS) == set(COMMANDS)
 
 
 class TestHelp:
     """For readers."""
 
-    @pytest.mark.parametrize("command", COMMANDS)
+    @pytest.mark.parametrize("command", command_names())
     def test_no_python_in_it(self, command, capsys):
         with pytest.raises(SystemExit):
             main([command, "--help"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pyro_vae.cli.options import evaluate_parser
+from pyro_vae.cli.parsing import parser_of
 from pyro_vae.evidence.methods import METHODS, estimate
 from pyro_vae.runs.loading import load
 from tests.cli.test_cli import FAST, call, done, some_of, tensors
@@ -153,11 +153,11 @@ def test_mistakes(run, words, parts):
 
 def test_several_processes_are_refused(run, monkeypatch):
     """Before the others are met: the number of processes is told by torchrun's environment."""
-    from pyro_vae.cli import evaluate
+    from pyro_vae.cli.work import evaluate
     from pyro_vae.distributed import World
     from pyro_vae.errors import UsageError
 
-    options = evaluate_parser().parse_args(["r", "--method", "ais"])
+    options = parser_of("evaluate").parse_args(["r", "--method", "ais"])
     with pytest.raises(UsageError, match="--method ais runs in one process"):
         evaluate._check(options, World(rank=0, size=2))
 

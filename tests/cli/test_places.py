@@ -28,7 +28,13 @@ RESULTS = {
         "diagnose",
     ),
 }
-MODULES = {"evaluate all": "evaluate", "sample": "generate", "reconstruct": "generate"}
+MODULES = {
+    "evaluate all": "pyro_vae.cli.work.evaluate",
+    "sample": "pyro_vae.cli.work.generate",
+    "reconstruct": "pyro_vae.cli.work.generate",
+    "cluster": "pyro_vae.tasks.clustering",
+}
+"""Where the work of a result is looked up, if not in the file of its command's name."""
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +69,7 @@ def untouched(*args, **kwargs):
 @pytest.mark.parametrize("name", RESULTS)
 def test_a_place_that_is_taken_is_refused_before_the_work(name, run, capsys, monkeypatch):
     command, file, work = RESULTS[name]
-    monkeypatch.setattr(f"pyro_vae.cli.{MODULES.get(name, name)}.{work}", untouched)
+    monkeypatch.setattr(f"{MODULES.get(name, f'pyro_vae.cli.work.{name}')}.{work}", untouched)
     (run / file).mkdir(parents=True)
     code, out, err = called(capsys, command, run)
     assert code == 4 and not out and str(run / file) in err
@@ -72,7 +78,7 @@ def test_a_place_that_is_taken_is_refused_before_the_work(name, run, capsys, mon
 @pytest.mark.parametrize("name", RESULTS)
 def test_a_disk_that_is_full_is_told_before_the_work(name, run, capsys, monkeypatch):
     command, _, work = RESULTS[name]
-    monkeypatch.setattr(f"pyro_vae.cli.{MODULES.get(name, name)}.{work}", untouched)
+    monkeypatch.setattr(f"{MODULES.get(name, f'pyro_vae.cli.work.{name}')}.{work}", untouched)
     monkeypatch.setattr(run_files, "_try", full)
     code, out, err = called(capsys, command, run)
     assert code == 7 and not out and "No space left on device" in err and f"can't write {run}/" in err
@@ -87,7 +93,7 @@ def test_a_result_that_can_not_be_saved_has_been_printed(name, run, capsys, monk
 
 def test_a_picture_of_a_comparison(run, capsys, monkeypatch, tmp_path):
     other = Path(shutil.copytree(run, tmp_path / "other"))
-    monkeypatch.setattr("pyro_vae.cli.compare._estimate", untouched)
+    monkeypatch.setattr("pyro_vae.cli.work.compare._estimate", untouched)
     (tmp_path / "file").write_text("")
     code, out, err = called(capsys, f"compare RUN {other} {SMALL} --out {tmp_path}/file/x.png", run)
     assert code == 7 and not out and f"can't write {tmp_path}/file/x.png" in err

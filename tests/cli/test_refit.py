@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pyro_vae.cli import refit as command
+from pyro_vae.cli.work import refit as command
 from pyro_vae.data import Dataset, load_data
 from pyro_vae.errors import CheckpointError
 from pyro_vae.priors import MixtureOfNormals

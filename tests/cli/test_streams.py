@@ -8,8 +8,8 @@ from contextlib import suppress
 import pytest
 
 from pyro_vae.cli import main
-from pyro_vae.cli.printing import print_result
 from pyro_vae.cli.streams import say
+from pyro_vae.cli.work.printing import print_result
 from pyro_vae.errors import FileError
 from pyro_vae.messages import Progress, remark
 
@@ -80,7 +80,7 @@ def test_a_full_disk_behind_standard_output_is_named(streams):
 def test_letters_that_the_terminal_can_not_show(streams, monkeypatch):
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     streams("stdout", out)
-    monkeypatch.setattr("pyro_vae.cli._load", lambda command: lambda argv: print_result({"run": "é\udcff"}, False) or 0)
+    monkeypatch.setattr("pyro_vae.cli.commands.info.run", lambda options: print_result({"run": "é\udcff"}, False) or 0)
     assert main(["info", "run"]) == 0
     assert out.buffer.getvalue() == b"run  \\xe9\\udcff\n" and out.errors == "strict"  # pyright: ignore
 

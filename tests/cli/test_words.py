@@ -10,8 +10,7 @@ import torch
 
 from pyro_vae.autoencoders import VAE
 from pyro_vae.cli import command, main
-from pyro_vae.cli.options import diagnose_parser
-from pyro_vae.cli.parsing import parse
+from pyro_vae.cli.parsing import parse, parser_of
 from pyro_vae.errors import CheckpointError, Stopped, UsageError
 from pyro_vae.process.interrupts import signals_collected
 from pyro_vae.report.html import page
@@ -162,5 +161,5 @@ def test_an_interrupted_process_waits_for_nothing(monkeypatch, code):
 def test_sections_to_leave_out_add_up():
     """As `--trust`, and not the last ones alone."""
     for words in (["--skip", "bracket", "gaps"], ["--skip", "bracket", "--skip", "gaps"]):
-        assert parse(diagnose_parser(), ["run", *words]).skip == ["bracket", "gaps"]
-    assert parse(diagnose_parser(), ["run"]).skip == []
+        assert parse(parser_of("diagnose"), ["run", *words]).skip == ["bracket", "gaps"]
+    assert parse(parser_of("diagnose"), ["run"]).skip == []

@@ -10,8 +10,9 @@ import torch
 from pyro import poutine
 
 from pyro_vae.autoencoders import VAE
-from pyro_vae.cli.fit import fit_parser, load_from_options
-from pyro_vae.cli.saved_runs import load_data_of
+from pyro_vae.cli.parsing import parser_of
+from pyro_vae.cli.work.fit import load_from_options
+from pyro_vae.cli.work.saved_runs import load_data_of
 from pyro_vae.data import Dataset, load_data
 from pyro_vae.data.inputs import conditioned_on_elements, conditioned_on_labels, quadrants
 from pyro_vae.diagnostics import latent_statistics
@@ -289,7 +290,7 @@ class TestCommand:
         """What `--binarize auto` decides is saved with the run: the other commands load the same data."""
         words = f"--data digits --epochs 1 {inputs} {FAST} --run {tmp_path}"
         assert call("fit", words).code == 0
-        trained = load_from_options(fit_parser().parse_args(words.split()))
+        trained = load_from_options(parser_of("fit").parse_args(words.split()))
         again = load_data_of(SimpleNamespace(path=tmp_path, config=read_config(tmp_path), vae=load(tmp_path)))
         decided = "static" if "quadrants" in inputs else "dynamic"
         assert trained.origin["binarize"] == decided and trained.protocol == again.protocol

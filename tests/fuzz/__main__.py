@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from pyro_vae.cli import fit as fit_command
+from pyro_vae.cli.work import fit as fit_command
 from pyro_vae.errors import NumericalError
 from tests.fuzz import mutations, targets
 

@@ -11,8 +11,8 @@ from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
 
 from pyro_vae import guides
 from pyro_vae.autoencoders import VAE
-from pyro_vae.cli.fit import fit_parser
-from pyro_vae.cli.pictures import save_pictures
+from pyro_vae.cli.parsing import parser_of
+from pyro_vae.cli.work.pictures import save_pictures
 from pyro_vae.data import LinearGaussian, load_data
 from pyro_vae.diagnostics import latent_statistics
 from pyro_vae.distributed import ShardedNoise, World
@@ -781,10 +781,10 @@ class TestPipeline:
 
     def test_command_line(self):
         options = "--data digits --epochs 1 --vae.guide SemiAmortized --vae.guide.guide SplineFlow"
-        guide = fit_parser().parse_args([*options.split(), "--vae.guide.guide.bins", "5"]).vae.init_args.guide
+        guide = parser_of("fit").parse_args([*options.split(), "--vae.guide.guide.bins", "5"]).vae.init_args.guide
         assert guide.init_args.guide.init_args.bins == 5
         options = "--data digits --epochs 1 --vae.guide InverseAutoregressiveFlow --vae.guide.hidden [32,32]"
-        assert fit_parser().parse_args(options.split()).vae.init_args.guide.init_args.hidden == (32, 32)
+        assert parser_of("fit").parse_args(options.split()).vae.init_args.guide.init_args.hidden == (32, 32)
 
     def test_zuko_leaves_validation_on(self):
         before = torch.distributions.Distribution._validate_args

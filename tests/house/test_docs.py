@@ -13,7 +13,7 @@ import torch
 
 import pyro_vae
 from pyro_vae.cli import main
-from pyro_vae.cli.fit import fit_parser
+from pyro_vae.cli.parsing import parser_of
 from pyro_vae.evidence.methods import METHODS
 from pyro_vae.testing import AXES
 from pyro_vae.testing import inside_a_vae as whole
@@ -113,7 +113,7 @@ def test_links_exist(page):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda p: p.stem)
 def test_example_configurations_parse(path):
-    assert fit_parser().parse_args(["--config", str(path)]).epochs > 0
+    assert parser_of("fit").parse_args(["--config", str(path)]).epochs > 0
 
 
 def test_demo_configuration_on_a_small_setting(tmp_path, capsys):

@@ -12,8 +12,7 @@ from torch import nn
 
 from pyro_vae import objectives
 from pyro_vae.autoencoders import VAE
-from pyro_vae.cli.fit import fit_parser
-from pyro_vae.cli.parsing import parse
+from pyro_vae.cli.parsing import parse, parser_of
 from pyro_vae.compiling import recording as compiling
 from pyro_vae.distributed import ShardedNoise, World
 from pyro_vae.errors import UsageError
@@ -174,22 +173,24 @@ class TestEvery:
 
     def test_command_line(self):
         words = ["--objective", "ReweightedWakeSleep", "--objective.num_particles", "7"]
-        options = parse(fit_parser(), [*words, "--objective.insomnia", "Linear", "--objective.insomnia.epochs", "3"])
+        options = parse(
+            parser_of("fit"), [*words, "--objective.insomnia", "Linear", "--objective.insomnia.epochs", "3"]
+        )
         assert options.objective.class_path.startswith("pyro_vae.objectives.")
         assert options.objective.init_args.num_particles == 7
         assert options.objective.init_args.insomnia.init_args.epochs == 3
         with pytest.raises(UsageError, match="did you mean 'DReG'"):
-            parse(fit_parser(), ["--objective", "DREG"])
+            parse(parser_of("fit"), ["--objective", "DREG"])
 
     def test_command_line_of_one_within_another(self):
         words = ["--objective", "Denoising", "--objective.amount", "0.1", "--objective.objective", "ELBO"]
-        options = parse(fit_parser(), [*words, "--objective.objective.beta", "Linear"])
+        options = parse(parser_of("fit"), [*words, "--objective.objective.beta", "Linear"])
         found = resolve(options.objective.as_dict(), ["pyro_vae"])
         assert found == Denoising(ELBO(beta=Linear()), amount=0.1)
-        default = parse(fit_parser(), words[:2])
+        default = parse(parser_of("fit"), words[:2])
         assert resolve(default.objective.as_dict(), ["pyro_vae"]) == Denoising()
         with pytest.raises(UsageError, match="did you mean 'IWAE'"):
-            parse(fit_parser(), [*words[:-1], "IWEA"])
+            parse(parser_of("fit"), [*words[:-1], "IWEA"])
 
 
 class TestELBO:

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae.autoencoders import VAE
 from pyro_vae.cli import main
-from pyro_vae.cli.fit import fit_parser
+from pyro_vae.cli.parsing import parser_of
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics import latent_statistics
 from pyro_vae.distributions.mixture import Mixture
@@ -649,15 +649,15 @@ class TestFit:
 class TestCommand:
     def test_options(self):
         words = "--vae.prior VampPrior --vae.prior.components 5 --vae.prior.bounds null --vae.prior.learn_weights true"
-        options = fit_parser().parse_args(words.split()).vae.init_args.prior.init_args
+        options = parser_of("fit").parse_args(words.split()).vae.init_args.prior.init_args
         assert (options.components, options.bounds, options.learn_weights) == (5, None, True)
         words = "--vae.prior FlowPrior --vae.prior.flow NSF --vae.prior.hidden [8,8]"
-        assert tuple(fit_parser().parse_args(words.split()).vae.init_args.prior.init_args.hidden) == (8, 8)
+        assert tuple(parser_of("fit").parse_args(words.split()).vae.init_args.prior.init_args.hidden) == (8, 8)
         words = "--vae.prior Laplace --vae.prior.scale unit_variance"
-        assert fit_parser().parse_args(words.split()).vae.init_args.prior.init_args.scale == "unit_variance"
-        assert fit_parser().parse_args([*words.split()[:-1], "0.3"]).vae.init_args.prior.init_args.scale == 0.3
+        assert parser_of("fit").parse_args(words.split()).vae.init_args.prior.init_args.scale == "unit_variance"
+        assert parser_of("fit").parse_args([*words.split()[:-1], "0.3"]).vae.init_args.prior.init_args.scale == 0.3
         words = "--vae.prior ConditionalNormal --vae.prior.network MLP --vae.prior.network.hidden [3]"
-        network = fit_parser().parse_args(words.split()).vae.init_args.prior.init_args.network
+        network = parser_of("fit").parse_args(words.split()).vae.init_args.prior.init_args.network
         assert network.class_path == "pyro_vae.networks.MLP" and tuple(network.init_args.hidden) == (3,)
 
     @pytest.mark.parametrize(

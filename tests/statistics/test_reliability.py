@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_vae.cli.evaluate_results import readable
+from pyro_vae.cli.work.evaluate_results import readable
 from pyro_vae.data import LinearGaussian
 from pyro_vae.diagnostics.comparison import compare
 from pyro_vae.evidence import AnnealedEvidence, Annealing, Evidence, estimate, log_marginal

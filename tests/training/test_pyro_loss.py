@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceTailAdaptive_ELBO
+from pyro_vae.cli.fit_options import OBJECTIVE
 
 import pyro_vae
 from pyro_vae.autoencoders import VAE
 from pyro_vae.cli.class_options import names
-from pyro_vae.cli.fit_options import OBJECTIVE
 from pyro_vae.errors import UsageError
 from pyro_vae.objectives import ELBO, NotTensorial, Objective
 from pyro_vae.process.seeding import seeded

@@ -6,11 +6,9 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 
-from pyro_vae.cli.options import diagnose_parser
-from pyro_vae.cli.parsing import parse
-from pyro_vae.cli.places import Place, wanted
-from pyro_vae.cli.printing import finite, print_result
-from pyro_vae.cli.saved_runs import Chosen, SavedRun, load_split, open_saved, take
+from pyro_vae.cli.work.places import Place, wanted
+from pyro_vae.cli.work.printing import finite, print_result
+from pyro_vae.cli.work.saved_runs import Chosen, SavedRun, load_split, open_saved, take
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics.predictive import fewest_draws
 from pyro_vae.errors import UsageError
@@ -22,9 +20,8 @@ from pyro_vae.report.sections import SECTIONS, diagnose
 from pyro_vae.report.subject import Finding, Given, Sizes, Subject
 
 
-def run(argv: list[str]) -> int:
-    """Run the command with its arguments; returns the exit code."""
-    options = parse(diagnose_parser(), argv)
+def run(options: Namespace) -> int:
+    """Run the command with its options; returns the exit code."""
     if options.num_data < 2:
         raise UsageError(f"--num_data must be at least 2, for standard errors, got {options.num_data}")
     sizes, saved = _sizes(options), open_saved(options)

@@ -9,20 +9,17 @@ from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae.autoencoders import SemiSupervisedVAE
-from pyro_vae.cli.draws import NUM, Drawn, cycled, full_rows, of_classes, of_each_class
-from pyro_vae.cli.options import reconstruct_parser, sample_parser
-from pyro_vae.cli.parsing import parse
-from pyro_vae.cli.places import Place, wanted
-from pyro_vae.cli.printing import print_result
-from pyro_vae.cli.saved_runs import SavedRun, load_split, open_saved
+from pyro_vae.cli.work.draws import NUM, Drawn, cycled, full_rows, of_classes, of_each_class
+from pyro_vae.cli.work.places import Place, wanted
+from pyro_vae.cli.work.printing import print_result
+from pyro_vae.cli.work.saved_runs import SavedRun, load_split, open_saved
 from pyro_vae.errors import UsageError
 from pyro_vae.runs.files import packed
 from pyro_vae.tasks.generation import reconstruct, sample
 
 
-def run_sample(argv: list[str]) -> int:
-    """Run `pyro-vae sample` with its arguments; returns the exit code."""
-    options = parse(sample_parser(), argv)
+def run_sample(options: Namespace) -> int:
+    """Run `pyro-vae sample` with its options; returns the exit code."""
     if options.num is not None and options.num < 1:
         raise UsageError(f"--num must be at least 1, got {options.num}")
     saved = open_saved(options)
@@ -77,9 +74,8 @@ def _num_classes(saved: SavedRun) -> int:
     return saved.vae.shapes.context[0]
 
 
-def run_reconstruct(argv: list[str]) -> int:
-    """Run `pyro-vae reconstruct` with its arguments; returns the exit code."""
-    options = parse(reconstruct_parser(), argv)
+def run_reconstruct(options: Namespace) -> int:
+    """Run `pyro-vae reconstruct` with its options; returns the exit code."""
     saved = open_saved(options)
     chosen = load_split(saved, options, options.num)
     data, x = chosen.data, chosen.x

@@ -7,11 +7,10 @@ from typing import Any
 from jsonargparse import Namespace
 
 from pyro_vae.autoencoders import VAE, VQVAE
-from pyro_vae.cli.options import refit_parser
-from pyro_vae.cli.parsing import allow_own_modules, named, parse
-from pyro_vae.cli.places import tried
-from pyro_vae.cli.printing import finite, print_result
-from pyro_vae.cli.saved_runs import SavedRun, load_data_of, open_saved
+from pyro_vae.cli.parsing import named
+from pyro_vae.cli.work.places import tried
+from pyro_vae.cli.work.printing import finite, print_result
+from pyro_vae.cli.work.saved_runs import SavedRun, load_data_of, open_saved
 from pyro_vae.data import Dataset
 from pyro_vae.errors import UsageError
 from pyro_vae.networks import Conditioned
@@ -22,10 +21,8 @@ from pyro_vae.statistics.averages import number
 from pyro_vae.training.refit import CrossEntropy, compare_priors, refit_prior, with_held_out
 
 
-def run(argv: list[str]) -> int:
-    """Run the command with its arguments; returns the exit code."""
-    allow_own_modules()
-    options = parse(refit_parser(), argv)
+def run(options: Namespace) -> int:
+    """Run the command with its options; returns the exit code."""
     saved = open_saved(options)
     prior = _prior(saved, options)
     whole = load_data_of(saved, options.data)

@@ -11,13 +11,11 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from pyro_vae import plots
-from pyro_vae.cli.options import compare_parser
-from pyro_vae.cli.parsing import parse
-from pyro_vae.cli.places import Place
-from pyro_vae.cli.printing import finite, table
-from pyro_vae.cli.saved_evidence import read_saved
-from pyro_vae.cli.saved_runs import SavedRun, load_split, open_saved
 from pyro_vae.cli.streams import say
+from pyro_vae.cli.work.places import Place
+from pyro_vae.cli.work.printing import finite, table
+from pyro_vae.cli.work.saved_evidence import read_saved
+from pyro_vae.cli.work.saved_runs import SavedRun, load_split, open_saved
 from pyro_vae.data import Dataset
 from pyro_vae.data.fingerprint import fingerprint
 from pyro_vae.diagnostics.comparison import Comparison, compare
@@ -28,9 +26,8 @@ from pyro_vae.messages import Progress
 _COLUMNS = ("log_p", "standard_error", "ess", "pareto_k", "elbo")
 
 
-def run(argv: list[str]) -> int:
-    """Run the command with its arguments; returns the exit code."""
-    options = parse(compare_parser(), argv)
+def run(options: Namespace) -> int:
+    """Run the command with its options; returns the exit code."""
     _check(options)
     place = None if options.out is None else Place(Path(options.out))
     if place is not None:

@@ -8,8 +8,8 @@ import torch
 
 from pyro_vae import plots
 from pyro_vae.autoencoders import VAE, Autoencoder, SemiSupervisedVAE
-from pyro_vae.cli.draws import Drawn, cycled, full_rows, of_each_class
-from pyro_vae.cli.saved_runs import Chosen, choose
+from pyro_vae.cli.work.draws import Drawn, cycled, full_rows, of_each_class
+from pyro_vae.cli.work.saved_runs import Chosen, choose
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics import latent_statistics
 from pyro_vae.errors import UsageError

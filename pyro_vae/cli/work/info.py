@@ -3,18 +3,17 @@
 from inspect import signature
 from typing import Any
 
+from jsonargparse import Namespace
+
 from pyro_vae.autoencoders import Autoencoder
-from pyro_vae.cli.options import info_parser
-from pyro_vae.cli.parsing import parse
-from pyro_vae.cli.printing import print_result
-from pyro_vae.cli.saved_runs import SavedRun, open_saved
+from pyro_vae.cli.work.printing import print_result
+from pyro_vae.cli.work.saved_runs import SavedRun, open_saved
 from pyro_vae.runs.describing import describe, vae_parts
 from pyro_vae.runs.loading import read_manifest, read_metrics
 
 
-def run(argv: list[str]) -> int:
-    """Run the command with its arguments; returns the exit code."""
-    options = parse(info_parser(), argv)
+def run(options: Namespace) -> int:
+    """Run the command with its options; returns the exit code."""
     saved = open_saved(options)
     result = _result(saved)
     print_result({**result, "config": saved.config} if options.json else result, as_json=options.json)

@@ -12,11 +12,10 @@ from jsonargparse import Namespace
 from pyro.distributions import constraints
 
 from pyro_vae.autoencoders import Autoencoder
-from pyro_vae.cli.fit_options import fit_parser
-from pyro_vae.cli.parsing import allow_own_modules, named, parse
-from pyro_vae.cli.pictures import save_pictures
-from pyro_vae.cli.printing import print_result
-from pyro_vae.cli.processes import in_turn, joined
+from pyro_vae.cli.parsing import named
+from pyro_vae.cli.work.pictures import save_pictures
+from pyro_vae.cli.work.printing import print_result
+from pyro_vae.cli.work.processes import in_turn, joined
 from pyro_vae.data import Dataset, load_data
 from pyro_vae.distributed.agreement import agreed
 from pyro_vae.errors import CheckpointError, PyroVaeError, UsageError
@@ -43,10 +42,8 @@ _SETTINGS = (
 )
 
 
-def run(argv: list[str]) -> int:
-    """Run the command with its arguments; returns the exit code."""
-    allow_own_modules()
-    options = parse(fit_parser(), argv)
+def run(options: Namespace) -> int:
+    """Run the command with its options; returns the exit code."""
     _check_classes(options)
     with joined(options.device) as world:
         data = in_turn(world, lambda: load_from_options(options)) if options.download else None

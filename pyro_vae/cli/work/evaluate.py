@@ -8,8 +8,8 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from pyro_vae.autoencoders import SemiSupervisedVAE
-from pyro_vae.cli.evaluate_points import report_point_guide
-from pyro_vae.cli.evaluate_results import (
+from pyro_vae.cli.work.evaluate_points import report_point_guide
+from pyro_vae.cli.work.evaluate_results import (
     identity,
     places_of,
     readable,
@@ -19,12 +19,10 @@ from pyro_vae.cli.evaluate_results import (
     save,
     save_all,
 )
-from pyro_vae.cli.options import evaluate_parser
-from pyro_vae.cli.parsing import parse
-from pyro_vae.cli.places import Place
-from pyro_vae.cli.printing import print_result
-from pyro_vae.cli.processes import joined
-from pyro_vae.cli.saved_runs import Chosen, SavedRun, load_split, open_saved
+from pyro_vae.cli.work.places import Place
+from pyro_vae.cli.work.printing import print_result
+from pyro_vae.cli.work.processes import joined
+from pyro_vae.cli.work.saved_runs import Chosen, SavedRun, load_split, open_saved
 from pyro_vae.diagnostics import latent_statistics
 from pyro_vae.diagnostics.collapse import collapse_warnings
 from pyro_vae.distributed import World
@@ -39,13 +37,12 @@ _SHARED = ("importance", "psis", "prior")
 """Methods whose work several processes can share, and whose cost allows for all data by default."""
 _BY_GUIDE = ("importance", "psis")
 """Methods that say nothing where the guide is a point."""
-_FEW = 100
+FEW = 100
 """Data by default for the others: hundreds or thousands of times as much work for each as importance sampling."""
 
 
-def run(argv: list[str]) -> int:
-    """Run the command with its arguments; returns the exit code."""
-    options = parse(evaluate_parser(), argv)
+def run(options: Namespace) -> int:
+    """Run the command with its options; returns the exit code."""
     if options.num_data is not None and options.num_data < 1:
         raise UsageError(f"--num_data must be at least 1, got {options.num_data}")
     with joined(options.device) as world:
@@ -68,7 +65,7 @@ def run(argv: list[str]) -> int:
 
 
 def _num_data(options: Namespace) -> int | None:
-    return options.num_data if options.num_data is not None or options.method in _SHARED else _FEW
+    return options.num_data if options.num_data is not None or options.method in _SHARED else FEW
 
 
 def _check(options: Namespace, world: World) -> None:
@@ -158,4 +155,4 @@ def _default(options: Namespace) -> dict[str, str]:
     """A word on data that were left out because the method is expensive."""
     if _num_data(options) == options.num_data:
         return {}
-    return {"note": f"{_FEW} data at most, as --method {options.method} is expensive; --num_data N for others"}
+    return {"note": f"{FEW} data at most, as --method {options.method} is expensive; --num_data N for others"}

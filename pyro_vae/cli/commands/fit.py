@@ -1,42 +1,46 @@
-"""The options of `pyro-vae fit`; a run directory's config.yaml holds them, and `--config` takes it.
+"""Train a VAE, save the run and its pictures; resumes a run that was stopped.
 
-This file is read for `--help` and for every mistake, so it imports nothing that takes long.
+The training is by stochastic variational inference. The config.yaml of a run directory holds these options, and
+--config takes it.
 """
 
 from typing import Any, Literal
 
+from jsonargparse import Namespace
+
 from pyro_vae.cli.class_options import ClassOption, names
-from pyro_vae.cli.parsing import CommandParser, make_parser
+from pyro_vae.cli.option_groups import optimizer
+from pyro_vae.cli.parsing import CommandParser
 from pyro_vae.cli.sources import constant, options_of
 
-# The command's defaults are a recipe that works; `fit` in Python starts from none of it. A class that is named, be it
-# the same one, takes nothing from here.
+# The command's defaults are a recipe that works; `fit` in Python starts from none of it. A class that is named, even
+# the same one, has its own defaults alone.
 _WARM_UP = {"class_path": "Linear", "init_args": {"start": 0.0, "end": 1.0, "share": 0.125}}
 _WARMED_ELBO = {"class_path": "ELBO", "init_args": {"beta": _WARM_UP}}
 _ADAM = {"class_path": "Adam", "init_args": {"lr": 2e-3}}
 
-VAE = ClassOption(
+_VAE = ClassOption(
     ("pyro_vae.autoencoders.Autoencoder",), {"class_path": "VAE"}, later={"event_shape": (), "context": None}
 )
 """The shapes of x and of c are those of the data."""
-OBJECTIVE = ClassOption(("pyro_vae.objectives.Objective",), _WARMED_ELBO)
-LR_SCHEDULE = ClassOption(("pyro_vae.schedules.Schedule",), {"class_path": "Cosine"})
+_OBJECTIVE = ClassOption(("pyro_vae.objectives.Objective",), _WARMED_ELBO)
+_LR_SCHEDULE = ClassOption(("pyro_vae.schedules.Schedule",), {"class_path": "Cosine"})
 
 
-def optimizer(default: dict[str, Any]) -> ClassOption:
-    """An option for a class of torch.optim."""
-    return ClassOption(("torch.optim.Optimizer",), default, built_with=1)
-
-
-def fit_parser() -> CommandParser:
-    """The parser of `pyro-vae fit`."""
-    parser = make_parser("fit", "Train a VAE by stochastic variational inference and save the run.")
+def add_options(parser: CommandParser) -> None:
+    """Add the options of `pyro-vae fit`."""
     _add_data(parser.add_argument_group("data"))
     _add_model(parser)
     _add_objective(parser)
     _add_training(parser)
     _add_output(parser)
-    return parser
+
+
+def run(options: Namespace) -> int:
+    """Train, save the run and its pictures, and print a summary; returns the exit code."""
+    from pyro_vae.cli.work.fit import run
+
+    return run(options)
 
 
 def _add_data(group: Any) -> None:
@@ -83,8 +87,8 @@ def _add_model(parser: CommandParser) -> None:
     parser.add_class(
         group,
         "vae",
-        VAE,
-        help=f"{names(VAE)}, or a class of your own by import path (default: VAE). Its options are written "
+        _VAE,
+        help=f"{names(_VAE)}, or a class of your own by import path (default: VAE). Its options are written "
         "--vae.OPTION VALUE, those of its parts --vae.PART.OPTION VALUE: --vae.latent_dim 8 --vae.prior VampPrior "
         f"--vae.encoder.hidden [200,100]. Of a VAE: {_of_a_vae()}. "
         "--vae.help CLASS and --vae.PART.help CLASS list the options of a class",
@@ -93,7 +97,7 @@ def _add_model(parser: CommandParser) -> None:
 
 def _of_a_vae() -> str:
     """The options of the class that is taken by default."""
-    return ", ".join(name for name in options_of("pyro_vae.autoencoders.VAE") if name not in VAE.later)
+    return ", ".join(name for name in options_of("pyro_vae.autoencoders.VAE") if name not in _VAE.later)
 
 
 def _add_objective(parser: CommandParser) -> None:
@@ -101,8 +105,8 @@ def _add_objective(parser: CommandParser) -> None:
     parser.add_class(
         group,
         "objective",
-        OBJECTIVE,
-        help=f"{names(OBJECTIVE)}, or your own by import path (default: ELBO whose beta rises from 0 "
+        _OBJECTIVE,
+        help=f"{names(_OBJECTIVE)}, or your own by import path (default: ELBO whose beta rises from 0 "
         "to 1 over the first eighth of the training). A class that is named starts from its own defaults: "
         "--objective ELBO has beta 1. --objective.help CLASS lists its options",
     )
@@ -122,8 +126,8 @@ def _add_training(parser: CommandParser) -> None:
     parser.add_class(
         group,
         "lr_schedule",
-        LR_SCHEDULE,
-        help=f"factor on the learning rate, in epochs: {names(LR_SCHEDULE)} (default: Cosine, from "
+        _LR_SCHEDULE,
+        help=f"factor on the learning rate, in epochs: {names(_LR_SCHEDULE)} (default: Cosine, from "
         "1 to 0 over the training). --lr_schedule.help CLASS lists its options",
     )
     group.add_argument(

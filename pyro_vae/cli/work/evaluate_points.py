@@ -10,9 +10,9 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from pyro_vae.autoencoders import VQVAE
-from pyro_vae.cli.places import tried
-from pyro_vae.cli.printing import finite, print_result
-from pyro_vae.cli.saved_runs import SavedRun
+from pyro_vae.cli.work.places import tried
+from pyro_vae.cli.work.printing import finite, print_result
+from pyro_vae.cli.work.saved_runs import SavedRun
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics import latent_statistics
 from pyro_vae.distributed import World

@@ -9,7 +9,6 @@ import torch
 from jsonargparse import Namespace
 
 from pyro_vae.autoencoders import Autoencoder
-from pyro_vae.cli.parsing import allow_own_modules
 from pyro_vae.compiling.backends import choose_device
 from pyro_vae.data import Dataset, load_data
 from pyro_vae.data.dataset import evenly_spread
@@ -45,7 +44,6 @@ class SavedRun:
 
 def open_saved(options: Namespace, device: torch.device | None = None, run: str | None = None) -> SavedRun:
     """Load the run that the options name, or another, on their device or another."""
-    allow_own_modules()
     path, device = Path(run or options.run), device or choose_device(options.device)
     progress, config = read_manifest(path)["progress"], read_config(path, trained=True)
     return SavedRun(path, config, progress, load(path, trust=options.trust, device=str(device)), device)

@@ -1,0 +1,55 @@
+"""Fit another prior to a trained VAE's codes, and save it as a new run.
+
+The codes are those of the run's training data.
+"""
+
+from typing import Any
+
+from jsonargparse import Namespace
+
+from pyro_vae.cli.class_options import ClassOption, names
+from pyro_vae.cli.option_groups import add_quiet, add_run, optimizer
+from pyro_vae.cli.parsing import CommandParser
+
+_PRIOR = ClassOption(("pyro_vae.priors.Prior", "pyro_vae.priors.CodePrior"), built_with=1)
+_ADAM = {"class_path": "Adam", "init_args": {"lr": 1e-3}}
+
+
+def add_options(parser: CommandParser) -> None:
+    """Add the options of `pyro-vae refit`."""
+    add_run(parser)
+    data, training = parser.add_argument_group("data"), parser.add_argument_group("training")
+    help = "another data set than the run's"
+    data.add_argument("--data", type=str | None, default=None, metavar="NAME|PATH", help=help)
+    _add_prior(parser)
+    _add_training(parser, training)
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", type=str, required=True, metavar="FOLDER", help="the new run directory; required")
+    add_quiet(output)
+
+
+def run(options: Namespace) -> int:
+    """Fit the prior, compare it with the old one, print and save; returns the exit code."""
+    from pyro_vae.cli.work.refit import run
+
+    return run(options)
+
+
+def _add_prior(parser: CommandParser) -> None:
+    help = (
+        f"the new prior: {names(_PRIOR)}, or your own by import path. Of discrete codes one of pyro_vae.priors.codes "
+        "(default: AutoregressiveCodes). Its options are written --prior.OPTION VALUE; --prior.help CLASS lists them"
+    )
+    parser.add_class(parser.add_argument_group("model"), "prior", _PRIOR, help=help)
+
+
+def _add_training(parser: CommandParser, group: Any) -> None:
+    group.add_argument("--epochs", type=int, default=100, help="passes over the training data")
+    group.add_argument("--batch_size", type=int, default=100, help="data in a step")
+    adam = optimizer(_ADAM)
+    help = (
+        f"a class of torch.optim: {names(adam)} (default: Adam with lr 0.001); --optimizer.help CLASS lists its options"
+    )
+    parser.add_class(group, "optimizer", adam, help=help)
+    group.add_argument("--patience", type=int | None, default=None, help="epochs without a better held-out fit")
+    group.add_argument("--seed", type=int, default=0, help="seed of first weights, order and draws")
