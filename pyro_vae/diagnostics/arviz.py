@@ -12,6 +12,7 @@ from pyro_vae.arguments.checked import checked
 from pyro_vae.compiling.backends import exact_products, fast_cpu
 from pyro_vae.compiling.memory import remembering
 from pyro_vae.errors import UsageError
+from pyro_vae.inference.hamiltonian import HMC
 from pyro_vae.inference.posteriors import Method, Posterior, posterior
 from pyro_vae.inference.programs import Called, Program, evaluation_mode
 from pyro_vae.inference.simulating import draw
@@ -37,9 +38,7 @@ def to_arviz(
     num_draws: int = 100,
     method: Method = "psis",
     num_particles: int = 5000,
-    num_chains: int = 4,
-    num_warmup: int = 300,
-    num_leapfrog: int = 10,
+    hmc: HMC | None = None,
     seed: int = 0,
     max_rows: int = 4096,
     max_plate_nesting: int = 1,
@@ -74,9 +73,7 @@ def to_arviz(
         num_draws: draws of each datum. The posterior predictive takes `num_draws N` times the memory of a datum.
         method: how codes are drawn; see `posterior`.
         num_particles: K of `posterior`.
-        num_chains: of `"hmc"`, as the next two; see `posterior`.
-        num_warmup: draws of each chain before those.
-        num_leapfrog: most steps of a trajectory.
+        hmc: settings of `"hmc"`; see `posterior`.
         seed: seed of the draws; the caller's generators are left alone.
         max_rows: the most (datum, particle) pairs in one run of the model for the weights.
         max_plate_nesting: number of plate dimensions the programs use.
@@ -104,9 +101,7 @@ def to_arviz(
         num_draws=num_draws,
         method=method,
         num_particles=num_particles,
-        num_chains=num_chains,
-        num_warmup=num_warmup,
-        num_leapfrog=num_leapfrog,
+        hmc=hmc,
         seed=seed,
         max_rows=max_rows,
         max_plate_nesting=max_plate_nesting,

@@ -19,10 +19,10 @@ from pyro_vae.errors import DataError, UsageError
 from pyro_vae.evidence.annealing_path import Bridge, Bridges, Steps, adapted, num_ticks, start_draws
 from pyro_vae.evidence.annealing_results import AnnealedEvidence, Annealing
 from pyro_vae.evidence.sandwich import Sandwich
-from pyro_vae.inference.hamiltonian import Noise, Walk
 from pyro_vae.inference.programs import Called, Program, evaluation_mode, owners
 from pyro_vae.inference.simulating import ToX, simulate
 from pyro_vae.inference.tiles import TILE_DATA
+from pyro_vae.inference.trajectories import Noise, Walk
 from pyro_vae.inference.unconstrained import Target
 from pyro_vae.inference.weighing import refuse_point_masses
 from pyro_vae.process.isolation import isolated

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from pyro_vae.compiling.recording import Graph, Unrecordable, record
 from pyro_vae.evidence.annealing_results import Annealing
-from pyro_vae.inference.hamiltonian import Noise, Point, Walk
 from pyro_vae.inference.programs import owners
+from pyro_vae.inference.trajectories import Noise, Point, Walk
 from pyro_vae.inference.unconstrained import Target
 from pyro_vae.messages import log_once
 from pyro_vae.process.seeding import derive_seed

@@ -12,7 +12,8 @@ from pyro_vae.arguments.checked import checked
 from pyro_vae.compiling.backends import exact_products, fast_cpu
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence.base import BoundKind, Estimate
-from pyro_vae.inference.hamiltonian import HMCResult, hmc
+from pyro_vae.inference.hamiltonian import HMC, HMCResult
+from pyro_vae.inference.hamiltonian import hmc as run_chains
 from pyro_vae.inference.programs import Program, evaluation_mode
 from pyro_vae.inference.tiles import TILE_DATA
 from pyro_vae.inference.unconstrained import Target
@@ -24,6 +25,10 @@ _MOST_DIMENSIONS = 5
 """Where a density fitted to draws is still a good one; the paper's own limit."""
 _BATCHES = 10
 """Pieces a chain is cut into for the standard error: long beside HMC's correlation, and some 40 of 4 chains."""
+
+
+DEFAULT_HMC = HMC(num_warmup=200)
+"""Settings of the chains where none are given."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -93,9 +98,7 @@ def appendix_d(
     x: Tensor,
     *args: Any,
     num_samples: int = 500,
-    num_chains: int = 4,
-    num_warmup: int = 200,
-    num_leapfrog: int = 10,
+    hmc: HMC | None = None,
     probability: float = 0.9,
     seed: int = 0,
     max_rows: int = 4096,
@@ -125,9 +128,7 @@ def appendix_d(
         x: data `[N, *event]`.
         *args: further tensors with the data in front, passed to both programs.
         num_samples: draws a chain, each, for the fit and for the mean; at least 50.
-        num_chains: chains for each datum, at least 2.
-        num_warmup: steps of HMC before, in which its step size adapts.
-        num_leapfrog: gradients in one step of HMC.
+        hmc: settings of the chains, at least 2 for each datum; None for `HMC(num_warmup=200)`.
         probability: how much of the fitted normal is kept, between 0 and 1.
         seed: seed of the draws; the caller's generators are left alone.
         max_rows: the most (datum, draw) pairs in one run of the model that needs no gradients.
@@ -149,13 +150,14 @@ def appendix_d(
     Example:
         >>> from pyro_vae.autoencoders.vae import VAE
         >>> vae = VAE((4,), latent_dim=2)
-        >>> appendix_d(vae.model, vae.guide, torch.ones(3, 4), num_samples=50, num_warmup=20).log_p.shape
+        >>> appendix_d(vae.model, vae.guide, torch.ones(3, 4), num_samples=50, hmc=HMC(num_warmup=20)).log_p.shape
         torch.Size([3])
     """
-    if num_samples < 50 or num_chains < 2 or not 0 < probability < 1 or max_rows < 1 or len(x) == 0:
+    how = hmc or DEFAULT_HMC
+    if num_samples < 50 or how.num_chains < 2 or not 0 < probability < 1 or max_rows < 1 or len(x) == 0:
         raise UsageError(
             "need num_samples >= 50, num_chains >= 2, 0 < probability < 1, max_rows >= 1 and data, got "
-            f"{num_samples}, {num_chains}, {probability}, {max_rows} and {len(x)} data"
+            f"{num_samples}, {how.num_chains}, {probability}, {max_rows} and {len(x)} data"
         )
     columns: list[tuple[Tensor, ...]] = []
     with evaluation_mode(model, guide), fast_cpu(), exact_products():
@@ -164,12 +166,11 @@ def appendix_d(
             named = {name: a[start : start + TILE_DATA] for name, a in inputs.items()}
             target = Target(model, guide, first, *others, max_plate_nesting=max_plate_nesting, **named)
             _refuse(target.size)
-            found = hmc(
+            found = run_chains(
                 target.log_joint,
-                target.draw_guide(num_chains, seed, start)[0],
+                target.draw_guide(how.num_chains, seed, start)[0],
                 2 * num_samples,
-                num_warmup=num_warmup,
-                num_leapfrog=num_leapfrog,
+                settings=how,
                 seed=seed,
                 first=start,
             )
@@ -177,7 +178,7 @@ def appendix_d(
             if progress is not None:
                 progress(start + len(first))
     joined = (torch.cat(column).cpu() for column in zip(*columns, strict=True))
-    return AppendixD(*joined, num_draws=num_samples * num_chains, seed=seed)
+    return AppendixD(*joined, num_draws=num_samples * how.num_chains, seed=seed)
 
 
 def _refuse(size: int) -> None:

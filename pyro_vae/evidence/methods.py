@@ -1,7 +1,7 @@
 """The ways to estimate log p(x), by name: one call, one kind of result."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from inspect import Parameter, signature
 from typing import Any
@@ -12,8 +12,8 @@ from pyro_vae.arguments.remedies import nearest
 from pyro_vae.arguments.values import shown
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence.annealing import ais
-from pyro_vae.evidence.annealing_results import AnnealedEvidence, Annealing
-from pyro_vae.evidence.appendix_d import appendix_d
+from pyro_vae.evidence.annealing_results import Annealing
+from pyro_vae.evidence.appendix_d import DEFAULT_HMC, appendix_d
 from pyro_vae.evidence.base import Estimate
 from pyro_vae.evidence.importance_sampling import log_marginal
 from pyro_vae.evidence.prior_sampling import prior_sampling
@@ -21,23 +21,32 @@ from pyro_vae.evidence.quadrature import quadrature
 from pyro_vae.inference.programs import Program
 
 
-def annealed(model: Program, guide: Program, x: Tensor, *args: Any, **options: Any) -> AnnealedEvidence:
-    """`ais` with the fields of an `Annealing` as options of its own."""
-    how = {field.name: options.pop(field.name) for field in fields(Annealing) if field.name in options}
-    return ais(model, guide, x, *args, annealing=Annealing(**how), **options)
+def _with_fields(function: Callable[..., Estimate], name: str, default: Any) -> Callable[..., Estimate]:
+    """A method whose settings, a dataclass, are given field by field as options; `default` for those left out."""
+
+    def call(model: Program, guide: Program, x: Tensor, *args: Any, **options: Any) -> Estimate:
+        given = {field.name: options.pop(field.name) for field in fields(default) if field.name in options}
+        return function(model, guide, x, *args, **{name: replace(default, **given)}, **options)
+
+    return call
 
 
+_SETTINGS: Mapping[str, tuple[Callable[..., Estimate], str, Any]] = {
+    "ais": (ais, "annealing", Annealing()),
+    "appendix_d": (appendix_d, "hmc", DEFAULT_HMC),
+}
+"""Methods whose settings are one value: the function, the name of that argument, and its default."""
 METHODS: Mapping[str, Callable[..., Estimate]] = {
     "importance": log_marginal,
     "psis": partial(log_marginal, smoothed=True),
-    "ais": annealed,
-    "appendix_d": appendix_d,
+    "ais": _with_fields(*_SETTINGS["ais"]),
+    "appendix_d": _with_fields(*_SETTINGS["appendix_d"]),
     "prior": prior_sampling,
     "quadrature": quadrature,
 }
 """Each is called with the model, the guide, the data and its own options by name, and returns an `Estimate`."""
-_SET = ("smoothed", "annealing")
-"""Options that the name of the method, or other options, stand for."""
+_SET = ("smoothed", "annealing", "hmc")
+"""Arguments that the name of the method, or other options, stand for."""
 
 
 def estimate(method: str, model: Program, guide: Program, x: Tensor, *args: Any, **options: Any) -> Estimate:
@@ -82,8 +91,9 @@ def options_of(method: str) -> list[str]:
     Args:
         method: its name, one of `METHODS`.
     """
-    own = [field.name for field in fields(Annealing)] if method == "ais" else []
-    parameters = signature(ais if method == "ais" else METHODS[method]).parameters.values()
+    function, _, settings = _SETTINGS.get(method, (METHODS[method], "", None))
+    own = [] if settings is None else [field.name for field in fields(settings)]
+    parameters = signature(function).parameters.values()
     return own + [p.name for p in parameters if p.kind is Parameter.KEYWORD_ONLY and p.name not in _SET]
 
 

@@ -7,11 +7,13 @@ tiles.py            random numbers in tiles, so that a result does not depend on
 pairs.py            a pair as one function from data to log-weights, eager or as a recorded graph
 simulating.py       data drawn from a model
 unconstrained.py    a pair as functions of one flat real vector, for samplers
-hamiltonian.py      hmc: Hamiltonian Monte Carlo for all data at once
+hamiltonian.py      hmc: Hamiltonian Monte Carlo for all data at once; HMC: its settings
+trajectories.py     chains that move by leapfrog steps
+adaptation.py       their warm-up: step sizes and scales
 posteriors.py       posterior: draws from p(z|x)
 """
 
-from pyro_vae.inference.hamiltonian import HMCResult, hmc
+from pyro_vae.inference.hamiltonian import HMC, HMCResult, hmc
 from pyro_vae.inference.posteriors import Posterior, posterior
 from pyro_vae.inference.programs import Program, evaluation_mode
 from pyro_vae.inference.simulating import Simulated, simulate
@@ -19,6 +21,7 @@ from pyro_vae.inference.unconstrained import Target
 from pyro_vae.inference.weighing import ImportanceSamples, importance
 
 __all__ = [
+    "HMC",
     "HMCResult",
     "ImportanceSamples",
     "Posterior",

@@ -13,7 +13,7 @@ from pyro_vae.arguments.checked import checked
 from pyro_vae.compiling.backends import exact_products, fast_cpu
 from pyro_vae.compiling.memory import remembering
 from pyro_vae.errors import NumericalError, UsageError
-from pyro_vae.inference.hamiltonian import HMCResult, hmc
+from pyro_vae.inference.hamiltonian import HMC, HMCResult, hmc
 from pyro_vae.inference.pairs import EagerPair
 from pyro_vae.inference.programs import Called, Program, evaluation_mode
 from pyro_vae.inference.sites import in_order
@@ -151,9 +151,7 @@ def posterior(
     num_draws: int = 1000,
     method: Method = "psis",
     num_particles: int = 5000,
-    num_chains: int = 4,
-    num_warmup: int = 300,
-    num_leapfrog: int = 10,
+    hmc: HMC | None = None,
     seed: int = 0,
     max_rows: int = 4096,
     max_plate_nesting: int = 1,
@@ -184,9 +182,7 @@ def posterior(
         num_draws: draws for each datum.
         method: guide | sir | psis | hmc.
         num_particles: K, draws of the guide that are weighed, at least `num_draws` of them for `"guide"`.
-        num_chains: of `"hmc"`; each gives `num_draws / num_chains` draws, rounded up.
-        num_warmup: of `"hmc"`, draws of each chain before those.
-        num_leapfrog: of `"hmc"`, most steps of a trajectory.
+        hmc: settings of `"hmc"`; each chain gives `num_draws / num_chains` draws, rounded up. None for `HMC()`.
         seed: seed of the draws; the caller's generators are left alone.
         max_rows: the most (datum, particle) pairs in one run of the model; bounds memory.
         max_plate_nesting: number of plate dimensions the programs use.
@@ -210,19 +206,17 @@ def posterior(
         >>> posterior(vae.model, vae.guide, torch.ones(3, 4), num_draws=10, num_particles=100).draws["z"].shape
         torch.Size([10, 3, 2])
     """
-    numbers = {"num_draws": num_draws, "num_particles": num_particles, "num_chains": num_chains, "max_rows": max_rows}
-    _check(method, len(x), **numbers)
+    _check(method, len(x), num_draws=num_draws, num_particles=num_particles, max_rows=max_rows)
     data = (x, *args, *inputs.values())
     pair = EagerPair(Called(model, list(inputs)), Called(guide, list(inputs)), max_rows, max_plate_nesting)
-    told = progress or (lambda done: None)
+    report = progress or (lambda done: None)
     with evaluation_mode(model, guide), fast_cpu(), exact_products(), remembering():
         with seeded(seed, "structure"):
             refuse_point_masses(pair.guide, *(a[:1] for a in data), max_plate_nesting=max_plate_nesting)
         if method == "hmc":
-            sizes = (num_chains, -(-num_draws // num_chains), num_warmup, num_leapfrog)
-            draws_of, chains = _by_hmc(pair, data, sizes, seed, told)
+            draws_of, chains = _by_hmc(pair, data, num_draws, hmc or HMC(), seed, report)
             return Posterior(draws_of, method, seed, chains=chains)
-        draws_of, weights = _by_weights(pair, data, num_draws, method, num_particles, seed, told)
+        draws_of, weights = _by_weights(pair, data, num_draws, method, num_particles, seed, report)
         one = {name: value[:1].to(x.device) for name, value in draws_of.items()}
         order = model_order(pair.model, one, *data, max_plate_nesting=max_plate_nesting)
     return Posterior(in_order(draws_of, order), method, seed, weights)
@@ -232,8 +226,8 @@ def _check(method: str, size: int, **numbers: int) -> None:
     if method not in METHODS:
         raise UsageError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
     if size == 0 or min(numbers.values()) < 1:
-        told = ", ".join(f"{name} {number}" for name, number in numbers.items())
-        raise UsageError(f"need data, and numbers of at least 1, got {size} data and {told}")
+        report = ", ".join(f"{name} {number}" for name, number in numbers.items())
+        raise UsageError(f"need data, and numbers of at least 1, got {size} data and {report}")
 
 
 def _by_weights(
@@ -243,38 +237,39 @@ def _by_weights(
     method: str,
     num_particles: int,
     seed: int,
-    told: Callable[[int], object],
+    report: Callable[[int], object],
 ) -> tuple[dict[str, Tensor], Weights]:
     """Draws of the guide, as they come or resampled, and their weights, block by block."""
     num_particles, blocks = max(num_particles, num_draws) if method == "guide" else num_particles, []
     for start in range(0, len(data[0]), TILE_DATA):
         block = [a[start : start + TILE_DATA] for a in data]
         blocks.append(_block(pair, block, start, num_draws, method, num_particles, seed))
-        told(start + len(block[0]))
+        report(start + len(block[0]))
     latents, *columns = zip(*blocks, strict=True)
     log_w, ess, k = (torch.cat(column, -1) for column in columns)
     return _joined(latents, pair.nesting), Weights(log_w, ess, k, num_particles)
 
 
 def _by_hmc(
-    pair: EagerPair, data: Sequence[Tensor], sizes: tuple[int, int, int, int], seed: int, told: Callable[[int], object]
+    pair: EagerPair, data: Sequence[Tensor], num_draws: int, how: HMC, seed: int, report: Callable[[int], object]
 ) -> tuple[dict[str, Tensor], HMCResult]:
-    """Draws of chains that start at draws of the guide, as many data at a time as `max_rows` lets."""
-    num_chains, num_samples, num_warmup, num_leapfrog = sizes
-    rows, total = max(1, pair.max_rows // (num_chains * TILE_DATA)) * TILE_DATA, num_warmup + num_samples
+    """Draws of chains that start at draws of the guide, for as many data at a time as `max_rows` allows."""
+    rows, num_samples = (
+        max(1, pair.max_rows // (how.num_chains * TILE_DATA)) * TILE_DATA,
+        -(-num_draws // how.num_chains),
+    )
     latents, results = [], []
     for start in range(0, len(data[0]), rows):
         part = [a[start : start + rows] for a in data]
         target = Target(pair.model, pair.guide, *part, max_plate_nesting=pair.nesting)
         result = hmc(
             target.log_joint,
-            target.draw_guide(num_chains, seed, start)[0],
+            target.draw_guide(how.num_chains, seed, start)[0],
             num_samples,
-            num_warmup=num_warmup,
-            num_leapfrog=num_leapfrog,
+            settings=how,
             seed=seed,
             first=start,
-            progress=partial(_tell, told, start, len(part[0]), total),
+            progress=partial(_tell, report, start, len(part[0]), how.num_warmup + num_samples),
         )
         flat = result.draws.transpose(0, 1).flatten(0, 1)
         latents.append({name: value.cpu() for name, value in target.latents(flat).items()})
@@ -282,9 +277,9 @@ def _by_hmc(
     return _joined(latents, pair.nesting), _one(results)
 
 
-def _tell(told: Callable[[int], object], start: int, size: int, total: int, done: int) -> None:
+def _tell(report: Callable[[int], object], start: int, size: int, total: int, done: int) -> None:
     """The data done so far, in proportion to the draws of those at work."""
-    told(start + size * done // total)
+    report(start + size * done // total)
 
 
 def _joined(parts: Sequence[Mapping[str, Tensor]], dim: int) -> dict[str, Tensor]:

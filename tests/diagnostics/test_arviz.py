@@ -9,6 +9,7 @@ import torch
 
 from pyro_vae import to_arviz
 from pyro_vae.autoencoders import VAE, HierarchicalVAE
+from pyro_vae.inference.hamiltonian import HMC
 from pyro_vae.inference.posteriors import posterior
 from pyro_vae.inference.weighing import weigh
 from tests.evidence.test_importance_sampling import two_layer_guide, two_layer_model
@@ -93,7 +94,7 @@ def test_several_sites_a_context_and_an_inner_plate():
 
 def test_chains(x):
     vae, _ = off_by(shift=0.5)
-    found = to_arviz(vae.model, vae.guide, x[:2], num_draws=12, method="hmc", num_warmup=3, num_leapfrog=2)
+    found = to_arviz(vae.model, vae.guide, x[:2], num_draws=12, method="hmc", hmc=HMC(num_warmup=3, num_leapfrog=2))
     assert sizes(found["posterior"], "z") == {"chain": 4, "draw": 3, "datum": 2, "z_dim_0": 2}
     assert found["sample_stats"]["r_hat"].dims == ("datum",) and "log_weight" not in found["sample_stats"]
     assert found["posterior_predictive"]["x"].shape == (4, 3, 2, 4)

@@ -12,14 +12,15 @@ from pyro_vae.errors import UsageError
 from pyro_vae.evidence.appendix_d import AppendixD, _cut_normal, _inverse_mean, appendix_d
 from pyro_vae.evidence.quadrature import quadrature
 from pyro_vae.guides import FullNormal
+from pyro_vae.inference.hamiltonian import HMC
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.networks import MLP
 from tests.evidence.test_quadrature import one_site
 from tests.support.networks import Dropping
 from tests.support.ppca import truth, vae_of
 
-FEW = {"num_samples": 150, "num_warmup": 100, "num_leapfrog": 3}
-FEWEST = {"num_samples": 50, "num_warmup": 20, "num_leapfrog": 2}
+FEW = {"num_samples": 150, "hmc": HMC(num_warmup=100, num_leapfrog=3)}
+FEWEST = {"num_samples": 50, "hmc": HMC(num_warmup=20, num_leapfrog=2)}
 
 
 @pytest.mark.parametrize("latent", [1, 2, 3])
@@ -74,7 +75,7 @@ def test_chains_that_disagree_are_flagged():
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
 
-    found = appendix_d(model, guide, torch.tensor([2.0, -0.5]).double(), num_samples=300, num_warmup=100)
+    found = appendix_d(model, guide, torch.tensor([2.0, -0.5]).double(), num_samples=300, hmc=HMC(num_warmup=100))
     assert found.flagged.tolist() == [True, False] and found.r_hat[0] > 1.1
     assert "chains not to be trusted for" in found.health
 
@@ -134,6 +135,6 @@ def test_refusals():
     with pytest.raises(UsageError, match="good to 5 latent dimensions, and this model has 6: take method ais"):
         appendix_d(vae.model, vae.guide, torch.ones(2, 4))
     vae = VAE((4,), 2)
-    for options in ({"num_samples": 49}, {"num_chains": 1}, {"probability": 1.0}, {"max_rows": 0}):
+    for options in ({"num_samples": 49}, {"hmc": HMC(num_chains=1)}, {"probability": 1.0}, {"max_rows": 0}):
         with pytest.raises(UsageError, match="need num_samples >= 50"):
             appendix_d(vae.model, vae.guide, torch.ones(2, 4), **options)

@@ -17,6 +17,7 @@ from pyro_vae.diagnostics.surgery import elbo_surgery
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import Annealing, bdmc, bound, log_marginal
 from pyro_vae.guides import InverseAutoregressiveFlow, SemiAmortized
+from pyro_vae.inference.hamiltonian import HMC
 from pyro_vae.inference.posteriors import posterior
 from pyro_vae.inference.simulating import simulate
 from pyro_vae.networks import MLP
@@ -119,7 +120,7 @@ def results(name, vae, x):
     if name == "classes":
         yield classify(vae, x)
         return
-    yield posterior(*pair, few, method="hmc", num_draws=4, num_warmup=3, num_chains=2)
+    yield posterior(*pair, few, method="hmc", num_draws=4, hmc=HMC(2, 3))
     if name == "layers":
         yield bdmc(*pair, 3, annealing=Annealing(1, 2, 1))
     if name != "layers":

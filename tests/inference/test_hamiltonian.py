@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from pyro_vae.errors import NumericalError, UsageError
-from pyro_vae.inference.hamiltonian import Differentiated, Noise, Walk, hmc
+from pyro_vae.inference.hamiltonian import HMC, hmc
+from pyro_vae.inference.trajectories import Differentiated, Noise, Walk
 from pyro_vae.inference.unconstrained import Target
 from pyro_vae.statistics.convergence import bulk_ess, r_hat
 from tests.support.ppca import make_exact, truth, vae_of
@@ -28,7 +29,7 @@ def pulled(z):
 
 def test_every_datum_finds_its_own_step_size_and_acceptance():
     """Scales eight orders of magnitude apart: one step size, or one decision for all, could not serve them."""
-    result = hmc(normals, torch.zeros(8, 5, 10, dtype=torch.float64), 200, num_warmup=200, target_accept=0.8)
+    result = hmc(normals, torch.zeros(8, 5, 10, dtype=torch.float64), 200, settings=HMC(8, 200, target_accept=0.8))
     assert (result.accept.mean(0) - 0.8).abs().max() < 0.1
     step = result.step_size[:, None] * result.scale / SCALES
     assert step.min() > 0.5 and step.max() < 3
@@ -54,7 +55,7 @@ def test_moments_of_the_posterior_of_probabilistic_pca():
     x = process.sample(5, seed=1).double()
     target = Target(vae.model, vae.guide, x)
     start = 3 * target.draw_prior(4, seed=2)
-    result = hmc(target.log_joint, start, 500, num_warmup=200, seed=3)
+    result = hmc(target.log_joint, start, 500, settings=HMC(len(start), 200), seed=3)
     mean, covariance = process.posterior(x)
     sd = covariance.diagonal().sqrt()
     assert not result.flagged.any()
@@ -77,7 +78,7 @@ def test_a_density_that_is_not_normal():
     """
     start = torch.randn(4000, 1, 2, dtype=torch.float64)
     start[..., 1] = start[..., 0] ** 2 + start[..., 1] * 0.5**0.5
-    result = hmc(pulled, start, 15, num_warmup=0, step_size=0.5)
+    result = hmc(pulled, start, 15, settings=HMC(len(start), 0), step_size=0.5)
     assert 0.2 < result.accept.mean() < 0.9 and (result.draws[-1] != start).any(-1).double().mean() > 0.9
     second = result.draws[-1, :, 0, 1]
     for values, expected in ((second, 1.0), (second.square(), 3.5)):
@@ -91,9 +92,9 @@ def test_a_datums_chains_do_not_depend_on_the_others():
     def density(rows):
         return lambda z: -(z / scale[rows]).square().sum(-1) / 2
 
-    whole = hmc(density(slice(0, 60)), start, 20, num_warmup=60)
-    some = hmc(density(slice(0, 7)), start[:, :7], 20, num_warmup=60)
-    rest = hmc(density(slice(50, 60)), start[:, 50:], 20, num_warmup=60, first=50)
+    whole = hmc(density(slice(0, 60)), start, 20, settings=HMC(len(start), 60))
+    some = hmc(density(slice(0, 7)), start[:, :7], 20, settings=HMC(len(start), 60))
+    rest = hmc(density(slice(50, 60)), start[:, 50:], 20, settings=HMC(len(start), 60), first=50)
     assert torch.allclose(whole.draws[:, :, :7], some.draws, rtol=1e-10)
     assert torch.allclose(whole.draws[:, :, 50:], rest.draws, rtol=1e-10)
     assert torch.allclose(whole.step_size[:7], some.step_size, rtol=1e-10)
@@ -101,7 +102,9 @@ def test_a_datums_chains_do_not_depend_on_the_others():
 
 def test_the_callers_generators_and_the_seed():
     state = torch.get_rng_state()
-    one, same, other = (hmc(normals, torch.ones(2, 5, 1).double(), 5, num_warmup=5, seed=s).draws for s in (0, 0, 1))
+    one, same, other = (
+        hmc(normals, torch.ones(2, 5, 1).double(), 5, settings=HMC(2, 5), seed=s).draws for s in (0, 0, 1)
+    )
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(one, same) and not torch.equal(one, other)
 
@@ -112,7 +115,7 @@ def test_no_weight_gets_a_gradient_or_moves():
     before = {name: p.detach().clone() for name, p in vae.named_parameters()}
     target = Target(vae.model, vae.guide, process.sample(4, seed=1).double())
     vae.train()
-    hmc(target.log_joint, target.draw_guide(2)[0], 5, num_warmup=5)
+    hmc(target.log_joint, target.draw_guide(2)[0], 5, settings=HMC(2, 5))
     assert vae.training and all(p.grad is None for p in vae.parameters())
     assert all(torch.equal(p, before[name]) for name, p in vae.named_parameters())
 
@@ -125,14 +128,14 @@ def test_chains_that_do_not_mix_are_flagged_by_datum():
         return torch.logaddexp(-(z - apart).square() / 2, -(z + apart).square() / 2).sum(-1)
 
     start = torch.tensor([-10.0, 10.0, -10.0, 10.0], dtype=torch.float64)[:, None, None].expand(4, 2, 1)
-    result = hmc(log_density, start * torch.tensor([0.1, 1.0])[:, None], 300, num_warmup=100)
+    result = hmc(log_density, start * torch.tensor([0.1, 1.0])[:, None], 300, settings=HMC(len(start), 100))
     assert result.flagged.tolist() == [False, True]
     assert result.r_hat[1, 0] > 1.5 and result.summary()["unreliable"] == 0.5
     assert result.summary()["r_hat_max"] == result.r_hat.max() and "4 chains of 300 draws" in repr(result)
 
 
 def test_too_few_draws_are_flagged():
-    assert hmc(normals, torch.zeros(4, 5, 1).double(), 20, num_warmup=100).flagged.all()
+    assert hmc(normals, torch.zeros(4, 5, 1).double(), 20, settings=HMC(4, 100)).flagged.all()
 
 
 def test_divergences_are_counted_and_rejected():
@@ -141,12 +144,14 @@ def test_divergences_are_counted_and_rejected():
     def walled(z):
         return torch.where(z[..., 0] < 1, -z.square().sum(-1) / 2, torch.nan)
 
-    result = hmc(walled, torch.zeros(4, 2, 1), 50, num_warmup=0, step_size=1.0, num_leapfrog=3)
+    result = hmc(walled, torch.zeros(4, 2, 1), 50, settings=HMC(4, 0, 3), step_size=1.0)
     assert (result.divergences > 0).all() and (result.draws < 1).all() and result.flagged.all()
 
 
 def test_few_chains_and_no_warmup():
-    result = hmc(normals, torch.zeros(1, 5, 1).double(), 10, num_warmup=0, step_size=torch.full((5,), 1e-4).double())
+    result = hmc(
+        normals, torch.zeros(1, 5, 1).double(), 10, settings=HMC(1, 0), step_size=torch.full((5,), 1e-4).double()
+    )
     assert result.r_hat.isnan().all() and result.flagged.all() and result.ess.isfinite().all()
     assert torch.equal(result.step_size, torch.full((5,), 1e-4).double())
     assert 10 < result.evaluations <= 1 + 10 * 10
@@ -154,7 +159,7 @@ def test_few_chains_and_no_warmup():
 
 def test_progress_counts_all_draws():
     seen = []
-    hmc(normals, torch.zeros(1, 5, 1).double(), 3, num_warmup=2, progress=seen.append)
+    hmc(normals, torch.zeros(1, 5, 1).double(), 3, settings=HMC(1, 2), progress=seen.append)
     assert seen == [1, 2, 3, 4, 5]
 
 
@@ -165,7 +170,9 @@ def test_refusals():
     with pytest.raises(UsageError, match="num_samples >= 1"):
         hmc(normals, start, 0)
     with pytest.raises(UsageError, match=r"target_accept must lie between 0 and 1, got 1\.5"):
-        hmc(normals, start, 5, target_accept=1.5)
+        hmc(normals, start, 5, settings=HMC(target_accept=1.5))
+    with pytest.raises(UsageError, match="start has 2 chains, but settings has num_chains=4"):
+        hmc(normals, start, 5, settings=HMC())
     with pytest.raises(NumericalError, match="datum 3 where its chains start"):
         hmc(lambda z: torch.where(torch.arange(5) == 3, torch.inf, normals(z)), start.double(), 5)
 

@@ -9,6 +9,7 @@ from pyro_vae.autoencoders import VAE, HierarchicalVAE
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.evidence import log_marginal
 from pyro_vae.guides import Delta
+from pyro_vae.inference.hamiltonian import HMC
 from pyro_vae.inference.posteriors import posterior
 from tests.evidence.test_importance_sampling import two_layer_guide, two_layer_model
 from tests.support.guides import off_by
@@ -45,7 +46,7 @@ class TestMoments:
 
     def test_hmc_is_right(self):
         """Within 5 standard errors of ESS independent draws, from the same guide."""
-        sizes = {"num_draws": 400, "num_warmup": 100, "num_leapfrog": 5}
+        sizes = {"num_draws": 400, "hmc": HMC(num_warmup=100, num_leapfrog=5)}
         found = posterior(self.vae.model, self.vae.guide, self.x[:2], method="hmc", **sizes)
         assert found.draws["z"].shape == (400, 2, 2) and found.num_chains == 4 and found.weights is None
         shift, ratio = moments(found.draws["z"], self.process, self.x[:2])
@@ -134,7 +135,7 @@ def test_nothing_is_changed():
     state, before = {k: v.clone() for k, v in vae.state_dict().items()}, torch.get_rng_state()
     done = []
     posterior(vae.model, vae.guide, torch.ones(60, 4), num_draws=5, num_particles=20, progress=done.append)
-    posterior(vae.model, vae.guide, torch.ones(2, 4), num_draws=8, num_warmup=2, num_leapfrog=2, method="hmc")
+    posterior(vae.model, vae.guide, torch.ones(2, 4), num_draws=8, hmc=HMC(num_warmup=2, num_leapfrog=2), method="hmc")
     assert vae.training and done == [50, 60] and torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(value, state[name]) and value.grad is None for name, value in vae.state_dict().items())
 

@@ -18,6 +18,7 @@ from pyro_vae.diagnostics.surgery import elbo_surgery
 from pyro_vae.evidence import log_marginal
 from pyro_vae.evidence.annealing import ais, bdmc
 from pyro_vae.evidence.annealing_results import Annealing
+from pyro_vae.inference.hamiltonian import HMC
 from pyro_vae.inference.posteriors import METHODS, posterior
 from pyro_vae.inference.simulating import simulate
 from pyro_vae.inference.sites import element_names, flattened, in_order
@@ -145,7 +146,7 @@ class TestOrder:
         assert list(importance(pair.model, pair.guide, x, num_particles=2).latents) == ["a", "b"]
         assert list(simulate(pair.model, x).latents) == ["a", "b"]
         for method in METHODS:
-            options = {"num_draws": 8, "num_particles": 50, "num_warmup": 5, "num_chains": 2}
+            options = {"num_draws": 8, "num_particles": 50, "hmc": HMC(2, 5)}
             assert list(posterior(pair.model, pair.guide, x, method=method, **options).draws) == ["a", "b"], method
 
     def test_of_targets(self, sizes):
@@ -170,7 +171,7 @@ class TestOrder:
     def test_of_chains(self, sizes):
         pair = Reversed(*sizes)
         x = data_of(pair, 5)
-        found = posterior(pair.model, pair.guide, x, method="hmc", num_draws=800, num_warmup=100, seed=1)
+        found = posterior(pair.model, pair.guide, x, method="hmc", num_draws=800, hmc=HMC(num_warmup=100), seed=1)
         columns = torch.cat([found.draws["a"], found.draws["b"]], -1)
         assert found.chains is not None and torch.equal(found.chains.draws.transpose(0, 1).flatten(0, 1), columns)
         error = (pair.covariance.diagonal() / found.ess.min()).sqrt()

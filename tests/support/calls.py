@@ -17,7 +17,7 @@ from pyro_vae.diagnostics.predictive import posterior_predictive_check
 from pyro_vae.evidence import Annealing, log_marginal
 from pyro_vae.evidence.methods import METHODS
 from pyro_vae.guides import SemiAmortized
-from pyro_vae.inference.hamiltonian import hmc
+from pyro_vae.inference.hamiltonian import HMC, hmc
 from pyro_vae.inference.posteriors import METHODS as DRAWN_BY
 from pyro_vae.inference.posteriors import posterior
 from pyro_vae.inference.simulating import simulate
@@ -34,13 +34,13 @@ from pyro_vae.training.refit import compare_priors, cross_entropy
 
 SMALL = {"encoder": partial(MLP, hidden=(4,)), "decoder": partial(MLP, hidden=(4,))}
 ANNEALING = {"num_temperatures": 2, "num_chains": 2, "num_leapfrog": 1}
-HMC = {"num_chains": 2, "num_warmup": 3, "num_leapfrog": 2}
+SETTINGS = HMC(num_chains=2, num_warmup=3, num_leapfrog=2)
 OPTIONS = {
     "importance": {"num_particles": 60},
     "psis": {"num_particles": 60},
     "prior": {"num_particles": 60},
     "ais": ANNEALING,
-    "appendix_d": {**HMC, "num_samples": 50},
+    "appendix_d": {**vars(SETTINGS), "num_samples": 50},
     "quadrature": {"tolerance": 1e-2},
 }
 
@@ -154,12 +154,17 @@ CALLS: dict[str, Call] = {
     },
     **{
         f"posterior by {name}": Call(
-            lambda t, name=name: posterior(*pair(t), num_draws=8, method=name, num_particles=60, **HMC), "posterior"
+            lambda t, name=name: posterior(*pair(t), num_draws=8, method=name, num_particles=60, hmc=SETTINGS),
+            "posterior",
         )
         for name in DRAWN_BY
     },
-    "hmc": Call(lambda t: hmc(lambda z: -z.square().sum(-1) / 2, torch.zeros(2, 3, 2), 4, num_warmup=3), "hmc", False),
-    "hmc on a target": Call(lambda t: hmc(Target(*pair(t)).log_joint, torch.zeros(2, 6, 2), 4, num_warmup=3), "hmc"),
+    "hmc": Call(
+        lambda t: hmc(lambda z: -z.square().sum(-1) / 2, torch.zeros(2, 3, 2), 4, settings=SETTINGS), "hmc", False
+    ),
+    "hmc on a target": Call(
+        lambda t: hmc(Target(*pair(t)).log_joint, torch.zeros(2, 6, 2), 4, settings=SETTINGS), "hmc"
+    ),
     "simulate": Call(lambda t: simulate(t.vae.model, t.x), "simulate"),
     "latent_statistics": Call(lambda t: pv.latent_statistics(t.vae, t.x), "latent_statistics"),
     "inference_gaps": Call(
