@@ -14,7 +14,7 @@ test: $(INSTALLED)  ## the quick test suite
 	$(BIN)/python -m pytest -n auto
 
 docs: $(INSTALLED)  ## the examples, tables and links of README and docs (part of `make test`)
-	$(BIN)/python -m pytest tests/house/test_docs.py
+	$(BIN)/python -m pytest tests/house/test_docs.py tests/house/test_design.py
 
 slow: $(INSTALLED)  ## the heavier runs, on real data
 	$(BIN)/python -m pytest -m slow
