@@ -1,5 +1,6 @@
 """Fixtures shared by all tests; real data are read from `../shared/data` where it is there."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 import torch
 
 torch.set_num_threads(1)  # small tensors: more threads only wait for one another
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

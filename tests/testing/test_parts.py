@@ -1,7 +1,7 @@
 """Every concrete class of each axis, with its options, is put to every check of its axis the moment it exists.
 
-The checks are `pyro_vae.testing`'s; nothing here, and nothing there, names a class. A check that says nothing of a part
-is skipped, with the reason.
+The checks are `pyro_vae.testing`'s; nothing here, and nothing there, names a class. A check that does not apply to a
+part is skipped, with the reason.
 """
 
 from functools import partial
@@ -25,12 +25,24 @@ from pyro_vae.testing import NotApplicable, axis_of, run_check
 from pyro_vae.testing.code_distributions import require_spread
 from pyro_vae.testing.inside_a_vae import data_for, shapes_for
 
+RECORDING = {"can_be_recorded", "step_can_be_recorded"}
+
 
 def cases(base):
-    """One case a setting and check of an axis, named by both."""
+    """One case for each setting and check of an axis, named by both."""
     axis = axis_of(base)
     for part, check in product(axis.parts(), axis.checks):
-        yield pytest.param(check, part, id=f"{part}-{check.__name__}")
+        marks = [pytest.mark.slow] if for_the_slow_suite(part, check) else []
+        yield pytest.param(check, part, id=f"{part}-{check.__name__}", marks=marks)
+
+
+def for_the_slow_suite(part, check):
+    """Recording, but for a class's defaults (the tests of each axis record its options); most activations.
+
+    That each activation is taken is part of the checks of the defaults.
+    """
+    activation = part.options.get("activation", "relu")
+    return activation != "relu" or (part.options and check.__name__ in RECORDING)
 
 
 def run(check, part):
