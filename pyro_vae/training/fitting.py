@@ -23,12 +23,13 @@ from pyro_vae.process.interrupts import signals_collected
 from pyro_vae.process.isolation import isolated
 from pyro_vae.runs.directory import open_run
 from pyro_vae.schedules import Constant, Schedule
+from pyro_vae.training.history import History
+from pyro_vae.training.plan import Plan
 from pyro_vae.training.pyro_loss import as_objective
 from pyro_vae.training.settings import Keep, Settings, run_config
-from pyro_vae.training.steps import (
-    Compile,
-)
-from pyro_vae.training.trainer import History, _Trainer
+from pyro_vae.training.steps import Compile
+from pyro_vae.training.stopping import Signals
+from pyro_vae.training.trainer import Trainer
 
 
 @isolated
@@ -155,7 +156,9 @@ def fit(
             unused = () if dataset.valid is not None else ("patience",)  # earlier versions took it, to no effect
             directory = held.enter_context(open_run(run if world.main else None, config, unused))
             vae, dataset = vae.to(world.device), dataset.to(world.device)
-            trainer = _Trainer(vae, dataset, objective, settings, world, directory, save_every, pending)
+            objective = objective.for_data(len(dataset.train), dataset.given("train"))
+            plan = Plan(vae, dataset, objective, settings, world)
+            trainer = Trainer(plan, Signals(pending, world), directory, save_every)
         with Progress(settings.epochs, "epoch", enabled=progress and world.main) as bar:
             return trainer.run(bar)
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 import torch
@@ -49,6 +50,25 @@ def _kernel(cls: Callable[..., Optimizer], asked: Mapping[str, Any]) -> dict[str
     """
     other = any(asked.get(name) for name in ("foreach", "differentiable", "momentum")) or asked.get("fused") is not None
     return {"fused": True} if "fused" in inspect.signature(cls).parameters and not other else {}
+
+
+def clip(gradients: Sequence[Tensor], clip_norm: float | None, batch: int) -> bool:
+    """Scale gradients of a sum over a batch so that the norm of their mean is at most `clip_norm`, in place.
+
+    Args:
+        gradients: of a loss summed over the batch.
+        clip_norm: the largest norm of the gradient of the mean loss per datum; None for any.
+        batch: number of data in the batch.
+
+    Returns:
+        False if they are not all finite; they are as they were then.
+    """
+    if clip_norm is None:
+        return isfinite(torch.stack([g.sum() for g in gradients]).sum().item())
+    norm = nn.utils.get_total_norm(gradients).item()
+    if norm > clip_norm * batch and isfinite(norm):
+        torch._foreach_mul_(list(gradients), clip_norm * batch / norm)
+    return isfinite(norm)
 
 
 def update(optimizer: Optimizer, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:

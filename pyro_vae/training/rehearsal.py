@@ -41,13 +41,12 @@ def rehearse(loss: Loss, batch: Batch, total: float) -> None:
         eager_step(replace(loss, objective=loss.objective.for_trial(), tensorial=False))(batch, 0.0, total)
 
 
-def needs_two(loss: Loss, one: Batch, total: float) -> bool:
+def needs_two(loss: Loss, one: Batch) -> bool:
     """Whether a training step fails on a batch of one datum for batch normalisation.
 
     Args:
         loss: what will be minimised; its module in training mode.
         one: a batch of one datum.
-        total: epochs of the training.
     """
     try:
         with torch.no_grad(), same_buffers(loss.vae), checking(False), seeded(0, "rehearsal"):

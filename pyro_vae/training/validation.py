@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from pyro_vae.inference.programs import Program, evaluation_mode
 from pyro_vae.messages import log_once
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.process.seeding import seeded
+from pyro_vae.training.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,13 @@ class Validation:
     batch_size: int
     seed: int
     world: World
+
+    @classmethod
+    def of(cls, plan: Plan) -> Self:
+        """That of a training."""
+        settings = plan.settings
+        options = settings.epochs, settings.batch_size, settings.seed
+        return cls(plan.vae, plan.data, plan.objective, *options, plan.world)
 
     @property
     def name(self) -> str:

@@ -183,12 +183,12 @@ class TestTraining:
                     left[0] -= 1
                     if left[0] == 0:
                         left[0] = None
-                        trainer._save()
+                        trainer.checkpoints.save(trainer.ledger)
                         raise Stopped(15, "here")
 
             options = {"epochs": 3, "batch_size": 25, "compile": True, "run": tmp_path / str(stop), "progress": False}
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(training._Trainer, "_tick", tick)
+                patch.setattr(training.Trainer, "tick", tick)
                 if stop:
                     with pytest.raises(Stopped):
                         fit(vae, binary(), **options)

@@ -45,7 +45,7 @@ def resume(run):
 
 def make(folder):
     """The run, after five of its six steps, and another one for `compare`, with evidence of both."""
-    step, done = training._Trainer._step, []
+    step, done = training.Trainer.step, []
 
     def stopping(trainer, *args):
         step(trainer, *args)
@@ -53,12 +53,12 @@ def make(folder):
         if len(done) == 5:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    training._Trainer._step = stopping
+    training.Trainer.step = stopping
     try:
         with contextlib.suppress(Stopped):
             resume(folder / "run")
     finally:
-        training._Trainer._step = step
+        training.Trainer.step = step
     assert read_manifest(folder / "run")["progress"]["step"] == 2
     shutil.copytree(folder / "run", folder / "other")
     resume(folder / "other")

@@ -198,7 +198,7 @@ def stopped(world, path):
 def fit_and_signal(world, path):
     from pyro_vae.training import trainer as training
 
-    step, times = training._Trainer._step, []
+    step, times = training.Trainer.step, []
 
     def signalled(trainer, *args):
         times.append(0)
@@ -206,11 +206,11 @@ def fit_and_signal(world, path):
             os.kill(os.getpid(), signal.SIGTERM)
         step(trainer, *args)
 
-    training._Trainer._step = signalled
+    training.Trainer.step = signalled
     try:
         trained(run=path)
     finally:
-        training._Trainer._step = step
+        training.Trainer.step = step
 
 
 def call(*words):

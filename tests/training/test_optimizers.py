@@ -13,6 +13,7 @@ from pyro_vae.objectives import ELBO
 from pyro_vae.process.seeding import seeded
 from pyro_vae.runs.loading import read_manifest
 from pyro_vae.runs.restoring import optimizer_tensors, restore_optimizer
+from pyro_vae.training import checkpoints
 from pyro_vae.training import trainer as training
 from pyro_vae.training.fitting import fit
 from pyro_vae.training.optimizers import make_optimizer, update
@@ -133,15 +134,15 @@ def test_a_restored_optimizer_makes_the_same_steps(name, dtype):
 
 def stop_after(monkeypatch, steps):
     """Every `steps` steps a signal ends the training."""
-    tick, done = training._Trainer._tick, []
+    tick, done = training.Trainer.tick, []
 
     def stopping(trainer):
         done.append(0)
         if len(done) % steps == 0:
-            trainer.pending.append(2)
+            trainer.signals.pending.append(2)
         tick(trainer)
 
-    monkeypatch.setattr(training._Trainer, "_tick", stopping)
+    monkeypatch.setattr(training.Trainer, "tick", stopping)
 
 
 def test_a_resumed_training_ends_with_the_same_bits(tmp_path, monkeypatch):
@@ -161,14 +162,14 @@ def test_a_counter_beyond_the_steps_is_refused(tmp_path, monkeypatch):
     with pytest.raises(Stopped):
         train(make(), run=tmp_path)
     monkeypatch.undo()
-    saved = training.optimizer_tensors
+    saved = checkpoints.optimizer_tensors
 
     def counted_twice(optimizer):
         tensors, plain = saved(optimizer)
         return {name: value + 9 if name.endswith("/step") else value for name, value in tensors.items()}, plain
 
     stop_after(monkeypatch, 4)
-    monkeypatch.setattr(training, "optimizer_tensors", counted_twice)
+    monkeypatch.setattr(checkpoints, "optimizer_tensors", counted_twice)
     with pytest.raises(Stopped):
         train(make(), run=tmp_path)
     assert read_manifest(tmp_path)["progress"]["step"] == 2

@@ -264,15 +264,15 @@ class TestBatchNorm:
         fit(whole, binary(41), **options)
         seen = [value for name, value in whole.state_dict().items() if "num_batches" in name]
         assert [int(value) for value in seen] == [4]
-        tick, ticks = training._Trainer._tick, []
+        tick, ticks = training.Trainer.tick, []
 
         def stopping(trainer):
             ticks.append(0)
             if len(ticks) == 3:
-                trainer.pending.append(2)
+                trainer.signals.pending.append(2)
             tick(trainer)
 
-        monkeypatch.setattr(training._Trainer, "_tick", stopping)
+        monkeypatch.setattr(training.Trainer, "tick", stopping)
         with pytest.raises(Stopped):
             fit(self.pair(), binary(41), run=tmp_path, **options)
         resumed = self.pair()

@@ -305,16 +305,16 @@ class TestRuns:
         from pyro_vae.errors import Stopped
         from pyro_vae.training import trainer as training
 
-        tick, ticks = training._Trainer._tick, []
+        tick, ticks = training.Trainer.tick, []
 
         def stopping(trainer):
             ticks.append(0)
             if len(ticks) == 14:  # in the fourth epoch of four steps
-                trainer.pending.append(2)
+                trainer.signals.pending.append(2)
             tick(trainer)
 
         expected, reference = self.train(None)
-        monkeypatch.setattr(training._Trainer, "_tick", stopping)
+        monkeypatch.setattr(training.Trainer, "tick", stopping)
         with pytest.raises(Stopped):
             self.train(tmp_path)
         self.make_old(tmp_path)

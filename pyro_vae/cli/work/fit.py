@@ -24,8 +24,8 @@ from pyro_vae.objectives import Objective
 from pyro_vae.process.seeding import seeded
 from pyro_vae.runs.describing import build_vae, import_class, resolve, vae_parts
 from pyro_vae.training.fitting import fit
+from pyro_vae.training.history import History
 from pyro_vae.training.settings import Settings, run_config
-from pyro_vae.training.trainer import History
 
 _SETTINGS = (
     "epochs",

@@ -1,0 +1,71 @@
+"""`Plan`: what a training is to do, as one value that its parts share."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data import Dataset
+from pyro_vae.distributed import World
+from pyro_vae.errors import UsageError
+from pyro_vae.objectives import Objective
+from pyro_vae.schedules import value_at
+from pyro_vae.training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained, on which data, by which objective, how, and by which processes.
+
+    Args:
+        vae: the module with `model` and `guide`, on its device.
+        data: what it is trained on.
+        objective: what is minimised, as `Objective.for_data` returns it.
+        settings: the arguments of `fit`.
+        world: the processes that share each batch.
+    """
+
+    vae: Any
+    data: Dataset
+    objective: Objective
+    settings: Settings
+    world: World
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.vae.parameters()).device
+
+    @property
+    def num_data(self) -> int:
+        """Number of training data."""
+        return len(self.data.train)
+
+    def check(self) -> None:
+        """Refuse settings that this module or these processes can't follow.
+
+        Raises:
+            UsageError: if `weight_prior` is given for a module without a decoder, or a batch has too few data.
+        """
+        if self.settings.weight_prior is not None and not hasattr(self.vae, "decoder"):
+            raise UsageError("weight_prior needs a module with a `decoder`")
+        least = min(self.num_data, self.settings.batch_size)
+        if least < self.world.size:
+            raise UsageError(
+                f"{self.world.size} processes can't share out batches of {least}: take a larger batch_size, or fewer "
+                "processes"
+            )
+
+    def lr_factor(self, epoch: float) -> float:
+        """The factor on the learning rate at a time in epochs."""
+        return value_at(self.settings.lr_schedule, epoch, self.settings.epochs)
+
+    def weight_penalty(self, batch: int) -> Tensor | float:
+        r"""`|theta|^2 / (2 s^2) * batch / num_data` of the decoder's parameters, nats; 0 without `weight_prior`."""
+        scale = self.settings.weight_prior
+        if scale is None:
+            return 0.0
+        squares = sum(p.square().sum() for p in self.vae.decoder.parameters())
+        return squares / (2 * scale**2) * batch / self.num_data

@@ -1,0 +1,77 @@
+"""When a training ends, and with which weights: `patience`, `keep`, and signals."""
+
+from dataclasses import dataclass
+
+from pyro_vae.distributed import World
+from pyro_vae.training.ledger import Ledger
+from pyro_vae.training.settings import Keep
+from pyro_vae.training.validation import Validation
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """The rule by which a training ends.
+
+    Args:
+        epochs: after so many.
+        patience: or after so many epochs without a better validation value; None to go on.
+        keep: the weights that the module ends with.
+    """
+
+    epochs: int
+    patience: int | None
+    keep: Keep
+
+    def is_finished(self, ledger: Ledger) -> bool:
+        """Whether there is nothing left to train."""
+        return ledger.epoch >= self.epochs or self.is_out_of_patience(ledger)
+
+    def is_out_of_patience(self, ledger: Ledger) -> bool:
+        """Whether it ends before the last epoch."""
+        return self.patience is not None and ledger.waited >= self.patience
+
+    def begun(self, ledger: Ledger) -> str:
+        """Where a training that is started again goes on, in words; empty for a new one."""
+        if not ledger.begun:
+            return ""
+        if self.is_finished(ledger):
+            why = ", stopped early" if self.is_out_of_patience(ledger) else ""
+            return f"already complete: {ledger.epoch} of {self.epochs} epochs{why}"
+        after = f", after step {ledger.step}" if ledger.step else ""
+        return f"resumed at epoch {ledger.epoch + 1} of {self.epochs}{after}"
+
+    def kept(self, ledger: Ledger, validation: Validation) -> str:
+        """Which weights the module ends with, and why, in words.
+
+        Args:
+            ledger: of the finished training.
+            validation: by which the weights were compared.
+        """
+        if ledger.best:
+            return f"best: epoch {ledger.best_epoch} by the validation value of {validation.name}"
+        has_data = validation.data.valid is not None
+        why = "no validation value was finite" if has_data else "no validation data to choose by"
+        return f"last: epoch {ledger.epoch}" + ("" if self.keep == "last" else f", {why}")
+
+
+class Signals:
+    """SIGINT and SIGTERM, to this process or to another one that shares the work.
+
+    Args:
+        pending: the numbers of those that came to this process, as `signals_collected` yields it.
+        world: the processes.
+    """
+
+    def __init__(self, pending: list[int], world: World) -> None:
+        self.pending, self.world = pending, world
+        self.summed = False
+        """Whether a signal had come to any process before the last sum over all: the same on each of them."""
+
+    def number(self) -> int | None:
+        """The signal to stop at; None where none came.
+
+        Several processes stop after the same step: they decide by `summed`, never by their own signals alone.
+        """
+        if self.summed or (self.pending and self.world.size == 1):
+            return self.world.largest(self.pending[0] if self.pending else 0)
+        return None
