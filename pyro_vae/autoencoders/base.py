@@ -57,6 +57,11 @@ class Autoencoder(Called, nn.Module, ABC):
     """What the class was called with, by name; `event_shape` among it."""
     likelihood: Likelihood
     """p(x|z): what tells which data are allowed."""
+    classes: int = 0
+    """How many values the class `"y"` has, a latent site that an input `y` gives; 0 where the model has no such site.
+    A model with classes has a method `classify(x, mask)`, q(y|x)."""
+    has_one_code: bool = False
+    """Whether one latent site is the whole code: `encode(x)` is q(z|x), and the part `prior` makes p(z)."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -57,6 +57,8 @@ class VAE(Conditional):
         (torch.Size([5, 2]), torch.Size([3, 5]))
     """
 
+    has_one_code = True
+
     def __init__(
         self,
         event_shape: tuple[int, ...],

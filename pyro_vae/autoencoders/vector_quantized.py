@@ -69,6 +69,7 @@ class VQVAE(Autoencoder):
     """
 
     shapes: CodeShapes
+    has_one_code = True
 
     def __init__(
         self,

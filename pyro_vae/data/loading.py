@@ -298,9 +298,11 @@ def _scales(low: int, high: int) -> str:
     """Which `divide_by` integers can have, and the likelihoods that fit then."""
     if low < 0:
         return f"{option('divide_by', 1)} for a likelihood of reals ({part('likelihood', 'Normal')})"
+    levels = f"{spoken('levels=', '--vae.likelihood.levels ')}{high + 1}"
     return (
         f"{option('divide_by', 1)} for counts ({part('likelihood', 'Poisson')} or NegativeBinomial), "
-        f"{option('divide_by', high)} for levels from 0 to {high} ({part('likelihood', 'Categorical')} or BetaBinomial)"
+        f"{option('divide_by', high)} for levels from 0 to {high} "
+        f"({part('likelihood', 'Categorical')} or BetaBinomial, with {levels})"
     )
 
 

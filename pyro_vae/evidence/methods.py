@@ -112,4 +112,4 @@ def _check(method: str, options: Mapping[str, Any]) -> None:
 
 
 def _suggest(name: str, known: Any) -> str:
-    return f"{nearest(name, known, cutoff=0.5) or '?'} Known: {', '.join(known)}"
+    return f"{nearest(name, known, cutoff=0.5) or '.'} Known: {', '.join(known)}"

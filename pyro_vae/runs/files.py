@@ -34,6 +34,10 @@ _TRIED = 1 << 16
 """Bytes that a disk must have left for a result."""
 
 
+_ABANDONED = 3600
+"""Seconds after which a temporary file belongs to no process that still writes it."""
+
+
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -180,6 +184,18 @@ def _replace(folder: int, name: str, data: bytes) -> None:
             os.unlink(temporary, dir_fd=folder)
         raise
     os.fsync(folder)
+    _sweep(folder, name)
+
+
+def _sweep(folder: int, name: str) -> None:
+    """Delete what killed processes left of this file: temporary files that are an hour older than the file itself."""
+    left = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{12}}\.tmp")
+    with suppress(OSError):  # another process may write and delete here too
+        written = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime
+        for temporary in filter(left.fullmatch, os.listdir(folder)):
+            found = os.stat(temporary, dir_fd=folder, follow_symlinks=False)
+            if S_ISREG(found.st_mode) and found.st_mtime < written - _ABANDONED:
+                os.unlink(temporary, dir_fd=folder)
 
 
 def _try(folder: int, name: str) -> None:

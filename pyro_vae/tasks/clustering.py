@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.arguments.checked import checked
+from pyro_vae.arguments.remedies import spoken
 from pyro_vae.autoencoders import VAE
 from pyro_vae.data import Dataset, as_dataset
 from pyro_vae.distributions.mixture import Mixture
@@ -91,8 +92,12 @@ def cluster(vae: VAE, x: Tensor, num_particles: int = 10, seed: int = 0) -> Clus
         prior, probabilities = vae.prior_distribution(), []
         if not isinstance(prior, Mixture):
             raise UsageError(
-                f"the prior is {type(vae.prior).__name__}, which has no components: train with MixtureOfNormals, or "
-                "put one on the codes by with_clusters or refit_prior"
+                f"the prior is {type(vae.prior).__name__}, which has no components: train with "
+                + spoken(
+                    "MixtureOfNormals, or put one on the codes by with_clusters or refit_prior",
+                    "--vae.prior MixtureOfNormals, or fit one to the codes: "
+                    "pyro-vae refit RUN --prior MixtureOfNormals --out NEW_RUN",
+                )
             )
         for tile in _codes(vae, x, num_particles, seed):
             probabilities.append(prior.component_log_probs(tile).softmax(-1).mean(0).cpu())

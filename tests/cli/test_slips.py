@@ -104,12 +104,45 @@ def test_closest_prefers_what_is_alike_but_for_capitals():
         ("--vae.prior ConditionalNormal", 2, "give it one, --context labels, or take LearnedNormal"),
         ("--vae.likelihood Poisson", 3, r"outside the support of Poisson \(whole numbers from 0\), the first is"),
         ("--binarize none", 3, r"outside the support of Bernoulli \(0 and 1\)"),
+        ("--objective IWAE --objective.beta 3", 2, r"IWAE has no option 'beta'\. Known: num_particles"),
     ],
 )
 def test_a_wrong_combination_says_what_to_type(words, code, part, tmp_path, capsys):
     given = f"fit --data digits --epochs 1 --quiet --pictures false --run {tmp_path}/run {words}"
     came, _, error = told(given, capsys)
     assert came == code and re.search(part, error), error
+
+
+def test_a_name_that_nothing_is_near_has_no_question(capsys):
+    assert "unknown command 'zzz'. Known commands: fit, " in told("zzz", capsys)[2]
+
+
+def test_integers_without_a_scale_say_all_that_must_be_typed(tmp_path, capsys):
+    """Each of the two remedies trains."""
+    np.savez(tmp_path / "counts.npz", train=np.arange(12).reshape(6, 2))
+    fit = f"fit --data {tmp_path}/counts.npz --epochs 1 --quiet --pictures false"
+    code, _, error = told(f"{fit} --run {tmp_path}/run", capsys)
+    assert code == 3 and "--divide_by 1 for counts (--vae.likelihood Poisson or NegativeBinomial)" in error
+    levels = "--vae.likelihood Categorical or BetaBinomial, with --vae.likelihood.levels 12)"
+    assert f"--divide_by 11 for levels from 0 to 11 ({levels}" in error
+    for name, words in {"a": "--divide_by 1 --vae.likelihood Poisson", "b": "--divide_by 11 --vae.likelihood"}.items():
+        more = " Categorical --vae.likelihood.levels 12" if name == "b" else ""
+        assert told(f"{fit} --run {tmp_path}/{name} {words}{more}", capsys)[0] == 0
+
+
+def test_a_model_with_classes_is_told_its_objective_and_not_pyros(tmp_path, capsys, recwarn):
+    fit = "fit --vae SemiSupervisedVAE --vae.latent_dim 2 --epochs 1 --quiet --pictures false"
+    code, _, error = told(f"{fit} --run {tmp_path}/a", capsys)
+    assert code == 0 and "--objective SemiSupervisedELBO sums over the classes" in error
+    assert not [w for w in recwarn if "TraceEnum_ELBO" in str(w.message)]
+    assert "sums over" not in told(f"{fit} --objective SemiSupervisedELBO --run {tmp_path}/b", capsys)[2]
+
+
+def test_clusters_without_a_mixture_name_the_command_that_makes_one(tmp_path, capsys):
+    assert told(f"fit --vae.latent_dim 2 --epochs 1 --quiet --pictures false --run {tmp_path}/r", capsys)[0] == 0
+    code, _, error = told(f"cluster {tmp_path}/r", capsys)
+    assert code == 2 and "the prior is StandardNormal, which has no components" in error
+    assert "pyro-vae refit RUN --prior MixtureOfNormals --out NEW_RUN" in error
 
 
 def test_labels_of_text_and_sizes_out_of_range_say_what_to_do(tmp_path, capsys):

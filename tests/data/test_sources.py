@@ -435,7 +435,7 @@ def test_the_likelihood_that_fits_is_named(values, python, command):
 @pytest.mark.parametrize(
     ("low", "parts"),
     [
-        (0, ("divide_by=1 for counts (likelihood=Poisson", "divide_by=9 for levels")),
+        (0, ("divide_by=1 for counts (likelihood=Poisson", "divide_by=9 for levels", "BetaBinomial, with levels=10)")),
         (-2, ("divide_by=1 for a likelihood of reals (likelihood=Normal)",)),
     ],
 )

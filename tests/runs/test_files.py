@@ -252,6 +252,19 @@ def test_what_is_written_can_be_read_by_others_as_the_umask_says(run):
     assert (run / "a").stat().st_mode & 0o777 == 0o640
 
 
+def test_what_killed_processes_left_of_a_file_is_deleted(tmp_path):
+    """An hour later, by the next write of the same file; what another process may still write stays, as all else."""
+    old, new, other = (f".{name}.tmp" for name in ("x.npz.0123456789ab", "x.npz.ba9876543210", "y.npz.0123456789ab"))
+    for name in (old, new, other, ".x.npz.mine.tmp"):
+        (tmp_path / name).touch()
+    for name in (old, other, ".x.npz.mine.tmp"):
+        os.utime(tmp_path / name, (0, 0))
+    run_files.write(tmp_path, "x.npz", b"1")
+    assert {path.name for path in tmp_path.iterdir()} == {"x.npz", new, other, ".x.npz.mine.tmp"}
+    run_files.write_atomic(tmp_path / "y.npz", b"2")
+    assert not (tmp_path / other).exists()
+
+
 def test_a_text_that_is_too_large_is_not_read(run, monkeypatch):
     monkeypatch.setattr(run_files, "LARGEST_TEXT", 10)
     with pytest.raises(CheckpointError, match=r"config\.yaml is damaged: it has \d+ bytes, more than 10"):

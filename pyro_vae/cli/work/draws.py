@@ -7,7 +7,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from pyro_vae.autoencoders import Autoencoder, SemiSupervisedVAE
+from pyro_vae.autoencoders import Autoencoder
 
 NUM = 64
 """Draws that are shown where no number is asked for."""
@@ -39,7 +39,7 @@ def of_each_class(vae: Autoencoder, classes: int, num: int) -> Drawn:
 def of_classes(vae: Autoencoder, classes: Tensor, columns: int = _COLUMNS) -> Drawn:
     """Draws of some classes `[num]`, labelled."""
     labels = [str(label) for label in classes.tolist()]
-    if isinstance(vae, SemiSupervisedVAE):
+    if vae.classes:
         return Drawn({"y": classes}, columns, labels)
     assert vae.shapes.context is not None  # as its contexts are one-hot labels
     return Drawn({"context": torch.eye(vae.shapes.context[0])[classes]}, columns, labels)

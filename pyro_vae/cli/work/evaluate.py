@@ -7,7 +7,6 @@ from typing import Any
 from jsonargparse import Namespace
 from torch import Tensor
 
-from pyro_vae.autoencoders import SemiSupervisedVAE
 from pyro_vae.cli.work.evaluate_points import report_point_guide
 from pyro_vae.cli.work.evaluate_results import (
     identity,
@@ -120,10 +119,11 @@ def _tell(saved: SavedRun, chosen: Chosen, options: Namespace, found: Estimate, 
 
 def _classified(saved: SavedRun, chosen: Chosen) -> dict[str, Any]:
     """How often q(y|x) is right, where the model has one and classes are known."""
-    if not isinstance(saved.vae, SemiSupervisedVAE) or chosen.labels is None or not (chosen.labels >= 0).any():
+    if not saved.vae.classes or chosen.labels is None or not (chosen.labels >= 0).any():
         return {}
+    vae: Any = saved.vae
     known = chosen.labels >= 0
-    found = accuracy(classify(saved.vae, chosen.x[known.to(chosen.x.device)]), chosen.labels[known])
+    found = accuracy(classify(vae, chosen.x[known.to(chosen.x.device)]), chosen.labels[known])
     return {"accuracy": {"mean": found.mean, "standard_error": found.standard_error, "num_data": len(found.correct)}}
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from jsonargparse import Namespace
 from torch import Tensor
 
-from pyro_vae.autoencoders import VQVAE
 from pyro_vae.cli.work.places import tried
 from pyro_vae.cli.work.printing import finite, print_result
 from pyro_vae.cli.work.saved_runs import SavedRun
@@ -23,6 +22,7 @@ from pyro_vae.inference.programs import evaluation_mode
 from pyro_vae.inference.weighing import propose
 from pyro_vae.process.seeding import seeded
 from pyro_vae.runs.files import packed
+from pyro_vae.shapes import CodeShapes
 from pyro_vae.statistics.averages import number, standard_error
 from pyro_vae.tasks.codebook import codebook_usage
 
@@ -89,11 +89,12 @@ def _reconstruction(found: Bound) -> dict[str, Any]:
 
 def _use_of_codes(saved: SavedRun, x: Tensor, inputs: dict[str, Any]) -> dict[str, Any]:
     """Which entries of a codebook are used, or which dimensions of a code."""
-    if isinstance(saved.vae, VQVAE):
-        usage = codebook_usage(saved.vae, x)
+    vae: Any = saved.vae
+    if isinstance(vae.shapes, CodeShapes):
+        usage = codebook_usage(vae, x)
         used = f"{int((usage.counts > 0).sum())} of {len(usage.counts)}"
         return {"codebook_entries_used": used, "codebook_usage": usage.usage, "codebook_perplexity": usage.perplexity}
-    return {"active_units": str(latent_statistics(saved.vae, x, **inputs))} if len(x) > 1 else {}
+    return {"active_units": str(latent_statistics(vae, x, **inputs))} if len(x) > 1 else {}
 
 
 def _columns(found: Bound, is_bound: bool) -> dict[str, Tensor]:

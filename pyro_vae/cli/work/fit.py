@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -20,7 +22,7 @@ from pyro_vae.data import Dataset, load_data
 from pyro_vae.distributed.agreement import agreed
 from pyro_vae.errors import CheckpointError, PyroVaeError, UsageError
 from pyro_vae.messages import remark
-from pyro_vae.objectives import Objective
+from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.process.seeding import seeded
 from pyro_vae.runs.describing import build_vae, import_class, resolve, vae_parts
 from pyro_vae.training.fitting import fit
@@ -54,16 +56,18 @@ def run(options: Namespace) -> int:
         if world.main:
             remark(f"data: {data.protocol}")
             remark(f"run directory: {directory}")
-        history = fit(
-            vae,
-            data,
-            objective,
-            **vars(settings),
-            device=str(world.device),
-            run=directory,
-            progress=not options.quiet,
-            save_every=options.save_every,
-        )
+            _remark_on_classes(vae, objective)
+        where = {"device": str(world.device), "run": directory}
+        with _without_pyros_advice():
+            history = fit(
+                vae,
+                data,
+                objective,
+                **vars(settings),
+                **where,
+                progress=not options.quiet,
+                save_every=options.save_every,
+            )
     if world.main:
         pictures, error = _drawn(vae, data, Path(directory), history, options)
         print_result(_summary(history, data, str(directory), pictures), as_json=options.json)
@@ -91,6 +95,23 @@ def _drawn(
         return save_pictures(vae, data, run, history.rows, options.seed), None
     except PyroVaeError as error:
         return [], error
+
+
+def _remark_on_classes(vae: Autoencoder, objective: Objective) -> None:
+    """Name the objective that suits a model with classes, where the ELBO trains it."""
+    if vae.classes and isinstance(objective, ELBO):
+        remark(
+            f"the ELBO draws the class y of a {type(vae).__name__}, so its gradient is noisy: "
+            "--objective SemiSupervisedELBO sums over the classes"
+        )
+
+
+@contextmanager
+def _without_pyros_advice() -> Iterator[None]:
+    """Leave out Pyro's warning to enumerate with one of its own classes: `_remark_on_classes` names ours."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*need to use TraceEnum_ELBO", UserWarning)
+        yield
 
 
 def _check_labels(options: Namespace, vae: Autoencoder) -> None:

@@ -8,11 +8,10 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from pyro_vae import plots
-from pyro_vae.autoencoders import SemiSupervisedVAE
 from pyro_vae.cli.work.draws import NUM, Drawn, cycled, full_rows, of_classes, of_each_class
 from pyro_vae.cli.work.places import Place, wanted
 from pyro_vae.cli.work.printing import print_result
-from pyro_vae.cli.work.saved_runs import SavedRun, load_split, open_saved
+from pyro_vae.cli.work.saved_runs import DataSettings, SavedRun, load_split, open_saved
 from pyro_vae.errors import UsageError
 from pyro_vae.runs.files import packed
 from pyro_vae.tasks.generation import reconstruct, sample
@@ -66,9 +65,9 @@ def _contexts_of_data(saved: SavedRun, options: Namespace) -> Tensor:
 
 
 def _num_classes(saved: SavedRun) -> int:
-    if isinstance(saved.vae, SemiSupervisedVAE):
+    if saved.vae.classes:
         return saved.vae.classes
-    if saved.config.get("context") != "labels":
+    if DataSettings.of(saved.config).context != "labels":
         raise UsageError("this run is not conditioned on labels, so there is no class to draw: pass --context data")
     assert saved.vae.shapes.context is not None
     return saved.vae.shapes.context[0]

@@ -7,7 +7,7 @@ from jsonargparse import Namespace
 
 from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.cli.work.printing import print_result
-from pyro_vae.cli.work.saved_runs import SavedRun, open_saved
+from pyro_vae.cli.work.saved_runs import DataSettings, SavedRun, open_saved
 from pyro_vae.runs.describing import describe, vae_parts
 from pyro_vae.runs.loading import read_manifest, read_metrics
 
@@ -21,14 +21,14 @@ def run(options: Namespace) -> int:
 
 
 def _result(saved: SavedRun) -> dict[str, Any]:
-    config, vae = saved.config, saved.vae
+    config, vae, data = saved.config, saved.vae, DataSettings.of(saved.config)
     rows = read_metrics(saved.path)
     return {
         "run": str(saved.path),
         "written_by": f"pyro-vae {read_manifest(saved.path)['pyro_vae']}",
-        "data": config.get("data") or "an array",
-        "binarize": config.get("binarize", "none"),
-        "dequantize": config.get("dequantize", False),
+        "data": data.data or "an array",
+        "binarize": data.binarize,
+        "dequantize": data.dequantize,
         "class": type(vae).__name__,
         "event_shape": "x".join(map(str, vae.shapes.event)),
         "latent_dim": vae.shapes.latent,

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from pyro_vae import plots
-from pyro_vae.autoencoders import VAE, Autoencoder, SemiSupervisedVAE
+from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.cli.work.draws import Drawn, cycled, full_rows, of_each_class
 from pyro_vae.cli.work.saved_runs import Chosen, choose
 from pyro_vae.data import Dataset
@@ -16,6 +16,7 @@ from pyro_vae.errors import UsageError
 from pyro_vae.evidence import log_marginal
 from pyro_vae.messages import log_once
 from pyro_vae.runs.files import write
+from pyro_vae.shapes import CodeShapes
 from pyro_vae.tasks.generation import manifold, reconstruct, sample
 
 _SHOWN = 32
@@ -48,9 +49,15 @@ def _of_data(vae: Autoencoder, data: Dataset, shown: Chosen, seed: int) -> dict[
         "reconstructions": plots.reconstructions(shown.x, reconstruct(vae, shown.x, seed=seed, **shown.inputs)),
         "samples": plots.samples(drawn, columns=how.columns, labels=how.labels),
     }
-    if isinstance(vae, VAE) and vae.shapes.latent == 2 and vae.shapes.context is None:
-        figures["manifold"] = plots.manifold(manifold(vae))
-    return figures
+    return figures | _of_the_code(vae)
+
+
+def _of_the_code(vae: Autoencoder) -> dict[str, Any]:
+    """The decoded plane of a code of two dimensions; nothing for another code."""
+    shapes, decoder = vae.shapes, cast(Any, vae)
+    if not vae.has_one_code or shapes.latent != 2 or shapes.context is not None or isinstance(shapes, CodeShapes):
+        return {}
+    return {"manifold": plots.manifold(manifold(decoder))}
 
 
 def _of_the_guide(vae: Autoencoder, measured: Chosen, seed: int) -> dict[str, Any]:
@@ -80,7 +87,7 @@ def _drawn(vae: Autoencoder, data: Dataset, num: int) -> tuple[int, Drawn]:
 
 def _num_classes(vae: Autoencoder, data: Dataset) -> int:
     """How many classes there are, 0 where a context is not one-hot labels."""
-    if isinstance(vae, SemiSupervisedVAE):
+    if vae.classes:
         return vae.classes
     shape = data.input_shapes.get("c", ())
     context = data.inputs["c"]["train"] if len(shape) == 1 and data.labels else torch.empty(0)

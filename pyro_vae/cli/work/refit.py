@@ -6,7 +6,6 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from pyro_vae.autoencoders import VAE, VQVAE
 from pyro_vae.cli.parsing import named
 from pyro_vae.cli.work.places import tried
 from pyro_vae.cli.work.printing import finite, print_result
@@ -42,12 +41,12 @@ def run(options: Namespace) -> int:
 
 def _prior(saved: SavedRun, options: Namespace) -> Any:
     """The new prior's class or partial, once it is known to be for such a run."""
-    vae = saved.vae
-    if not isinstance(vae, VAE | VQVAE):
+    vae: Any = saved.vae
+    if not vae.has_one_code:
         raise UsageError(f"refit fits the one prior of a VAE or a VQVAE, and this run is a {type(vae).__name__}")
     if isinstance(getattr(vae, "encoder", None), Conditioned):
         raise UsageError("the codes of this run depend on a context, and refit fits p(z) to codes alone")
-    base = CodePrior if isinstance(vae, VQVAE) else Prior
+    base = CodePrior if isinstance(vae.prior, CodePrior) else Prior
     if options.prior is None and base is Prior:
         raise UsageError("--prior: expected the class of the new prior, e.g. --prior MixtureOfNormals")
     prior = AutoregressiveCodes if options.prior is None else _resolved(options.prior)

@@ -1,6 +1,7 @@
 """A saved run as the commands use it: its VAE, and the data it was trained on."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,60 @@ from jsonargparse import Namespace
 
 from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.compiling.backends import choose_device
-from pyro_vae.data import Dataset, load_data
+from pyro_vae.data import Binarization, Dataset, load_data
 from pyro_vae.data.dataset import evenly_spread
 from pyro_vae.data.fingerprint import fingerprint
+from pyro_vae.data.inputs import Context
 from pyro_vae.errors import UsageError
 from pyro_vae.messages import remark
 from pyro_vae.runs.derived import MADE_BY
 from pyro_vae.runs.loading import load, read_config, read_manifest
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """How the data of a run were loaded: the entries of its config.yaml that `load_data` takes, under the same names.
+
+    The defaults hold for entries that a run does not have: one of an earlier version, or one trained on an array.
+    """
+
+    data: str | None = None
+    binarize: Binarization = "none"
+    dequantize: bool = False
+    divide_by: float | None = None
+    valid_size: int = 0
+    test_size: int = 0
+    data_root: str | None = None
+    data_seed: int = 0
+    context: Context = "none"
+    labelled: int = 0
+    repeats: int = 1
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "DataSettings":
+        """The settings that a run's configuration holds."""
+        return cls(**{field.name: config[field.name] for field in fields(cls) if field.name in config})
+
+    def load(self, source: str, labels: bool) -> Dataset:
+        """Load a data set by these settings.
+
+        Args:
+            source: its name or file.
+            labels: whether train keeps the labels of some data as the input `y`.
+        """
+        return load_data(
+            source,
+            binarize=self.binarize,
+            dequantize=self.dequantize,
+            divide_by=self.divide_by,
+            valid_size=self.valid_size,
+            test_size=self.test_size,
+            root=self.data_root,
+            seed=self.data_seed,
+            context=self.context,
+            labelled=self.labelled if labels else 0,
+            repeats=self.repeats if labels and self.labelled else 1,
+        )
 
 
 @dataclass(frozen=True)
@@ -106,26 +154,13 @@ def load_data_of(saved: SavedRun, other: str | None = None) -> Dataset:
     Labels as an input `y` are for training: with them log p(x) would be log p(x, y). They are left out where the
     programs can do without.
     """
-    config = saved.config
-    labelled = config.get("labelled", 0) if _needs_labels(saved.vae) else 0
-    source = other or config.get("data")
+    settings = DataSettings.of(saved.config)
+    source = other or settings.data
     if source is None:
         raise UsageError(
             f"{saved.path} was trained on an array, which it does not hold: name the data by --data FILE.npz"
         )
-    return load_data(
-        source,
-        binarize=config.get("binarize", "none"),
-        dequantize=config.get("dequantize", False),
-        divide_by=config.get("divide_by"),
-        valid_size=config.get("valid_size", 0),
-        test_size=config.get("test_size", 0),
-        root=config.get("data_root"),
-        seed=config.get("data_seed", 0),
-        context=config.get("context", "none"),
-        labelled=labelled,
-        repeats=config.get("repeats", 1) if labelled else 1,
-    )
+    return settings.load(source, labels=_needs_labels(saved.vae))
 
 
 def _needs_labels(vae: Autoencoder) -> bool:
