@@ -114,7 +114,7 @@ def _score_baseline(network: nn.Module, data: Dataset) -> dict[str, float]:
 def _picture(vae: VAE, network: nn.Module, data: Dataset, given: int, options: argparse.Namespace) -> Any:
     """A column for each of 10 test images: what is given, the truth, the baseline's means, three of the CVAE's."""
     c, x = (pixels[:10] for pixels in _pixels(data, "test"))
-    drawn = [sample(vae, len(c), seed=seed, context=c).mean for seed in range(3)]
+    drawn = [sample(vae, len(c), seed=seed, c=c).mean for seed in range(3)]
     rows = [torch.full_like(x, 0.5), x, network(c).sigmoid(), *drawn]
     side = round((c.shape[1] + x.shape[1]) ** 0.5)
     mask = quadrants((side, side), given)

@@ -49,8 +49,8 @@ _WHOLE = (
 """Parameters that are whole numbers; how large they may be, the functions say."""
 
 
-_TENSORS = ("mask", "context", "like", "labels")
-"""Parameters that are tensors, beside `x`."""
+_TENSORS = ("mask", "c", "like", "labels")
+"""Parameters that are tensors, in addition to `x`."""
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
@@ -126,6 +126,8 @@ def _checked(name: str, value: Any) -> Any:
 
 def _input(function: str, name: str, value: Any, options: Sequence[str], rows: int | None) -> Any:
     """One of `**inputs`: a tensor, or an option that was misspelt."""
+    if name == "context" and name not in options:
+        raise UsageError(f"{function} takes the values of a context as c=...: `context` is the name of its shape")
     if isinstance(scalar(value), bool | int | float | str) or callable(value):
         raise UsageError(
             f"{function} has no option {name!r}{nearest(name, options) or '.'} Known: {', '.join(options)}"

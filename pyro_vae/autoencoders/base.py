@@ -1,4 +1,4 @@
-"""What all autoencoders have in common: two Pyro programs in one module, and what it takes to make it again."""
+"""What all autoencoders have in common: two Pyro programs in one module, and the arguments to make it again."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -37,16 +37,22 @@ _counter = count()
 class Autoencoder(Called, nn.Module, ABC):
     r"""A latent variable model with an amortised guide, as two Pyro programs of one module.
 
-    `fit`, `log_marginal`, the tasks and the command take any of them: they run the programs and look at their sites.
-    Both programs have one plate `"data"` at dimension -1, the model observes the site `"x"`, and all other sites of the
-    model are drawn by the guide, unless an input gives them. Both take `x` and the same further inputs by name (never
-    `context`, which Pyro's handlers claim). Each begins with `self.register()`.
+    `fit`, `log_marginal`, the tasks and the command take any of them: they run the programs and read their sites. Both
+    programs have one plate `"data"` at dimension -1, the model observes the site `"x"`, and the guide draws all other
+    sites of the model, unless an input gives them. Both take `x` and the same further inputs by name. Each begins with
+    `self.register()`.
 
-    A subclass is final. It keeps in `arguments` what it was made with, so that a run directory can make it again.
+    Names of what a model is conditioned on: `c` is the value, a tensor, wherever one is passed: to the programs, to
+    methods, to functions such as `sample`, and in `Dataset.inputs`. `context` is the word for it. It names arguments
+    that say which context there is: its shape (`VAE(context=(10,))`, `Shapes.context`) or where it comes from
+    (`load_data(context="labels")`, `--context`); and arrays in files (`train_context` of an `.npz`). A program has no
+    argument `context`, since Pyro's handlers have one of that name.
+
+    A subclass is final. It keeps its constructor's arguments in `arguments`, so that a run directory can make it again.
 
     With `standardize` the networks work in units of each element's mean m_d and standard deviation s_d over the
-    training data (`standardize_by`, which `fit` calls), and everything else in the units of the data: the encoder is
-    given u = (x - m) / s, the likelihood is that of u, and the density, the draws and the means are those of x.
+    training data (`standardize_by`, which `fit` calls), and everything else in the units of the data: the encoder gets
+    u = (x - m) / s, the likelihood is that of u, and densities, draws and means are those of x.
 
     .. math:: p(x|z) = \prod_d \frac{1}{s_d} \, p_u\Big(\frac{x_d - m_d}{s_d} \Big| z\Big)
     """
@@ -54,14 +60,18 @@ class Autoencoder(Called, nn.Module, ABC):
     shapes: Shapes
     """The sizes; `latent` is the number of all continuous latent dimensions."""
     arguments: dict[str, Any]
-    """What the class was called with, by name; `event_shape` among it."""
+    """The constructor's arguments by name, `event_shape` among them."""
     likelihood: Likelihood
-    """p(x|z): what tells which data are allowed."""
+    """p(x|z); it says which data are allowed."""
     classes: int = 0
-    """How many values the class `"y"` has, a latent site that an input `y` gives; 0 where the model has no such site.
+    """How many values the class `"y"` has, a latent site that an input `y` gives; 0 if the model has no such site.
     A model with classes has a method `classify(x, mask)`, q(y|x)."""
     has_one_code: bool = False
-    """Whether one latent site is the whole code: `encode(x)` is q(z|x), and the part `prior` makes p(z)."""
+    """Whether one latent site is the whole code, e.g. z or k: `encode(x)` is its q, the part `prior` its p."""
+    code_site: str | None = None
+    """The name of that site where it is continuous: `encode`, `decode`, `guide_params` and `posterior` are of it."""
+    posterior: Guide
+    """The family of q(z|x); only with a `code_site`."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -87,7 +97,7 @@ class Autoencoder(Called, nn.Module, ABC):
         self.register_buffer("data_std", None)
 
     def standardize_by(self, mean: Tensor, std: Tensor) -> None:
-        """Set what the data are standardised by; an element that does not vary (std 0) is only shifted.
+        """Set the mean and scale of the standardisation; an element that does not vary (std 0) is only shifted.
 
         Args:
             mean: mean of the training data, `[*event]`.
@@ -101,13 +111,13 @@ class Autoencoder(Called, nn.Module, ABC):
         self.data_mean.copy_(mean)
         self.data_std.copy_(torch.where(std > 0, std, 1.0))
 
-    def prior_distribution(self, context: Tensor | None = None) -> dist.TorchDistribution:
-        """p(z), or p(z|c): what the model, the diagnostics and the tasks all take; of several layers, that of the top.
+    def prior_distribution(self, c: Tensor | None = None) -> dist.TorchDistribution:
+        """p(z), or p(z|c), for the model, the diagnostics and the tasks; of several layers, that of the top.
 
-        Nobody else may call the module `prior`: what it is given for an encoder is decided here alone.
+        No other code calls the module `prior`, so that all pass it the same encoder.
 
         Args:
-            context: c, `[*leading, *context]`, where the prior depends on one.
+            c: the context, `[*leading, *context]`, where the prior depends on one.
 
         Returns:
             Batch shape `()`, or the context's leading dimensions.
@@ -118,10 +128,34 @@ class Autoencoder(Called, nn.Module, ABC):
         prior: Any = getattr(self, "prior", None)
         if prior is None:
             raise UsageError(f"a {type(self).__name__} has no part called `prior`, so p(z) is known to its model alone")
-        return prior(self.amortize, context)
+        return prior(self.amortize, c)
+
+    def encode(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> dist.TorchDistribution:
+        """The guide's distribution of the code, e.g. q(z|x); arguments and shapes as the class says.
+
+        Raises:
+            UsageError: if the guide has more than one site.
+        """
+        raise UsageError(f"the guide of a {type(self).__name__} has no single code to encode: run its guide")
+
+    def decode(self, z: Tensor, c: Tensor | None = None) -> dist.TorchDistribution:
+        """p(x|z); arguments and shapes as the class says.
+
+        Raises:
+            UsageError: if the class has no such map.
+        """
+        raise UsageError(f"a {type(self).__name__} has no decoder of a code alone: run its model")
+
+    def guide_params(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> Tensor:
+        """The variational parameters of q(z|x), `[*leading, *posterior.param_shape]`; arguments as for `encode`.
+
+        Raises:
+            UsageError: if there is no `code_site`.
+        """
+        raise UsageError(f"a {type(self).__name__} has no variational parameters of one code z")
 
     def amortize(self, x: Tensor) -> dist.TorchDistribution:
-        """q(z|x) by the encoder alone, without refinement or context: what a prior may be made of (`VampPrior`).
+        """q(z|x) by the encoder alone, without refinement or context; some priors use it (`VampPrior`).
 
         Raises:
             UsageError: if there is no such map.
@@ -132,7 +166,7 @@ class Autoencoder(Called, nn.Module, ABC):
 
     @property
     def can_start_at_mean(self) -> bool:
-        """Whether the likelihood and the decoder know how to start at the mean of the data (`start_at`)."""
+        """Whether likelihood and decoder support `start_at`."""
         decoder: Any = getattr(self, "decoder", None)
         knows = type(self.likelihood).initial_params is not Likelihood.initial_params
         return knows and decoder is not None and decoder.has_output_bias
@@ -145,7 +179,7 @@ class Autoencoder(Called, nn.Module, ABC):
             std: their standard deviation, `[*event]`.
 
         Raises:
-            UsageError: if the likelihood or the decoder does not know how.
+            UsageError: if the likelihood or the decoder does not support it.
         """
         decoder: Any = self.decoder
         device = next(decoder.parameters()).device
@@ -155,17 +189,17 @@ class Autoencoder(Called, nn.Module, ABC):
 
     @property
     def start_count(self) -> int:
-        """How many rows of training data `start_prior` wants; 0 for none."""
+        """How many rows of training data `start_prior` needs; 0 for none."""
         return 0
 
     def start_prior(self, x: Tensor) -> None:
-        """Let the prior take its start from data, `[start_count, *event]`."""
+        """Initialise the prior from data, `[start_count, *event]`."""
 
     def register(self) -> None:
-        """Tell `pyro.infer.SVI` which parameters to train, under a name no other module has.
+        """Register the parameters for `pyro.infer.SVI`, under a name that no other module has.
 
-        Only SVI reads Pyro's global parameter store (it listens by a trace of parameters alone); our own path does
-        without it, and one name for two modules would leave the second untrained.
+        Only SVI uses Pyro's global parameter store: it runs the programs in a trace of parameters only. `fit` does not
+        need it. With one name for two modules, SVI would not train the second.
         """
         if any(isinstance(handler, TraceMessenger) and handler.param_only for handler in _PYRO_STACK):
             if self not in _names:
@@ -173,7 +207,7 @@ class Autoencoder(Called, nn.Module, ABC):
             pyro.module(_names[self], self)
 
     def _standardize(self, standardize: bool) -> None:
-        """Make room for the mean and standard deviation of the data, 0 and 1 until they are known."""
+        """Make buffers for the mean and standard deviation of the data, 0 and 1 until they are known."""
         if not standardize:
             return
         if self.likelihood.data_support is not constraints.real or getattr(self.likelihood, "bounded", False):
@@ -184,15 +218,12 @@ class Autoencoder(Called, nn.Module, ABC):
         self.register_buffer("data_mean", torch.zeros(self.shapes.event))
         self.register_buffer("data_std", torch.ones(self.shapes.event))
 
-    def _elements(self, params: Tensor) -> dist.TorchDistribution:
-        """p(x|z) of each element, in the units of the data, from the decoder's output."""
+    def _of_data(self, params: Tensor, mask: Tensor | None = None) -> dist.TorchDistribution:
+        """p(x|z) in the units of the data, from the decoder's output; elements that the mask leaves out count 0."""
         elements = self.likelihood(params)
-        if self.data_mean is None or self.data_std is None:
-            return elements
-        return Rescaled(elements, self.data_mean, self.data_std)
-
-    def _event(self, elements: dist.TorchDistribution) -> dist.TorchDistribution:
-        return elements.to_event(len(self.shapes.event))
+        if self.data_mean is not None and self.data_std is not None:
+            elements = Rescaled(elements, self.data_mean, self.data_std)
+        return (elements if mask is None else elements.mask(mask)).to_event(len(self.shapes.event))
 
     def _tensor(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """`x` in the weights' precision, with a value of the support where it is not observed."""
@@ -201,7 +232,7 @@ class Autoencoder(Called, nn.Module, ABC):
         return x if mask is None else torch.where(mask, x, self.likelihood.placeholder)
 
     def _input(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """What an encoder is given: standardised data, with the placeholder where they are not observed."""
+        """The input of an encoder: standardised data, with the placeholder where they are not observed."""
         if self.data_mean is None or self.data_std is None:
             return self._tensor(x, mask)
         x = (self._tensor(x, None) - self.data_mean) / self.data_std
@@ -209,15 +240,15 @@ class Autoencoder(Called, nn.Module, ABC):
 
 
 def start_near_prior(encoder: nn.Module, guide: Guide, size: int | None = None) -> None:
-    """Let the guide start about as wide as a standard normal prior, whatever the scale of the data is.
+    """Make the guide start about as wide as a standard normal prior, whatever the scale of the data.
 
-    Glorot's first weights make an encoder's output grow with the data, and a width is the exponential of it. The
-    numbers that the guide names (`Guide.initial_params`) start as constants instead, where the network knows how.
+    With Glorot's initial weights an encoder's output grows with the data, and a width is its exponential. So the
+    parameters in `Guide.initial_params` start as constants, if the network supports it.
 
     Args:
         encoder: the network.
-        guide: the family that its output, or the beginning of it, are the parameters of.
-        size: how many numbers the network gives; None for those of the guide.
+        guide: the family whose parameters are the network's output, or its first elements.
+        size: length of the network's output; None for that of the guide's parameters.
     """
     start: Any = getattr(encoder, "start_output_at", None)
     if start is not None:
@@ -230,40 +261,70 @@ class Conditional(Autoencoder):
     """An autoencoder that may be conditioned on a context c, each of its programs with or without it.
 
     `shapes.context` is the shape of one datum's c, None where there is none; `arguments["conditions"]` names the
-    programs, `"decoder"` and `"guide"`, whose networks take it. (Which prior does, says its class.)
+    programs, `"decoder"` and `"guide"`, whose networks take it. Whether the prior takes it depends on its class.
     """
 
-    def prior_distribution(self, context: Tensor | None = None) -> dist.TorchDistribution:
+    prior: Any
+    """p(z), of several layers that of the top."""
+    decoder: Any
+    """The network that gives the likelihood's parameters."""
+
+    def prior_distribution(self, c: Tensor | None = None) -> dist.TorchDistribution:
         """As `Autoencoder.prior_distribution`; a context that does not fit is refused."""
-        return super().prior_distribution(self._context(context))
+        return super().prior_distribution(self._context(c))
+
+    def decode(self, z: Tensor, c: Tensor | None = None) -> dist.TorchDistribution:
+        """p(x|z), of several layers p(x|z1): batch shape `[*leading]`, event shape `event`.
+
+        Args:
+            z: codes, `[*leading, latent]`; those of the lowest layer, `[*leading, latent_dims[0]]`.
+            c: the context, `[*leading, *context]` or fewer leading dimensions, where the decoder takes one.
+        """
+        return self._of_data(self._run("decoder", self.decoder, z, self._context(c)))
+
+    @property
+    def start_count(self) -> int:
+        """How many rows of training data `start_prior` needs; 0 for none."""
+        return getattr(self.prior, "start_count", 0)
+
+    def start_prior(self, x: Tensor) -> None:
+        """Initialise a prior that starts from data (`VampPrior`); `fit` calls this.
+
+        Args:
+            x: rows of the training data, `[start_count, *event]`.
+
+        Raises:
+            UsageError: if they do not fit the prior.
+        """
+        self.prior.start_from(x)
 
     def _network(self, role: str, factory: Callable[[Shape, Shape], Any], in_shape: Shape, out_shape: Shape) -> Any:
-        """A network of a role, joined with the context where that takes it."""
+        """The network of a role, with the context as a further input if the role takes it."""
         if self.shapes.context is None or role not in self.arguments["conditions"]:
             return build(factory, in_shape, out_shape)
         return conditioned(factory, in_shape, out_shape, self.shapes.context)
 
-    def _run(self, role: str, network: Any, x: Tensor, context: Tensor | None) -> Tensor:
-        """The network's output, joined with the context where it takes one."""
+    def _run(self, role: str, network: Any, x: Tensor, c: Tensor | None) -> Tensor:
+        """The network's output, given the context if it takes one."""
         if not isinstance(network, Conditioned):
             return network(x)
-        if context is None:
+        if c is None:
             raise UsageError(
-                f"the {role} is conditioned on a context of shape {list(self.shapes.context or ())}: give context=..., "
+                f"the {role} is conditioned on a context of shape {list(self.shapes.context or ())}: give c=..., "
                 f"or leave {role!r} out of the {type(self).__name__}'s `conditions`"
             )
-        return network(x, context)
+        return network(x, c)
 
-    def _context(self, context: Tensor | None) -> Tensor | None:
+    def _context(self, c: Tensor | None) -> Tensor | None:
         """The context in the weights' precision; refused where it does not fit."""
-        if context is None:
+        if c is None:
             return None
         shape, name = self.shapes.context, type(self).__name__
         if shape is None:
             raise UsageError(f"this {name} takes no context: make it with {name}(..., context=shape)")
-        if tuple(context.shape[context.dim() - len(shape) :]) != shape:
-            raise UsageError(f"context: expected shape [..., {', '.join(map(str, shape))}], got {list(context.shape)}")
-        return context.to(next(self.parameters()).dtype)
+        if tuple(c.shape[c.dim() - len(shape) :]) != shape:
+            raise UsageError(f"c: expected shape [..., {', '.join(map(str, shape))}], got {list(c.shape)}")
+        return c.to(next(self.parameters()).dtype)
 
 
 def checked_conditions(conditions: Sequence[str]) -> list[str]:

@@ -135,7 +135,7 @@ class HierarchicalVAE(Conditional):
         Args:
             x: data `[B, *event]`.
             mask: True where an element of `x` is observed, broadcastable to `x`; None where all are.
-            c: the context, `[B, *context]`, of a conditional one. (Pyro's handlers have a `context` of their own.)
+            c: the context, `[B, *context]`, of a conditional one.
 
         Returns:
             The lowest layer z1, `[*particles, B, latent_dims[0]]`.
@@ -144,30 +144,20 @@ class HierarchicalVAE(Conditional):
             UsageError: if a context is missing, of another shape, or not expected.
         """
         self.register()
-        x, context = self._tensor(x, mask), self._context(c)
+        x, c = self._tensor(x, mask), self._context(c)
         with pyro.plate("data", x.shape[0], dim=-1):
-            z = pyro.sample(f"z{len(self.layers)}", self.prior_distribution(context))
+            z = pyro.sample(f"z{len(self.layers)}", self.prior_distribution(c))
             for index in reversed(range(len(self.layers) - 1)):
-                z = pyro.sample(f"z{index + 1}", self._normal(index, self._below(index, z, context)))
-            elements = self._elements(self._run("decoder", self.decoder, z, context))
-            pyro.sample("x", self._event(elements if mask is None else elements.mask(mask)), obs=x)
+                z = pyro.sample(f"z{index + 1}", self._normal(index, self._below(index, z, c)))
+            pyro.sample("x", self._of_data(self._run("decoder", self.decoder, z, c), mask), obs=x)
         return z
 
     def guide(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> Tensor:
         """The Pyro program of q(z|x), or of q(z|x, c); arguments as for `model`. The result is the layer drawn last."""
         self.register()
-        x, context = self._input(x, mask), self._context(c)
+        x, c = self._input(x, mask), self._context(c)
         with pyro.plate("data", x.shape[0], dim=-1):
-            return self._down_the_ladder(x, context) if self.ladder else self._up(x, context)
-
-    def decode(self, z: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
-        """p(x|z1): batch shape `[*leading]`, event shape `event`, for `z` of shape `[*leading, latent_dims[0]]`.
-
-        Args:
-            z: codes of the lowest layer.
-            context: c, `[*leading, *context]` or fewer leading dimensions, where the decoders take one.
-        """
-        return self._event(self._elements(self._run("decoder", self.decoder, z, self._context(context))))
+            return self._down_the_ladder(x, c) if self.ladder else self._up(x, c)
 
     def amortize(self, x: Tensor) -> dist.TorchDistribution:
         """q(zL|x), or in the guide that draws its way up q(zL|means of the layers below): `[*leading]`, `(latent,)`."""
@@ -178,15 +168,6 @@ class HierarchicalVAE(Conditional):
         for encoder in lower:
             x = self._run("guide", encoder, x, None).select(-2, 0)
         return self._normal(-1, self._run("guide", top, x, None))
-
-    @property
-    def start_count(self) -> int:
-        """How many rows of training data `start_prior` wants; 0 for none."""
-        return self.prior.start_count
-
-    def start_prior(self, x: Tensor) -> None:
-        """Let the prior take its start from data `[start_count, *event]`, where it has one in them."""
-        self.prior.start_from(x)
 
     def extra_repr(self) -> str:
         """The sizes."""
@@ -207,31 +188,31 @@ class HierarchicalVAE(Conditional):
             start_near_prior(network, guide, prod(shape))  # pyright: ignore[reportArgumentType]
         return nn.ModuleList(encoders)
 
-    def _below(self, index: int, z: Tensor, context: Tensor | None) -> Tensor:
+    def _below(self, index: int, z: Tensor, c: Tensor | None) -> Tensor:
         """What the model says of a layer, given the one above: mean and log standard deviation."""
-        return self._run("decoder", self.upper_decoders[index], z, context)
+        return self._run("decoder", self.upper_decoders[index], z, c)
 
-    def _up(self, x: Tensor, context: Tensor | None) -> Tensor:
+    def _up(self, x: Tensor, c: Tensor | None) -> Tensor:
         """Draw each layer given the one below."""
         below = x
         for index, encoder in enumerate(self.encoders):
-            below = pyro.sample(f"z{index + 1}", self._normal(index, self._run("guide", encoder, below, context)))
+            below = pyro.sample(f"z{index + 1}", self._normal(index, self._run("guide", encoder, below, c)))
         return below
 
-    def _down_the_ladder(self, x: Tensor, context: Tensor | None) -> Tensor:
+    def _down_the_ladder(self, x: Tensor, c: Tensor | None) -> Tensor:
         """Draw each layer given the one above and what came up from the data."""
-        *lower, top = self._estimates(x, context)
+        *lower, top = self._estimates(x, c)
         z = pyro.sample(f"z{len(self.layers)}", self._normal(-1, top))
         for index in reversed(range(len(lower))):
-            merged = _merged(lower[index], self._below(index, z, context))
+            merged = _merged(lower[index], self._below(index, z, c))
             z = pyro.sample(f"z{index + 1}", self._normal(index, merged))
         return z
 
-    def _estimates(self, x: Tensor, context: Tensor | None) -> list[Tensor]:
+    def _estimates(self, x: Tensor, c: Tensor | None) -> list[Tensor]:
         """What the data say of each layer: mean and log standard deviation, `[*leading, 2, latent]`."""
         found, below = [], x
         for encoder, size in zip(self.encoders, self.latent_dims, strict=True):
-            out = self._run("guide", encoder, below, context)
+            out = self._run("guide", encoder, below, c)
             found.append(out[..., : 2 * size].unflatten(-1, (2, size)))
             below = out[..., 2 * size :]
         return found

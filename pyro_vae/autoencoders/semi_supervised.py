@@ -140,10 +140,9 @@ class SemiSupervisedVAE(Autoencoder):
         x = self._tensor(x, mask)
         with pyro.plate("data", x.shape[0], dim=-1):
             label = pyro.sample("y", dist.Categorical(logits=self.label_logits))
-            context = self.one_hot(label)
-            z = pyro.sample("z", self.prior_distribution(context))
-            elements = self._elements(self.decoder(z, context))
-            pyro.sample("x", self._event(elements if mask is None else elements.mask(mask)), obs=x)
+            c = self.one_hot(label)
+            z = pyro.sample("z", self.prior_distribution(c))
+            pyro.sample("x", self._of_data(self.decoder(z, c), mask), obs=x)
         return label, z
 
     def guide(self, x: Tensor, mask: Tensor | None = None, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -169,10 +168,10 @@ class SemiSupervisedVAE(Autoencoder):
             infer |= {"labels": y, "classifier": unlabelled}
         with pyro.plate("data", x.shape[0], dim=-1):
             label = pyro.sample("y", unlabelled if y is None else self._known(unlabelled, y), infer=infer)
-            context = self.one_hot(label)
+            c = self.one_hot(label)
             if y is not None:  # what is of no class has no code; a value can't be looked at where this is recorded
-                context = torch.where((y < self.classes).unsqueeze(-1), context, torch.nan)
-            z = pyro.sample("z", self.encode(x, mask, context))
+                c = torch.where((y < self.classes).unsqueeze(-1), c, torch.nan)
+            z = pyro.sample("z", self.encode(x, mask, c))
         return label, z
 
     def classify(self, x: Tensor, mask: Tensor | None = None) -> dist.Categorical:
@@ -184,30 +183,30 @@ class SemiSupervisedVAE(Autoencoder):
         """
         return dist.Categorical(logits=self.classifier(self._input(x, mask)))
 
-    def encode(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> dist.TorchDistribution:
+    def encode(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> dist.TorchDistribution:
         """q(z|x, y): batch shape `[*leading]`, event shape `(latent,)`, for `x` of shape `[*leading, *event]`.
 
         Args:
             x: data.
             mask: True where an element of `x` is observed; None where all are.
-            context: the class, one-hot (`one_hot`), `[*leading, classes]`, with more or fewer leading dimensions.
+            c: the class, one-hot (`one_hot`), `[*leading, classes]`, with more or fewer leading dimensions.
 
         Raises:
             UsageError: if there is no class.
         """
-        return self.posterior.distribution(self.encoder(self._input(x, mask), _given(context)))
+        return self.posterior.distribution(self.encoder(self._input(x, mask), _given(c)))
 
-    def decode(self, z: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
+    def decode(self, z: Tensor, c: Tensor | None = None) -> dist.TorchDistribution:
         """p(x|z, y): batch shape `[*leading]`, event shape `event`, for `z` of shape `[*leading, latent]`.
 
         Args:
             z: codes.
-            context: the class, one-hot (`one_hot`), `[*leading, classes]`, with more or fewer leading dimensions.
+            c: the class, one-hot (`one_hot`), `[*leading, classes]`, with more or fewer leading dimensions.
 
         Raises:
             UsageError: if there is no class.
         """
-        return self._event(self._elements(self.decoder(z, _given(context))))
+        return self._of_data(self.decoder(z, _given(c)))
 
     def amortize(self, x: Tensor) -> dist.TorchDistribution:
         """Refused: the guide is q(z|x, y), so there is no q(z|x) to make a prior of."""
@@ -236,7 +235,7 @@ def _check_labels(y: Tensor, x: Tensor) -> None:
         raise UsageError(f"y: expected {len(x)} integers, -1 for no label, got {y.dtype} of shape {list(y.shape)}")
 
 
-def _given(context: Tensor | None) -> Tensor:
-    if context is None:
-        raise UsageError("q(z|x, y) and p(x|z, y) need a class: give context=vae.one_hot(y)")
-    return context
+def _given(c: Tensor | None) -> Tensor:
+    if c is None:
+        raise UsageError("q(z|x, y) and p(x|z, y) need a class: give c=vae.one_hot(y)")
+    return c

@@ -58,6 +58,7 @@ class VAE(Conditional):
     """
 
     has_one_code = True
+    code_site = "z"
 
     def __init__(
         self,
@@ -105,7 +106,7 @@ class VAE(Conditional):
         Args:
             x: data `[B, *event]`.
             mask: True where an element of `x` is observed, broadcastable to `x`; None where all are.
-            c: the context, `[B, *context]`, of a conditional VAE. (Pyro's handlers have a `context` of their own.)
+            c: the context, `[B, *context]`, of a conditional VAE.
 
         Returns:
             The code z, `[*particles, B, latent]`.
@@ -114,11 +115,10 @@ class VAE(Conditional):
             UsageError: if a context is missing, of another shape, or not expected.
         """
         self.register()
-        x, context = self._tensor(x, mask), self._context(c)
+        x, c = self._tensor(x, mask), self._context(c)
         with pyro.plate("data", x.shape[0], dim=-1):
-            z = pyro.sample("z", self.prior_distribution(context))
-            elements = self._elements(self._run("decoder", self.decoder, z, context))
-            pyro.sample("x", self._event(elements if mask is None else elements.mask(mask)), obs=x)
+            z = pyro.sample("z", self.prior_distribution(c))
+            pyro.sample("x", self._of_data(self._run("decoder", self.decoder, z, c), mask), obs=x)
         return z
 
     def guide(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> Tensor:
@@ -127,64 +127,36 @@ class VAE(Conditional):
         with pyro.plate("data", x.shape[0], dim=-1):
             return pyro.sample("z", self.encode(x, mask, c))
 
-    def encode(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> dist.TorchDistribution:
+    def encode(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> dist.TorchDistribution:
         """q(z|x): batch shape `[*leading]`, event shape `(latent,)`, for `x` of shape `[*leading, *event]`.
 
         Args:
             x: data.
             mask: True where an element of `x` is observed; None where all are.
-            context: c, `[*leading, *context]`, where the guide takes one.
+            c: the context, `[*leading, *context]`, where the guide takes one.
         """
-        return self.posterior.distribution(self.guide_params(x, mask, context))
+        return self.posterior.distribution(self.guide_params(x, mask, c))
 
     @in_any_mode
-    def guide_params(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
-        """What makes q(z|x) of the guide's family, `[*leading, *guide.param_shape]`; arguments as for `encode`.
+    def guide_params(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> Tensor:
+        """The variational parameters of q(z|x), `[*leading, *guide.param_shape]`; arguments as for `encode`.
 
-        The encoder's output, or what a guide that refines it makes of it.
+        They are the encoder's output, refined by guides that do so (`SemiAmortized`).
         """
-        context = self._context(context)
-        params = self._run("guide", self.encoder, self._input(x, mask), context)
+        c = self._context(c)
+        params = self._run("guide", self.encoder, self._input(x, mask), c)
         seen = self._tensor(x, mask)
-        return self.posterior.refine(params, lambda z: self._log_joint(z, seen, mask, context))
+        return self.posterior.refine(params, lambda z: self._log_joint(z, seen, mask, c))
 
-    def amortize(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> dist.TorchDistribution:
+    def amortize(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> dist.TorchDistribution:
         """As `encode`, by the encoder alone, without the refinement that some guides do: what priors are built from."""
-        return self.posterior.distribution(
-            self._run("guide", self.encoder, self._input(x, mask), self._context(context))
-        )
-
-    def decode(self, z: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
-        """p(x|z): batch shape `[*leading]`, event shape `event`, for `z` of shape `[*leading, latent]`.
-
-        Args:
-            z: codes.
-            context: c, `[*leading, *context]` or fewer leading dimensions, where the decoder takes one.
-        """
-        return self._event(self._elements(self._run("decoder", self.decoder, z, self._context(context))))
-
-    @property
-    def start_count(self) -> int:
-        """How many rows of training data `start_prior` wants; 0 for none."""
-        return getattr(self.prior, "start_count", 0)
-
-    def start_prior(self, x: Tensor) -> None:
-        """Let the prior take its start from data, where it has one in them (`VampPrior`); `fit` does it by itself.
-
-        Args:
-            x: rows of the training data, `[start_count, *event]`.
-
-        Raises:
-            UsageError: if they do not fit the prior.
-        """
-        self.prior.start_from(x)
+        return self.posterior.distribution(self._run("guide", self.encoder, self._input(x, mask), self._context(c)))
 
     def extra_repr(self) -> str:
         """The sizes."""
         return f"event_shape={self.shapes.event}, latent_dim={self.shapes.latent}"
 
-    def _log_joint(self, z: Tensor, x: Tensor, mask: Tensor | None, context: Tensor | None = None) -> Tensor:
-        """Log p(x, z), `[*particles, *leading]`, nats: what a guide may climb that refines its parameters."""
-        elements = self._elements(self._run("decoder", self.decoder, z, context))
-        log_likelihood = self._event(elements if mask is None else elements.mask(mask)).log_prob(x)
-        return log_likelihood + self.prior_distribution(context).log_prob(z)
+    def _log_joint(self, z: Tensor, x: Tensor, mask: Tensor | None, c: Tensor | None = None) -> Tensor:
+        """Log p(x, z), `[*particles, *leading]`, nats: the objective that a refining guide ascends."""
+        likelihood = self._of_data(self._run("decoder", self.decoder, z, c), mask)
+        return likelihood.log_prob(x) + self.prior_distribution(c).log_prob(z)

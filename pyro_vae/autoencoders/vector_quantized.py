@@ -131,8 +131,7 @@ class VQVAE(Autoencoder):
         x = self._tensor(x, mask)
         with pyro.plate("data", x.shape[0], dim=-1):
             k = pyro.sample("k", self.prior_distribution())
-            elements = self._elements(self._decoded(k))
-            pyro.sample("x", self._event(elements if mask is None else elements.mask(mask)), obs=x)
+            pyro.sample("x", self._of_data(self._decoded(k), mask), obs=x)
         return k
 
     def guide(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -146,18 +145,18 @@ class VQVAE(Autoencoder):
         with pyro.plate("data", x.shape[0], dim=-1):
             return pyro.sample("k", self.encode(x, mask))
 
-    def encode(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> dist.TorchDistribution:
+    def encode(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> dist.TorchDistribution:
         """q(k|x), all at one point: batch shape `[*leading]`, event shape `codes`, for `x` of `[*leading, *event]`.
 
         Args:
             x: data.
             mask: True where an element of `x` is observed; None where all are.
-            context: what a `VAE` may be conditioned on, and this is not.
+            c: refused: a VQVAE has no context.
 
         Raises:
             UsageError: if there is a context.
         """
-        _refuse_context(context)
+        _refuse_context(c)
         k = self.quantizer.quantize(self.vectors(self._input(x, mask)))
         return _Point(k, event_dim=len(self.shapes.codes))
 
@@ -168,10 +167,10 @@ class VQVAE(Autoencoder):
         """What the encoder gives before it is quantised: `[*leading, *event]` to `[*leading, *codes, D]`."""
         return self.encoder(x).movedim(-1 - len(self.shapes.codes), -1)
 
-    def decode(self, k: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
-        """p(x|k): batch shape `[*leading]`, event shape `event`, for codes `k` of shape `[*leading, *codes]`."""
-        _refuse_context(context)
-        return self._event(self._elements(self._decoded(k)))
+    def decode(self, z: Tensor, c: Tensor | None = None) -> dist.TorchDistribution:
+        """p(x|k): batch shape `[*leading]`, event shape `event`, for codes k `[*leading, *codes]`, given as `z`."""
+        _refuse_context(c)
+        return self._of_data(self._decoded(z))
 
     @property
     def start_count(self) -> int:
@@ -229,6 +228,6 @@ _VECTORS_PER_ENTRY = 4
 """To choose the start of the codebook from: neighbouring positions of a few images are much alike."""
 
 
-def _refuse_context(context: Tensor | None) -> None:
-    if context is not None:
+def _refuse_context(c: Tensor | None) -> None:
+    if c is not None:
         raise UsageError("a VQVAE takes no context: train it without one")

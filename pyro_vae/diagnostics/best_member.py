@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.arguments.values import plain_fields
-from pyro_vae.autoencoders import VAE
+from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.errors import UsageError
 from pyro_vae.guides import Guide
 from pyro_vae.inference.tiles import TILE_DATA, padded
@@ -117,7 +117,7 @@ class Family:
         UsageError: if its draws are not reparameterised.
     """
 
-    def __init__(self, vae: VAE, copies: bool = False) -> None:
+    def __init__(self, vae: Autoencoder, copies: bool = False) -> None:
         self.guide = guide = vae.posterior
         weights = dict(guide.named_parameters()) if copies else {}
         self.weights = {name: weight.detach() for name, weight in weights.items()}
@@ -230,19 +230,20 @@ class Block:
         seed: of the draws.
     """
 
-    def __init__(self, vae: VAE, family: Family, inputs: Mapping[str, Any], start: int, seed: int) -> None:
+    def __init__(self, vae: Autoencoder, family: Family, inputs: Mapping[str, Any], start: int, seed: int) -> None:
         self.vae, self.family, self.inputs, self.start, self.seed = vae, family, dict(inputs), start, seed
 
     def encoded(self) -> Tensor:
         """The numbers of the guide's own q(z|x), `[n, size]`."""
-        x, mask, context = (self.inputs.get(name) for name in ("x", "mask", "c"))
+        x, mask, c = (self.inputs.get(name) for name in ("x", "mask", "c"))
         assert x is not None
-        return self.family.join(self.vae.guide_params(x, mask, context).detach())
+        return self.family.join(self.vae.guide_params(x, mask, c).detach())
 
     def log_weights(self, own: Tensor, num: int, *keys: object) -> Tensor:
         """Of `num` draws of each q, `[num, n]`, nats; their mean is an estimate of its ELBO."""
         z, log_q = self.family.draw(own, num, self.start, self.seed, *keys)
-        log_likelihood, log_prior = weigh(self.vae.model, {"z": z}, **self.inputs)
+        assert self.vae.code_site is not None  # checked by `inference_gaps`
+        log_likelihood, log_prior = weigh(self.vae.model, {self.vae.code_site: z}, **self.inputs)
         return log_likelihood + log_prior - log_q
 
     def elbo_draws(self, own: Tensor, num: int, *keys: object) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.arguments.checked import checked
-from pyro_vae.autoencoders import VAE, Autoencoder
+from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.compiling.backends import exact_products, fast_cpu
 from pyro_vae.diagnostics.best_member import Block, Family, Refined, Search, best_members
 from pyro_vae.errors import DataError, NumericalError, UsageError
@@ -147,7 +147,7 @@ def inference_gaps(
     2,000 gradients of 16 rows of the decoder for each datum.
 
     Args:
-        vae: a `VAE`; left as it is.
+        vae: a `VAE`, or another `Autoencoder` with a `code_site`; left as it is.
         x: data `[N, *event]`.
         evidence: log p(x) of these data; None for `log_marginal` of the VAE, K = 5000. Better estimates, such as AIS's,
             make better approximation gaps.
@@ -162,8 +162,8 @@ def inference_gaps(
         `InferenceGaps`; tensors on the CPU.
 
     Raises:
-        UsageError: if an option is out of range, the evidence is of other data, the VAE is no `VAE`, or its guide is
-            not reparameterised or a point mass.
+        UsageError: if an option is out of range, the evidence is of other data, the model has no `code_site`, or
+            its guide is not reparameterised or a point mass.
         DataError: if the data have another shape than the VAE's.
         NumericalError: if an ELBO is not finite.
 
@@ -171,13 +171,14 @@ def inference_gaps(
         Cremer, Li & Duvenaud 2018, Inference suboptimality in variational autoencoders.
 
     Example:
+        >>> from pyro_vae.autoencoders import VAE
         >>> vae = VAE((4,), latent_dim=2)
         >>> gaps = inference_gaps(vae, torch.ones(3, 4), num_particles=100, search=Search(max_steps=20))
         >>> bool(((gaps.approximation.values + gaps.amortisation.values) - gaps.total.values).abs().max() < 1e-9)
         True
     """
     search = search or Search()
-    vae = _checked(vae, x, num_particles, max_rows)
+    _check(vae, x, num_particles, max_rows)
     device = next(vae.parameters()).device
     given: dict[str, Any] = {name: value.to(device) for name, value in {"x": x, **inputs}.items()}
     if evidence is None:
@@ -235,8 +236,8 @@ def _finite(draws: Tensor, start: int) -> Tensor:
     return draws
 
 
-def _checked(vae: Autoencoder, x: Tensor, num_particles: int, max_rows: int) -> VAE:
-    if not isinstance(vae, VAE):
+def _check(vae: Autoencoder, x: Tensor, num_particles: int, max_rows: int) -> None:
+    if vae.code_site is None:
         raise UsageError(
             f"inference gaps refine the numbers that an encoder gives a guide's family, which a VAE has and a "
             f"{type(vae).__name__} has not: its log p(x) - ELBO is log_marginal's log_p - elbo"
@@ -245,7 +246,6 @@ def _checked(vae: Autoencoder, x: Tensor, num_particles: int, max_rows: int) -> 
         raise DataError(f"x: expected shape [N >= 1, {', '.join(map(str, vae.shapes.event))}], got {list(x.shape)}")
     if num_particles < 4 or num_particles % 2 or max_rows < 1:
         raise UsageError(f"need num_particles even and at least 4, max_rows >= 1, got {num_particles} and {max_rows}")
-    return vae
 
 
 def _log_p(evidence: LogEvidence, num: int) -> Averaged:

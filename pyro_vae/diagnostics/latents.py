@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.arguments.checked import checked
-from pyro_vae.autoencoders import VAE, Autoencoder
+from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.inference.programs import evaluation_mode
 from pyro_vae.inference.sites import in_order
@@ -28,8 +28,8 @@ class LatentStatistics:
 
     Args:
         active_variance: Var_x(E_q[z_i|x]), with N - 1 below, `[L]`; 0 where the code ignores the data.
-        kl: mean over x of KL(q(z_i|x) || p(z_i)) of the marginals, `[L]`, nats per datum; None where the latent
-            variables are more than one site `"z"`.
+        kl: mean over x of KL(q(z_i|x) || p(z_i)) of the marginals, `[L]`, nats per datum; None if there are several
+            latent sites.
         sizes: dimensions of each site, by name, in the order in which they follow each other in L: the model's.
     """
 
@@ -58,7 +58,7 @@ class LatentStatistics:
 @isolated
 @checked
 def latent_statistics(
-    vae: Autoencoder, x: Tensor, batch: int = 1000, context: Tensor | None = None, **inputs: Tensor
+    vae: Autoencoder, x: Tensor, batch: int = 1000, c: Tensor | None = None, **inputs: Tensor
 ) -> LatentStatistics:
     r"""Measure, for each latent dimension, the spread of its posterior mean over the data and its KL from the prior.
 
@@ -72,9 +72,9 @@ def latent_statistics(
     `FlowPrior`, over 10,000 draws), and infinite for `Delta`. The sum of `kl` over the dimensions is the KL of the
     whole code only where both q(z|x) and p(z) are normal with independent dimensions.
 
-    Of another `Autoencoder` than `VAE`, with sites of any names, the active variance alone is measured, site by site,
-    for the continuous ones whose mean is known: E_q[z_i|x] is then the mean over 10 draws of the sites before, and what
-    their noise adds to the variance over x is taken off (the estimate is unbiased, but cut at 0).
+    For an `Autoencoder` without a `code_site`, that is with several latent sites, only the active variance is measured,
+    for each continuous site whose mean is known. E_q[z_i|x] is then the mean over 10 draws of the sites before it. What
+    the noise of these draws adds to the variance over x is subtracted: the estimate is unbiased, then clamped at 0.
 
     Evaluation mode, no gradient; the sums stream in double precision, so memory does not grow with the data.
 
@@ -82,7 +82,7 @@ def latent_statistics(
         vae: the VAE, or any other `Autoencoder`; left as it is.
         x: data `[N, *event]`, N at least 2.
         batch: data in one run of the encoder.
-        context: c of a conditional VAE, `[N, *context]`.
+        c: the context of a conditional VAE, `[N, *context]`.
         **inputs: what else the programs are to be given by name, `[N, ...]`.
 
     Returns:
@@ -97,20 +97,21 @@ def latent_statistics(
         Burda et al. 2016, Importance weighted autoencoders, section 5.2 (active units).
 
     Example:
+        >>> from pyro_vae.autoencoders import VAE
         >>> vae = VAE((8, 8), latent_dim=3)
         >>> latent_statistics(vae, torch.rand(10, 8, 8).round()).kl.shape
         torch.Size([3])
     """
     _check(vae, x, batch)
-    inputs = {"x": x, **inputs, **({} if context is None else {"c": context})}
-    if not isinstance(vae, VAE):
+    inputs = {"x": x, **inputs, **({} if c is None else {"c": c})}
+    if vae.code_site is None:
         return _site_statistics(vae, inputs, batch)
     spread, kl = _Spread(vae.shapes.latent), torch.zeros(vae.shapes.latent, dtype=torch.float64)
     with evaluation_mode(vae):
         for guide, prior in _moments_of_both(vae, inputs, batch):
             spread.add(guide[0])
             kl += _normal_kl(*guide, *prior).sum(0)
-    return LatentStatistics(spread.squares / (len(x) - 1), kl / len(x), {"z": vae.shapes.latent})
+    return LatentStatistics(spread.squares / (len(x) - 1), kl / len(x), {vae.code_site: vae.shapes.latent})
 
 
 def _site_statistics(vae: Autoencoder, inputs: Mapping[str, Tensor], batch: int) -> LatentStatistics:
@@ -160,14 +161,14 @@ def _check(vae: Autoencoder, x: Tensor, batch: int) -> None:
 Moments = tuple[Tensor, Tensor]
 
 
-def _moments_of_both(vae: VAE, inputs: Mapping[str, Tensor], batch: int) -> Iterator[tuple[Moments, Moments]]:
+def _moments_of_both(vae: Autoencoder, inputs: Mapping[str, Tensor], batch: int) -> Iterator[tuple[Moments, Moments]]:
     """Of the guide and of the prior, batch by batch; a prior without context is asked once."""
     prior = None
     for part in _batches(vae, inputs, batch):
-        context = part.get("c")
-        if prior is None or context is not None:
-            prior = _moments(vae.prior_distribution(context), "the prior p(z)")
-        yield _moments(vae.encode(part["x"], part.get("mask"), context), "the guide q(z|x)"), prior
+        c = part.get("c")
+        if prior is None or c is not None:
+            prior = _moments(vae.prior_distribution(c), "the prior p(z)")
+        yield _moments(vae.encode(part["x"], part.get("mask"), c), "the guide q(z|x)"), prior
 
 
 def _batches(vae: Autoencoder, inputs: Mapping[str, Tensor], batch: int) -> Iterator[dict[str, Any]]:

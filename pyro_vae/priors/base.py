@@ -32,13 +32,13 @@ class Prior(Called, nn.Module, ABC):
         self.shapes = shapes
 
     @abstractmethod
-    def forward(self, encode: Encode, context: Tensor | None = None) -> dist.TorchDistribution:
+    def forward(self, encode: Encode, c: Tensor | None = None) -> dist.TorchDistribution:
         """The prior, with event shape `(latent,)` and batch shape `()`, or that of the context where it depends on it.
 
         Args:
             encode: the VAE's map x -> q(z|x) by its encoder alone (`amortize`), which only priors built from the
                 aggregate posterior use.
-            context: c, `[*leading, *context]`; only priors p(z|c) use it.
+            c: the context, `[*leading, *context]`; only priors p(z|c) use it.
         """
 
     def start_from(self, x: Tensor) -> None:

@@ -18,7 +18,7 @@ from pyro_vae.shapes import CodeShapes
 class CodePrior(Called, nn.Module, ABC):
     """A distribution p(k) over codes, `[*codes]` of integers 0, ..., K - 1, as a module.
 
-    A subclass takes `(shapes, **its own options)` and implements `forward`. `encode` and `context` are what continuous
+    A subclass takes `(shapes, **its own options)` and implements `forward`. `encode` and `c` are what continuous
     priors take (`pyro_vae.priors`); no code prior needs them yet.
 
     Args:
@@ -32,7 +32,7 @@ class CodePrior(Called, nn.Module, ABC):
         self.shapes = shapes
 
     @abstractmethod
-    def forward(self, encode: Any = None, context: Tensor | None = None) -> dist.TorchDistribution:
+    def forward(self, encode: Any = None, c: Tensor | None = None) -> dist.TorchDistribution:
         """The prior, with event shape `codes` and batch shape `()`."""
 
 
@@ -52,7 +52,7 @@ class UniformCodes(CodePrior):
         logits = torch.full((*shapes.codes, shapes.codebook_size), -log(shapes.codebook_size))
         self.register_buffer("log_probs", logits, persistent=False)  # follows the module's device and precision
 
-    def forward(self, encode: Any = None, context: Tensor | None = None) -> dist.TorchDistribution:
+    def forward(self, encode: Any = None, c: Tensor | None = None) -> dist.TorchDistribution:
         """The uniform distribution over `codes`."""
         return dist.Categorical(logits=self.log_probs).to_event(len(self.shapes.codes))
 
@@ -99,7 +99,7 @@ class AutoregressiveCodes(CodePrior):
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, encode: Any = None, context: Tensor | None = None) -> dist.TorchDistribution:
+    def forward(self, encode: Any = None, c: Tensor | None = None) -> dist.TorchDistribution:
         """The distribution over `codes`."""
         return CodeSequence(self.logits, self.shapes.codes, self.shapes.codebook_size)
 

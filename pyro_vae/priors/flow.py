@@ -61,7 +61,7 @@ class FlowPrior(Prior):
         self.flow: Any = make(shapes.latent, transforms=transforms, hidden_features=tuple(hidden), activation=nn.SiLU)
         shrink(self.flow)
 
-    def forward(self, encode: Encode, context: Tensor | None = None) -> dist.TorchDistribution:
+    def forward(self, encode: Encode, c: Tensor | None = None) -> dist.TorchDistribution:
         """The flow's distribution, over `(latent,)`."""
         return FlowDistribution(self.flow())
 

@@ -47,7 +47,7 @@ class MixtureOfNormals(Prior):
         self.loc = nn.Parameter(spread * torch.randn(components, shapes.latent))
         self.log_scale = nn.Parameter(torch.zeros(components, shapes.latent))
 
-    def forward(self, encode: Encode | None = None, context: Tensor | None = None) -> Mixture:
+    def forward(self, encode: Encode | None = None, c: Tensor | None = None) -> Mixture:
         """The mixture, over `(latent,)`."""
         normals = dist.Normal(self.loc, self.log_scale.exp()).to_event(1)
         return Mixture(self.logits.log_softmax(-1), normals)

@@ -35,7 +35,7 @@ class StandardNormal(Prior):
         super().__init__(shapes)
         self.register_buffer("zero", torch.zeros(shapes.latent), persistent=False)
 
-    def forward(self, encode: Encode, context: Tensor | None = None) -> dist.TorchDistribution:
+    def forward(self, encode: Encode, c: Tensor | None = None) -> dist.TorchDistribution:
         """N(0, I) over `(latent,)`."""
         return dist.Normal(self.zero, torch.ones_like(self.zero)).to_event(1)
 
@@ -68,7 +68,7 @@ class Laplace(Prior):
         self.scale = 1 / sqrt(2) if scale == "unit_variance" else float(scale)
         self.register_buffer("zero", torch.zeros(shapes.latent), persistent=False)
 
-    def forward(self, encode: Encode, context: Tensor | None = None) -> dist.TorchDistribution:
+    def forward(self, encode: Encode, c: Tensor | None = None) -> dist.TorchDistribution:
         """Laplace(0, b) over `(latent,)`."""
         return dist.Laplace(self.zero, torch.full_like(self.zero, self.scale)).to_event(1)
 
@@ -87,7 +87,7 @@ class LearnedNormal(Prior):
         self.loc = nn.Parameter(torch.zeros(shapes.latent))
         self.log_scale = nn.Parameter(torch.zeros(shapes.latent))
 
-    def forward(self, encode: Encode, context: Tensor | None = None) -> dist.TorchDistribution:
+    def forward(self, encode: Encode, c: Tensor | None = None) -> dist.TorchDistribution:
         """N(m, diag(exp(s))^2) over `(latent,)`."""
         return dist.Normal(self.loc, self.log_scale.exp()).to_event(1)
 
@@ -125,13 +125,13 @@ class ConditionalNormal(Prior):
             )
         self.network = network(shapes.context, (2, shapes.latent))
 
-    def forward(self, encode: Encode, context: Tensor | None = None) -> dist.TorchDistribution:
+    def forward(self, encode: Encode, c: Tensor | None = None) -> dist.TorchDistribution:
         """N(mu(c), diag(exp(s(c)))^2), batch shape that of the context's leading dimensions."""
-        if context is None:
+        if c is None:
             raise UsageError(
                 f"ConditionalNormal is p(z|c): pass the context, [*leading, {_sizes(self.shapes.context)}]"
             )
-        loc, log_scale = self.network(context).unbind(-2)
+        loc, log_scale = self.network(c).unbind(-2)
         return dist.Normal(loc, tame_scale(log_scale).exp()).to_event(1)
 
 

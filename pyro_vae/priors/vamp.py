@@ -75,7 +75,7 @@ class VampPrior(Prior):
         self.pseudo_inputs = nn.Parameter(_random(self.bounds, (components, *shapes.event)))
         self.register_parameter("logits", nn.Parameter(torch.zeros(components)) if learn_weights else None)
 
-    def forward(self, encode: Encode, context: Tensor | None = None) -> Mixture:
+    def forward(self, encode: Encode, c: Tensor | None = None) -> Mixture:
         """The mixture of q(z|u_k), over `(latent,)`; of normals, encoded once for many runs where weights stay."""
         if (known := recall(self)) is not None:
             return Mixture.of_normals(*known)

@@ -4,13 +4,14 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from math import inf, log, pi
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from pyro_vae.arguments.checked import checked
 from pyro_vae.arguments.remedies import spoken
-from pyro_vae.autoencoders import VAE
+from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.data import Dataset, as_dataset
 from pyro_vae.distributions.mixture import Mixture
 from pyro_vae.errors import DataError, UsageError
@@ -19,8 +20,11 @@ from pyro_vae.priors import MixtureOfNormals
 from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import seeded
 
+A = TypeVar("A", bound=Autoencoder)
+
+
 _TILE = 1000
-"""Data that are encoded at a time, each tile with noise of its own."""
+"""Data that are encoded at a time; each tile has its own random stream."""
 
 
 _LEAST_VARIANCE = 1e-3
@@ -54,7 +58,7 @@ class Clustering:
 
 @isolated
 @checked
-def cluster(vae: VAE, x: Tensor, num_particles: int = 10, seed: int = 0) -> Clustering:
+def cluster(vae: Autoencoder, x: Tensor, num_particles: int = 10, seed: int = 0) -> Clustering:
     r"""Assign data to the components of a mixture prior.
 
     .. math:: q(k|x) = E_{q(z|x)}[p(k|z)], \qquad p(k|z) = \frac{w_k p_k(z)}{\sum_j w_j p_j(z)}
@@ -79,6 +83,7 @@ def cluster(vae: VAE, x: Tensor, num_particles: int = 10, seed: int = 0) -> Clus
         Jiang et al. 2017, Variational deep embedding (VaDE), eq. 16.
 
     Example:
+        >>> from pyro_vae.autoencoders import VAE
         >>> vae = VAE((8, 8), latent_dim=2, prior=partial(MixtureOfNormals, components=3))
         >>> cluster(vae, torch.zeros(5, 8, 8)).probabilities.shape
         torch.Size([5, 3])
@@ -107,8 +112,8 @@ def cluster(vae: VAE, x: Tensor, num_particles: int = 10, seed: int = 0) -> Clus
 @isolated
 @checked
 def with_clusters(
-    vae: VAE, data: Dataset | Tensor, components: int = 10, restarts: int = 10, steps: int = 100, seed: int = 0
-) -> VAE:
+    vae: A, data: Dataset | Tensor, components: int = 10, restarts: int = 10, steps: int = 100, seed: int = 0
+) -> A:
     r"""Put a mixture of normals on the codes of a trained VAE, by expectation maximisation.
 
     A mixture prior that is trained from random means tends to use a few components only. So train with a
@@ -135,6 +140,7 @@ def with_clusters(
         Arthur & Vassilvitskii 2007, k-means++. Jiang et al. 2017, Variational deep embedding (VaDE).
 
     Example:
+        >>> from pyro_vae.autoencoders import VAE
         >>> vae = with_clusters(VAE((8, 8), latent_dim=2), torch.rand(50, 8, 8).round(), components=3)
         >>> vae.prior.loc.shape
         torch.Size([3, 2])
@@ -261,15 +267,15 @@ def _pairs(n: Tensor) -> Tensor:
     return n * (n - 1) / 2
 
 
-def _check_vae(vae: object) -> None:
-    if not isinstance(vae, VAE):
+def _check_vae(vae: Autoencoder) -> None:
+    if vae.code_site is None:
         raise UsageError(f"clusters are those of the code z of a VAE with one latent site, got a {type(vae).__name__}")
 
 
 # ---- codes, and a mixture on them -----------------------------------------------------------------------------------
 
 
-def _codes(vae: VAE, x: Tensor, num_particles: int, seed: int) -> list[Tensor]:
+def _codes(vae: Autoencoder, x: Tensor, num_particles: int, seed: int) -> list[Tensor]:
     """Draws z ~ q(z|x), tile by tile, `[num_particles, tile, latent]`."""
     device, tiles = next(vae.parameters()).device, []
     for start in range(0, len(x), _TILE):

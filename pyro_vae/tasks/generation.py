@@ -13,7 +13,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.arguments.checked import checked
-from pyro_vae.autoencoders import VAE, Autoencoder
+from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.inference.programs import evaluation_mode, sample_sites
 from pyro_vae.process.isolation import isolated
@@ -51,7 +51,7 @@ class Generated:
 
 @isolated
 @checked
-def sample(vae: Autoencoder, num: int, seed: int = 0, context: Tensor | None = None, **inputs: Tensor) -> Generated:
+def sample(vae: Autoencoder, num: int, seed: int = 0, c: Tensor | None = None, **inputs: Tensor) -> Generated:
     r"""Draw data from the model.
 
     .. math:: z \sim p(z|c), \qquad x \sim p(x|z, c)
@@ -63,7 +63,7 @@ def sample(vae: Autoencoder, num: int, seed: int = 0, context: Tensor | None = N
         vae: the VAE, or any other `Autoencoder`; left as it is.
         num: number of draws, at least 1.
         seed: seed of the draws.
-        context: c of a conditional VAE: one for all draws, `[*context]`, or one for each, `[num, *context]`.
+        c: the context of a conditional VAE: one for all draws, `[*context]`, or one for each, `[num, *context]`.
         **inputs: what else the model is to be given by name, `[num, ...]`. One by the name of a latent site is the
             site's value, not drawn: `y=classes` draws data of these classes from a `SemiSupervisedVAE`.
 
@@ -76,12 +76,13 @@ def sample(vae: Autoencoder, num: int, seed: int = 0, context: Tensor | None = N
         NumericalError: if the decoder's output is not finite.
 
     Example:
+        >>> from pyro_vae.autoencoders import VAE
         >>> sample(VAE((8, 8), latent_dim=2), 5).x.shape
         torch.Size([5, 8, 8])
     """
     if num < 1:
         raise UsageError(f"num must be at least 1, got {num}")
-    inputs = _inputs(vae, num, inputs, context)
+    inputs = _inputs(vae, num, inputs, c)
     with evaluation_mode(vae):
         tiles = [_sample_tile(vae, inputs, start, seed) for start in range(0, num, _TILE)]
     latents = {name: torch.cat([tile.latents[name] for tile in tiles])[:num] for name in tiles[0].latents}
@@ -119,7 +120,7 @@ def reconstruct(
     mask: Tensor | None = None,
     num_particles: int = 1,
     seed: int = 0,
-    context: Tensor | None = None,
+    c: Tensor | None = None,
     **inputs: Tensor,
 ) -> Tensor:
     r"""Reconstruct data through their codes.
@@ -136,7 +137,7 @@ def reconstruct(
         mask: True where an element of `x` is observed, broadcastable to `x`; None where all are.
         num_particles: K, draws of the code for each datum, at least 1.
         seed: seed of the draws.
-        context: c of a conditional VAE, `[N, *context]` or `[*context]`.
+        c: the context of a conditional VAE, `[N, *context]` or `[*context]`.
         **inputs: what else the programs are to be given by name, `[N, ...]`.
 
     Returns:
@@ -148,12 +149,13 @@ def reconstruct(
         NumericalError: if the decoder's output is not finite.
 
     Example:
+        >>> from pyro_vae.autoencoders import VAE
         >>> reconstruct(VAE((8, 8), latent_dim=2), torch.zeros(5, 8, 8), num_particles=3).shape
         torch.Size([5, 8, 8])
     """
     _check(vae, x, num_particles)
     observed = {} if mask is None else {"mask": _fitted(mask, x)}
-    inputs = {"x": x, **observed, **_inputs(vae, len(x), inputs, context)}
+    inputs = {"x": x, **observed, **_inputs(vae, len(x), inputs, c)}
     with evaluation_mode(vae):
         return torch.cat(
             [
@@ -184,7 +186,7 @@ def _sites(program: Any, *args: Tensor, **kwargs: Tensor) -> dict[str, Any]:
 
 @isolated
 @checked
-def manifold(vae: VAE, side: int = 20, margin: float = 0.05, context: Tensor | None = None) -> Tensor:
+def manifold(vae: Autoencoder, side: int = 20, margin: float = 0.05, c: Tensor | None = None) -> Tensor:
     r"""Decode a grid over a two-dimensional latent space.
 
     .. math:: x_{rc} = E[x | z_{rc}], \qquad z_{rc} = (\Phi^{-1}(u_c), \Phi^{-1}(u_{side-1-r}))
@@ -194,10 +196,10 @@ def manifold(vae: VAE, side: int = 20, margin: float = 0.05, context: Tensor | N
     coordinate; columns from left to right, in ascending first coordinate.
 
     Args:
-        vae: a VAE with `latent_dim=2`; left as it is.
+        vae: a `VAE` with `latent_dim=2`, or another `Autoencoder` with a `code_site` of 2 dimensions; left as it is.
         side: tiles along each side, at least 2.
         margin: probability left out on each side, between 0 and 0.5.
-        context: c of a conditional VAE, `[*context]`, the same for all tiles.
+        c: the context of a conditional VAE, `[*context]`, the same for all tiles.
 
     Returns:
         The decoder's means, `[side, side, *event]`, on the CPU.
@@ -210,11 +212,12 @@ def manifold(vae: VAE, side: int = 20, margin: float = 0.05, context: Tensor | N
         Kingma & Welling 2013, Auto-encoding variational Bayes, figure 4.
 
     Example:
+        >>> from pyro_vae.autoencoders import VAE
         >>> manifold(VAE((8, 8), latent_dim=2), side=3).shape
         torch.Size([3, 3, 8, 8])
     """
-    if not isinstance(vae, VAE) or vae.shapes.latent != 2:
-        found = vae.shapes.latent if isinstance(vae, VAE) else f"a {type(vae).__name__}"
+    if vae.code_site is None or vae.shapes.latent != 2:
+        found = vae.shapes.latent if vae.code_site is not None else f"a {type(vae).__name__}"
         raise UsageError(f"a manifold needs a VAE with latent_dim=2, got {found}: train one, or use sample")
     if side < 2 or not 0 < margin < 0.5:
         raise UsageError(f"manifold needs side >= 2 and 0 < margin < 0.5, got {side} and {margin}")
@@ -222,7 +225,7 @@ def manifold(vae: VAE, side: int = 20, margin: float = 0.05, context: Tensor | N
     second, first = torch.meshgrid(quantiles.flip(0), quantiles, indexing="ij")
     z = torch.stack([first, second], -1).reshape(-1, 2).to(next(vae.parameters()))
     with evaluation_mode(vae):
-        given = None if context is None else context.to(z.device)
+        given = None if c is None else c.to(z.device)
         means = torch.cat([_mean(vae.decode(tile, given)).cpu() for tile in z.split(_TILE)])
     return means.reshape(side, side, *vae.shapes.event)
 
@@ -245,12 +248,12 @@ def _fitted(mask: Tensor, x: Tensor) -> Tensor:
     return fitted
 
 
-def _inputs(vae: Autoencoder, num: int, inputs: Mapping[str, Tensor], context: Tensor | None) -> dict[str, Tensor]:
-    """What the programs take beside x, by name, `[num, ...]`; the context is their `c`."""
+def _inputs(vae: Autoencoder, num: int, inputs: Mapping[str, Tensor], c: Tensor | None) -> dict[str, Tensor]:
+    """The inputs of the programs in addition to x, by name, `[num, ...]`."""
     for name, value in inputs.items():
         if len(value) != num:
             raise UsageError(f"{name}: expected one for each of {num} data, got {list(value.shape)}")
-    return {**inputs, **({} if context is None else {"c": _for_each(context, num, vae)})}
+    return {**inputs, **({} if c is None else {"c": _for_each(c, num, vae)})}
 
 
 def _on(device: torch.device, inputs: Mapping[str, Tensor], start: int) -> dict[str, Tensor]:
@@ -258,16 +261,16 @@ def _on(device: torch.device, inputs: Mapping[str, Tensor], start: int) -> dict[
     return {name: _tile(value, start).to(device) for name, value in inputs.items()}
 
 
-def _for_each(context: Tensor, num: int, vae: Autoencoder) -> Tensor:
+def _for_each(c: Tensor, num: int, vae: Autoencoder) -> Tensor:
     """The context of each datum, `[num, *context]`."""
     shape = vae.shapes.context
     if shape is None:
         raise UsageError("this VAE takes no context: make it with VAE(..., context=shape)")
     try:
-        return context.expand(num, *shape)
+        return c.expand(num, *shape)
     except RuntimeError as error:
         expected = f"{list(shape)} or {[num, *shape]}"
-        raise UsageError(f"context: expected shape {expected}, got {list(context.shape)}") from error
+        raise UsageError(f"c: expected shape {expected}, got {list(c.shape)}") from error
 
 
 def _tile(a: Tensor, start: int) -> Tensor:

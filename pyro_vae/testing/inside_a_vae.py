@@ -71,13 +71,8 @@ class Case:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """What the programs take beside x, by name."""
+        """What the programs, `encode` and `decode` take in addition to x or z, by name."""
         return {} if self.context is None else {"c": self.context}
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """The same, as `encode` and `decode` take it."""
-        return {} if self.context is None else {"context": self.context}
 
     def vae(self) -> VAE:
         """A VAE with its parameters moved a little."""
@@ -158,7 +153,7 @@ def weighs_by_its_densities(part: Part) -> None:
         samples = importance(vae.model, vae.guide, x, num_particles=5, **case.inputs)
         z = samples.latents["z"]
         expected_prior = vae.prior_distribution(case.context).log_prob(z)
-        expected_likelihood = vae.decode(z, **case.given).log_prob(x)
+        expected_likelihood = vae.decode(z, **case.inputs).log_prob(x)
     expect_finite("log-weights", samples.log_weights)
     expect_close("from importance log p(z)", samples.log_prior, expected_prior, 1e-4, 1e-3)
     expect_close("from importance log p(x|z)", samples.log_likelihood, expected_likelihood, 1e-4, 1e-3)
@@ -172,12 +167,12 @@ def leaves_out_what_is_not_observed(part: Part) -> None:
     mask = torch.rand(x.shape) < 0.5
     with_hole = x.masked_fill(~mask, torch.nan)
     got = weigh(vae.model, {"z": z.unsqueeze(0)}, with_hole, mask, **case.inputs)[0].squeeze(0)
-    elements = vae.decode(z, **case.given)
+    elements = vae.decode(z, **case.inputs)
     while isinstance(elements, torch.distributions.Independent):
         elements = elements.base_dist
     expected = (elements.log_prob(x) * mask).flatten(1).sum(1)
     expect_close("of a datum with holes the log-likelihood of what is observed,", got, expected, 1e-4, 1e-4)
-    expect_finite("codes of data with holes", vae.encode(with_hole, mask, **case.given).sample())
+    expect_finite("codes of data with holes", vae.encode(with_hole, mask, **case.inputs).sample())
     loss = ELBO()(vae.model, vae.guide, with_hole, mask, **case.inputs)
     expect_finite("the loss of data with holes", loss)
     loss.backward()
@@ -224,7 +219,7 @@ def description_rebuilds(part: Part) -> None:
     twin.load_state_dict(vae.state_dict())
     expect(repr(twin) == repr(vae), f"the rebuilt VAE to be {vae!r}", repr(twin))
     x, z = data_for(vae.likelihood), torch.ones(ROWS, vae.shapes.latent)
-    first, second = (_seen(v, x, z, case.given) for v in (vae, twin))
+    first, second = (_seen(v, x, z, case.inputs) for v in (vae, twin))
     expect_close("from the rebuilt VAE a code, or log p(x|z),", second, first)
 
 
@@ -244,9 +239,9 @@ def _seen(vae: VAE, x: Tensor, z: Tensor, given: Mapping[str, Any]) -> Tensor:
 def vae_moves_and_casts(part: Part) -> None:
     """The whole VAE moves, and computes in double precision if told to."""
     case = case_of(part)
-    x, given = data_for(case.make().likelihood), {name: value.double() for name, value in case.given.items()}
+    x, given = data_for(case.make().likelihood), {name: value.double() for name, value in case.inputs.items()}
     expect_moves_and_casts(case.make, lambda vae: vae.encode(x, **given).rsample())
-    expect_moves_and_casts(case.make, lambda vae: vae.prior_distribution(given.get("context")).sample())
+    expect_moves_and_casts(case.make, lambda vae: vae.prior_distribution(given.get("c")).sample())
 
 
 CHECKS: tuple[Check, ...] = (

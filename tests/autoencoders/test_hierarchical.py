@@ -408,8 +408,8 @@ class TestContext:
         x, c = binary(), torch.eye(3)[torch.arange(8) % 3]
         IWAE(3)(vae.model, vae.guide, x, c=c).backward()
         assert all(p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in vae.parameters())
-        assert sample(vae, 5, context=c[0]).x.shape == reconstruct(vae, x, context=c)[:5].shape == (5, 2, 3)
-        assert sum(latent_statistics(vae, x, context=c).sizes.values()) == 9
+        assert sample(vae, 5, c=c[0]).x.shape == reconstruct(vae, x, c=c)[:5].shape == (5, 2, 3)
+        assert sum(latent_statistics(vae, x, c=c).sizes.values()) == 9
         twin = build_vae(describe_vae(vae))
         twin.load_state_dict(vae.state_dict())
         a, b = (log_marginal(v.model, v.guide, x, num_particles=3, c=c).log_p for v in (vae, twin))

@@ -342,7 +342,7 @@ class TestVAE:
             SemiSupervisedVAE((D,), 2, labels="fixed")
         with pytest.raises(UsageError, match="expected 6 integers, -1 for no label"):
             make().guide(x, y=LABELS.float())
-        with pytest.raises(UsageError, match="need a class: give context="):
+        with pytest.raises(UsageError, match="need a class: give c="):
             make().decode(torch.zeros(2, L))
         with pytest.raises(UsageError, match="a prior made of q"):
             make(prior=partial(VampPrior, components=2)).model(x)

@@ -122,7 +122,7 @@ class TestData:
 class TestVAE:
     def test_shapes_with_particles(self):
         vae, x, c = make(), torch.rand(5, 8, 8).round(), torch.eye(10)[:5]
-        assert vae.encode(x, context=c).batch_shape == (5,)
+        assert vae.encode(x, c=c).batch_shape == (5,)
         assert vae.decode(torch.randn(3, 5, 2), c).log_prob(x).shape == (3, 5)
         evidence = log_marginal(vae.model, vae.guide, x, num_particles=20, c=c)
         assert evidence.log_p.shape == (5,)
@@ -132,7 +132,7 @@ class TestVAE:
         vae, x = make(conditions=conditions), torch.rand(2, 8, 8).round()
         one, other = torch.eye(10)[[0, 1]], torch.eye(10)[[2, 3]]
         z = torch.randn(2, 2)
-        guides = [vae.encode(x, context=c).mean for c in (one, other)]
+        guides = [vae.encode(x, c=c).mean for c in (one, other)]
         decoded = [vae.decode(z, c).mean for c in (one, other)]
         assert torch.equal(*guides) == ("guide" not in conditions)
         assert torch.equal(*decoded) == ("decoder" not in conditions)
@@ -233,23 +233,23 @@ class TestTraining:
 class TestTasks:
     def test_sample(self):
         vae = make()
-        one = sample(vae, 3, context=torch.eye(10)[4])
-        each = sample(vae, 3, context=torch.eye(10)[4].expand(3, 10))
+        one = sample(vae, 3, c=torch.eye(10)[4])
+        each = sample(vae, 3, c=torch.eye(10)[4].expand(3, 10))
         assert torch.equal(one.x, each.x) and one.x.shape == (3, 8, 8)
-        other = sample(vae, 3, context=torch.eye(10)[5])
+        other = sample(vae, 3, c=torch.eye(10)[5])
         assert torch.equal(one.z, other.z) and not torch.equal(one.mean, other.mean)
         with pytest.raises(UsageError, match=r"expected shape \[10\] or \[3, 10\]"):
-            sample(vae, 3, context=torch.eye(10))
+            sample(vae, 3, c=torch.eye(10))
         with pytest.raises(UsageError, match="takes no context"):
-            sample(make(context=None), 3, context=torch.eye(10)[0])
+            sample(make(context=None), 3, c=torch.eye(10)[0])
 
     def test_reconstruct_and_measure(self):
         vae, data = make(), digits(30)
         x, c = data.split("train"), data.widen_inputs(data.given("train"))["c"]
-        whole = reconstruct(vae, x, context=c)
-        torch.testing.assert_close(reconstruct(vae, x[:7], context=c[:7]), whole[:7])
-        assert latent_statistics(vae, x, context=c, batch=11).kl.shape == (2,)
-        assert manifold(vae, side=3, context=c[0]).shape == (3, 3, 8, 8)
+        whole = reconstruct(vae, x, c=c)
+        torch.testing.assert_close(reconstruct(vae, x[:7], c=c[:7]), whole[:7])
+        assert latent_statistics(vae, x, c=c, batch=11).kl.shape == (2,)
+        assert manifold(vae, side=3, c=c[0]).shape == (3, 3, 8, 8)
 
 
 class TestCommand:

@@ -78,7 +78,7 @@ class TestStart:
 
     def test_a_context_does_not_widen_it(self):
         vae = make(context=(2,))
-        assert torch.equal(vae.encode(unit_data(), context=torch.full((2,), 1e3)).stddev, torch.ones(120, 2))
+        assert torch.equal(vae.encode(unit_data(), c=torch.full((2,), 1e3)).stddev, torch.ones(120, 2))
 
     def test_the_guide_still_learns_widths(self):
         vae, x = make(), unit_data()

@@ -42,7 +42,7 @@ def of_classes(vae: Autoencoder, classes: Tensor, columns: int = _COLUMNS) -> Dr
     if vae.classes:
         return Drawn({"y": classes}, columns, labels)
     assert vae.shapes.context is not None  # as its contexts are one-hot labels
-    return Drawn({"context": torch.eye(vae.shapes.context[0])[classes]}, columns, labels)
+    return Drawn({"c": torch.eye(vae.shapes.context[0])[classes]}, columns, labels)
 
 
 def cycled(rows: Tensor, num: int) -> Tensor:

@@ -29,7 +29,8 @@ def run_sample(options: Namespace) -> int:
     drawn = sample(saved.vae, options.num, seed=options.seed, **shown.given)
     result = {"weights": saved.weights, "num": options.num, "seed": options.seed}
     print_result({**result, **told, "saved": str(place.path)}, options.json)
-    arrays = {**drawn.latents, "mean": drawn.mean, "x": drawn.x, **shown.given}
+    given = {"context" if name == "c" else name: value for name, value in shown.given.items()}  # as in data files
+    arrays = {**drawn.latents, "mean": drawn.mean, "x": drawn.x, **given}
     _save(place, arrays, lambda: plots.samples(drawn, columns=shown.columns, labels=shown.labels))
     return 0
 
@@ -47,7 +48,7 @@ def _given(saved: SavedRun, options: Namespace) -> Drawn:
             raise UsageError("--context: this run knows neither classes nor another context, so leave it out")
         return Drawn({})
     if options.context == "data":
-        return Drawn({"context": _contexts_of_data(saved, options)})
+        return Drawn({"c": _contexts_of_data(saved, options)})
     classes = _num_classes(saved)
     if options.context in (None, "each"):
         return of_each_class(saved.vae, classes, options.num)

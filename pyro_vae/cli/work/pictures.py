@@ -82,7 +82,7 @@ def _drawn(vae: Autoencoder, data: Dataset, num: int) -> tuple[int, Drawn]:
     if "c" not in data.inputs:
         return num, Drawn({})
     train = data.widen_inputs(data.given("train", slice(num)))["c"]
-    return num, Drawn({"context": cycled(train, num).cpu()})
+    return num, Drawn({"c": cycled(train, num).cpu()})
 
 
 def _num_classes(vae: Autoencoder, data: Dataset) -> int:
