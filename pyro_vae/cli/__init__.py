@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def command() -> NoReturn:
-    """Run the command line as a process of its own.
+    """Run the command line as the whole process.
 
     An interrupted process ends at once: Python would first wait, for seconds, for compilations that still run.
     """

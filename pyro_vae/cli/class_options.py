@@ -1,4 +1,4 @@
-"""Options that name a class: which classes there are, and what is taken where none is named."""
+"""Options that name a class: which classes they accept, and the default where none is named."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,13 +7,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ClassOption:
-    """An option that names a class, with that class's own options below it.
+    """An option that names a class; the options of that class are written below it, as `--NAME.OPTION`.
 
     Args:
-        bases: import paths of the classes that the named one derives from.
-        default: the description of what is taken where no class is named; None where there is nothing then.
-        built_with: how many arguments of the constructor come when the object is built.
-        later: values of options that are only known later, for classes that have such options.
+        bases: import paths of base classes; the named class derives from one of them.
+        default: description of the object where no class is named; None if the option may stay empty.
+        built_with: number of leading constructor arguments that are given when the object is built, not by the user.
+        later: placeholders for options whose values the data decide, for classes that have these options.
     """
 
     bases: tuple[str, ...]
@@ -23,7 +23,7 @@ class ClassOption:
 
 
 def names(option: ClassOption) -> str:
-    """The classes that an option takes, for its help."""
+    """The names of the classes that an option accepts, for its help."""
     from pyro_vae.cli.library import Axis, names_of
     from pyro_vae.cli.sources import Sources
 

@@ -1,7 +1,7 @@
-"""From what a user gave to the whole description of an object: its class, and every option of it with its value.
+"""Completes what a user gave to the description of an object: its class, and all options with their values.
 
-A class's options are those of its constructor, and so are their defaults. What a command takes where the user named no
-class is put below before, by `Given.over`.
+The options of a class, and their defaults, are those of its constructor. The command's own default, for an option where
+the user names no class, is merged before, by `Given.over`.
 """
 
 from collections.abc import Iterable
@@ -14,16 +14,16 @@ from pyro_vae.errors import UsageError
 
 
 def described(given: Given, axis: Axis, key: str, library: Library) -> dict[str, Any]:
-    """The class that is named, with all its options: those given, and the class's own defaults.
+    """Describe the named class with all its options: the given values, and the class's defaults for the others.
 
     Args:
-        given: what was given, over what the command takes by default.
-        axis: which classes there are.
+        given: what the user gave, merged with the command's default.
+        axis: which classes are allowed.
         key: the name of the option, for messages.
         library: where classes are looked up.
 
     Returns:
-        `{"class_path": ..., "init_args": {...}}`, plain data all the way down.
+        `{"class_path": ..., "init_args": {...}}`, made of plain data only.
 
     Raises:
         UsageError: for an unknown class or option, or a value of the wrong type.
@@ -43,15 +43,15 @@ def described(given: Given, axis: Axis, key: str, library: Library) -> dict[str,
 
 
 def shown_of(options: Iterable[str], axis: Axis) -> list[str]:
-    """The names of options without those that are decided later, by the data."""
+    """The names of options, without those that the data decide."""
     return [name for name in options if name not in axis.later]
 
 
 def find(name: Any, axis: Axis, key: str, library: Library) -> type:
-    """The class of a name, or at an import path.
+    """Find a class by its name or its import path.
 
     Raises:
-        UsageError: if there is none, or it is not of the axis.
+        UsageError: if there is none, or it is not allowed here.
     """
     known = names_of(library, axis)
     if not isinstance(name, str) or not name:
@@ -72,7 +72,7 @@ def find(name: Any, axis: Axis, key: str, library: Library) -> type:
 
 
 def _value(option: Option, given: Given | None, key: str, library: Library) -> Any:
-    """The value of one option, `NOTHING` where it was not given and has no default."""
+    """The value of one option; `NOTHING` if it was not given and has no default."""
     given = given or Given()
     if option.axis is None:
         return _converted(given.plain(), option.kind, key) if given else _default(option)
@@ -83,13 +83,13 @@ def _value(option: Option, given: Given | None, key: str, library: Library) -> A
         return described(given, option.axis, key, library)
     names = ", ".join(names_of(library, option.axis))
     if given.options:
-        told = f"{shown(given.value)} has no option {next(iter(given.options))!r}"
-        raise UsageError(f"{key}: {told}: name a class before it, by --{key} CLASS. Known: {names}")
+        problem = f"{shown(given.value)} has no option {next(iter(given.options))!r}"
+        raise UsageError(f"{key}: {problem}: name a class before it, by --{key} CLASS. Known: {names}")
     return _converted(given.value, option.axis.plain, key, names)
 
 
 def _default(option: Option) -> Any:
-    """As a given value would be, where it is of the annotated type."""
+    """The default, converted like a given value if it has the annotated type."""
     try:
         return option.default if option.default is NOTHING else converted(option.default, option.kind)
     except UnfitError:
@@ -107,7 +107,7 @@ def _converted(value: Any, kind: Any, key: str, classes: str = "") -> Any:
 
 
 def _is_plain(value: Any, axis: Axis) -> bool:
-    """Whether a value is no name of a class, where other values are allowed."""
+    """Whether a value is plain data (e.g. a number for a schedule) where that is allowed, not the name of a class."""
     if axis.plain is None or value is NOTHING:
         return False
     try:

@@ -1,7 +1,8 @@
-"""What the command line says of an exception: one line, and the exit code of its kind.
+"""How the command line reports an exception: one line, and an exit code for its kind.
 
-An exception of ours has its message and code. Of any other the traceback says whether it was raised inside a class or
-function that the user named; what is left is an error of the system with a file, or a fault of this package.
+A `PyroVaeError` has a message and an exit code. For any other exception the traceback shows whether it was raised in a
+class or function that the user named; if not, it is an error of the operating system with a file, or a fault of this
+package.
 """
 
 import re
@@ -23,12 +24,12 @@ _LONGEST = 1000
 
 
 def as_ours(error: BaseException) -> PyroVaeError:
-    """The error of ours that stands for an exception, with the message and the exit code of its kind."""
+    """The `PyroVaeError` to report for an exception, with message and exit code."""
     if isinstance(error, PyroVaeError):
         cause = None if isinstance(error, FileError) else error.__cause__
         return error if cause is None else _of_the_user(cause) or error
     found = _of_the_user(error) or (FileError.of(error) if isinstance(error, OSError) else _fault(error))
-    found.shared = False  # not agreed on with other processes, which may well go on
+    found.shared = False  # the other processes have not met it and may continue
     return found
 
 
@@ -38,7 +39,7 @@ def is_the_users(error: BaseException) -> bool:
 
 
 def _of_the_user(error: BaseException) -> UserCodeError | None:
-    """An error that comes out of the user's code, itself or through what it was raised from."""
+    """The error to report if the exception, or one that caused it, was raised in the user's code; else None."""
     for one in _chain(error):
         where = _syntax_error(one) or _innermost(one, _is_the_users)
         if where and not isinstance(one, PyroVaeError):
@@ -56,25 +57,25 @@ def _fault(error: BaseException) -> PyroVaeError:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and what it was raised from, or while handling."""
+    """An exception, its cause, the cause of that, and so on."""
     while error is not None:
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _text(error: BaseException) -> str:
-    """Type and message on one line, also where the message itself can't be made."""
+    """Type and message on one line, even if the exception's own `__str__` fails."""
     return one_line("".join(traceback.format_exception_only(error)))
 
 
 def one_line(message: str) -> str:
-    """A message on one line of a length that can be read, without the list of sites that Pyro adds to errors."""
+    """A message on one line, cut to a readable length, without the list of sites that Pyro adds."""
     text = " ".join(message.partition("\nTrace Shapes:")[0].split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
 def _innermost(error: BaseException, wanted: Callable[[FrameType], bool]) -> str:
-    """`module:Class.method:line` of the last call in the traceback that is wanted; empty if none is."""
+    """`module:Class.method:line` of the innermost call that `wanted` accepts; empty if there is none."""
     found = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if wanted(frame)]
     if not found:
         return ""
@@ -83,14 +84,14 @@ def _innermost(error: BaseException, wanted: Callable[[FrameType], bool]) -> str
 
 
 def _syntax_error(error: BaseException) -> str:
-    """Where a module of the user is not Python: its code never runs, so the traceback has no call of it."""
+    """File and line of a syntax error in a module of the user, which never runs and so is not in the traceback."""
     if not isinstance(error, SyntaxError) or error.filename is None or _is_below(error.filename, _OWN):
         return ""
     return f"{error.filename}:{error.lineno}"
 
 
 def _is_the_users(frame: FrameType) -> bool:
-    """Whether a call is of code that is neither ours, nor Python's, nor of a library that we need."""
+    """Whether a call is of the user's code: not of this package, of Python, or of a library that this package needs."""
     file, package = frame.f_code.co_filename, frame.f_globals.get("__name__", "").partition(".")[0]
     if file.startswith("<") or _is_below(file, _OWN) or _is_pythons(file):
         return False
@@ -102,15 +103,15 @@ def _is_below(file: str, folder: Path) -> bool:
 
 
 def _is_pythons(file: str) -> bool:
-    """Whether a file is of Python's own library, not of a package that was installed beside it."""
+    """Whether a file belongs to Python's standard library, not to an installed package."""
     return _is_below(file, Path(sysconfig.get_path("stdlib"))) and "site-packages" not in Path(file).parts
 
 
 @cache
 def _libraries() -> frozenset[str]:
-    """Import names of all packages that this one needs, directly or not."""
+    """Import names of all packages that this one depends on, directly or indirectly."""
     seen: set[str] = set()
-    pending = ["pyro-vae", "torch", "pyro-ppl", "jsonargparse", "matplotlib"]  # ours may not be installed
+    pending = ["pyro-vae", "torch", "pyro-ppl", "jsonargparse", "matplotlib"]  # this package may not be installed
     while pending:
         name = _plain_name(pending.pop())
         if name not in seen:
@@ -121,7 +122,7 @@ def _libraries() -> frozenset[str]:
 
 
 def _needed(name: str) -> list[str]:
-    """What an installed package requires; without our own extras, which are for developers."""
+    """The requirements of an installed package; for this package without its extras, which are for developers."""
     try:
         required = metadata.requires(name) or []
     except metadata.PackageNotFoundError:
@@ -130,5 +131,5 @@ def _needed(name: str) -> list[str]:
 
 
 def _plain_name(requirement: str) -> str:
-    """The name of a package in one spelling, without versions and extras."""
+    """The normalised name of a package, without version and extras."""
     return re.split(r"[^\w.-]", requirement, maxsplit=1)[0].lower().replace("_", "-")

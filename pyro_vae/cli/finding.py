@@ -12,7 +12,7 @@ from typing import Any
 from pyro_vae.cli import commands
 
 _FIRST = ("fit", "evaluate", "compare", "diagnose", "sample", "reconstruct", "cluster", "refit", "info")
-"""In the order of a project; other commands follow by name."""
+"""In the order in which a project uses them; other commands follow in alphabetical order."""
 
 
 def command_names() -> list[str]:
@@ -27,7 +27,7 @@ def summary_of(name: str) -> str:
 
 
 def docstring_of(name: str) -> str:
-    """The docstring of a command's file, read from the source; empty where there is none, or the file is no Python."""
+    """The docstring in the source of a command's file; empty if there is none or the file is not valid Python."""
     paths = (Path(folder) / f"{name}.py" for folder in commands.__path__)
     source = next((path.read_bytes() for path in paths if path.exists()), b"")
     try:

@@ -1,8 +1,8 @@
-"""What a user gave for an option that names a class, from the command line and from YAML, one layer over another.
+"""What a user gave for an option that names a class, on the command line and in YAML; later values win.
 
     --objective Renyi --objective.alpha 0.3        objective: {class_path: Renyi, init_args: {alpha: 0.3}}
 
-are the same `Given`. No class is looked up here, so that nothing heavy is imported before names are known to be right.
+give the same `Given`. No class is looked up here, so nothing heavy is imported before names are checked.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ NOTHING: Any = type("_Nothing", (), {"__repr__": lambda _: "NOTHING"})()
 
 @dataclass
 class Given:
-    """A value and options.
+    """A value for an option, and values for the options below it.
 
     Args:
-        value: a class's name or import path, or a plain value; `NOTHING` where only options are given, for whatever
-            class is the default.
-        options: by name, what was given for each option of the class.
+        value: a class's name or import path, or a plain value; `NOTHING` if only options are given, which then are
+            those of the default class.
+        options: what was given for each option of the class, by name.
     """
 
     value: Any = NOTHING
@@ -35,17 +35,17 @@ class Given:
         return self.value is not NOTHING or bool(self.options)
 
     def assign(self, path: Sequence[str], value: Any, key: str) -> None:
-        """Give a value to the option at a path below this one; a later value replaces an earlier one.
+        """Set the option at a path below this one; a later value replaces an earlier one.
 
-        Options stay where the same class is named again or none was named before; with another class they go.
+        Naming another class than before removes the options given so far; naming the same one keeps them.
 
         Args:
-            path: names of options, one below the other; `init_args` between them may be left out.
+            path: names of options, from the outer to the inner one; `init_args` between them may be left out.
             value: a word of the command line or plain data; a mapping gives several options at once.
-            key: where this is, for messages.
+            key: the full name of the option, for messages.
 
         Raises:
-            UsageError: if the value is no description of a class.
+            UsageError: if the value does not describe a class.
         """
         names = [name for name in path if name != "init_args"]
         if len(names) > MAX_DEPTH:
@@ -63,7 +63,7 @@ class Given:
         self.value = value
 
     def _describe(self, given: Mapping[str, Any], key: str) -> None:
-        """Take over a mapping: `class_path` and `init_args`, or options by name."""
+        """Set from a mapping: `class_path` and `init_args`, or options by name."""
         options = given
         if _SPEC & set(given):
             if other := set(given) - _SPEC:
@@ -79,7 +79,7 @@ class Given:
             self.assign(name.split("."), value, key)
 
     def over(self, default: Given) -> Given:
-        """This over a default. A class that is named here, be it the default's, takes nothing over from the default."""
+        """Merge with a default. If a class is named here, even the default's own, nothing of the default is used."""
         if self.value is not NOTHING:
             return self
         names = dict.fromkeys([*default.options, *self.options])
@@ -87,7 +87,7 @@ class Given:
         return Given(default.value, {n: self.options.get(n, none).over(default.options.get(n, none)) for n in names})
 
     def plain(self) -> Any:
-        """As plain data, for an option that is a mapping itself."""
+        """As plain data, for an option whose value is a mapping."""
         options = {name: given.plain() for name, given in self.options.items()}
         if self.value is NOTHING:
             return options
@@ -95,14 +95,14 @@ class Given:
 
 
 def given_of(description: Any, key: str = "") -> Given:
-    """What plain data gives."""
+    """The `Given` that plain data describe."""
     found = Given()
     found.assign([], description, key)
     return found
 
 
 def _mapping(value: Any) -> Any:
-    """A mapping where a word of the command line is one, in YAML or JSON."""
+    """The mapping that a word of the command line spells in YAML or JSON; any other value unchanged."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
             return load_yaml(value)

@@ -1,4 +1,4 @@
-"""The text of `COMMAND --help` and of `--OPTION.help CLASS`: values in words, defaults as they are typed."""
+"""The texts of `COMMAND --help` and `--OPTION.help CLASS`: types in words, defaults as a user types them."""
 
 import argparse
 import re
@@ -17,7 +17,7 @@ _METAVARS = {int: "N", float: "X", str: "TEXT", bool: "true|false", NoneType: ""
 
 
 class HelpFormatter(DefaultHelpFormatter):
-    """A short usage line; for each option what to write after it, what it does, and its default."""
+    """A short usage line; for each option the form of its value, what it does, and its default."""
 
     def __init__(self, prog: str, **keywords: Any) -> None:
         super().__init__(prog, **{"max_help_position": 28, "width": 110, **keywords})
@@ -41,12 +41,12 @@ class HelpFormatter(DefaultHelpFormatter):
 
 
 def _typed(value: Any) -> str:
-    """A value as it is typed."""
+    """A value as a user types it."""
     return value if isinstance(value, str) else shown(value)
 
 
 def _metavar(action: argparse.Action) -> str:
-    if action.metavar and not str(action.metavar).startswith("{"):  # jsonargparse's own
+    if action.metavar and not str(action.metavar).startswith("{"):  # set by jsonargparse
         return str(action.metavar)
     if action.choices:
         several = " ..." if action.nargs in ("*", "+") else ""
@@ -55,7 +55,7 @@ def _metavar(action: argparse.Action) -> str:
 
 
 def metavar(kind: Any) -> str:
-    """What is written for a value of a type.
+    """The placeholder in help for a value of a type.
 
     Example:
         >>> metavar(float | Literal["learned"] | None), metavar(tuple[int, ...])
@@ -63,7 +63,7 @@ def metavar(kind: Any) -> str:
     """
     if kind in _METAVARS:
         return _METAVARS[kind]
-    if isclass(kind) and kind.__module__.startswith("torch"):  # nothing that could be typed
+    if isclass(kind) and kind.__module__.startswith("torch"):  # cannot be typed
         return ""
     if get_origin(kind) is Literal:
         return "|".join(map(str, get_args(kind)))
@@ -80,12 +80,12 @@ def metavar(kind: Any) -> str:
 
 
 def class_help(option: ClassOption, given: Given, path: list[str], name: str | None) -> str:
-    """What a class is and which options it has; or, where none is named, which classes there are.
+    """Help on one class and its options; or, without a class, the list of classes.
 
     Args:
-        option: the option of the command that is above.
-        given: what was given for it before.
-        path: the names from that option down to the one that is asked about, e.g. `["vae", "prior"]`.
+        option: the option of the command that `path` begins with.
+        given: what the command line gave for it before `.help`.
+        path: names of options from that one to the one in question, e.g. `["vae", "prior"]`.
         name: the class; None for the list of all.
     """
     from pyro_vae.cli.described import find
@@ -124,19 +124,19 @@ def _of_class(cls: type, axis: Any, key: str, library: Any) -> str:
         classes = f"one of {', '.join(names_of(library, option.axis))}" if option.axis else ""
         word = "CLASS" if option.axis and option.axis.plain is None else metavar(option.kind)
         word = f"{metavar(option.axis.plain)}|CLASS" if option.axis and option.axis.plain else word
-        lines += _entry(f"--{key}.{name} {word}", _told(option, classes))
+        lines += _entry(f"--{key}.{name} {word}", _option_text(option, classes))
     return "\n".join([*lines, *([] if len(lines) > 2 else ["  no options"])]) + "\n"
 
 
-def _told(option: Any, classes: str) -> str:
-    """What an option does, which classes it takes, and its default."""
+def _option_text(option: Any, classes: str) -> str:
+    """The help text of an option: what it does, which classes it accepts, and its default."""
     default = option.default
     if isinstance(default, dict) and "class_path" in default:
         default = default["class_path"].rpartition(".")[2]
     text = re.sub(r"\s*\(default: [^()]*(\([^()]*\))?[^()]*\)", "", " ".join(option.help.split())).rstrip(".")
-    told = [text, *([classes] if classes else [])]
+    parts = [text, *([classes] if classes else [])]
     shown_default = "" if option.default in (NOTHING, None) else f" (default: {_typed(default)})"
-    return f"{'; '.join(filter(None, told))}{shown_default}"
+    return f"{'; '.join(filter(None, parts))}{shown_default}"
 
 
 def _entry(head: str, text: str) -> list[str]:

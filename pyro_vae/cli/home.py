@@ -1,15 +1,15 @@
-"""`~` in a path as the home folder: a shell leaves it as it is in `--run=~/x`."""
+"""Replaces `~` in paths by the home folder, which a shell does not do in `--run=~/x`."""
 
 from pathlib import Path
 
 from jsonargparse import Namespace
 
 _PATHS = ("run", "runs", "out", "data", "data_root")
-"""Options that are paths, or may be."""
+"""Options whose values are paths or may be paths."""
 
 
 def expanded(options: Namespace) -> Namespace:
-    """The options with the home folder in their paths."""
+    """The options with `~` replaced in their paths."""
     for name in _PATHS:
         value = options.get(name)
         if isinstance(value, str):
@@ -20,7 +20,7 @@ def expanded(options: Namespace) -> Namespace:
 
 
 def with_home(path: str) -> str:
-    """A path with the home folder in place of `~` or `~user`; as it is where there is none."""
+    """A path with `~` or `~user` replaced by the home folder; unchanged if there is no such user."""
     try:
         return str(Path(path).expanduser()) if path.startswith("~") else path
     except RuntimeError:  # no such user

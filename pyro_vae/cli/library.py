@@ -1,4 +1,4 @@
-"""The classes that can be named, and their options, of the imported package; `sources.py` has them without import."""
+"""The classes that can be named, and their options, from the imported package (`sources.py`: from its files)."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,21 +13,21 @@ from pyro_vae.errors import UsageError
 from pyro_vae.runs.old_paths import current
 
 _REFUSED = ("LBFGS", "Muon", "SparseAdam")
-"""Optimizers that no training here can use: several losses a step, matrices alone, sparse gradients alone."""
+"""Optimizers that training here cannot use: they need several losses per step, only matrices, or sparse gradients."""
 _AXES = ("autoencoders", "priors", "likelihoods", "guides", "networks", "objectives", "schedules")
 _MODULES = (*(f"pyro_vae.{name}" for name in _AXES), "torch.optim")
-"""Where classes lie that can be named without their module."""
+"""Modules whose classes can be named without their module."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What may be named somewhere: classes derived from one of some bases.
+    """The classes that an option accepts: those derived from certain base classes.
 
     Args:
-        bases: of the classes.
-        built_with: how many arguments of a constructor are not the user's, as they come when an object is built.
-        plain: the annotation, where something else than a class may be given, e.g. a number for a schedule.
-        later: values of options that are only known later, for classes that have such options.
+        bases: the base classes.
+        built_with: number of leading constructor arguments that are given when the object is built, not by the user.
+        plain: annotation of plain values that are accepted too, e.g. a number in place of a schedule; None for none.
+        later: placeholders for options whose values the data decide, for classes that have these options.
     """
 
     bases: tuple[type, ...]
@@ -41,11 +41,11 @@ class Option:
     """An option of a class.
 
     Args:
-        kind: its annotation.
-        default: of the constructor, as plain data; `NOTHING` where there is none.
+        kind: the annotation.
+        default: the constructor's default as plain data; `NOTHING` if there is none.
         required: whether it must be given.
-        help: what the class's docstring says of it.
-        axis: the classes that it takes; None where it takes plain data alone.
+        help: its description in the class's docstring.
+        axis: the classes that it accepts; None if it accepts only plain data.
     """
 
     kind: Any
@@ -56,18 +56,18 @@ class Option:
 
 
 class Library(Protocol):
-    """Where classes are looked up."""
+    """A place to look up classes: the imported package, or its source files."""
 
     def base(self, path: str) -> type:
-        """The class that stands for a base."""
+        """The class that represents a base class."""
         ...
 
     def below(self, base: type) -> dict[str, type]:
-        """The concrete classes of a base that can be named without their module."""
+        """The concrete subclasses of a base that can be named without their module, by name."""
         ...
 
     def at(self, path: str, axis: Axis, key: str) -> type:
-        """The class at an import path, if it is of an axis."""
+        """The class at an import path, if the axis accepts it."""
         ...
 
     def options(self, cls: type, built_with: int) -> dict[str, Option]:
@@ -75,20 +75,20 @@ class Library(Protocol):
         ...
 
     def path(self, cls: type) -> str:
-        """The import path that a run keeps."""
+        """The import path that a run directory stores."""
         ...
 
 
 def names_of(library: Library, axis: Axis) -> list[str]:
-    """The names to choose from."""
+    """The names that a user can choose from, sorted."""
     names = {name for base in axis.bases for name in library.below(base)}
     return sorted(names - set(_REFUSED))
 
 
 def axis_of(kind: Any) -> Axis | None:
-    """The classes that an annotation allows: priors of `Callable[[Shapes], Prior]`, schedules of `float | Schedule`.
+    """The classes that an annotation allows: priors for `Callable[[Shapes], Prior]`, schedules for `float | Schedule`.
 
-    None where it allows plain data alone.
+    None if it allows only plain data.
     """
     if get_origin(kind) in (Union, UnionType):
         parts = {part: axis_of(part) for part in get_args(kind)}
@@ -105,7 +105,7 @@ def axis_of(kind: Any) -> Axis | None:
 
 
 class Imported:
-    """The classes of the imported package, of torch.optim, and at any import path."""
+    """Looks classes up in the imported package, in torch.optim, and at any import path."""
 
     def __init__(self) -> None:
         for module in _MODULES:
@@ -117,14 +117,14 @@ class Imported:
         return getattr(import_module(module), name)
 
     def below(self, base: type) -> dict[str, type]:
-        """Found by their base: there is no register."""
+        """Found as subclasses of the base; no list of them is kept."""
         return {cls.__name__: cls for cls in sorted(_below(base), key=lambda cls: cls.__name__) if _is_named(cls)}
 
     def at(self, path: str, axis: Axis, key: str) -> type:
         """The class at an import path.
 
         Raises:
-            UsageError: if there is none, or it is not of the axis.
+            UsageError: if there is none, or the axis does not accept it.
         """
         return self._of_axis(_imported(current(path), key), axis, key)
 
@@ -145,11 +145,11 @@ class Imported:
         return cls
 
     def options(self, cls: type, built_with: int) -> dict[str, Option]:
-        """Read by jsonargparse, which also follows `**kwargs` to the class that they go to."""
+        """Read by jsonargparse, which also resolves `**kwargs` that are passed on to another class."""
         return _options_of(cls, built_with)
 
     def path(self, cls: type) -> str:
-        """The public one."""
+        """The public import path."""
         from pyro_vae.runs.describing import describe
 
         return describe(cls)["class_path"]
@@ -203,7 +203,7 @@ def _option(action: Any) -> Option:
 
 
 def _described(default: Any) -> Any:
-    """A default as plain data; `NOTHING` for one that can't be, which is left to the constructor."""
+    """A default as plain data; `NOTHING` if that is not possible, and the constructor sets it."""
     from pyro_vae.runs.describing import describe
 
     try:

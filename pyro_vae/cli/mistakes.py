@@ -1,4 +1,4 @@
-"""What the parser says of a mistake, in plain words, with the option as it was typed."""
+"""Rewrites the parser's messages in plain words, with the option as the user typed it."""
 
 import argparse
 import re
@@ -38,14 +38,14 @@ def explain(message: str, parser: "ArgumentParser", argv: Sequence[str]) -> str:
 
 
 def where_typed(message: str, argv: Sequence[str]) -> str:
-    """A message that begins with an option, as that was typed: `--epochs: ...`; one out of a configuration as it is."""
+    """A message about an option: `--epochs: ...` if it was typed, `epochs: ...` if it is from a configuration."""
     key = re.match(r"[a-z_]+(\.\w+)*(?=:)", message)
     typed = key and any(re.match(rf"--{re.escape(key[0])}(\.|=|$)", str(word)) for word in argv)
     return f"--{message}" if typed else message
 
 
 def _unknown(word: str, parser: "ArgumentParser", argv: Sequence[str]) -> str:
-    """An option that there is none of: maybe one below a class option, whose first name was left out."""
+    """The message for an unknown option; perhaps one of a class, typed without its first name (`--latent_dim`)."""
     typed = next((str(given).partition("=")[0] for given in argv if str(given).startswith(word)), word)
     own = [name for action in parser._actions for name in action.option_strings if name not in _HIDDEN]
     below = {path.rpartition(".")[2]: path for path in reversed(list(_below(parser)))}
@@ -56,7 +56,7 @@ def _unknown(word: str, parser: "ArgumentParser", argv: Sequence[str]) -> str:
 
 
 def _below(parser: Any) -> Iterable[str]:
-    """The options of the classes that a command takes by default, and those of their parts: `vae.latent_dim`."""
+    """The options of a command's default classes and of their parts, as `vae.latent_dim`."""
     from pyro_vae.cli.sources import Sources
 
     library = Sources()
@@ -66,7 +66,7 @@ def _below(parser: Any) -> Iterable[str]:
 
 
 def _options(library: Any, axis: Axis, default: Any, key: str, depth: int) -> list[str]:
-    """Paths of the options of the class that a default describes, those nearest to it first."""
+    """Paths of the options of the class that a default describes, the outer ones first."""
     if not isinstance(default, Mapping) or "class_path" not in default or not depth:
         return []
     options = library.options(find(default["class_path"], axis, key, library), axis.built_with)
@@ -80,7 +80,7 @@ def _options(library: Any, axis: Axis, default: Any, key: str, depth: int) -> li
 
 
 def _missing(names: Sequence[str], parser: "ArgumentParser") -> Iterable[str]:
-    """What has to be there, with its help."""
+    """The required arguments that are missing, with their help."""
     actions = {action.dest: action for action in parser._actions}
     for name in names:
         action = actions.get(name, argparse.Action([], name, metavar=name))

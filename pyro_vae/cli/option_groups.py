@@ -9,13 +9,13 @@ from pyro_vae.cli.sources import constant
 
 
 def add_run(parser: CommandParser) -> None:
-    """The run directory, and whose classes it may hold."""
+    """The run directory, and `--trust`."""
     parser.add_argument("run", type=str, help="the run directory")
     add_trust(parser)
 
 
 def add_trust(parser: CommandParser) -> None:
-    """Which modules a run may name."""
+    """`--trust`: modules whose classes a run directory may name."""
     help = "a module of yours, besides pyro_vae, whose classes may be built; can be given several times"
     parser.add_argument("--trust", type=str, default=[], action="append", metavar="MODULE", help=help)
 

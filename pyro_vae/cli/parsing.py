@@ -1,6 +1,6 @@
-"""Parsers of the commands: plain options, and options that name a class; from the command line and from YAML.
+"""The parser of a command: plain options, and options that name a class; from the command line and from YAML.
 
-Nothing heavy is imported until all names are known to be right, so that help and mistakes are told at once.
+All names are checked before torch is imported, so that help and mistakes appear at once.
 """
 
 import argparse
@@ -27,16 +27,16 @@ _MODE = "pyro-vae"
 
 
 class CommandParser(ArgumentParser):
-    """A parser of one command.
+    """The parser of one command.
 
-    Where no class is named for a class option, the command's own default holds, with what was given laid over it. A
-    class that is named has its own defaults alone.
+    If the user names no class for a class option, the command's default is used, changed by the options given. If the
+    user names a class, only the defaults of the class itself apply.
     """
 
     takes_config = False
 
     def add_class(self, group: Any, name: str, option: ClassOption, help: str) -> None:
-        """Add `--NAME CLASS` and `--NAME.OPTION VALUE`; the group is where its help stands."""
+        """Add `--NAME CLASS` and `--NAME.OPTION VALUE`; its help appears in `group`."""
         self.classes[name] = option
         group.add_argument(f"--{name}", type=str, default=None, metavar="CLASS", help=help)
 
@@ -52,11 +52,11 @@ class CommandParser(ArgumentParser):
         return self.__dict__.setdefault("_class_options", {})
 
     def parse_args(self, args: Sequence[str] | None = None, *others: Any, **keywords: Any) -> Namespace:  # pyright: ignore
-        """All options; those of a class as its whole description, with `class_path` and `init_args`.
+        """Parse all options; a class option becomes a complete description with `class_path` and `init_args`.
 
         Raises:
-            UsageError: for a mistake in what names a class, or in a configuration.
-            ArgumentError: for one in another option.
+            UsageError: for a mistake in a class option or in a configuration.
+            ArgumentError: for a mistake in another option.
         """
         words = _Words(self, sys.argv[1:] if args is None else args)
         options = super().parse_args(words.left, *others, **keywords)
@@ -69,7 +69,7 @@ class CommandParser(ArgumentParser):
         return options
 
     def check(self, args: Sequence[str]) -> None:
-        """Tell a mistake, or print help, without importing what the options name."""
+        """Report a mistake, or print help, without importing the classes that the options name."""
         words = _Words(self, args)
         options = super().parse_args(words.left)
         if any(words.given.values()):
@@ -78,7 +78,7 @@ class CommandParser(ArgumentParser):
             for name in self.classes:
                 try:
                     self._describe(options, {name: words.given[name]}, Sources())
-                except ElsewhereError:  # a class of the user's: known once it is imported
+                except ElsewhereError:  # a class of the user: checked when it is imported
                     continue
 
     def _describe(self, options: Namespace, given: Mapping[str, Given], library: Any) -> None:
@@ -99,23 +99,23 @@ def _show_config(options: Namespace) -> NoReturn:
 
 
 def _namespace(value: Any) -> Any:
-    """Mappings as namespaces, all the way down."""
+    """Mappings as namespaces, at every depth."""
     if isinstance(value, Mapping):
         return Namespace(**{name: _namespace(inner) for name, inner in value.items()})
     return value
 
 
 class _Words:
-    """The words of a command line, parted; a later word counts more than an earlier one, be it of a file.
+    """The words of a command line, split into class options and others. Later words, also in files, win.
 
     Args:
-        parser: what they are for.
+        parser: the parser of the command.
         words: the words.
 
     Attributes:
         given: what was given for each option that names a class.
-        left: all other words, with those that a configuration stands for.
-        print_config: whether the configuration is asked for.
+        left: all other words, and the entries of configurations written as such words.
+        print_config: whether `--print_config` was given.
     """
 
     def __init__(self, parser: CommandParser, words: Sequence[str]) -> None:
@@ -139,7 +139,7 @@ class _Words:
                 self.left += self._plain_word(word, remaining)
 
     def _plain_word(self, word: str, remaining: Iterator[str]) -> list[str]:
-        """A word, and its value where that is a whole number: 1e3 is 1000."""
+        """A word; if its option takes a whole number, with the value rewritten: 1e3 as 1000."""
         name, equals, value = word.partition("=")
         if not any(name in action.option_strings and _is_whole(action) for action in self.parser._actions):
             return [word]
@@ -183,7 +183,7 @@ class _Words:
 
 
 def _options_of(parser: ArgumentParser) -> dict[str, argparse.Action]:
-    """The plain options that a configuration may have."""
+    """The plain options that a configuration may contain."""
     hidden = ("help", "config", "print_config")
     return {a.dest: a for a in parser._actions if a.option_strings and a.dest not in hidden}
 
@@ -200,7 +200,7 @@ def _flag(key: str, value: Any) -> list[str]:
 
 
 def _word(value: Any) -> str:
-    """A value out of YAML as a word of the command line."""
+    """A value from YAML as a word of the command line."""
     if isinstance(value, str):
         return value
     if isinstance(value, float):
@@ -209,12 +209,12 @@ def _word(value: Any) -> str:
 
 
 def _file_or_word(value: str, key: str) -> Any:
-    """What a word stands for: itself, or what is in the YAML file that it names."""
+    """The word itself, or the content of the YAML file that it names."""
     return _read(value, f"--{key}") if value.endswith((".yaml", ".yml", ".json")) else value
 
 
 def _read(source: str, option: str) -> Any:
-    """Plain data out of a file, or out of the text itself where it is a mapping."""
+    """Plain data from a file, or from the text itself if it is a mapping."""
     text = source if source.lstrip().startswith("{") else _text(source, option)
     try:
         return load_yaml(text)
@@ -223,7 +223,7 @@ def _read(source: str, option: str) -> Any:
 
 
 def _text(path: str, option: str) -> str:
-    """The text of a file, no more of it than is read anyway."""
+    """The text of a file, up to the largest length that is accepted."""
     try:
         with Path(with_home(path)).open(encoding="utf-8") as file:
             return file.read(MAX_CHARACTERS + 1)
@@ -259,9 +259,9 @@ def _loaded(text: str) -> Any:
 
 
 def parse(parser: CommandParser, argv: Sequence[str]) -> Namespace:
-    """The options of a command line, with the home folder in their paths.
+    """Parse a command line; `~` in paths becomes the home folder.
 
-    Names are checked from the sources first, so that help and mistakes need not wait for the import of torch.
+    Names are checked against the source files first, so that help and mistakes appear before torch is imported.
 
     Raises:
         UsageError: for an unknown option or class, or a value of the wrong type: one line that names what is known.
@@ -270,7 +270,7 @@ def parse(parser: CommandParser, argv: Sequence[str]) -> Namespace:
         parser.check(argv)
         _allow_own_modules()
         return expanded(parser.parse_args(argv))
-    except argparse.ArgumentError as error:  # with its cause, which may lie in a module of the user's
+    except argparse.ArgumentError as error:  # its cause may be an error in the user's module
         raise UsageError(where_typed(explain(str(error), parser, argv), argv)) from error
     except UsageError as error:
         if type(error) is not UsageError or where_typed(str(error), argv) == str(error):
@@ -279,14 +279,14 @@ def parse(parser: CommandParser, argv: Sequence[str]) -> Namespace:
 
 
 def _allow_own_modules() -> None:
-    """Let a user's own class be in a file of the folder where the command runs."""
+    """Allow a user's class to be in a file of the current folder."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
 
 
 def named(options: Any) -> tuple[str, ...]:
-    """The modules of all classes named in the options."""
+    """The modules of all classes that the options name."""
     if isinstance(options, Namespace):
         own = [options.class_path.rpartition(".")[0]] if "class_path" in options else []
         return tuple(dict.fromkeys([*own, *(m for value in vars(options).values() for m in named(value))]))

@@ -1,7 +1,7 @@
-"""Classes, their options and constants, read from source files: importing them, and torch with them, takes seconds.
+"""Reads classes, their options and constants from source files, since importing them, and torch, takes seconds.
 
-It knows as much as command lines need to be checked: names and annotations. The same walk goes over these classes and
-over the imported ones (`library.Library`), and a test compares the two.
+It reads what is needed to check a command line: names and annotations. It has the interface `library.Library`, as the
+imported package has, and a test compares the two.
 """
 
 import ast
@@ -22,15 +22,15 @@ from pyro_vae.cli.library import Axis, Option, axis_of, is_named
 from pyro_vae.runs.old_paths import current
 
 _READ = ("pyro_vae", "torch.optim")
-"""What is followed; all else that is imported is a stand-in without more."""
+"""Packages whose files are read; a name imported from any other package is an empty stand-in class."""
 
 
 class ElsewhereError(Exception):
-    """A class that is neither this package's nor torch's: nothing is known of it before it is imported."""
+    """A class that is neither in this package nor in torch.optim; it is checked when it is imported."""
 
 
 def constant(module: str, name: str) -> Any:
-    """The value of a module's constant: plain data, an annotation, or the keys of a mapping, as a tuple."""
+    """The value of a module's constant: plain data, an annotation, or for a dictionary the tuple of its keys."""
     found = _Module.of(module)
     value = found.assigned[name]
     if isinstance(value, ast.Dict):
@@ -42,16 +42,16 @@ def constant(module: str, name: str) -> Any:
 
 
 def options_of(path: str) -> dict[str, Option]:
-    """The options of the class at an import path, with what its docstring says of them."""
+    """The options of the class at an import path, with their descriptions from its docstring."""
     module, _, name = path.rpartition(".")
     return _options(_Class(_Module.of(module).home_of(name) or module, name))
 
 
 class Sources:
-    """The classes of this package and of torch.optim, as `Library` has them; a stand-in for each class."""
+    """The `Library` of the source files of this package and of torch.optim; each class is represented by a stand-in."""
 
     def base(self, path: str) -> type:
-        """A stand-in for the class at a path."""
+        """The stand-in for the class at an import path."""
         module, _, name = path.rpartition(".")
         return _stand_in(_Module.of(module).home_of(name) or module, name)
 
@@ -60,7 +60,7 @@ class Sources:
         return _concrete_below(base.__name__)
 
     def at(self, path: str, axis: Axis, key: str) -> type:
-        """The class at an import path, if it is one that can be named without it.
+        """The class at an import path, if it can also be named without the path.
 
         Raises:
             ElsewhereError: if it is not.
@@ -77,7 +77,7 @@ class Sources:
         return dict(list(options.items())[built_with:])
 
     def path(self, cls: type) -> str:
-        """Where it is written."""
+        """The import path of the file that defines it."""
         return f"{cls.__module__}.{cls.__name__}"
 
 
@@ -93,7 +93,7 @@ def _root(package: str) -> Path:
 
 @dataclass(frozen=True)
 class _Module:
-    """A source file, parsed when it is first asked for."""
+    """A source file, parsed on first use."""
 
     name: str
     path: Path
@@ -120,7 +120,7 @@ class _Module:
 
     @cached_property
     def imported(self) -> dict[str, str]:
-        """The module that each imported name is of."""
+        """The module that each name is imported from."""
         found = [s for s in self.body if isinstance(s, ast.ImportFrom) and s.module]
         return {a.asname or a.name: self._absolute(s) for s in found for a in s.names}
 
@@ -136,23 +136,23 @@ class _Module:
         return {s.name: s for s in self.body if isinstance(s, ast.ClassDef)}
 
     def home_of(self, name: str) -> str | None:
-        """The module that a class is written in, from where it is imported."""
+        """The module that defines a class which this module defines or imports; None if it is not found."""
         if name in self.classes:
             return self.name
         module = self.imported.get(name, "")
         return _Module.of(module).home_of(name) if module.startswith(_READ) else None
 
     def evaluated(self, annotation: ast.expr) -> Any:
-        """An annotation with stand-ins for the classes in it; `Any` where a name in it is not known."""
+        """The value of an annotation, with stand-ins for classes; `Any` if it contains an unknown name."""
         try:
             code = compile(ast.Expression(annotation), self.name, "eval")
-            return eval(code, {"__builtins__": {}}, _Names(self))  # our own annotations, or torch's
+            return eval(code, {"__builtins__": {}}, _Names(self))  # annotations of this package or of torch
         except (NameError, TypeError, AttributeError, SyntaxError, OSError):
             return Any
 
 
 class _Names(dict[str, Any]):
-    """What names mean in a module's annotations."""
+    """The meanings of names in a module's annotations."""
 
     def __init__(self, module: _Module) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class _Names(dict[str, Any]):
 
 @cache
 def _written() -> list["_Class"]:
-    """All classes of the package and of torch.optim; their lines alone are read."""
+    """All classes of the package and of torch.optim, found by their `class` lines."""
     files = [("pyro_vae", path) for path in sorted(_root("pyro_vae").rglob("*.py")) if _is_library(path)]
     files += [("torch", path) for path in sorted(_root("torch").joinpath("optim").glob("*.py"))]
     found = []
@@ -206,7 +206,7 @@ def _is_library(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Class:
-    """A class as it is written."""
+    """A class in a source file."""
 
     module: str
     name: str
@@ -222,14 +222,14 @@ class _Class:
 
     @property
     def parents(self) -> list["_Class"]:
-        """The classes that it derives from, as far as they are read."""
+        """Its base classes, as far as their files are read."""
         names = [ast.unparse(base).rpartition(".")[2] for base in self.node.bases]
         homes = [(_Module.of(self.module).home_of(name), name) for name in names]
         return [_Class(home, name) for home, name in homes if home is not None]
 
     @property
     def abstract(self) -> set[str]:
-        """Names of the methods that are still to be written."""
+        """Names of its abstract methods."""
         own = {s.name: s for s in self.node.body if isinstance(s, ast.FunctionDef)}
         written = own.keys() | {
             t.id for s in self.node.body if isinstance(s, ast.Assign) for t in s.targets if isinstance(t, ast.Name)
@@ -261,7 +261,7 @@ def _concrete_below(base: str) -> dict[str, type]:
 
 @cache
 def _stand_in(module: str, name: str) -> type:
-    """A class of that name, abstract where the true one is."""
+    """An empty class of the same name, abstract if the original is."""
     abstract = name in _Module.of(module).classes and _Class(module, name).is_abstract
     methods = {"_": abstractmethod(lambda self: None)} if abstract else {}
     return ABCMeta(name, (), {"__module__": module, **methods})
@@ -272,7 +272,7 @@ def _stand_in(module: str, name: str) -> type:
 
 @cache
 def _options(cls: _Class) -> dict[str, Option]:
-    """The options of a class's constructor, in their order."""
+    """The options of a class's constructor, in order."""
     own = next((s for s in cls.node.body if isinstance(s, ast.FunctionDef) and s.name == "__init__"), None)
     if own is not None:
         return dict(_arguments(own.args, _Module.of(cls.module), _documented(cls.node)))
@@ -285,24 +285,26 @@ def _options(cls: _Class) -> dict[str, Option]:
     return merged | dict(_fields(cls))
 
 
-def _arguments(arguments: ast.arguments, module: _Module, told: Mapping[str, str]) -> Iterable[tuple[str, Option]]:
+def _arguments(
+    arguments: ast.arguments, module: _Module, documented: Mapping[str, str]
+) -> Iterable[tuple[str, Option]]:
     positional = [*arguments.posonlyargs, *arguments.args][1:]
     defaults = [None] * (len(positional) - len(arguments.defaults)) + list(arguments.defaults)
     pairs = [*zip(positional, defaults, strict=False), *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]
-    return [(a.arg, _option(a.annotation, default, module, told.get(a.arg, ""))) for a, default in pairs]
+    return [(a.arg, _option(a.annotation, default, module, documented.get(a.arg, ""))) for a, default in pairs]
 
 
 def _fields(cls: _Class) -> Iterable[tuple[str, Option]]:
-    module, told = _Module.of(cls.module), _documented(cls.node)
+    module, documented = _Module.of(cls.module), _documented(cls.node)
     for statement in cls.node.body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             name = statement.target.id
             if "ClassVar" not in ast.unparse(statement.annotation):
-                yield name, _option(statement.annotation, statement.value, module, told.get(name, ""))
+                yield name, _option(statement.annotation, statement.value, module, documented.get(name, ""))
 
 
 def _documented(node: ast.ClassDef) -> dict[str, str]:
-    """What a Google docstring says of each argument, on one line."""
+    """The descriptions of the arguments in a Google-style docstring, each on one line."""
     section = re.search(r"\n *Args:\n(.*?)(?=\n\s*\n|\Z)", ast.get_docstring(node) or "", re.DOTALL)
     entries = re.findall(
         r"^ {4}(\w+): (.*?)(?=^ {4}\S|\Z)", f"{section[1]}\n" if section else "", re.DOTALL | re.MULTILINE
@@ -310,14 +312,16 @@ def _documented(node: ast.ClassDef) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in entries}
 
 
-def _option(annotation: ast.expr | None, default: ast.expr | None, module: _Module, told: str) -> Option:
+def _option(annotation: ast.expr | None, default: ast.expr | None, module: _Module, documented: str) -> Option:
     kind = Any if annotation is None else module.evaluated(annotation)
     axis = axis_of(kind)
-    return Option(kind, NOTHING if default is None else _default(default, axis, module), default is None, told, axis)
+    return Option(
+        kind, NOTHING if default is None else _default(default, axis, module), default is None, documented, axis
+    )
 
 
 def _default(node: ast.expr, axis: Axis | None, module: _Module) -> Any:
-    """A default as plain data: of a class its name, of an object its class and keywords."""
+    """A default as plain data; a class, or an object, becomes the description of its class."""
     if axis is not None and isinstance(node, ast.Name):
         return {"class_path": node.id}
     if axis is not None and isinstance(node, ast.Call):

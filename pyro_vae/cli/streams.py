@@ -1,4 +1,4 @@
-"""Standard output and error that take whatever a command prints: closed, broken, full, or of few letters."""
+"""Makes standard output and standard error safe to print on: they may be closed, broken, full, or lack letters."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ _unsaid: ContextVar[list[FileError] | None] = ContextVar("unsaid", default=None)
 
 @contextmanager
 def all_said() -> Iterator[None]:
-    """Inside, a result that can't be printed is still saved: the error comes at the end.
+    """Inside, a failure to print does not prevent saving: its error is raised at the end.
 
     Raises:
         FileError: if standard output could not be written, as to a disk that is full.
@@ -31,10 +31,10 @@ def all_said() -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """Print on standard output. A reader who has gone (`| head -1`) is no error, as the work goes on.
+    """Print on standard output. A closed pipe (`| head -1`) is no error: the command continues.
 
     Raises:
-        FileError: if it can't be written, as to a disk that is full; within `all_said` at its end.
+        FileError: if it can't be written, e.g. if the disk is full; inside `all_said` the error comes at its end.
     """
     try:
         print(text, flush=True)
@@ -50,10 +50,10 @@ def say(text: str) -> None:
 
 @contextmanager
 def usable_streams() -> Iterator[None]:
-    """Inside, whatever is printed on a standard stream has a place; afterwards both are as they were.
+    """Inside, printing on standard output and error works; afterwards both are as before.
 
-    A stream that is closed goes nowhere; a letter that the terminal does not have is shown as its number; and what is
-    left to be written at the end does not fail, though the reader has gone.
+    Output to a closed stream is discarded; a letter that the encoding lacks is printed as its number; and flushing at
+    the end does not fail if the reader has closed the pipe.
     """
     _occupy()
     with ExitStack() as stack:
@@ -68,8 +68,8 @@ def usable_streams() -> Iterator[None]:
 
 @contextmanager
 def _any_letter(stream: Any) -> Iterator[None]:
-    """Escape what the stream's encoding can't show."""
-    if not hasattr(stream, "reconfigure"):  # not a stream of Python's own, e.g. a notebook's
+    """Print letters that the stream's encoding lacks as escape sequences."""
+    if not hasattr(stream, "reconfigure"):  # not one of Python's own streams, e.g. in a notebook
         yield
         return
     before = stream.errors
@@ -82,12 +82,12 @@ def _any_letter(stream: Any) -> Iterator[None]:
 
 
 def _occupy() -> None:
-    """Open the null device where a standard stream is closed, so that no file of ours gets its number, and its text."""
+    """Open the null device for each closed standard stream, so that no file gets its number and then its output."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest number that is free
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # opens at the lowest free number
 
 
 def _flush(stream: TextIO) -> None:
@@ -98,7 +98,7 @@ def _flush(stream: TextIO) -> None:
 
 
 def _discard(stream: TextIO) -> None:
-    """Send what a stream still holds, and all that follows, nowhere: or Python's end would fail with it."""
+    """Discard what the stream's buffer holds and all later output, or Python would fail when it flushes at exit."""
     with suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())

@@ -1,4 +1,4 @@
-"""Values of options: a word of the command line, or plain data out of YAML, as what an annotation asks for."""
+"""Converts values of options (words of the command line, or plain data from YAML) to an annotated type."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -14,18 +14,18 @@ from pyro_vae.runs.safe_yaml import YamlError, load_yaml
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 _UNTYPED = ("UntypedType", "UnvalidatedType")
-"""What jsonargparse puts in the place of an annotation that is missing or can't be read."""
+"""Types that jsonargparse uses if an annotation is missing or can't be read."""
 _LISTS = (tuple, list, Sequence, Iterable)
 
 
 class UnfitError(ValueError):
-    """A value that is not what was asked for: one line, `expected ..., got ...`."""
+    """A value of another type than expected; the message is one line, `expected ..., got ...`."""
 
 
 def converted(value: Any, kind: Any) -> Any:
-    """The value as a type asks for.
+    """Convert a value to a type.
 
-    One value is taken for a list of one, and `3,4` for `[3, 4]`, where a list is asked for.
+    Where a list is expected, a single value means a list of one, and `3,4` means `[3, 4]`.
 
     Args:
         value: a word, or plain data.
@@ -33,7 +33,7 @@ def converted(value: Any, kind: Any) -> Any:
             is left to jsonargparse.
 
     Raises:
-        UnfitError: if it is none.
+        UnfitError: if it can't be converted.
 
     Example:
         >>> converted("200", tuple[int, ...]), converted("1e-3", float | None), converted("null", float | None)
@@ -53,7 +53,7 @@ def converted(value: Any, kind: Any) -> Any:
 
 
 def loaded(value: Any) -> Any:
-    """What a word means as YAML; other values as they are."""
+    """The meaning of a word in YAML; other values unchanged."""
     if not isinstance(value, str):
         return value
     try:
@@ -63,7 +63,7 @@ def loaded(value: Any) -> Any:
 
 
 def whole_number(word: str) -> str:
-    """A whole number that is written with an exponent in digits, e.g. 1e3 as 1000; any other word as it is."""
+    """A whole number with an exponent rewritten in digits, e.g. 1e3 as 1000; any other word unchanged."""
     if not re.fullmatch(r"[-+]?\d{1,12}(\.\d{1,12})?[eE]\+?\d{1,2}", word.strip()):
         return word
     number = Decimal(word.strip())
@@ -94,7 +94,7 @@ def _literal(value: Any, kind: Any) -> Any:
 
 
 def _any_of(value: Any, kind: Any) -> Any:
-    """The first that fits; null before text, so that `null` is no text where it may be left out."""
+    """The first type that fits; text is tried last, so that `null` means null where null is allowed."""
     for part in sorted(get_args(kind), key=lambda part: part is str):
         try:
             return converted(value, part)
@@ -124,7 +124,7 @@ def _list(value: Any, kind: Any) -> Any:
 
 
 def _other(value: Any, kind: Any) -> Any:
-    """By jsonargparse, which knows paths, enums, dataclasses and more."""
+    """Convert with jsonargparse, which knows paths, enums, dataclasses and more."""
     if isclass(kind) and kind.__module__.startswith("torch"):
         raise _mistake(value, kind)
     parser = ArgumentParser(exit_on_error=False)
@@ -139,7 +139,7 @@ def _other(value: Any, kind: Any) -> Any:
 
 
 def unfit(value: Any, kind: Any) -> str:
-    """What is wrong with a value for a type: the nearest choice where there are choices, else what is expected."""
+    """The message for a value that does not fit a type, with the nearest choice or else with what is expected."""
     choices = [str(choice) for choice in _choices(kind)]
     if choices and isinstance(value, str):
         others = [word for word in _union_words(kind) if word.strip("'") not in choices]
@@ -162,7 +162,7 @@ def _choices(kind: Any) -> list[Any]:
 
 
 def expected(kind: Any) -> str:
-    """What a type asks for, in words.
+    """The values of a type, in words.
 
     Example:
         >>> expected(float | Literal["learned"] | None), expected(tuple[int, ...])
@@ -182,7 +182,7 @@ def expected(kind: Any) -> str:
 
 
 def _parts(kind: Any) -> list[str]:
-    """Words of a part of a union: none of a tensor, which nobody can write."""
+    """The words for one member of a union; none for a tensor, which can't be typed."""
     if isclass(kind) and kind.__module__.startswith("torch"):
         return []
     return [repr(choice) for choice in get_args(kind)] if get_origin(kind) is Literal else [expected(kind)]
@@ -203,7 +203,7 @@ def _either(words: Sequence[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as it is written, cut where it is long."""
+    """A value as a user writes it, shortened if it is long."""
     text = repr(value) if isinstance(value, str) else {"None": "null"}.get(str(value), str(value))
     text = text.lower() if isinstance(value, bool) else text
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -190,4 +190,4 @@ class TestRefusals:
     def test_a_context_and_none(self):
         done("fit", FAST, "--context labels --epochs 1 --run given")
         result = call("compare short given", FEW)
-        assert result.code == 2 and "short is given nothing beside x, and given c" in result.error
+        assert result.code == 2 and "short is given nothing in addition to x, and given c" in result.error

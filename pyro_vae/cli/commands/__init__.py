@@ -7,5 +7,5 @@ A file of a command has
     run(options) -> int     does the work with the parsed options and returns the exit code
 
 Help and mistakes in options appear without waiting for torch: a file here imports torch, Pyro and NumPy, and what
-imports them, only inside `run`. A longer work has a file in `pyro_vae/cli/work`.
+imports them, only inside `run`. Longer work has a file in `pyro_vae/cli/work`.
 """

@@ -13,8 +13,8 @@ from pyro_vae.cli.option_groups import optimizer
 from pyro_vae.cli.parsing import CommandParser
 from pyro_vae.cli.sources import constant, options_of
 
-# The command's defaults are a recipe that works; `fit` in Python starts from none of it. A class that is named, even
-# the same one, has its own defaults alone.
+# These defaults of the command are a recipe that works; `fit` in Python has other defaults. If the user names a class,
+# even the same one, only the defaults of the class itself apply.
 _WARM_UP = {"class_path": "Linear", "init_args": {"start": 0.0, "end": 1.0, "share": 0.125}}
 _WARMED_ELBO = {"class_path": "ELBO", "init_args": {"beta": _WARM_UP}}
 _ADAM = {"class_path": "Adam", "init_args": {"lr": 2e-3}}
@@ -22,7 +22,7 @@ _ADAM = {"class_path": "Adam", "init_args": {"lr": 2e-3}}
 _VAE = ClassOption(
     ("pyro_vae.autoencoders.Autoencoder",), {"class_path": "VAE"}, later={"event_shape": (), "context": None}
 )
-"""The shapes of x and of c are those of the data."""
+"""The data decide the shapes of x and of c."""
 _OBJECTIVE = ClassOption(("pyro_vae.objectives.Objective",), _WARMED_ELBO)
 _LR_SCHEDULE = ClassOption(("pyro_vae.schedules.Schedule",), {"class_path": "Cosine"})
 
@@ -66,7 +66,9 @@ def _add_data(group: Any) -> None:
         "--test_size", type=int, default=0, help="hold out the last N of train for testing, before valid_size does"
     )
     context = constant("pyro_vae.data.inputs", "Context")
-    group.add_argument("--context", type=context, default="none", help="what a conditional VAE is given beside x")
+    group.add_argument(
+        "--context", type=context, default="none", help="what a conditional VAE is given in addition to x"
+    )
     group.add_argument("--labelled", type=int, default=0, help="data of train that keep their label, as the input y")
     group.add_argument("--repeats", type=int, default=1, help="how often each labelled datum is in train")
     group.add_argument(
@@ -96,7 +98,7 @@ def _add_model(parser: CommandParser) -> None:
 
 
 def _of_a_vae() -> str:
-    """The options of the class that is taken by default."""
+    """The names of the options of the default class."""
     return ", ".join(name for name in options_of("pyro_vae.autoencoders.VAE") if name not in _VAE.later)
 
 

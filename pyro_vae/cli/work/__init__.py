@@ -1,1 +1,1 @@
-"""What commands do once their options are known: these files import torch, so a command imports them inside `run`."""
+"""The work of the commands. These files import torch, so a command imports them inside its `run`."""

@@ -41,7 +41,7 @@ def run(options: Namespace) -> int:
         found[entry.name] = _estimate(entry, options) if saved is None else saved
         reused += [] if saved is None else [entry.name]
     comparison = compare(found)
-    _tell(comparison, runs[0].data, reused, options)
+    _report(comparison, runs[0].data, reused, options)
     if place is not None:
         place.write(plots.encoded(plots.comparison(comparison)))
     return 0
@@ -49,7 +49,7 @@ def run(options: Namespace) -> int:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A run with the data that it is asked for."""
+    """A run, and the data that it is compared on."""
 
     name: str
     saved: SavedRun
@@ -79,7 +79,7 @@ def _open(options: Namespace, path: str) -> _Entry:
 
 
 def _check_same(first: _Entry, other: _Entry) -> None:
-    """Refuse runs whose log p(x) are of different things."""
+    """Refuse runs whose log p(x) can't be compared: other data, another c, or a density and a probability."""
     if first.x.shape != other.x.shape or not torch.equal(first.x, other.x):
         raise UsageError(
             f"log p(x) of different data can't be compared: {first.name} has {first.data.protocol}, and {other.name} "
@@ -88,27 +88,27 @@ def _check_same(first: _Entry, other: _Entry) -> None:
     if first.data_sha256 != other.data_sha256:
         names = [", ".join(entry.inputs) or "nothing" for entry in (first, other)]
         raise UsageError(
-            f"log p(x|c) given different c can't be compared: {first.name} is given {names[0]} beside x, and "
+            f"log p(x|c) given different c can't be compared: {first.name} is given {names[0]} in addition to x, and "
             f"{other.name} {names[1]}"
         )
     kinds = {
         entry.name: "a probability" if entry.saved.vae.likelihood.discrete else "a density" for entry in (first, other)
     }
     if len(set(kinds.values())) > 1:
-        told = ", ".join(f"that of {name} is {kind}" for name, kind in kinds.items())
-        raise UsageError(f"a density and a probability have no unit in common: p(x|z) {told}")
+        found = ", ".join(f"that of {name} is {kind}" for name, kind in kinds.items())
+        raise UsageError(f"a density and a probability have no unit in common: p(x|z) {found}")
 
 
 def _saved_evidence(entry: _Entry, options: Namespace) -> Evidence | None:
-    """What `evaluate` has saved of the same data, weights, K and seed; None where it has not."""
+    """The evidence that `evaluate` saved for the same data, weights, K and seed; None if there is none."""
     saved = read_saved(entry.saved.path, options.split, _COLUMNS)
     if saved is None:
         return None
-    told, columns = saved
+    summary, columns = saved
     expected = {"num_particles": options.num_particles, "seed": options.seed, "data_sha256": entry.data_sha256}
     expected |= {"weights_sha256": entry.saved.weights_sha256}
-    same = all(told.get(name) == value for name, value in expected.items())
-    if not same or told.get("method", "importance") != "importance" or len(columns[0]) != len(entry.x):
+    same = all(summary.get(name) == value for name, value in expected.items())
+    if not same or summary.get("method", "importance") != "importance" or len(columns[0]) != len(entry.x):
         return None
     return Evidence(*columns, num_particles=options.num_particles, seed=options.seed, data=entry.data_sha256)
 
@@ -131,24 +131,26 @@ def _estimate(entry: _Entry, options: Namespace) -> Evidence:
             raise UsageError(f"{entry.name}: {error}") from error
 
 
-def _tell(comparison: Comparison, data: Dataset, reused: Sequence[str], options: Namespace) -> None:
+def _report(comparison: Comparison, data: Dataset, reused: Sequence[str], options: Namespace) -> None:
     protocol = {"data": data.protocol, "split": options.split, "num_particles": options.num_particles}
     result = {**protocol, "seed": options.seed, "num_data": comparison.num_data, "reused": list(reused)}
     picture = {} if options.out is None else {"saved": options.out}
     if options.json:
         say(json.dumps(finite({**result, **comparison.summary(), **picture}), indent=1))
         return
-    told = {**result, "reused": ", ".join(reused) or "nothing: all estimated now", **picture}
-    say(f"{table(told)}\n\n{comparison}\n\n{_verdict(comparison)}")
+    shown = {**result, "reused": ", ".join(reused) or "nothing: all estimated now", **picture}
+    say(f"{table(shown)}\n\n{comparison}\n\n{_verdict(comparison)}")
 
 
 def _verdict(comparison: Comparison) -> str:
-    """What the table says, in words, and what to doubt."""
+    """The conclusion from the table in words, and which estimates are doubtful."""
     close = [model.name for model in comparison.models[1:] if not model.is_worse]
-    told = [f"best: {comparison.best}; nats per datum, differences and their errors from it, by pairs"]
+    lines = [f"best: {comparison.best}; nats per datum, differences and their errors from it, by pairs"]
     if close:
-        told.append(f"within two standard errors of it: {', '.join(close)}")
+        lines.append(f"within two standard errors of it: {', '.join(close)}")
     doubted = [f"{m.name} ({m.flagged:.1%})" for m in comparison.models if m.flagged > 0]
     if doubted:
-        told.append(f"flagged data (k-hat too high), so possibly underestimated: {', '.join(doubted)}; take more draws")
-    return "\n".join(told)
+        lines.append(
+            f"flagged data (k-hat too high), so possibly underestimated: {', '.join(doubted)}; take more draws"
+        )
+    return "\n".join(lines)

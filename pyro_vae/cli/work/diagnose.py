@@ -1,4 +1,4 @@
-"""`pyro-vae diagnose`: one page on what can be believed of a run, and the same as JSON."""
+"""`pyro-vae diagnose`: a page of diagnostics of a run, and the same numbers as JSON."""
 
 import json
 from typing import Any
@@ -31,17 +31,17 @@ def run(options: Namespace) -> int:
         raise UsageError(f"{options.split} has {len(chosen)} datum: at least 2 are needed, for standard errors")
     notes = _fewer(options, len(chosen))
     held_out, train = _some(chosen, options.num_data, options.seed), _train(saved, chosen.data, options)
-    subject = Subject(saved.vae, held_out, train, sizes, options.seed, _Told(not options.quiet).show)
+    subject = Subject(saved.vae, held_out, train, sizes, options.seed, _SectionProgress(not options.quiet).show)
     found = diagnose(subject, [name for name in SECTIONS if name not in options.skip])
-    _tell(saved, chosen.data, len(held_out.x), options, found, places, notes)
+    _report(saved, chosen.data, len(held_out.x), options, found, places, notes)
     return 0
 
 
 def _places(saved: SavedRun, options: Namespace) -> tuple[Place, Place]:
-    """Where the page and the numbers go, tried."""
+    """The files for the page and the numbers, once it is known that they can be written."""
     page = wanted(options.out, saved.path, f"diagnosis-{options.split}.html")
     if page.path.suffix != ".html":
-        raise UsageError(f"--out must end in .html (the numbers go beside it, in a .json), got {options.out!r}")
+        raise UsageError(f"--out must end in .html (the numbers go into a .json of the same name), got {options.out!r}")
     numbers = Place(page.path.with_suffix(".json"), page.run)
     page.check()
     numbers.check()
@@ -49,7 +49,7 @@ def _places(saved: SavedRun, options: Namespace) -> tuple[Place, Place]:
 
 
 def _fewer(options: Namespace, size: int) -> list[str]:
-    """What is asked of more data than there are."""
+    """A note for each option that asks for more data than there are."""
     asked = {name: options[name] for name in ("num_data", "num_bracketed", "num_gaps")}
     most = min(size, options.num_data)
     known = {"num_data": size, "num_bracketed": most, "num_gaps": most}
@@ -65,7 +65,7 @@ def _sizes(options: Namespace) -> Sizes:
     values = {name: options[name] for name in names}
     least: dict[str, int] = dict.fromkeys(names, 2)
     if "predictive" not in options.skip:
-        least["num_replicated"] = fewest_draws()  # with fewer nothing could be flagged
+        least["num_replicated"] = fewest_draws()  # with fewer draws no datum could be flagged
     bad = [name for name, value in values.items() if value < least[name]]
     if bad:
         raise UsageError(f"--{bad[0]} must be at least {least[bad[0]]}, got {values[bad[0]]}")
@@ -73,7 +73,7 @@ def _sizes(options: Namespace) -> Sizes:
 
 
 def _train(saved: SavedRun, data: Dataset, options: Namespace) -> Given | None:
-    """Some of what the run was trained on, for the gaps; None where another data set is asked for."""
+    """Some of the training data, for the gaps; None if another data set or `train` itself is diagnosed."""
     if options.data is not None or options.split == "train":
         return None
     rows = _any_rows(data.size("train"), "train", options.num_gaps, options.seed)
@@ -87,25 +87,25 @@ def _some(chosen: Chosen, num: int, seed: int) -> Given:
 
 
 def _any_rows(size: int, split: str, num: int, seed: int) -> torch.Tensor:
-    """Some rows in any order, so that the first of them are some as well, also where the split is sorted."""
+    """Random rows in random order, so that the first of them are a random sample too, even if the split is sorted."""
     return torch.randperm(size, generator=generator(seed, "diagnose", split))[:num]
 
 
-class _Told:
-    """Progress, section by section."""
+class _SectionProgress:
+    """Shows progress, a bar for each section."""
 
     def __init__(self, enabled: bool) -> None:
         self.enabled, self.name, self.bar = enabled, "", None
 
     def show(self, name: str, done: float, total: float) -> None:
-        """A section's state."""
+        """Show how much of a section is done."""
         if name != self.name:
             self.name, self.bar = name, Progress(total, name, self.enabled)
         assert self.bar is not None
         self.bar.show(done, now=done >= total)
 
 
-def _tell(
+def _report(
     saved: SavedRun,
     data: Dataset,
     num: int,
@@ -114,17 +114,17 @@ def _tell(
     places: tuple[Place, Place],
     notes: list[str],
 ) -> None:
-    """Print what is to be warned of, save the page and the numbers."""
+    """Print the warnings; save the page and the numbers."""
     lead = f"{data.protocol}; {num} data of {options.split}, chosen by seed {options.seed}; weights: {saved.weights}."
     lead = " ".join([lead, *(f"{note}." for note in notes)])
     text = page(f"Diagnosis of {saved.path.name}", lead, [finding.section for finding in found.values()])
     numbers = {name: {**finding.numbers, "warnings": finding.warnings} for name, finding in found.items()}
     result: dict[str, Any] = {"run": str(saved.path), "data": data.protocol, "split": options.split, "num_data": num}
     result |= {"weights": saved.weights, "seed": options.seed, **({"note": "; ".join(notes)} if notes else {})}
-    told = {**result, **numbers}
+    printed = {**result, **numbers}
     if not options.json:
         warnings = [warning for finding in found.values() for warning in finding.warnings]
-        told = {**result, "warnings": warnings or ["none"]}
-    print_result({**told, "page": str(places[0].path)}, as_json=options.json)
+        printed = {**result, "warnings": warnings or ["none"]}
+    print_result({**printed, "page": str(places[0].path)}, as_json=options.json)
     places[0].write(text.encode(errors="backslashreplace"))
     places[1].write(json.dumps(finite({**result, **numbers}), indent=1).encode())

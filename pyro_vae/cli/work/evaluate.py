@@ -1,4 +1,4 @@
-"""`pyro-vae evaluate`: log p(x) of a split by one method or by all, with its errors and its health."""
+"""`pyro-vae evaluate`: log p(x) of a split by one method or by all, with errors and health."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -33,11 +33,12 @@ from pyro_vae.messages import Progress
 from pyro_vae.tasks.classification import accuracy, classify
 
 _SHARED = ("importance", "psis", "prior")
-"""Methods whose work several processes can share, and whose cost allows for all data by default."""
+"""Methods that several processes can share, and that are cheap enough for all data by default."""
 _BY_GUIDE = ("importance", "psis")
-"""Methods that say nothing where the guide is a point."""
+"""Methods that fail if the guide is a point."""
 FEW = 100
-"""Data by default for the others: hundreds or thousands of times as much work for each as importance sampling."""
+"""Number of data by default for the other methods: each takes hundreds or thousands of times the work of importance
+sampling."""
 
 
 def run(options: Namespace) -> int:
@@ -59,7 +60,7 @@ def run(options: Namespace) -> int:
             return 0
         found = _estimate(options.method, saved, x, inputs, options, world)
     if world.main:
-        _tell(saved, chosen, options, found, places)
+        _report(saved, chosen, options, found, places)
     return 0
 
 
@@ -68,7 +69,7 @@ def _num_data(options: Namespace) -> int | None:
 
 
 def _check(options: Namespace, world: World) -> None:
-    """Refuse what the method does not have, before anything is read."""
+    """Refuse options that the method does not have, before anything is read."""
     if options.method not in _SHARED and world.size > 1:
         raise UsageError(f"--method {options.method} runs in one process: start it without torchrun")
     if options.precision != "float32" and options.method not in _BY_GUIDE:
@@ -83,20 +84,20 @@ def _check(options: Namespace, world: World) -> None:
 
 
 def _known(method: str) -> set[str]:
-    """The options of a method; of all, what any of them has."""
+    """The options of a method; for `all`, those that any method has."""
     return {name for known in (METHODS if method == "all" else [method]) for name in options_of(known)}
 
 
 _OWN = ("num_particles", "seed", "max_rows", "compile", "precision")
-"""Options of the command that go to the methods that have them."""
+"""Options of the command that are passed to the methods that have them."""
 _INNER = ("world", "progress", "max_plate_nesting")
-"""Options of methods that are not for the command line."""
+"""Options of methods that the command line does not offer."""
 
 
 def _estimate(
     method: str, saved: SavedRun, x: Tensor, inputs: Mapping[str, Any], options: Namespace, world: World
 ) -> Estimate:
-    """Estimate log p(x) of all of `x`, with the progress of the first process for that of all."""
+    """Estimate log p(x) of all of `x`; the progress shown is that of the first process."""
     own = {name: getattr(options, name) for name in _OWN} | {"world": world}
     own = {name: value for name, value in (own | (options.options or {})).items() if name in _known(method)}
     text = f"K = {options.num_particles}" if method in _SHARED else method
@@ -105,8 +106,8 @@ def _estimate(
         return estimate(method, saved.vae.model, saved.vae.guide, x, **own, progress=show, **inputs)
 
 
-def _tell(saved: SavedRun, chosen: Chosen, options: Namespace, found: Estimate, places: Mapping[str, Place]) -> None:
-    """Print and save all there is to know of one method."""
+def _report(saved: SavedRun, chosen: Chosen, options: Namespace, found: Estimate, places: Mapping[str, Place]) -> None:
+    """Print and save the result of one method."""
     data, x, inputs = chosen.data, chosen.x, chosen.inputs
     result = result_of(saved, data, x, options, found) | _default(options) | identity(saved, x, inputs)
     if len(x) > 1:
@@ -118,7 +119,7 @@ def _tell(saved: SavedRun, chosen: Chosen, options: Namespace, found: Estimate, 
 
 
 def _classified(saved: SavedRun, chosen: Chosen) -> dict[str, Any]:
-    """How often q(y|x) is right, where the model has one and classes are known."""
+    """The accuracy of q(y|x), if the model has classes and labels are known."""
     if not saved.vae.classes or chosen.labels is None or not (chosen.labels >= 0).any():
         return {}
     vae: Any = saved.vae
@@ -128,7 +129,7 @@ def _classified(saved: SavedRun, chosen: Chosen) -> dict[str, Any]:
 
 
 def _beta(config: dict[str, Any]) -> float | None:
-    """The weight that the KL ended with in the training, where it had one."""
+    """The weight beta of the KL at the end of training; None if the objective has none."""
     objective = config.get("objective")
     beta = objective.get("init_args", {}).get("beta") if isinstance(objective, dict) else None
     beta = beta.get("init_args", {}).get("end") if isinstance(beta, dict) else beta
@@ -136,7 +137,7 @@ def _beta(config: dict[str, Any]) -> float | None:
 
 
 def _run_all(saved: SavedRun, chosen: Chosen, options: Namespace, places: Mapping[str, Place]) -> None:
-    """Every method on the same data; a reason in place of the numbers where one can't do the model."""
+    """Run every method on the same data; a method that can't do the model gets the reason in place of numbers."""
     data, x, inputs = chosen.data, chosen.x, chosen.inputs
     found: dict[str, tuple[Estimate | str, float]] = {}
     for method in METHODS:
@@ -152,7 +153,7 @@ def _run_all(saved: SavedRun, chosen: Chosen, options: Namespace, places: Mappin
 
 
 def _default(options: Namespace) -> dict[str, str]:
-    """A word on data that were left out because the method is expensive."""
+    """A note if the method is expensive and so only some data were used."""
     if _num_data(options) == options.num_data:
         return {}
     return {"note": f"{FEW} data at most, as --method {options.method} is expensive; --num_data N for others"}

@@ -1,6 +1,7 @@
-"""`pyro-vae evaluate` where q(z|x) is a point and importance weights say nothing: what can be said in their place.
+"""`pyro-vae evaluate` for a guide that is a point, where importance weights have no meaning.
 
-Discrete codes have a lower bound on log p(x). A continuous point has none: its density is infinite, and so is the KL.
+With discrete codes a lower bound on log p(x) is reported. A continuous point has no such bound, since its density and
+the KL are infinite: the reconstruction log p(x|z) is reported instead.
 """
 
 import json
@@ -32,14 +33,14 @@ _DRAWS = "none: the guide gives each datum one code, so there is nothing for a s
 def report_point_guide(
     saved: SavedRun, data: Dataset, x: Tensor, inputs: dict[str, Any], options: Namespace, world: World
 ) -> bool:
-    """Whether the guide is a point; what can be said of the data is then saved and printed.
+    """Report the bound or the reconstruction if the guide is a point; returns whether it is.
 
     Args:
         saved: the run.
-        data: what x was taken from.
+        data: the data set that x was taken from.
         x: the data.
-        inputs: what the programs take beside them.
-        options: of the command.
+        inputs: the programs' further inputs, by name.
+        options: the options of the command.
         world: the processes that share the data.
     """
     discrete = _points(saved, x, inputs)
@@ -50,9 +51,9 @@ def report_point_guide(
         places = tried(saved.path, f"{name}.npz", f"{name}.json") if world.main else {}
     found = bound(saved.vae.model, saved.vae.guide, x, seed=options.seed, world=world, **inputs)
     if world.main:
-        told = _lower_bound(found) if all(discrete) else _reconstruction(found)
+        numbers = _lower_bound(found) if all(discrete) else _reconstruction(found)
         result = {"run": str(saved.path), "data": data.protocol, "split": options.split, "weights": saved.weights}
-        result |= {**told, "draws": _DRAWS, **_use_of_codes(saved, x, inputs), "device": str(saved.device)}
+        result |= {**numbers, "draws": _DRAWS, **_use_of_codes(saved, x, inputs), "device": str(saved.device)}
         print_result(result if options.json else _readable(result), options.json)
         places[f"{name}.npz"].write(packed(_columns(found, result["is_bound"])))
         places[f"{name}.json"].write(json.dumps(finite(result), indent=1).encode())
@@ -60,7 +61,7 @@ def report_point_guide(
 
 
 def _points(saved: SavedRun, x: Tensor, inputs: dict[str, Any]) -> list[bool]:
-    """Of each site where the guide is a point, whether its values are discrete."""
+    """For each site where the guide is a point, whether its values are discrete."""
     first = {name: value[:1] for name, value in inputs.items()}
     with evaluation_mode(saved.vae), seeded(0, "structure"):
         sites = propose(saved.vae.guide, x[:1], num_particles=1, **first).sites.values()
@@ -88,7 +89,7 @@ def _reconstruction(found: Bound) -> dict[str, Any]:
 
 
 def _use_of_codes(saved: SavedRun, x: Tensor, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Which entries of a codebook are used, or which dimensions of a code."""
+    """The used entries of a codebook, or the active dimensions of a code."""
     vae: Any = saved.vae
     if isinstance(vae.shapes, CodeShapes):
         usage = codebook_usage(vae, x)
@@ -98,13 +99,13 @@ def _use_of_codes(saved: SavedRun, x: Tensor, inputs: dict[str, Any]) -> dict[st
 
 
 def _columns(found: Bound, is_bound: bool) -> dict[str, Tensor]:
-    """Each datum's numbers, under names of their own, so that they are never taken for evidence."""
+    """Each datum's numbers, under other names than those of evidence, so that nobody takes them for it."""
     arrays = {"reconstruction": found.reconstruction}
     return arrays | {"lower_bound": found.elbo, "log_p_of_codes": -found.kl} if is_bound else arrays
 
 
 def _readable(result: dict[str, Any]) -> dict[str, Any]:
-    """The same for people: units, and what each number is and is not."""
+    """The result for readers: with units, and with what each number is and is not."""
     r = dict(result)
     error = f"{number(r.pop('standard_error_data'))} nats (N = {r.pop('num_data')} data)"
     head = {name: r.pop(name) for name in ("run", "data", "split", "weights")}

@@ -1,4 +1,4 @@
-"""What `pyro-vae evaluate` prints and saves: one method's estimate, or those of all methods side by side."""
+"""What `pyro-vae evaluate` prints and saves: the estimate of one method, or those of all methods side by side."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from pyro_vae.runs.files import packed
 from pyro_vae.statistics.averages import at_least, number
 
 Found = Mapping[str, tuple[Estimate | str, float]]
-"""Of each method: its estimate, or why there is none; and the seconds it took."""
+"""For each method: its estimate, or the reason why there is none; and the seconds it took."""
 
 
 def result_of(saved: SavedRun, data: Dataset, x: torch.Tensor, options: Namespace, found: Estimate) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def result_of(saved: SavedRun, data: Dataset, x: torch.Tensor, options: Namespac
 
 
 def result_of_all(saved: SavedRun, data: Dataset, x: torch.Tensor, options: Namespace, found: Found) -> dict[str, Any]:
-    """All numbers of all methods, with the reason where one has none."""
+    """All numbers of all methods, or the reason why a method has none."""
     result = _protocol(saved, data, options)
     result |= {"num_data": len(x), "seed": options.seed, "device": str(saved.device), **_exact(data, x)}
     return result | {"methods": {name: _entry(estimate, seconds) for name, (estimate, seconds) in found.items()}}
@@ -46,15 +46,15 @@ def _entry(estimate: Estimate | str, seconds: float) -> dict[str, Any]:
 
 
 def _described(estimate: Estimate) -> dict[str, Any]:
-    """The summary, where every method says what it is and how it fares."""
+    """The summary, with the kind of bound and the health for every method."""
     summary = {"bound": estimate.bound, "health": estimate.health, **estimate.summary()}
     return {name: value for name, value in summary.items() if name != "method"}
 
 
 def _protocol(saved: SavedRun, data: Dataset, options: Namespace) -> dict[str, Any]:
     caveat = getattr(saved.vae.likelihood, "caveat", None)
-    said = {} if caveat is None else {"nats_are": caveat}
-    return {"run": str(saved.path), "data": data.protocol, "split": options.split, "weights": saved.weights, **said}
+    note = {} if caveat is None else {"nats_are": caveat}
+    return {"run": str(saved.path), "data": data.protocol, "split": options.split, "weights": saved.weights, **note}
 
 
 def _exact(data: Dataset, x: torch.Tensor) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def _exact(data: Dataset, x: torch.Tensor) -> dict[str, Any]:
 
 
 def identity(saved: SavedRun, x: torch.Tensor, inputs: Mapping[str, Any]) -> dict[str, str]:
-    """What was estimated of what, for programs: two estimates with the same fingerprints are of the same thing."""
+    """Fingerprints of data and weights: two estimates with the same ones estimate the same quantity."""
     return dict(zip(_IDENTITY, (fingerprint(x, **inputs), saved.weights_sha256), strict=True))
 
 
@@ -72,7 +72,7 @@ _IDENTITY = ("data_sha256", "weights_sha256")
 
 
 def readable(result: dict[str, Any]) -> dict[str, Any]:
-    """One method's result for people: units, and the errors beside what they belong to."""
+    """One method's result for readers: with units, and each error next to its number."""
     r = {name: value for name, value in result.items() if name not in _IDENTITY}
     first = {name: r.pop(name) for name in ("run", "data", "split", "weights")}
     lines = _of_importance(r) if "num_particles" in r else _of_another(r)
@@ -99,19 +99,19 @@ def _of_importance(r: dict[str, Any]) -> dict[str, str]:
 
 
 def _error_lines(r: dict[str, Any], protocol: str) -> dict[str, str]:
-    """The Monte Carlo error, and what it does not hold where that is as large: the bias, and the share of rounding."""
+    """The Monte Carlo error; and the bias and the rounding error, which it does not include, if they matter."""
     error, bias, rounding = r.pop("standard_error_monte_carlo"), r.pop("bias"), r.pop("rounding", 0.0)
     found = at_least(number(error, ".4f"), r.pop(_IS_AT_LEAST))
     low = {"too low for want of draws": f"by about {bias:.4f} nats"} if bias > error / 2 else {}
-    told = f"; rounding alone gives {rounding:.2g}" if rounding > error / 2 and rounding > 1e-4 else ""
-    return {"standard error, Monte Carlo": f"{found} nats ({protocol}{told})", **low}
+    also = f"; rounding alone gives {rounding:.2g}" if rounding > error / 2 and rounding > 1e-4 else ""
+    return {"standard error, Monte Carlo": f"{found} nats ({protocol}{also})", **low}
 
 
 _IS_AT_LEAST = "standard_error_monte_carlo_is_at_least"
 
 
 def _flagged_text(r: dict[str, Any]) -> str:
-    """The share of the data that is flagged, and what follows from it for them and for the mean."""
+    """The share of flagged data, and whether the mean is unreliable too."""
     share, mean = r.pop("unreliable"), r.pop("mean_flagged")
     who = "they and the mean are" if mean else "they are"
     return f"{share:.1%} of the data{f': {who} not to be trusted within their errors' if share else ''}"
@@ -131,7 +131,7 @@ def _of_another(r: dict[str, Any]) -> dict[str, str]:
 
 
 def _method_line(r: dict[str, Any]) -> dict[str, str]:
-    """What the method is, of a result that is not plain importance sampling."""
+    """The method's name and side, except for plain importance sampling."""
     return {"method": f"{r.pop('method')} ({_SIDES[r.pop('bound')]})"} if "method" in r else {}
 
 
@@ -165,7 +165,7 @@ def _bits_text(
 
 
 def readable_all(result: dict[str, Any]) -> dict[str, Any]:
-    """All methods' results for people: a table, and below it what the health of each is."""
+    """The results of all methods for readers: a table, and below it the health of each method."""
     r = {name: value for name, value in result.items() if name not in _IDENTITY}
     methods = r.pop("methods")
     done = {name: entry for name, entry in methods.items() if "refused" not in entry}
@@ -190,7 +190,7 @@ def _row(name: str, entry: Mapping[str, Any]) -> list[str]:
 
 
 def columns_of(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of a table as lines: the first column to the left, short ones that follow to the right."""
+    """Rows of a table as lines: the first column left-aligned, the others right-aligned if there are more than two."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     last = len(widths) > 2
     return [
@@ -203,14 +203,14 @@ def columns_of(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def places_of(saved: SavedRun, options: Namespace) -> dict[str, Place]:
-    """Where the result of one method, or of all, goes; tried."""
+    """The files for the result, once it is known that they can be written."""
     names = {_name(options.split, options.method, precision) for precision in ("float32", options.precision)}
     pictures = [_picture(options.split)] if options.method == "importance" else []
     return tried(saved.path, *(f"{name}.{kind}" for name in sorted(names) for kind in ("npz", "json")), *pictures)
 
 
 def save(places: Mapping[str, Place], split: str, found: Estimate, result: dict[str, Any]) -> None:
-    """The summary as JSON, each datum's estimate as arrays, and the histogram of k-hat, in the run directory."""
+    """Save the summary as JSON, each datum's estimate as arrays, and the histogram of k-hat, in the run directory."""
     fast = isinstance(found, Evidence) and found.shift is not None
     precision = found.precision if fast else "float32"  # pyright: ignore[reportAttributeAccessIssue]
     _write(places, _name(split, found.method, precision), found.columns(), result)
@@ -219,14 +219,14 @@ def save(places: Mapping[str, Place], split: str, found: Estimate, result: dict[
 
 
 def save_all(places: Mapping[str, Place], split: str, found: Found, result: dict[str, Any]) -> None:
-    """The summary as JSON, and each method's arrays as `METHOD/NAME`; no other file is touched."""
+    """Save the summary as JSON, and each method's arrays as `METHOD/NAME`; no other file is changed."""
     estimates = {name: estimate for name, (estimate, _) in found.items() if isinstance(estimate, Estimate)}
     arrays = {f"{name}/{key}": a for name, estimate in estimates.items() for key, a in estimate.columns().items()}
     _write(places, _name(split, "all", "float32"), arrays, result)
 
 
 def _name(split: str, method: str, precision: str) -> str:
-    """Of the files of a method's result, without their ending."""
+    """The name of a method's files, without the ending."""
     of_method = "" if method == "importance" else f"-{method}"
     return f"evidence-{split}{of_method}{'' if precision == 'float32' else f'-{precision}'}"
 
@@ -237,6 +237,6 @@ def _picture(split: str) -> str:
 
 def _write(places: Mapping[str, Place], name: str, arrays: Mapping[str, torch.Tensor], result: dict[str, Any]) -> None:
     data = packed(arrays)
-    told = {**finite(result), **proof_of(data)}
+    summary = {**finite(result), **proof_of(data)}
     places[f"{name}.npz"].write(data)
-    places[f"{name}.json"].write(json.dumps(told, indent=1).encode())
+    places[f"{name}.json"].write(json.dumps(summary, indent=1).encode())

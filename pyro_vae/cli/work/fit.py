@@ -77,7 +77,7 @@ def run(options: Namespace) -> int:
 
 
 def _check_classes(options: Namespace) -> None:
-    """Refuse a null where a class is due, which YAML can say and the parser lets through."""
+    """Refuse null where a class is required; YAML can contain it and the parser accepts it."""
     for name in ("vae", "objective", "optimizer", "lr_schedule"):
         if options[name] is None:
             raise UsageError(f"--{name}: expected a class, got null: name one, or leave the key out for the default")
@@ -86,7 +86,7 @@ def _check_classes(options: Namespace) -> None:
 def _drawn(
     vae: Autoencoder, data: Dataset, run: Path, history: History, options: Namespace
 ) -> tuple[list[Path], PyroVaeError | None]:
-    """The pictures of the run, or why there are none: the training is done and saved all the same."""
+    """The pictures of the run, or the error that prevented them: the run is already trained and saved."""
     if not options.pictures:
         return [], None
     if not options.quiet:
@@ -98,7 +98,7 @@ def _drawn(
 
 
 def _remark_on_classes(vae: Autoencoder, objective: Objective) -> None:
-    """Name the objective that suits a model with classes, where the ELBO trains it."""
+    """Recommend the objective for a model with classes if the ELBO trains it."""
     if vae.classes and isinstance(objective, ELBO):
         remark(
             f"the ELBO draws the class y of a {type(vae).__name__}, so its gradient is noisy: "
@@ -108,7 +108,7 @@ def _remark_on_classes(vae: Autoencoder, objective: Objective) -> None:
 
 @contextmanager
 def _without_pyros_advice() -> Iterator[None]:
-    """Leave out Pyro's warning to enumerate with one of its own classes: `_remark_on_classes` names ours."""
+    """Hide Pyro's advice to use TraceEnum_ELBO; `_remark_on_classes` recommends an objective of this package."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*need to use TraceEnum_ELBO", UserWarning)
         yield
@@ -125,7 +125,7 @@ def _check_labels(options: Namespace, vae: Autoencoder) -> None:
 
 
 def load_from_options(options: Namespace) -> Dataset:
-    """The data set that the options name, `--binarize auto` decided."""
+    """The data set that the options name, with `--binarize auto` resolved."""
     names = ("context", "dequantize", "divide_by", "valid_size", "test_size", "download", "labelled", "repeats")
     load = {name: options[name] for name in names}
     load |= {"root": options.data_root, "seed": options.data_seed}
@@ -134,7 +134,7 @@ def load_from_options(options: Namespace) -> Dataset:
     data = load_data(options.data, **load)
     if not _is_binary(options.vae.init_args.get("likelihood")) or data.exact is not None or _holds_binary(data):
         return data
-    if options.context.startswith("quadrants-"):  # what is given is drawn with the rest, so not at each visit
+    if options.context.startswith("quadrants-"):  # the context is drawn with the rest, so not anew at each visit
         return load_data(options.data, binarize="static", **load)
     return replace(data, binarization="dynamic", origin={**data.origin, "binarize": "dynamic"})
 
@@ -152,7 +152,7 @@ def _is_binary(likelihood: Namespace | None) -> bool:
 
 
 def _build(options: Namespace, data: Dataset) -> tuple[Autoencoder, Objective, Settings]:
-    """The VAE with its first weights, the objective and the settings; every class was named by the user."""
+    """The VAE with initial weights, the objective and the settings. The user named all classes: they are trusted."""
     with seeded(options.seed, "init"):
         vae = _built(_with_shapes(options.vae, data, options.standardize), named(options.vae))
     _check_labels(options, vae)
@@ -173,7 +173,7 @@ def _build(options: Namespace, data: Dataset) -> tuple[Autoencoder, Objective, S
 
 
 def _built(description: dict[str, Any], trust: Sequence[str]) -> Autoencoder:
-    """The VAE; what can't be built is a mistake of the options here, not of a run directory."""
+    """The VAE; if it can't be built, the options are wrong, not a run directory."""
     try:
         return build_vae(description, trust)
     except CheckpointError as error:
@@ -181,7 +181,7 @@ def _built(description: dict[str, Any], trust: Sequence[str]) -> Autoencoder:
 
 
 def _with_shapes(vae: Namespace, data: Dataset, standardize: bool = False) -> dict[str, Any]:
-    """The description of the VAE, with the shapes that the options leave to the data."""
+    """The description of the VAE, with the shapes of the data where the options leave them open."""
     path, keywords = vae_parts(vae.as_dict())
     context = data.input_shapes.get("c")
     if not keywords.get("event_shape"):
@@ -198,7 +198,7 @@ def _with_shapes(vae: Namespace, data: Dataset, standardize: bool = False) -> di
 
 
 def _default_run(config: dict[str, Any]) -> str:
-    """`runs/NAME-HASH`: the same settings resume, others get a directory of their own."""
+    """`runs/NAME-HASH`: the same settings resume the run, other settings get another directory."""
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
     return f"runs/{Path(config['data']).stem}-{digest}"
 

@@ -1,4 +1,4 @@
-"""`pyro-vae sample` and `pyro-vae reconstruct`: pictures, or arrays, out of a trained VAE."""
+"""`pyro-vae sample` and `pyro-vae reconstruct`: pictures or arrays from a trained VAE."""
 
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ def run_sample(options: Namespace) -> int:
     saved = open_saved(options)
     options.num = options.num or _default_num(saved, options)
     shown = _given(saved, options)
-    told = {"context": "each" if options.context is None else options.context} if shown.given else {}
-    place = _output(saved, options, "samples", *(f"context{value}" for value in told.values()))
+    context = {"context": "each" if options.context is None else options.context} if shown.given else {}
+    place = _output(saved, options, "samples", *(f"context{value}" for value in context.values()))
     drawn = sample(saved.vae, options.num, seed=options.seed, **shown.given)
     result = {"weights": saved.weights, "num": options.num, "seed": options.seed}
-    print_result({**result, **told, "saved": str(place.path)}, options.json)
+    print_result({**result, **context, "saved": str(place.path)}, options.json)
     given = {"context" if name == "c" else name: value for name, value in shown.given.items()}  # as in data files
     arrays = {**drawn.latents, "mean": drawn.mean, "x": drawn.x, **given}
     _save(place, arrays, lambda: plots.samples(drawn, columns=shown.columns, labels=shown.labels))
@@ -36,13 +36,13 @@ def run_sample(options: Namespace) -> int:
 
 
 def _default_num(saved: SavedRun, options: Namespace) -> int:
-    """64, or as many as fill the last row where each row has one draw of each class."""
+    """64, or enough to fill the last row if each row has one draw of each class."""
     each = saved.vae.shapes.context is not None and options.context in (None, "each")
     return full_rows(_num_classes(saved), NUM) if each else NUM
 
 
 def _given(saved: SavedRun, options: Namespace) -> Drawn:
-    """What the draws are given, and how they are shown."""
+    """The inputs of the draws, and how they are shown."""
     if saved.vae.shapes.context is None:
         if options.context is not None:
             raise UsageError("--context: this run knows neither classes nor another context, so leave it out")
@@ -58,7 +58,7 @@ def _given(saved: SavedRun, options: Namespace) -> Drawn:
 
 
 def _contexts_of_data(saved: SavedRun, options: Namespace) -> Tensor:
-    """The contexts of the first data, over and over where they are fewer than the draws."""
+    """The contexts of the first data, repeated if there are fewer data than draws."""
     context = load_split(saved, options, options.num).inputs.get("c")
     if context is None:
         raise UsageError("--context data: in this run a class is drawn, not given by the data: pass a class or 'each'")
@@ -95,7 +95,11 @@ def run_reconstruct(options: Namespace) -> int:
 
 
 def _output(saved: SavedRun, options: Namespace, name: str, *further: str) -> Place:
-    """Where the result goes, tried; in the run under a name that says what it is, and that no picture of fit has."""
+    """The file for the result, checked that it can be written.
+
+    By default it is in the run directory, under a name that no picture of `fit` has.
+
+    """
     data = [] if options.data is None else [Path(options.data).stem]
     name = "-".join([name, *data, *further, f"num{options.num}", f"seed{options.seed}"])
     event = saved.vae.shapes.event

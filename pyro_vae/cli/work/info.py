@@ -42,7 +42,7 @@ def _result(saved: SavedRun) -> dict[str, Any]:
 
 
 def _parts(vae: Autoencoder, arguments: dict[str, Any]) -> dict[str, str]:
-    """The parts and sizes that a VAE is made of, and options that are not left at their defaults."""
+    """The parts and sizes of a VAE, and options that differ from their defaults."""
     defaults = {name: parameter.default for name, parameter in signature(type(vae)).parameters.items()}
     return {
         name: _value(value)

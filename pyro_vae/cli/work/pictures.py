@@ -1,4 +1,4 @@
-"""The pictures a fit and an evaluation save beside the run."""
+"""The pictures that `fit` saves in the run directory."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,15 +21,15 @@ from pyro_vae.tasks.generation import manifold, reconstruct, sample
 
 _SHOWN = 32
 _MEASURED = 10_000
-"""Data over which the KL of each latent dimension is averaged: as many as MNIST has for validation."""
+"""Number of data over which the KL of each latent dimension is averaged, e.g. all validation data of MNIST."""
 _CHECKED = 200
-"""Data whose Pareto k a fit's own histogram shows; `evaluate` draws it for all."""
+"""Number of data in the histogram of Pareto k that `fit` draws; `evaluate` draws one of all data."""
 
 
 def save_pictures(
     vae: Autoencoder, data: Dataset, run: Path, rows: Sequence[Mapping[str, Any]], seed: int
 ) -> list[Path]:
-    """Save everything a trained VAE has to show under `run/pictures`; returns the files."""
+    """Save all pictures of a trained VAE under `run/pictures`; returns the files."""
     held_out = next(name for name in ("valid", "test", "train") if getattr(data, name) is not None)
     device = next(vae.parameters()).device
     measured, shown = (choose(data, held_out, num, device) for num in (_MEASURED, _SHOWN))
@@ -42,7 +42,7 @@ def save_pictures(
 
 
 def _of_data(vae: Autoencoder, data: Dataset, shown: Chosen, seed: int) -> dict[str, Any]:
-    """Data, their reconstructions and the model's own."""
+    """Pictures of data, their reconstructions, and draws of the model."""
     num, how = _drawn(vae, data, 2 * _SHOWN)
     drawn = sample(vae, num, seed=seed, **how.given)
     figures = {
@@ -53,7 +53,7 @@ def _of_data(vae: Autoencoder, data: Dataset, shown: Chosen, seed: int) -> dict[
 
 
 def _of_the_code(vae: Autoencoder) -> dict[str, Any]:
-    """The decoded plane of a code of two dimensions; nothing for another code."""
+    """The picture of the decoded latent plane, for a code of two dimensions."""
     shapes, decoder = vae.shapes, cast(Any, vae)
     if not vae.has_one_code or shapes.latent != 2 or shapes.context is not None or isinstance(shapes, CodeShapes):
         return {}
@@ -61,7 +61,7 @@ def _of_the_code(vae: Autoencoder) -> dict[str, Any]:
 
 
 def _of_the_guide(vae: Autoencoder, measured: Chosen, seed: int) -> dict[str, Any]:
-    """What q(z|x) has to show; nothing for one without width or without moments, which has no such figures."""
+    """Pictures of q(z|x); none for a guide that is a point or has no moments."""
     figures, checked = {}, choose(measured.data, measured.split, _CHECKED, measured.x.device)
     try:
         latent = latent_statistics(vae, measured.x, **measured.inputs)
@@ -75,7 +75,7 @@ def _of_the_guide(vae: Autoencoder, measured: Chosen, seed: int) -> dict[str, An
 
 
 def _drawn(vae: Autoencoder, data: Dataset, num: int) -> tuple[int, Drawn]:
-    """How many draws there are (`num`, or more), and what they are given: each class in turn, or the first contexts."""
+    """The number of draws (`num` or more), and their inputs: each class in turn, or the first contexts of train."""
     if classes := _num_classes(vae, data):
         num = full_rows(classes, num)
         return num, of_each_class(vae, classes, num)
@@ -86,7 +86,7 @@ def _drawn(vae: Autoencoder, data: Dataset, num: int) -> tuple[int, Drawn]:
 
 
 def _num_classes(vae: Autoencoder, data: Dataset) -> int:
-    """How many classes there are, 0 where a context is not one-hot labels."""
+    """The number of classes; 0 if the context is not one-hot labels."""
     if vae.classes:
         return vae.classes
     shape = data.input_shapes.get("c", ())

@@ -1,4 +1,4 @@
-"""Where a result goes: its place is tried before the work, it is printed first, and saved after."""
+"""Files for results: whether they can be written is checked before the work; results are printed first, then saved."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +13,17 @@ class Place:
 
     Args:
         path: the file.
-        run: the run directory that holds it; None for a file that the user named.
+        run: the run directory that contains it; None for a file that the user named.
     """
 
     path: Path
     run: Path | None = None
 
     def check(self) -> None:
-        """Raise, before the work, what `write` would raise after it.
+        """Raise before the work what `write` would raise after it.
 
         Raises:
-            CheckpointError: if something else is in the place of a file of a run.
+            CheckpointError: if there is something else than a regular file in its place in a run.
             FileError: if it can't be written.
         """
         if self.run is None:
@@ -32,7 +32,7 @@ class Place:
             check_writable(self.run, self._name())
 
     def write(self, data: bytes) -> None:
-        """Write the file, and make its folder if it is not there."""
+        """Write the file; its folder is made if it does not exist."""
         if self.run is None:
             with file_errors(self.path, "write"):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ class Place:
 
 
 def tried(run: Path, *names: str) -> dict[str, Place]:
-    """Places in a run directory, by name, once it is known that all can be written."""
+    """Files in a run directory, by name, once it is known that all can be written."""
     places = {name: Place(run / name, run) for name in names}
     for place in places.values():
         place.check()
@@ -54,5 +54,5 @@ def tried(run: Path, *names: str) -> dict[str, Place]:
 
 
 def wanted(out: str | None, run: Path, name: str) -> Place:
-    """Where the user wants a result, or else a place in the run directory."""
+    """The file that the user named, or else one in the run directory; not checked yet."""
     return Place(run / name, run) if out is None else Place(Path(out))

@@ -8,19 +8,19 @@ from pyro_vae.cli.streams import say
 
 
 def print_result(result: Mapping[str, Any], as_json: bool) -> None:
-    """Print a result, one name a line; as one JSON object where asked for."""
+    """Print a result, one name per line, or as one JSON object."""
     say(json.dumps(finite(dict(result)), indent=1) if as_json else table(result))
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """Names and values in two columns; empty lists left out."""
+    """Names and values in two columns, without empty lists."""
     result = {name: value for name, value in result.items() if value != []}
     width = max(map(len, result), default=0)
     return "\n".join(f"{name.replace('_', ' '):<{width}}  {_text(value)}" for name, value in result.items())
 
 
 def finite(value: Any) -> Any:
-    """A value as JSON can hold it: nan and infinity become null."""
+    """A value that JSON can represent: nan and infinity become null."""
     if isinstance(value, float):
         return value if value == value and abs(value) != float("inf") else None
     if isinstance(value, Mapping):

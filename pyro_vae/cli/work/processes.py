@@ -1,4 +1,4 @@
-"""A command that `torchrun` runs in several processes: who joins, and who tells of an error."""
+"""A command that `torchrun` runs in several processes: connecting them, and which of them reports an error."""
 
 import logging
 import os
@@ -16,9 +16,9 @@ _T = TypeVar("_T")
 
 @contextmanager
 def joined(device: str) -> Iterator[World]:
-    """The processes of this command, on the device that the option names; this one alone outside torchrun.
+    """Connect the processes of this command, on the named device; outside torchrun there is only this one.
 
-    Errors of ours that come out are marked: raised by all (`shared`), or by this process alone.
+    A `PyroVaeError` raised inside is marked as raised by all processes (`shared`) or by this one alone.
     """
     with ExitStack() as stack:
         place = choose_device(device)
@@ -27,7 +27,7 @@ def joined(device: str) -> Iterator[World]:
         except PyroVaeError as error:
             error.shared = False
             raise
-        stack.enter_context(_quiet_beside(world))
+        stack.enter_context(_one_makes_remarks(world))
         try:
             yield world
         except PyroVaeError as error:
@@ -36,7 +36,7 @@ def joined(device: str) -> Iterator[World]:
 
 
 def in_turn(world: World, work: Callable[[], _T]) -> _T:
-    """What `work` returns, done by the first process of each machine before the others: it may write files for them."""
+    """The result of `work`; the first process of each machine runs it first, as it may write files for the others."""
     first = int(os.environ.get("LOCAL_RANK", world.rank)) == 0
     results = []
     for turn in (True, False):
@@ -47,8 +47,8 @@ def in_turn(world: World, work: Callable[[], _T]) -> _T:
 
 
 @contextmanager
-def _quiet_beside(world: World) -> Iterator[None]:
-    """Remarks are the main process's; the others make the same ones."""
+def _one_makes_remarks(world: World) -> Iterator[None]:
+    """Only the main process logs remarks, since all processes make the same ones."""
     logger = logging.getLogger("pyro_vae")
     level = logger.level
     if not world.main:

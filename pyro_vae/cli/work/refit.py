@@ -1,4 +1,4 @@
-"""`pyro-vae refit`: another prior for a trained run, fitted to its codes, saved as a run of its own."""
+"""`pyro-vae refit`: fit another prior to the codes of a trained run, and save it as a new run."""
 
 import json
 from pathlib import Path
@@ -28,8 +28,8 @@ def run(options: Namespace) -> int:
     data = with_held_out(whole)
     settings = {"epochs": options.epochs, "batch_size": options.batch_size, "patience": options.patience}
     settings |= {"optimizer": _resolved(options.optimizer), "seed": options.seed}
-    told = {**{name: describe(value) for name, value in settings.items()}, "data": options.data}
-    with derived_run(saved.path, options.out, {"prior": prior}, told) as derived:
+    described = {**{name: describe(value) for name, value in settings.items()}, "data": options.data}
+    with derived_run(saved.path, options.out, {"prior": prior}, described) as derived:
         place = tried(Path(options.out), "refit.json")["refit.json"]
         vae = refit_prior(saved.vae, data, prior, **settings, progress=not options.quiet)  # pyright: ignore[reportArgumentType]
         result = _result(saved, vae, data, options, own=whole.valid is None and options.data is None)
@@ -40,7 +40,7 @@ def run(options: Namespace) -> int:
 
 
 def _prior(saved: SavedRun, options: Namespace) -> Any:
-    """The new prior's class or partial, once it is known to be for such a run."""
+    """The new prior's class or partial, checked to fit the run."""
     vae: Any = saved.vae
     if not vae.has_one_code:
         raise UsageError(f"refit fits the one prior of a VAE or a VQVAE, and this run is a {type(vae).__name__}")
@@ -86,12 +86,12 @@ def _readable(result: dict[str, Any]) -> dict[str, Any]:
     def text(mean: float, standard_error: float) -> str:
         return f"{mean:.3f} nats per datum (standard error {number(standard_error)})"
 
-    told = {name: text(**value) if isinstance(value, dict) else value for name, value in result.items()}
-    return {**told, "verdict": _verdict(result), "next": _next(result)}
+    texts = {name: text(**value) if isinstance(value, dict) else value for name, value in result.items()}
+    return {**texts, "verdict": _verdict(result), "next": _next(result)}
 
 
 def _verdict(result: dict[str, Any]) -> str:
-    """Which of the two is better, in a sentence; the gain is that of the ELBO on the same draws."""
+    """Which of the two priors is better, in a sentence; the gain is that of the ELBO on the same draws."""
     new, old, verdict = result["prior"], result["before"], result["verdict"]
     if verdict == "worse":
         return f"WORSE: {new} fits the held-out codes less well than {old} did: keep {result['from']}"
@@ -101,5 +101,5 @@ def _verdict(result: dict[str, Any]) -> str:
 
 
 def _next(result: dict[str, Any]) -> str:
-    """What to look at: the run that is not known to be worse."""
+    """The command to run next: on the run that is not known to be worse."""
     return f"pyro-vae evaluate {result['from'] if result['verdict'] == 'worse' else result['run']}"

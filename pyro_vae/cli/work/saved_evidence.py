@@ -1,4 +1,4 @@
-"""The files of an evaluation, read again: their form is checked, and that the arrays belong to the summary."""
+"""Reads the files of an evaluation: their form is checked, and that the arrays belong to the summary."""
 
 import errno
 import io
@@ -18,18 +18,18 @@ from pyro_vae.runs.files import LARGEST_TEXT, read
 from pyro_vae.runs.formats import SavedEvidence, parse_json
 
 _ARRAYS = "arrays_sha256"
-"""The entry of the summary that says which arrays it belongs to: a process may die between the two files."""
+"""The entry of the summary that identifies its arrays, since a process may be killed between writing the two files."""
 _MALFORMED = (ValueError, KeyError, OSError, EOFError, RuntimeError, MemoryError, BadZipFile, zlib.error, struct.error)
-"""What reading an archive that someone has made is known to raise."""
+"""Errors that reading a damaged archive can raise."""
 
 
 def proof_of(arrays: bytes) -> dict[str, str]:
-    """The entry of a summary that says which arrays it belongs to."""
+    """The entry of a summary that identifies its arrays."""
     return {_ARRAYS: sha256(arrays).hexdigest()}
 
 
 def read_saved(run: Path, split: str, names: Sequence[str]) -> tuple[dict[str, Any], list[torch.Tensor]] | None:
-    """What `save` has written of plain importance sampling; None where there is none, or not of one evaluation.
+    """Read what `evaluate` saved of importance sampling; None if there is nothing, or the files do not match.
 
     Args:
         run: the run directory.
@@ -50,8 +50,8 @@ def read_saved(run: Path, split: str, names: Sequence[str]) -> tuple[dict[str, A
         if error.errno != errno.ENOENT:
             raise
         return None
-    told = parse_json(summary, SavedEvidence, f"{where}.json ({remedy})")
-    if told.get(_ARRAYS) != sha256(data).hexdigest():
+    found = parse_json(summary, SavedEvidence, f"{where}.json ({remedy})")
+    if found.get(_ARRAYS) != sha256(data).hexdigest():
         return None
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
@@ -61,4 +61,4 @@ def read_saved(run: Path, split: str, names: Sequence[str]) -> tuple[dict[str, A
     for name, column in zip(names, columns, strict=True):
         if column.shape != columns[0].shape or column.ndim != 1 or column.dtype != torch.float64:
             raise CheckpointError(f"{where}.npz is damaged ({remedy}): {name} is {column.dtype} {list(column.shape)}")
-    return told, columns
+    return found, columns

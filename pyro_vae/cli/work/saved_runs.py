@@ -23,9 +23,9 @@ from pyro_vae.runs.loading import load, read_config, read_manifest
 
 @dataclass(frozen=True)
 class DataSettings:
-    """How the data of a run were loaded: the entries of its config.yaml that `load_data` takes, under the same names.
+    """How the data of a run were loaded: the entries of its config.yaml for `load_data`, under their names there.
 
-    The defaults hold for entries that a run does not have: one of an earlier version, or one trained on an array.
+    The defaults are for entries that a run lacks: a run of an earlier version, or one trained on an array.
     """
 
     data: str | None = None
@@ -69,7 +69,7 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class SavedRun:
-    """What a run directory holds, ready to use."""
+    """The content of a run directory, ready to use."""
 
     path: Path
     config: dict[str, Any]
@@ -79,7 +79,7 @@ class SavedRun:
 
     @property
     def weights(self) -> str:
-        """Which weights the VAE has, in words."""
+        """In words, which weights the VAE has."""
         best, changed = self.progress["best_epoch"], ", prior refitted" if MADE_BY in self.config else ""
         chosen = f"best on validation, epoch {best}" if best else f"last, epoch {self.progress['epoch']}"
         return chosen + changed
@@ -91,7 +91,7 @@ class SavedRun:
 
 
 def open_saved(options: Namespace, device: torch.device | None = None, run: str | None = None) -> SavedRun:
-    """Load the run that the options name, or another, on their device or another."""
+    """Load the run that the options name, or `run`, on the device that they name, or `device`."""
     path, device = Path(run or options.run), device or choose_device(options.device)
     progress, config = read_manifest(path)["progress"], read_config(path, trained=True)
     return SavedRun(path, config, progress, load(path, trust=options.trust, device=str(device)), device)
@@ -105,8 +105,8 @@ class Chosen:
         data: the data set.
         split: train | valid | test.
         x: the data, `[N, *event]`.
-        inputs: what the programs are called with beside them, e.g. a context `c`.
-        labels: their classes `[N]`, on the CPU, -1 where one is not known; None where there are none.
+        inputs: further inputs of the programs, e.g. a context `c`, by name.
+        labels: their classes `[N]`, on the CPU, -1 where the class is not known; None if there are no labels.
     """
 
     data: Dataset
@@ -120,7 +120,7 @@ class Chosen:
 
 
 def load_split(saved: SavedRun, options: Namespace, num: int | None) -> Chosen:
-    """Of the run's data set (or `--data`) `num` data of the split asked for (None: all), checked, on its device."""
+    """`num` data (None: all) of the split that the options name, of the run's data set or `--data`; checked."""
     chosen = choose(load_data_of(saved, options.data), options.split, num, saved.device)
     if num is not None and num > len(chosen):
         remark(f"{num} data asked for: {options.split} has only {len(chosen)}, and all are taken")
@@ -151,8 +151,8 @@ def take(data: Dataset, split: str, rows: torch.Tensor | None, device: torch.dev
 def load_data_of(saved: SavedRun, other: str | None = None) -> Dataset:
     """The data set that a run was trained on, or another one prepared likewise.
 
-    Labels as an input `y` are for training: with them log p(x) would be log p(x, y). They are left out where the
-    programs can do without.
+    Labels as an input `y` are for training: with them log p(x) would be log p(x, y). They are left out if the programs
+    can run without them.
     """
     settings = DataSettings.of(saved.config)
     source = other or settings.data
