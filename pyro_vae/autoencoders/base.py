@@ -10,7 +10,6 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
-from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.networks import Conditioned, build, conditioned
 from pyro_vae.process.isolation import outside_inference_mode
+from pyro_vae.process.pyro_internals import handlers
 from pyro_vae.shapes import Shapes
 
 Shape = tuple[int, ...]
@@ -201,7 +201,7 @@ class Autoencoder(Called, nn.Module, ABC):
         Only SVI uses Pyro's global parameter store: it runs the programs in a trace of parameters only. `fit` does not
         need it. With one name for two modules, SVI would not train the second.
         """
-        if any(isinstance(handler, TraceMessenger) and handler.param_only for handler in _PYRO_STACK):
+        if any(isinstance(handler, TraceMessenger) and handler.param_only for handler in handlers()):
             if self not in _names:
                 _names[self] = f"{type(self).__name__.lower()}{next(_counter)}"
             pyro.module(_names[self], self)

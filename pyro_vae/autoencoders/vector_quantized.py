@@ -8,7 +8,6 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
-from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
 from pyro_vae.arguments.remedies import spoken
@@ -19,6 +18,7 @@ from pyro_vae.likelihoods import Bernoulli, Likelihood
 from pyro_vae.networks import MLP, ConvNet, FromShapes, ResNet, build, joining, network_factory
 from pyro_vae.networks.codebook import Quantizer, StraightThrough, Update
 from pyro_vae.priors import CodePrior, UniformCodes
+from pyro_vae.process.pyro_internals import handlers
 from pyro_vae.shapes import CodeShapes
 
 
@@ -206,7 +206,7 @@ class VQVAE(Autoencoder):
 
     def _refuse_other_objectives(self) -> None:
         """They would train the decoder alone, without a word."""
-        if self.training and torch.is_grad_enabled() and _PYRO_STACK and StraightThrough.active() is None:
+        if self.training and torch.is_grad_enabled() and handlers() and StraightThrough.active() is None:
             raise UsageError(
                 "the codes are discrete, and this objective's gradient does not reach the encoder through them: "
                 + spoken(

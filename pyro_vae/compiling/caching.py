@@ -8,6 +8,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.process.torch_internals import versions
+
 Kept = TypeVar("Kept")
 
 
@@ -43,7 +45,7 @@ class CacheKey:
             recorded,
             inputs=tuple((x.shape, x.dtype, x.device) for x in inputs),
             storage=tuple((x.data_ptr(), x.dtype, x.device) for x in (*module.parameters(), *buffers)),
-            buffers=tuple(buffer._version for buffer in buffers),
+            buffers=tuple(versions(buffers)),
             precisions=tuple(getattr(m, "compute_dtype", None) for m in module.modules()),
             threads=torch.get_num_threads(),
         )

@@ -25,6 +25,7 @@ from pyro_vae.compiling.rewrites import cheaper
 from pyro_vae.messages import bars_contained, log_once
 from pyro_vae.process.seeding import seeded
 from pyro_vae.process.torch_cache import ensure_cache
+from pyro_vae.process.torch_internals import compiled_alone, noting_shapes, traced
 
 Runner = Callable[..., Sequence[Tensor]]
 
@@ -159,11 +160,9 @@ def _finish(
 
 def _record(run: Runner, parameters: Sequence[Tensor], inputs: Sequence[Tensor]) -> GraphModule:
     ensure_cache()
-    from torch.fx.experimental.proxy_tensor import make_fx
-
     try:
-        with seeded(0, "record"), _quiet(), forgetting(), _noting_shapes():
-            graph = make_fx(run)(*parameters, *inputs)
+        with seeded(0, "record"), _quiet(), forgetting(), noting_shapes():
+            graph = traced(run, *parameters, *inputs)
     except Exception as error:  # a program can fail in any way
         raise Unrecordable(f"{type(error).__name__}: {_first_line(error)}") from error
     graph.graph.eliminate_dead_code()
@@ -178,24 +177,13 @@ def _compiled(graph: GraphModule, example: list[Tensor], replayed: bool) -> tupl
     """
     rewritten = cheaper(deepcopy(graph))
     options = {**_INDUCTOR, "triton.cudagraphs": replayed and any(t.is_cuda for t in example)}
-    for backend, build in {"inductor": _standalone, "torch.compile": _guarded}.items():
+    for backend, build in {"inductor": compiled_alone, "torch.compile": _guarded}.items():
         try:
             with seeded(0, "compile"), _quiet(), _contained(), torch.no_grad():
                 return build(rewritten, example, options), backend
         except Exception as error:  # private parts of torch: whatever they raise, the graph itself still runs
             log_once(f"{backend} can't compile the graph ({type(error).__name__}: {_first_line(error)})")
     return graph, "graph"
-
-
-def _standalone(graph: GraphModule, example: list[Any], options: dict[str, Any]) -> Runner:
-    """Inductor without guards: the shapes never change, so nothing need be checked at each call."""
-    import torch._inductor as inductor
-    import torch._inductor.config as config
-
-    with config.patch(options):
-        run = inductor.standalone_compile(graph, example, dynamic_shapes="from_example_inputs")
-        run(*example)
-    return run
 
 
 def _guarded(graph: GraphModule, example: list[Tensor], options: dict[str, Any]) -> Runner:
@@ -218,19 +206,6 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in levels.items():
             logger.setLevel(level)
-
-
-@contextmanager
-def _noting_shapes() -> Iterator[None]:
-    """One fake mode, in which `make_fx` notes the shape of every value.
-
-    Without one in its context it makes another for each value, which takes half of the time of recording.
-    """
-    from torch._guards import TracingContext, tracing
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
-        yield
 
 
 @contextmanager

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from pyro_vae.process.torch_internals import traced
+
 aten = torch.ops.aten
 
 
@@ -32,7 +34,7 @@ _MOST_FACTORS = 100
 """In [1, 2], so that a product stays below float32's largest, 2^128."""
 
 
-_VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
+_VIEWS = (aten.view.default, aten.reshape.default)
 
 
 def cheaper(graph: GraphModule) -> GraphModule:
@@ -141,11 +143,9 @@ def _sigmoid_times(gradient: Tensor, logits: Tensor) -> Tensor:
 
 def _call(graph: GraphModule, node: Node, function: Callable[..., Tensor], *args: Any) -> None:
     """Put the operations of `function` in the place of a node."""
-    from torch.fx.experimental.proxy_tensor import make_fx
-
     tensors = [_value(arg) for arg in args if isinstance(arg, Node)]
     rest = args[len(tensors) :]
-    recorded = make_fx(lambda *values: function(*values, *rest))(*tensors)
+    recorded = traced(lambda *values: function(*values, *rest), *tensors)
     with graph.graph.inserting_before(node):
         inputs = iter([arg for arg in args if isinstance(arg, Node)])
         made: dict[Node, Any] = {}

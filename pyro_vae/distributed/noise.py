@@ -10,10 +10,10 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from pyro_vae.distributed.world import World
 from pyro_vae.errors import UsageError
+from pyro_vae.process.torch_internals import TorchDispatchMode, argument_names, changes_in_place, outside_modes
 
 # ---- noise -----------------------------------------------------------------------------------------------------------
 
@@ -115,7 +115,7 @@ _ALONE = "or run one process (without torchrun)"
 
 def _generator_state() -> list[bytes]:
     """The state of torch's generators, whatever mode (tracing, fake tensors) the program runs in."""
-    with _disable_current_modes():
+    with outside_modes():
         states = [torch.default_generator.get_state()]
         if torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():
             states.append(torch.cuda.get_rng_state())
@@ -170,7 +170,7 @@ class _WholeBatch(TorchDispatchMode):
     def _draw(self, func: Any, args: Any, kwargs: Any) -> Tensor:
         """Enlarge whatever has the shape of the draw, draw, and narrow."""
         size = _size_argument(func)
-        in_place = func._schema.name.endswith("_")
+        in_place = changes_in_place(func)
         tensors = [a for a in args if isinstance(a, Tensor)]
         shape = tuple(args[size]) if size is not None else torch.broadcast_tensors(*tensors)[0].shape
         self._check(func, shape)
@@ -226,11 +226,11 @@ class _WholeBatch(TorchDispatchMode):
 def _is_random(func: Any) -> bool:
     """Whether an operation draws: torch tags most of those, and all others take a generator."""
     tagged = torch.Tag.nondeterministic_seeded in func.tags
-    return tagged or any(argument.name == "generator" for argument in func._schema.arguments)
+    return tagged or "generator" in argument_names(func)
 
 
 @cache
 def _size_argument(func: Any) -> int | None:
     """The place of the argument `size`; None for an operation that has none."""
-    names = [argument.name for argument in func._schema.arguments]
+    names = argument_names(func)
     return names.index("size") if "size" in names else None

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pyro_vae.errors import PeerLost, UsageError
+from pyro_vae.process.torch_internals import abort_process_group
 
 TIMEOUT = 600.0
 """Seconds to wait for another process. One that dies is noticed at once (over gloo), so this is for one that hangs; it
@@ -86,7 +87,8 @@ class World:
         for (_, device), places in kinds.items():
             group = [tensors[i] for i in places]
             flat, views = self._buffer(group)
-            torch._foreach_copy_(views, group)
+            for view, tensor in zip(views, group, strict=True):
+                view.copy_(tensor)
             self._together(lambda flat=flat: dist.all_reduce(flat))
             summed |= {i: view.to(device) for i, view in zip(places, views, strict=True)}
         return [summed[i] for i in range(len(tensors))]
@@ -101,7 +103,8 @@ class World:
             PeerLost: if another process is gone or does not answer.
         """
         if self.size > 1 and tensors:
-            torch._foreach_copy_(list(tensors), self.sums(tensors))
+            for tensor, total in zip(tensors, self.sums(tensors), strict=True):
+                tensor.copy_(total)
 
     def gather(self, shard: Tensor) -> Tensor:
         """The shards of all processes, concatenated along dimension 0 in order of rank, on every process.
@@ -204,7 +207,7 @@ def _as_bytes(tensor: Tensor) -> Tensor:
 
 def _carries(device_type: str) -> bool:
     """Whether the process group has a backend for tensors of this kind."""
-    return device_type in {device.type for device in dist.group.WORLD._device_types}  # pyright: ignore
+    return f"{device_type}:" in dist.get_backend_config()
 
 
 def _reason(error: BaseException) -> str:
@@ -350,5 +353,4 @@ def _leave(abort: bool = False) -> None:
     """Leave the process group. After an error nccl is aborted: an orderly end would wait for the others."""
     if not dist.is_initialized():
         return
-    leave = getattr(dist.distributed_c10d, "_abort_process_group", None) if abort else None
-    (leave or dist.destroy_process_group)()
+    (abort_process_group if abort else dist.destroy_process_group)()

@@ -14,6 +14,7 @@ from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.inference.programs import Program, evaluation_mode, sample_sites
 from pyro_vae.inference.tiles import TILE_DATA, cut, padded
 from pyro_vae.process.isolation import isolated
+from pyro_vae.process.pyro_internals import is_deterministic
 from pyro_vae.process.seeding import seeded
 
 ToX = Callable[[Mapping[str, Tensor]], Tensor]
@@ -147,7 +148,7 @@ def draw(
     if not observed:
         raise UsageError("the model has no observed site, so there are no data to draw: observe them by `obs=x`")
     values = {name: _finite(name, site["value"]) for name, site in sites.items()}
-    drawn = {name: value for name, value in values.items() if name not in observed and not _is_fixed(sites[name])}
+    drawn = {name: value for name, value in values.items() if not (name in observed or is_deterministic(sites[name]))}
     return drawn, {name: values[name] for name in observed}
 
 
@@ -199,12 +200,7 @@ def _without_plates(value: Tensor, nesting: int) -> Tensor:
 
 
 def _was_observed(site: Mapping[str, Any]) -> bool:
-    return bool(site["infer"].get("was_observed")) and not _is_fixed(site)
-
-
-def _is_fixed(site: Mapping[str, Any]) -> bool:
-    """Whether it is a `pyro.deterministic`: a name for a value, not a draw."""
-    return bool(site["infer"].get("_deterministic"))
+    return bool(site["infer"].get("was_observed")) and not is_deterministic(site)
 
 
 def _finite(name: str, value: Tensor) -> Tensor:

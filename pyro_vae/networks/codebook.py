@@ -12,11 +12,11 @@ from typing import Literal
 
 import torch
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
 
 from pyro_vae.arguments.values import check_choice
 from pyro_vae.errors import UsageError
+from pyro_vae.process.pyro_internals import handlers
 from pyro_vae.process.seeding import generator
 
 Update = Literal["gradient", "ema"]
@@ -171,7 +171,7 @@ class StraightThrough(Messenger):
     @staticmethod
     def active() -> "StraightThrough | None":
         """The innermost handler of this kind, if there is one."""
-        return next((handler for handler in reversed(_PYRO_STACK) if isinstance(handler, StraightThrough)), None)
+        return next((handler for handler in reversed(handlers()) if isinstance(handler, StraightThrough)), None)
 
     @property
     def seen(self) -> Mapping[Quantizer, Quantized]:

@@ -16,6 +16,7 @@ from pyro_vae.errors import UsageError
 from pyro_vae.inference.programs import Program, sample_sites
 from pyro_vae.objectives.base import NotTensorial, Objective, log_mean_exp
 from pyro_vae.objectives.paths import draw_along_path, log_joint
+from pyro_vae.process.pyro_internals import vectorized
 from pyro_vae.schedules import Schedule
 
 
@@ -68,7 +69,7 @@ class ELBO(Objective):
         model, guide = self._weighted(model, guide)
         if self.num_particles > 1:
             estimator = self._estimator()
-            model, guide = (estimator._vectorized_num_particles(program) for program in (model, guide))
+            model, guide = (vectorized(estimator, program) for program in (model, guide))
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
         drawn, scored = sample_sites(guide_trace), sample_sites(model_trace)

@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_vae.errors import UsageError
 from pyro_vae.inference.programs import Program, sample_sites
 from pyro_vae.objectives.base import Objective
+from pyro_vae.process.pyro_internals import is_enumerated
 
 _NESTING = 2
 """Plate dimensions in use: the data's, and one for the particles."""
@@ -129,13 +130,13 @@ def _log_density(sites: Mapping[str, Any]) -> Tensor:
 
 def _probability(drawn: Mapping[str, Any]) -> Tensor:
     """The guide's probability of each combination of values; over them it sums to 1, also where a site is masked."""
-    summed = [site for site in drawn.values() if "_enumerate_dim" in site["infer"]]
+    summed = [site for site in drawn.values() if is_enumerated(site)]
     return sum((site["fn"].log_prob(site["value"]) for site in summed), torch.zeros(())).exp()
 
 
 def _check_sites(drawn: Mapping[str, Any]) -> None:
     for name, site in drawn.items():
-        if "_enumerate_dim" not in site["infer"] and not getattr(site["fn"], "has_rsample", False):
+        if not is_enumerated(site) and not getattr(site["fn"], "has_rsample", False):
             raise UsageError(
                 f"site {name!r} of the guide ({type(site['fn']).__name__}) is neither reparameterised nor summed: mark "
                 "it infer={'enumerate': 'parallel'} if it is discrete, or take ScoreFunction"

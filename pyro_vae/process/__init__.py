@@ -6,6 +6,7 @@
     seeding.py        `seeded`: draws as a function of a seed and of what is drawn
     interrupts.py     signals collected while work is saved
     torch_cache.py    the folder in which torch keeps what it compiles
+    torch_internals.py, pyro_internals.py    the seams to what torch and Pyro keep private
 
 Nothing is imported here, so that errors are told before torch is imported.
 """

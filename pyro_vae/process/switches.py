@@ -12,9 +12,10 @@ import torch
 from pyro import poutine
 from pyro.distributions import util as distributions
 from pyro.infer import util as infer
-from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
 from torch import Tensor
 from torch.distributions import Distribution
+
+from pyro_vae.process import pyro_internals
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ class Switches:
             torch.get_num_threads(),
             torch.is_grad_enabled(),
             torch.default_generator.get_state(),
-            tuple(_PYRO_STACK),
-            tuple(_DIM_ALLOCATOR._stack),
+            pyro_internals.handlers(),
+            pyro_internals.plates(),
         )
 
     def put_back(self) -> None:
@@ -103,8 +104,7 @@ class Switches:
             torch.set_num_threads(self.threads)
         torch.set_grad_enabled(self.gradients)
         torch.default_generator.set_state(self.generator)
-        _PYRO_STACK[:] = self.handlers
-        _DIM_ALLOCATOR._stack[:] = self.plates
+        pyro_internals.put_back(self.handlers, self.plates)
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyro_vae.process.torch_internals import TorchDispatchMode, argument_names
 from pyro_vae.testing.contract import expect, not_applicable
 
 LogDensity = Callable[[Tensor], Tensor]
@@ -226,7 +226,7 @@ def _widened(value: Any) -> Any:
 
 def _widened_names(func: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     wide = {name: _widened(value) for name, value in kwargs.items()}
-    takes_type = any(argument.name == "dtype" for argument in func._schema.arguments)
+    takes_type = "dtype" in argument_names(func)
     return {**wide, "dtype": torch.float64} if takes_type else wide
 
 

@@ -67,7 +67,8 @@ def clip(gradients: Sequence[Tensor], clip_norm: float | None, batch: int) -> bo
         return isfinite(torch.stack([g.sum() for g in gradients]).sum().item())
     norm = nn.utils.get_total_norm(gradients).item()
     if norm > clip_norm * batch and isfinite(norm):
-        torch._foreach_mul_(list(gradients), clip_norm * batch / norm)
+        for gradient in gradients:
+            gradient.mul_(clip_norm * batch / norm)
     return isfinite(norm)
 
 

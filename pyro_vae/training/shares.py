@@ -11,17 +11,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from pyro_vae.distributed import ShardedNoise, World
 from pyro_vae.distributed.agreement import agreed
 from pyro_vae.errors import UsageError
 from pyro_vae.objectives import Objective
 from pyro_vae.process.seeding import seeded
+from pyro_vae.process.torch_internals import versions
 from pyro_vae.training.steps import Batch, Gradients, Loss, eager_step
 
 _ROWS_EACH = 8
 """Rows for each process on which is tried whether the loss can be shared out: enough for a norm over them to differ."""
+
+
+_BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 
 # ---- sums of a step --------------------------------------------------------------------------------------------------
@@ -110,10 +113,10 @@ def check_shares(world: World, loss: Loss, rows: Batch, total: float, tolerance:
     with agreed(world):
         _refuse_batch_norm(loss.vae)
         _refuse_coupling(loss.objective)
-        before = [b._version for b in loss.vae.buffers()]
+        before = versions(loss.vae.buffers())
         mine = _watched(world, loss, rows, total)
         whole = _gradients(replace(loss, noise=nullcontext), rows, total)
-        if [b._version for b in loss.vae.buffers()] != before:
+        if versions(loss.vae.buffers()) != before:
             raise UsageError(f"the module changes its buffers in training, each process its own. {_ALONE}")
     parameters = list(loss.vae.parameters())
     shares, alone = Summing(world, parameters)(mine, []), Summing(World(), parameters)(whole, [])
@@ -166,7 +169,7 @@ def _refuse_coupling(objective: Objective) -> None:
 def _refuse_batch_norm(vae: nn.Module) -> None:
     """By name, since it is the usual case."""
     for name, module in vae.named_modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, _BATCH_NORMS):
             raise UsageError(
                 f"{name} is batch normalisation, which couples the rows of a batch, and these are on several "
                 "processes: run one process (without torchrun), or take another norm (LayerNorm, GroupNorm)"

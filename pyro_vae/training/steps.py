@@ -19,6 +19,7 @@ from pyro_vae.messages import log_once
 from pyro_vae.objectives import NotTensorial, Objective, tensor_form
 from pyro_vae.process.seeding import seeded
 from pyro_vae.process.switches import checking
+from pyro_vae.process.torch_internals import versions
 from pyro_vae.schedules import value_at
 
 Compile = Literal["auto"] | bool
@@ -309,10 +310,10 @@ class GraphStep:
 def same_buffers(module: nn.Module) -> Iterator[Callable[[], None]]:
     """Put a module's buffers back as they were; what is given refuses, where they have changed inside."""
     buffers = {b: b.clone() for b in module.buffers()}
-    versions = [b._version for b in buffers]
+    before_all = versions(buffers)
 
     def check() -> None:
-        if [b._version for b in buffers] != versions:
+        if versions(buffers) != before_all:
             raise Unrecordable(
                 "the module changes its buffers (batch normalisation, moving averages?), which a graph would lose"
             )

@@ -299,8 +299,8 @@ class TestFallback:
     @pytest.mark.parametrize(
         ("broken", "mode"),
         [
-            (["_standalone"], "compiled (torch.compile)"),
-            (["_standalone", "_guarded"], "compiled (graph)"),
+            (["compiled_alone"], "compiled (torch.compile)"),
+            (["compiled_alone", "_guarded"], "compiled (graph)"),
         ],
     )
     def test_the_ladder(self, monkeypatch, caplog, broken, mode):

@@ -1,0 +1,86 @@
+"""The seam to what torch keeps private. Each name may change with a release: `tests/house/test_private_names.py` lists
+them, and `pyproject.toml` bounds torch's version.
+
+Torch's compiler takes seconds to import, so it is imported where it is used.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+__all__ = [
+    "TorchDispatchMode",
+    "abort_process_group",
+    "argument_names",
+    "changes_in_place",
+    "compiled_alone",
+    "noting_shapes",
+    "outside_modes",
+    "traced",
+    "versions",
+]
+
+outside_modes = _disable_current_modes
+"""A context in which no dispatch mode (tracing, fake tensors) is active."""
+
+
+def traced(function: Callable[..., Any], *inputs: Any) -> GraphModule:
+    """Run a function once and return the tensor operations that it made, those of autograd included, as a graph."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    return make_fx(function)(*inputs)
+
+
+@contextmanager
+def noting_shapes() -> Iterator[None]:
+    """One fake mode, in which `traced` notes the shape of every value.
+
+    Without one in its context it makes another for each value, which takes half of the time of recording.
+    """
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
+        yield
+
+
+def compiled_alone(graph: GraphModule, example: list[Any], options: dict[str, Any]) -> Callable[..., Sequence[Tensor]]:
+    """The graph compiled by inductor for inputs like the example, and run on it once.
+
+    Without dynamo and its guards: shapes never change, so nothing need be checked at each call.
+    """
+    import torch._inductor as inductor
+    import torch._inductor.config as config
+
+    with config.patch(options):
+        run = inductor.standalone_compile(graph, example, dynamic_shapes="from_example_inputs")
+        run(*example)
+    return run
+
+
+def versions(tensors: Iterable[Tensor]) -> list[int]:
+    """How often each tensor was changed in place."""
+    return [tensor._version for tensor in tensors]
+
+
+@cache
+def argument_names(operation: Any) -> list[str]:
+    """Of an operation as a dispatch mode sees it."""
+    return [argument.name for argument in operation._schema.arguments]
+
+
+@cache
+def changes_in_place(operation: Any) -> bool:
+    """Whether an operation writes its result into its first argument."""
+    return operation._schema.name.endswith("_")
+
+
+def abort_process_group() -> None:
+    """Leave torch.distributed's group without waiting for the others, where this torch can."""
+    getattr(dist.distributed_c10d, "_abort_process_group", dist.destroy_process_group)()
