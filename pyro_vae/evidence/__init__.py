@@ -1,8 +1,8 @@
 """Log p(x) of any Pyro (model, guide) pair: estimates and bounds, each with its error and its health.
 
-A method is a file: `importance_sampling` (plain and Pareto-smoothed), `annealing` (with its settings and results in
-`annealed`, both sides of log p(x) in `sandwich`, its transitions in `bridges`), `quadrature`, `appendix_d`,
-`prior_sampling`. All return an `Estimate`; `methods` calls them by name.
+Each method has its file: `importance_sampling` (plain and Pareto-smoothed), `annealing` (its settings and results are
+in `annealing_results`, the densities that it passes through in `annealing_path`, bounds from both sides in `sandwich`),
+`quadrature`, `appendix_d`, `prior_sampling`. All return an `Estimate` (`base`); `methods` calls them by name.
 """
 
 from pyro_vae.evidence.annealing import ais, bdmc, reverse_ais

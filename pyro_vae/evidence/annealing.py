@@ -1,8 +1,8 @@
-"""log p(x) by annealed importance sampling: from below for any data, from above for data of the model's own.
+"""log p(x) by annealed importance sampling: from below for any data, from above for data that the model drew.
 
-Importance sampling can fail silently where the guide misses a part of the posterior. An annealed run walks to the
-posterior by itself, and on simulated data a run backwards from an exact posterior draw bounds log p(x) from the other
-side: the gap between the two is a bound on the error of both.
+Importance sampling can fail without notice if the guide misses a part of the posterior. An annealed run moves from the
+guide or the prior to the posterior by Markov chains. On simulated data a run backwards from an exact posterior draw
+bounds log p(x) from the other side: the gap between the two bounds the error of both.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import seeded
 
 _MUCH_WORK = 2e12
-"""Floating point operations from which on compiling pays: some ten seconds of work."""
+"""Floating point operations above which compiling is worth its time: about ten seconds of work."""
 
 Progress = Callable[[int], object]
 
@@ -55,14 +55,15 @@ def ais(
         \log w = \sum_{t=1}^T (\beta_t - \beta_{t-1}) \left(\log p(x, z_{t-1}) - \log f_0(z_{t-1})\right)
 
     with z_0 drawn from f_0, the prior or the guide, and z_t from z_(t-1) by a trajectory of Hamiltonian Monte Carlo
-    that leaves the density at beta_t as it is. E[w] = p(x), so that `log mean exp` over the chains is in expectation a
-    lower bound, whatever the schedule and however badly the chains mix. Each datum has its own step sizes; they are
-    found by a run of their own (a fifth of the temperatures), independent of the one that counts: w stays unbiased.
+    that leaves the density at beta_t invariant. E[w] = p(x), so that `log mean exp` over the chains is in expectation a
+    lower bound, whatever the schedule and however badly the chains mix. Each datum has its own step sizes. They are
+    found by a separate run (with a fifth of the temperatures), independent of the one whose weights are used, so w
+    stays unbiased.
 
     A datum costs about `1.2 num_chains num_temperatures (num_leapfrog + 1) / 2` runs of the decoder with its gradient;
-    the result counts them. With `start="guide"` each is a run of the guide too. The result is a function of
-    `(x, annealing, seed)`: on the data's company, on `max_rows` and on the training mode it depends at most by
-    rounding, which long chains in single precision can turn into another draw.
+    the result counts them. With `start="guide"` each is a run of the guide too. The result is a function of `(x,
+    annealing, seed)`. The other data in `x`, `max_rows` and the training mode change it by rounding at most, which long
+    chains in single precision can turn into different draws.
 
     Args:
         model: Pyro program of p(x, z), with one data plate and continuous latent sites.
@@ -73,8 +74,8 @@ def ais(
         seed: seed of the draws; the caller's generators are left alone.
         max_rows: the most (chain, datum) pairs in one run of the decoder; bounds memory.
         max_plate_nesting: number of plate dimensions the programs use.
-        compile: whether to run the programs as a compiled graph (some ten seconds first); `"auto"` where there is
-            enough to do. Programs that can't be recorded run as they are, and the reason is logged.
+        compile: whether to run the programs as a compiled graph (some ten seconds first); `"auto"` if there is enough
+            work. Programs that can't be recorded run uncompiled, and the reason is logged.
         progress: called with the number of data done so far, in proportion to the temperatures.
         **inputs: tensors with the data in front that both programs take by name, e.g. `c`.
 
@@ -84,7 +85,7 @@ def ais(
     Raises:
         DataError: if there are no data, or an input has not one row for each datum.
         UsageError: if a latent site is discrete, the guide to start from is a Delta, or `max_rows` is not positive.
-        NumericalError: if a datum's densities are not finite where its chains start, or its bound is not.
+        NumericalError: if a datum's densities are not finite where its chains start, or its bound is not finite.
 
     References:
         Neal 2001, Annealed importance sampling. Wu et al. 2017, On the quantitative analysis of decoder-based
@@ -118,13 +119,13 @@ def reverse_ais(
     progress: Progress | None = None,
     **inputs: Tensor,
 ) -> AnnealedEvidence:
-    r"""Bound log p(x) of simulated data from above: `ais` backwards, from the codes the data were drawn with.
+    r"""Bound log p(x) of simulated data from above: `ais` backwards, from the codes that the data were drawn from.
 
     .. math:: z \sim p(z), \quad x \sim p(x|z) \quad\Rightarrow\quad z \sim p(z|x)
 
     The chains start at that exact draw of the posterior and go back to f_0; E[w] = 1 / p(x), so that minus
-    `log mean exp` is in expectation an upper bound. It is one only for data that the model itself drew, with these very
-    latents: for other data nobody has an exact draw, and this is no bound at all.
+    `log mean exp` is in expectation an upper bound. It is one only for data that the model drew, from exactly these
+    latents: for other data no exact draw is known, and the result bounds nothing.
 
     Args:
         model: as for `ais`.
@@ -175,8 +176,8 @@ def bdmc(
 
     .. math:: E[\text{lower}] \le E[\log p(x)] \le E[\text{upper}]
 
-    The gap says how far `ais` with these settings can be off, on data like the model's own. It costs two runs of `ais`
-    for each datum, which share their step sizes.
+    The gap shows how far `ais` with these settings can be from log p(x), on data like those that the model draws. It
+    costs two runs of `ais` for each datum, which share their step sizes.
 
     Args:
         model: Pyro program of p(x, z), with one data plate and continuous latent sites.
@@ -220,7 +221,7 @@ def bdmc(
 
 
 def _example(model: Program) -> Tensor:
-    """One datum of zeros as the module behind a program takes it."""
+    """One datum of zeros, with the shape and type that the module of a program expects."""
     for owner in owners(model):
         weights, shapes = next(owner.parameters(), None), getattr(owner, "shapes", None)
         if weights is not None and shapes is not None:
@@ -314,7 +315,7 @@ class _Run:
         return _anneal(bridge, z, betas, steps, self.annealing.num_leapfrog, noise, tick)
 
     def _rows(self, x: Tensor) -> int:
-        """Data in a block: as few as noise is drawn for on a CPU, whose caches are small; more on a GPU."""
+        """Data in a block: on a CPU, with its small caches, those that noise is drawn for together; more on a GPU."""
         tiles = 1 if x.device.type == "cpu" else max(1, self.max_rows // (self.annealing.num_chains * TILE_DATA))
         return tiles * TILE_DATA
 
@@ -348,9 +349,9 @@ class _Weights:
 def _anneal(
     bridge: Bridge, z: Tensor, betas: Sequence[float], steps: Steps, num_leapfrog: int, noise: Noise, tick: "_Ticker"
 ) -> _Weights:
-    """Walk over the temperatures in the order given, and gather the weights.
+    """Move through the temperatures in the given order, and collect the weights.
 
-    Backwards, the exact draw is moved at beta = 1 before it counts; forwards, the draws of the start need not be.
+    Backwards, the exact draw is moved at beta = 1 before it contributes; forwards, the first draws need no such move.
     """
     bridge.beta = betas[0]
     walk = Walk(bridge, z, num_leapfrog, noise)
@@ -371,7 +372,7 @@ class _Block:
 
     Args:
         start: the position of the first one.
-        size: how many there are; what is in `data` beyond is filling.
+        size: how many there are; further rows of `data` are padding.
         data: the block of each tensor.
         latents: exact draws, `[1, N, *site]`, if there are any.
     """
@@ -383,7 +384,7 @@ class _Block:
 
 
 def _blocks(data: Sequence[Tensor], latents: Mapping[str, Tensor] | None, rows: int, nesting: int) -> Iterator[_Block]:
-    """Blocks of so many rows; where there are several, the last one is filled up: one graph serves all."""
+    """Blocks with this many rows; if there are several, the last one is padded, so that one graph serves all."""
     num_data = len(data[0])
     for start in range(0, num_data, rows):
         size = min(rows, num_data - start)
@@ -398,7 +399,7 @@ def _blocks(data: Sequence[Tensor], latents: Mapping[str, Tensor] | None, rows: 
 
 @dataclass
 class _Ticker:
-    """Tells the progress within a block of data, as data done."""
+    """Reports the progress within a block, as a number of data."""
 
     progress: Progress | None
     start: int

@@ -1,4 +1,4 @@
-"""Densities on the way from the prior, or the guide, to the posterior, and the step sizes to walk on them with."""
+"""Densities between the prior (or the guide) and the posterior, and the step sizes of the Markov chains on them."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from pyro_vae.messages import log_once
 from pyro_vae.process.seeding import derive_seed
 
 _SCALE_DRAWS = 64
-"""Draws of the start that the scale of each dimension is taken from."""
+"""Draws of the starting distribution from which the scale of each dimension is computed."""
 
 
 _FIRST_STEPS = 20
@@ -24,11 +24,11 @@ _FIRST_STEPS = 20
 
 
 _LEAST_ADAPTED, _SHARE_ADAPTED = 100, 5
-"""Temperatures of the run that finds step sizes: a fifth of all, and at least so many."""
+"""Fewest temperatures of the run that finds step sizes, which else has a fifth of all."""
 
 
 _RATE = 0.5
-"""How much a datum's step size follows the last acceptance of its chains."""
+"""How strongly a datum's step size reacts to the last acceptance of its chains."""
 
 
 _LEAST_CHAINS = 8
@@ -36,11 +36,11 @@ _LEAST_CHAINS = 8
 
 
 _FORGOTTEN = 0.1
-"""How much of what was known of a datum's scale each temperature replaces."""
+"""Weight of the newest draws in the moving average of a datum's scale."""
 
 
 _LEAST_VARIANCE = 1e-6
-"""Of a dimension, beside that of the start."""
+"""Bounds of a dimension's scale, relative to that of the starting distribution."""
 
 
 _TOLERANCE = 1e-4
@@ -80,12 +80,12 @@ class Bridge:
 
 
 class Bridges:
-    """Makes the bridge of each block of data, by running the programs or one graph recorded from them.
+    """Makes the bridge of each block of data, by running the programs or a graph recorded from them.
 
     Args:
         annealing: where the bridges start.
         max_rows: the most (chain, datum) pairs in one run.
-        compile: whether to record a graph and compile it, where that is possible; else the reason is logged.
+        compile: whether to record a graph and compile it; if that is impossible, the reason is logged.
     """
 
     def __init__(self, annealing: Annealing, max_rows: int, compile: bool) -> None:
@@ -93,7 +93,7 @@ class Bridges:
         self.recorded: tuple[Target, Graph, torch.Size] | None = None
 
     def bridge(self, target: Target, chains: int) -> Bridge:
-        """The bridge of a block, for so many chains."""
+        """The bridge of a block, for this number of chains."""
         if self.compile and self.recorded is None:
             self._record(target, min(chains, max(1, self.max_rows // target.num_data)))
         return Bridge(self._terms(target), self.max_rows)
@@ -149,10 +149,10 @@ def _gradient(value: Tensor, z: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Steps:
-    """Each datum's step sizes along the way.
+    """Each datum's step sizes at each temperature.
 
     Args:
-        betas: where they are known, ascending from 0 to 1.
+        betas: the inverse temperatures at which they are known, ascending from 0 to 1.
         log_sizes: their logarithms there for each dimension, `[len(betas), N, size]`.
         evaluations: of the density, for each datum, that it took to find them.
     """
@@ -169,7 +169,7 @@ class Steps:
 
 
 class _Scale:
-    """Standard deviations of each datum's chains, over the last ten or so of their draws.
+    """Standard deviations of each datum's chains, over about the last ten of their draws.
 
     Args:
         draws: of the start, `[num, N, size]`.
@@ -185,7 +185,7 @@ class _Scale:
         return torch.maximum(self.variance, self.least).sqrt()
 
     def add(self, z: Tensor) -> None:
-        """Take in draws `[chains, N, size]`, and forget a tenth of those before."""
+        """Add draws `[chains, N, size]`, and reduce the weight of the earlier ones by a tenth."""
         shift = z.mean(0) - self.mean
         old = (1 - _FORGOTTEN) * (self.variance + _FORGOTTEN * shift.square())
         self.mean, self.variance = self.mean + _FORGOTTEN * shift, old + _FORGOTTEN * z.var(0, correction=0)
@@ -194,11 +194,11 @@ class _Scale:
 def adapted(
     target: Target, bridge: Bridge, annealing: Annealing, seed: int, first: int, tick: Callable[[], None]
 ) -> Steps:
-    """Find step sizes by a run of its own, forwards over fewer temperatures.
+    """Find step sizes by a separate run, forwards over fewer temperatures.
 
-    A datum's step size follows the acceptance of its chains, and each dimension's share in it their standard deviation.
-    The noise is independent of that of the runs whose weights count, and the sizes are fixed before those begin: given
-    them, every transition leaves its density invariant, so that weights stay unbiased.
+    A datum's step size follows the acceptance of its chains; within it each dimension is scaled by their standard
+    deviation. The noise is independent of that of the runs whose weights count, and the sizes are fixed before those
+    begin: given them, every transition leaves its density invariant, so that weights stay unbiased.
 
     Args:
         target: the data.
@@ -234,7 +234,7 @@ def num_adapted(annealing: Annealing) -> int:
 
 
 def num_ticks(annealing: Annealing) -> int:
-    """How often that run tells its progress."""
+    """How often that run reports its progress."""
     return _FIRST_STEPS + num_adapted(annealing) + 1
 
 

@@ -1,4 +1,4 @@
-"""How an annealed run is made, and what comes out of it: bounds on log p(x) with their errors and their health."""
+"""The settings of an annealed run, and its result: bounds on log p(x) with their errors and their health."""
 
 from dataclasses import dataclass
 from math import exp, log
@@ -13,11 +13,11 @@ from pyro_vae.evidence.base import Estimate
 from pyro_vae.statistics.averages import number
 
 MOST_SPREAD = 1.0
-"""Standard deviation of a datum's log-weights over its chains, nats, above which its bound is taken to be loose."""
+"""Standard deviation of a datum's log-weights over its chains, nats, above which its bound counts as loose."""
 
 
 _STEEPNESS = 4.0
-"""Of the sigmoid schedule, as Wu et al. 2017 have it."""
+"""Slope of the sigmoid schedule (Wu et al. 2017)."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,16 @@ class Annealing:
         s(t) = t \text{ (linear)}, \quad s(t) = \frac{1}{1 + \exp(-4 (2 t / T - 1))} \text{ (sigmoid)}
 
     The defaults suit codes of 50 dimensions and decoders of 784 pixels: 25,000 runs of the decoder with its gradient
-    for each datum (with two layers of 200 units 0.2 s on two CPU cores, compiled, and twice that eagerly). Bounds
-    tighten about as `1 / num_temperatures`; from the prior they take some ten times as many.
+    for each datum (with two layers of 200 units 0.2 s on two CPU cores, compiled, and twice that eagerly). The gap
+    shrinks about as `1 / num_temperatures`; from the prior it takes about ten times as many.
 
     Args:
-        num_temperatures: T, steps from the start to the posterior; fewer widen the bound, which stays one.
+        num_temperatures: T, steps from the start to the posterior; with fewer the bound is looser, but still a bound.
         num_chains: independent runs for each datum, whose weights are averaged.
         num_leapfrog: most leapfrog steps in the one trajectory of Hamiltonian Monte Carlo at each temperature.
-        start: the distribution at beta = 0: the guide q(z|x), which is nearer, or the prior, for a check that has
-            nothing to do with the guide. An autoregressive flow's density away from its own draws takes as many passes
-            as there are dimensions: start at the prior then.
+        start: the distribution at beta = 0: the guide q(z|x), which is nearer, or the prior, for a check that does not
+            depend on the guide. The density of an autoregressive flow at other points than its draws takes one pass for
+            each dimension: start from the prior then.
         schedule: spacing of the temperatures: `"sigmoid"` is dense at both ends.
         target_accept: acceptance probability that each datum's step sizes are adapted to.
 
@@ -92,7 +92,7 @@ class AnnealedEvidence(Estimate):
             bound, and of 1 / p(x) for an upper one.
         accept: mean acceptance probability of the transitions, `[N]`.
         bound: `"lower"`: in expectation below log p(x); `"upper"`: above it.
-        annealing: how they were made.
+        annealing: the settings.
         evaluations: runs of the decoder with its gradient for each datum, the adaptation of the step sizes included.
         seed: of the draws.
     """
@@ -135,7 +135,7 @@ class AnnealedEvidence(Estimate):
         """Monte Carlo standard error, `[N]`, nats (delta method): `sqrt((1/ESS - 1/C) C/(C-1))`; nan for one chain.
 
         It is at most 1, and too small where `flagged`. Chains of an upper bound share the exact draw that they start
-        from, whose share of the error is not in it.
+        from; the error due to that draw is not included.
         """
         chains = len(self.log_weights)
         if chains == 1:
@@ -146,13 +146,13 @@ class AnnealedEvidence(Estimate):
     def spread(self) -> Tensor:
         """Standard deviation of the log-weights over the chains, `[N]`, nats; nan for one chain.
 
-        Half of its square is about what a single chain's bound is off by.
+        Half of its square is about the distance of a single chain's bound from log p(x).
         """
         return self.log_weights.std(0) if len(self.log_weights) > 1 else torch.full_like(self.accept, torch.nan)
 
     @property
     def flagged(self) -> Tensor:
-        """Which bounds are loose, `[N]` bool: `spread` above 1 nat, or unknown. They are bounds all the same."""
+        """Which bounds are loose, `[N]` bool: `spread` above 1 nat, or unknown. They are bounds nevertheless."""
         return ~(self.spread <= MOST_SPREAD)
 
     @property

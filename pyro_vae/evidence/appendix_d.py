@@ -22,9 +22,9 @@ from pyro_vae.statistics.pareto import pareto_k_of_tail, reliable_below, tail_ke
 from pyro_vae.statistics.reliability import untrustworthy
 
 _MOST_DIMENSIONS = 5
-"""Where a density fitted to draws is still a good one; the paper's own limit."""
+"""Most dimensions in which a density fitted to draws is still good; the limit given in the paper."""
 _BATCHES = 10
-"""Pieces a chain is cut into for the standard error: long beside HMC's correlation, and some 40 of 4 chains."""
+"""Pieces of a chain for the standard error: long relative to HMC's autocorrelation, and about 40 with 4 chains."""
 
 
 DEFAULT_HMC = HMC(num_warmup=200)
@@ -42,7 +42,7 @@ class AppendixD(Estimate):
         r_hat: the largest R-hat of HMC over the dimensions, `[N]`.
         ess: effective number of draws, the smallest over the dimensions, `[N]`.
         sampled: whether HMC's own checks passed, `[N]` bool.
-        num_draws: how many draws the mean is over.
+        num_draws: number of draws in the mean.
         seed: the seed of the draws.
     """
 
@@ -84,7 +84,7 @@ class AppendixD(Estimate):
 
     @property
     def health(self) -> str:
-        """The shares with chains that disagree and with heavy tails."""
+        """The shares of data with chains that disagree and with heavy tails."""
         tails = self._heavy.double().mean().item()
         chains = (~self.sampled).double().mean().item()
         return f"k-hat > {self.threshold:.2f} for {tails:.1%}, chains not to be trusted for {chains:.1%}"
@@ -112,22 +112,22 @@ def appendix_d(
         \approx \frac1L \sum_{l=1}^L \frac{q(z_l)}{p(z_l) p(x|z_l)}, \qquad z_l \sim p(z|x)
 
     HMC draws from the posterior, starting at draws of the guide; q is fitted to the first half of the draws of each
-    datum, and the mean taken over the second, which q has not seen. The identity holds for any density q, but its
-    variance is finite only where q has lighter tails than the posterior. So q is a normal density with the draws' mean
-    and full covariance, cut off at the ellipsoid that holds `probability` of it: the ratio is then bounded, whatever
-    the posterior's tails (Geweke 1999). For a normal posterior its relative variance is `1 / probability - 1`.
+    datum, and the mean is taken over the second half. The identity holds for any density q, but its variance is finite
+    only where q has lighter tails than the posterior. So q is a normal density with the draws' mean and full
+    covariance, truncated to the ellipsoid that contains `probability` of it: the ratio is then bounded, whatever the
+    posterior's tails (Geweke 1999). For a normal posterior its relative variance is `1 / probability - 1`.
 
     The estimate of 1/p(x) is unbiased, so by Jensen's inequality that of log p(x) is too high on average, where
-    importance sampling's is too low. That holds for draws from the whole posterior: where all chains miss a mode, its
-    mass is missing from the estimate, and no check of this estimator's shows it. The standard error is by the delta
-    method, from means over pieces of the chains, so that it counts their autocorrelation and their disagreement.
+    importance sampling's is too low. That is true for draws from the whole posterior: if all chains miss a mode, its
+    mass is missing from the estimate, and no check of this estimator shows it. The standard error is by the delta
+    method, from means over pieces of the chains, so it includes their autocorrelation and their disagreement.
 
     Args:
         model: Pyro program of p(x, z), with one data plate and continuous latent sites.
         guide: Pyro program of q(z|x): where the chains start.
         x: data `[N, *event]`.
         *args: further tensors with the data in front, passed to both programs.
-        num_samples: draws a chain, each, for the fit and for the mean; at least 50.
+        num_samples: draws of each chain for the fit, and as many for the mean; at least 50.
         hmc: settings of the chains, at least 2 for each datum; None for `HMC(num_warmup=200)`.
         probability: how much of the fitted normal is kept, between 0 and 1.
         seed: seed of the draws; the caller's generators are left alone.
@@ -190,7 +190,7 @@ def _refuse(size: int) -> None:
 
 
 def _estimate(target: Target, found: HMCResult, probability: float, max_rows: int) -> tuple[Tensor, ...]:
-    """The columns of an `AppendixD` for one block, each `[block]`."""
+    """The columns of `AppendixD` for one block, each `[block]`."""
     fitted, kept = found.draws.double().chunk(2)
     log_ratio = _cut_normal(fitted, kept, probability) - _log_joint(target, found.draws.chunk(2)[1], max_rows)
     log_p, error = _inverse_mean(log_ratio)

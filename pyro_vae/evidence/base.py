@@ -12,12 +12,12 @@ BoundKind = Literal["lower", "upper", "consistent"]
 
 
 MOST_UNRELIABLE = 0.05
-"""Share of the data flagged above which their mean is flagged too: what is missing there is then as large as the error
-that it is stated with, for a thousand data and K = 5000."""
+"""Share of flagged data above which the mean is flagged too: for a thousand data and K = 5000 its bias is then as large
+as its stated error."""
 
 
 class Estimate(ABC):
-    """Estimates of log p(x), whatever the method; each method's own class, a frozen dataclass, adds its health."""
+    """Estimates of log p(x) by any method; the class of each method, a frozen dataclass, adds its health."""
 
     log_p: Tensor
     """The estimate for each datum, `[N]`, nats."""
@@ -26,7 +26,7 @@ class Estimate(ABC):
     method: str
     """The name of the method, as `methods.estimate` takes it."""
     bound: BoundKind
-    """The side of log p(x) that the estimate lies on in expectation; "consistent" where it has none."""
+    """On which side of log p(x) the estimate lies in expectation; "consistent" if on neither."""
 
     @property
     @abstractmethod
@@ -45,12 +45,12 @@ class Estimate(ABC):
 
     @property
     def standard_error_data(self) -> float:
-        """Standard error of `mean` that comes from having N data, nats: `sd(log_p) / sqrt(N)`; nan for one datum."""
+        """Standard error of `mean` due to having N data, nats: `sd(log_p) / sqrt(N)`; nan for one datum."""
         return self._averaged.standard_error_data
 
     @property
     def standard_error_monte_carlo(self) -> float:
-        """Standard error of `mean` that comes from the method's own draws, the data held fixed, nats."""
+        """Standard error of `mean` due to the method's draws, with the data fixed, nats."""
         return self._averaged.standard_error_monte_carlo
 
     @property
@@ -64,12 +64,12 @@ class Estimate(ABC):
 
     @property
     def mean_flagged(self) -> bool:
-        """Whether `mean` is not to be trusted either: more than 5 % of the data are `flagged`."""
+        """Whether `mean` too is not to be trusted: more than 5 % of the data are `flagged`."""
         return self.unreliable > MOST_UNRELIABLE
 
     @property
     def error_is_at_least(self) -> bool:
-        """Whether `standard_error_monte_carlo` is known to be too small: that of a `flagged` datum is part of it."""
+        """Whether `standard_error_monte_carlo` is known to be too small, because some data are `flagged`."""
         return self.unreliable > 0 and isfinite(self.standard_error_monte_carlo)
 
     def error_text(self, form: str = ".4f") -> str:
@@ -92,7 +92,7 @@ class Estimate(ABC):
         }
 
     def columns(self) -> dict[str, Tensor]:
-        """All there is for each datum, `[N]` by name: the estimate, its error and its health."""
+        """All values of each datum, `[N]` by name: the estimate, its error and its health."""
         fields = {name: value for name, value in vars(self).items() if isinstance(value, Tensor) and value.dim() == 1}
         return {"log_p": self.log_p, "standard_error": self.standard_error, **fields}
 

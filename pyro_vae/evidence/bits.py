@@ -10,13 +10,13 @@ from pyro_vae.likelihoods import Likelihood
 
 @dataclass(frozen=True)
 class BitsPerDim:
-    """Bits that an element of a datum takes, and the errors of `Evidence` in this unit.
+    """Bits per element of a datum, and the errors of `Evidence` in this unit.
 
     Args:
         mean: over data and elements.
         standard_error_data: from having N data.
         standard_error_monte_carlo: from having K draws.
-        dequantized: levels that noise was added to: `mean` is then an upper bound; None where there was none.
+        dequantized: number of levels if uniform noise was added to them: `mean` is then an upper bound; None otherwise.
     """
 
     mean: float
@@ -26,18 +26,18 @@ class BitsPerDim:
 
 
 def bits_per_dim(evidence: Estimate, likelihood: Likelihood, data: Dataset) -> BitsPerDim | None:
-    r"""Log p(x) as bits per element, where that has a meaning.
+    r"""Log p(x) as bits per element, if that has a meaning.
 
     .. math:: -\frac{\log_2 p(x)}{D} \text{ of a probability}, \qquad
         -\frac{\log_2 p(x)}{D} + \log_2 levels \text{ of a density on dequantised levels}
 
-    with D elements in a datum. A level is a cell of width `1 / levels`, so the second bounds what the levels take. A
-    density on real numbers has no bits: they would depend on the unit of x.
+    with D elements in a datum. A level is a cell of width `1 / levels`, so the second formula is an upper bound on the
+    bits of the levels. For a density of real numbers bits would depend on the unit of x, so there are none.
 
     Args:
         evidence: of data of this kind.
-        likelihood: p(x|z), which says whether it is a probability.
-        data: what x was taken from.
+        likelihood: p(x|z); its class says whether it is a probability.
+        data: the data set of x.
 
     Returns:
         `BitsPerDim`; None for a density on data that are not dequantised.

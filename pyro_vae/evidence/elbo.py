@@ -17,7 +17,7 @@ from pyro_vae.process.seeding import seeded
 
 @dataclass(frozen=True, eq=False)
 class Bound:
-    """The ELBO and its two terms for each datum, `[N]`, nats: `elbo = reconstruction - kl`, estimated by sampling.
+    """The ELBO and its two terms for each datum, `[N]`, nats, estimated by sampling: `elbo = reconstruction - kl`.
 
     Args:
         reconstruction: log p(x|z) at draws of the guide.
@@ -35,16 +35,18 @@ class Bound:
         return self.reconstruction - self.kl
 
     def means(self) -> dict[str, float]:
-        """Averages over the data: `elbo`, `reconstruction`, `kl`, nats per datum; without a bound the second alone."""
+        """Averages over the data: `elbo`, `reconstruction`, `kl`, nats per datum; `reconstruction` alone if there is no
+        bound.
+        """
         names = ("elbo", "reconstruction", "kl") if self.is_bound else ("reconstruction",)
         return {name: getattr(self, name).mean().item() for name in names}
 
 
 @isolated
 def has_elbo(guide: Program, *args: Any, max_plate_nesting: int = 1, **inputs: Any) -> bool:
-    """Whether a guide has an ELBO: no site of it is a `Delta` on real numbers, whose KL from any density is infinite.
+    """Whether a guide has an ELBO: no site is a `Delta` of real numbers, whose KL from any density is infinite.
 
-    A point among discrete values (`VQVAE`) has one: log p(x|k) + log p(k).
+    A single discrete value (`VQVAE`) has one: log p(x|k) + log p(k).
 
     Args:
         guide: Pyro program of q(z|x).
@@ -57,7 +59,7 @@ def has_elbo(guide: Program, *args: Any, max_plate_nesting: int = 1, **inputs: A
 
 
 def _is_point(drawn: Proposal) -> bool:
-    """Whether a site of the guide is a point among real numbers."""
+    """Whether a site of the guide is a `Delta` of real numbers."""
     return any(is_point_mass(site["fn"]) and site["value"].is_floating_point() for site in drawn.sites.values())
 
 
@@ -92,7 +94,7 @@ def bound(
         **inputs: tensors with the data in front that both programs take by name, e.g. `c`.
 
     Returns:
-        A `Bound`, in double precision on the CPU; without a KL where the guide is a point among real numbers.
+        A `Bound`, in double precision on the CPU; without a KL if the guide is a `Delta` of real numbers.
     """
     world, empty = world or World(), torch.empty(0, dtype=torch.float64)
     starts = range(0, len(x), batch)
@@ -114,5 +116,5 @@ def bound(
 
 
 def _is_infinite(kl: Tensor) -> bool:
-    """On a process that had no data of its own: whether the others found a point."""
+    """For a process that had no data: whether the others found a `Delta`."""
     return len(kl) > 0 and bool((kl == torch.inf).all())

@@ -31,9 +31,9 @@ from pyro_vae.statistics.reliability import error_bar_below, untrustworthy
 from pyro_vae.statistics.rounding import rounding_error
 
 _SHIFT_PARTICLES = 500
-"""Draws on which a fast estimate is compared with the exact one: enough to tell, and little beside K = 5000."""
+"""Draws on which a bfloat16 estimate is compared with that in full precision: few compared with K = 5000."""
 _MUCH_WORK = 2e12
-"""Floating point operations from which on compiling pays: some ten seconds of work."""
+"""Floating point operations above which compiling is worth its time: about ten seconds of work."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -53,8 +53,8 @@ class Evidence(Estimate):
         precision: `"float32"` (the weights' own), or `"bf16"`: a fast estimate, not to be reported.
         shift: mean difference of `log_p` from that in full precision on the same draws, measured on the first 50 data,
             nats; None in full precision.
-        data: the fingerprint of x and of what else the programs were given, by which `compare` knows that two estimates
-            are of the same data; None where it is not known.
+        data: the fingerprint of x and of the programs' other inputs, by which `compare` checks that two estimates are
+            of the same data; None if it is not known.
         method: `"importance"`, `"psis"` of smoothed weights, or `"prior"` of draws from p(z).
         rounding: about how far `log_p` is off by the rounding of the weights' own type, `[N]`, nats: its relative
             precision times |log p(x, z)| + |log q(z|x)|; 1e-5 nats for 100 in single precision, 0.01 for 100,000. No
@@ -76,7 +76,7 @@ class Evidence(Estimate):
 
     @property
     def bound(self) -> BoundKind:
-        """A lower bound in expectation, by Jensen's inequality; smoothed weights have no side."""
+        """A lower bound in expectation, by Jensen's inequality; with smoothed weights on neither side."""
         return "consistent" if self.method == "psis" else "lower"
 
     @property
@@ -89,14 +89,16 @@ class Evidence(Estimate):
         """Which data's estimates are not to be trusted within their error bars, `[N]` bool.
 
         Those whose Pareto k is likely above `threshold` given the k-hat of *all* data, or unknown: see
-        `reliability.untrustworthy`. A k-hat below the threshold alone is no proof: where the draws missed the tail of
+        `reliability.untrustworthy`. A single k-hat below the threshold proves nothing: if the draws missed the tail of
         the weights, k-hat and log p(x) are both too low. So data that are all alike are flagged together.
         """
         return untrustworthy(self.pareto_k, self.num_particles, self.threshold)
 
     @property
     def pareto_k_above(self) -> float:
-        """Share of the data whose own k-hat is above `threshold`, or unknown; `flagged` says what follows."""
+        """Share of the data whose own k-hat is above `threshold`, or unknown; which data to distrust is in
+        `flagged`.
+        """
         return (~(self.pareto_k <= self.threshold)).double().mean().item()
 
     @property
@@ -109,9 +111,10 @@ class Evidence(Estimate):
 
     @property
     def bias(self) -> float:
-        """About how far `mean` lies below the truth for want of draws, nats: half the mean squared standard error.
+        """About how far `mean` lies below the truth because K is finite, nats: half the mean squared standard error.
 
-        By Jensen's inequality, to second order; besides what is missing where `flagged`. More data do not reduce it.
+        By Jensen's inequality, to second order; what is missing where `flagged` comes in addition. More data do not
+        reduce it.
         """
         return self.standard_error.square().mean().item() / 2
 
@@ -189,11 +192,12 @@ def log_marginal(
 
     .. math:: \log \hat p(x) = \log \frac1K \sum_{k=1}^K \frac{p(x, z_k)}{q(z_k|x)}, \qquad z_k \sim q(z|x)
 
-    The standard error is the delta method's, `sqrt((1/ESS - 1/K) K/(K-1))`, and what the weights' type rounds. Memory
-    is bounded whatever K is: the sums stream in double precision and only the O(sqrt K) largest weights are kept, for
-    Pareto's k. The result is a function of `(x, num_particles, seed)`: it does not depend on `max_rows`, on the data
-    that follow, nor on the training mode; only which data are `flagged` is decided from all of them together. Products
-    are float32 on every device; compiled or not, the draws are the same and the result agrees to rounding.
+    The standard error is that of the delta method, `sqrt((1/ESS - 1/K) K/(K-1))`, combined with the rounding of the
+    weights. Memory is bounded for any K: sums are accumulated in double precision, and only the O(sqrt K) largest
+    weights are kept, for Pareto's k. The result is a function of `(x, num_particles, seed)`: it does not depend on
+    `max_rows`, on the data that follow, nor on the training mode; only which data are `flagged` is decided from all of
+    them together. Products are float32 on every device; compiled or not, the draws are the same and the result agrees
+    to rounding.
 
     Args:
         model: Pyro program of p(x, z), with one data plate.
@@ -204,13 +208,14 @@ def log_marginal(
         seed: seed of the draws; the caller's generators are left alone.
         max_rows: the most (datum, particle) pairs in one run of the model; bounds memory.
         max_plate_nesting: number of plate dimensions the programs use.
-        compile: whether to run the programs as compiled graphs (a few seconds first); `"auto"` where there is enough to
-            do. Programs that can't be recorded run as they are, and the reason is logged.
-        precision: `"bf16"` for a fast estimate: the networks' products in bfloat16. The result says so, with the shift
-            measured on the first 50 data with at most 500 draws. On a CPU without instructions for it a warning is
-            logged, and the result is float32's.
+        compile: whether to run the programs as compiled graphs (a few seconds first); `"auto"` if there is enough work.
+            Programs that can't be recorded run uncompiled, and the reason is logged.
+        precision: `"bf16"` for a fast estimate: the networks' products in bfloat16. The result is marked as such, with
+            the shift measured on the first 50 data with at most 500 draws. On a CPU without bfloat16 instructions a
+            warning is logged, and float32 is used.
         smoothed: whether the largest weights are replaced by the expected order statistics of the generalised Pareto
-            fitted to them, none above the largest: less noise where the tail is heavy, for a bias to either side.
+            fitted to them, none above the largest: less noise if the tail is heavy, at the price of a bias of either
+            sign.
         world: the processes to share the data with; all of them get the whole result. None for this one alone.
         progress: called with the number of data done so far by this process, after each block of 50.
         **inputs: tensors with the data in front that both programs take by name, e.g. `c`.
@@ -297,7 +302,7 @@ def _sums(
 
 @contextmanager
 def _computing(pair: EagerPair, precision: str) -> Iterator[None]:
-    """The products of the pair's networks in this precision, and what depends on weights alone computed once."""
+    """Inside, the pair's networks multiply in this precision, and values that depend on weights only are cached."""
     with computing_in(nn.ModuleList(owners(pair.model, pair.guide)), DTYPES[precision]), remembering():
         yield
 
@@ -326,7 +331,7 @@ class _Sums:
     rounding: Tensor | None = None
 
     def add(self, log_joint: Tensor, log_guide: Tensor) -> None:
-        """Take in log p(x, z) and log q(z|x), each `[k, block]`."""
+        """Add log p(x, z) and log q(z|x), each `[k, block]`."""
         log_joint, log_guide = torch.broadcast_tensors(log_joint, log_guide)
         rounding = rounding_error(log_joint, log_guide)
         self.rounding = rounding if self.rounding is None else torch.maximum(self.rounding, rounding)
@@ -363,6 +368,6 @@ class _Sums:
 
 
 def _exchanged(total: Tensor, old: Tensor, new: Tensor) -> Tensor:
-    """The log of a sum `[block]` after some of its terms, `[n, block]`, are exchanged for others."""
+    """The log of a sum `[block]` after some of its terms, `[n, block]`, are replaced by others."""
     rest = -torch.expm1((torch.logsumexp(old, 0) - total).clamp(max=0))
     return torch.logaddexp(total + rest.log(), torch.logsumexp(new, 0))

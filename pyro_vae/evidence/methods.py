@@ -50,11 +50,11 @@ _SET = ("smoothed", "annealing", "hmc")
 
 
 def estimate(method: str, model: Program, guide: Program, x: Tensor, *args: Any, **options: Any) -> Estimate:
-    """Estimate log p(x) of every datum by a method of that name.
+    """Estimate log p(x) of every datum by the method of that name.
 
     | method | what it does | error in expectation | where it works |
     |---|---|---|---|
-    | `importance` | draws from the guide, weighed | too low | where the guide covers the posterior |
+    | `importance` | weighted draws from the guide | too low | where the guide covers the posterior |
     | `psis` | the same, with the largest weights smoothed | either | the same, and a little beyond |
     | `ais` | anneals from the prior or the guide to the posterior | too low | any continuous latent variables |
     | `appendix_d` | draws from the posterior, inverse mean | too high | up to 5 latent dimensions |
@@ -70,10 +70,10 @@ def estimate(method: str, model: Program, guide: Program, x: Tensor, *args: Any,
         **options: the method's own options; tensors of other names go to both programs with the data, e.g. `c`.
 
     Returns:
-        The method's own kind of `Estimate`.
+        The subclass of `Estimate` of the method.
 
     Raises:
-        UsageError: for a method or option of no known name, or a model that the method can't do.
+        UsageError: for an unknown method or option, or a model that the method can't be used for.
 
     Example:
         >>> from pyro_vae.autoencoders.vae import VAE
@@ -86,7 +86,7 @@ def estimate(method: str, model: Program, guide: Program, x: Tensor, *args: Any,
 
 
 def options_of(method: str) -> list[str]:
-    """The options that a method has of its own, in order.
+    """The options of a method, in order.
 
     Args:
         method: its name, one of `METHODS`.

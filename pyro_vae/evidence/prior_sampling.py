@@ -1,4 +1,4 @@
-"""log p(x) by draws from the prior: right, and of no use for all but the smallest models, as its health tells."""
+"""log p(x) by draws from the prior: correct, but useful for the smallest models only, as its health shows."""
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -39,13 +39,13 @@ def prior_sampling(
     .. math:: \log \hat p(x) = \log \frac1K \sum_{k=1}^K p(x|z_k), \qquad z_k \sim p(z)
 
     The estimate of p(x) is unbiased, so that of log p(x) is below it in expectation. It needs of the order of
-    `exp(KL(p(z|x) || p(z)))` draws: a datum that tells 20 nats about its code needs 5e8. With fewer, no draw comes near
-    the posterior, and the estimate is too low by many of its own standard errors. What shows it is the tail of the
-    weights: `pareto_k` and `ess`, by which the result is `flagged`.
+    `exp(KL(p(z|x) || p(z)))` draws: a datum with a KL of 20 nats needs 5e8. With fewer, no draw comes near the
+    posterior, and the estimate is too low by many of its standard errors. The tail of the weights shows it: `pareto_k`
+    and `ess`, by which the result is `flagged`.
 
     Args:
         model: Pyro program of p(x, z), with one data plate.
-        guide: not used; here so that all methods are called alike.
+        guide: not used; here so that all methods have the same arguments.
         x: data `[N, *event]`.
         *args: further tensors with the data in front, passed to the program.
         num_particles: K, draws for each datum.
@@ -58,7 +58,7 @@ def prior_sampling(
         **inputs: tensors with the data in front that the program takes by name, e.g. `c`.
 
     Returns:
-        An `Evidence` with method `"prior"`, whose ELBO is that of the prior as guide, E_p(z)[log p(x|z)].
+        An `Evidence` with method `"prior"`. Its ELBO is that with the prior as the guide, E_p(z)[log p(x|z)].
 
     Raises:
         UsageError: as `log_marginal`.
@@ -103,7 +103,7 @@ def latent_sites(model: Program, *args: Any, **inputs: Any) -> list[str]:
 
 
 class PriorGuide:
-    """A model's own prior as a guide: it draws the latent sites from p(z) and stops there, before x is reached.
+    """The prior of a model as a guide: it draws the latent sites from p(z) and stops before x is reached.
 
     Args:
         model: Pyro program of p(x, z).
@@ -112,7 +112,7 @@ class PriorGuide:
 
     def __init__(self, model: Program, names: Iterable[str]) -> None:
         self.model, self.names = model, tuple(names)
-        self.__self__ = getattr(model, "__self__", model)  # whose modules it uses; see `importance.owners`
+        self.__self__ = getattr(model, "__self__", model)  # whose modules it uses; see `inference.programs.owners`
 
     def __call__(self, *args: Any, **inputs: Any) -> None:
         """Draw the sites."""
@@ -124,12 +124,12 @@ def _is_observed(site: Any) -> bool:
     return site["type"] == "sample" and site["is_observed"]
 
 
-class _AllDrawn(Exception):  # noqa: N818 - how the run ends
+class _AllDrawn(Exception):  # noqa: N818 - control flow, not an error
     """The last latent site has its value."""
 
 
 class _Until(Messenger):
-    """Leave a program once all of these sites have their values; the decoder that follows is not run."""
+    """Leave a program as soon as all of these sites have values; the decoder, which comes later, does not run."""
 
     def __init__(self, names: Iterable[str]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""log p(x) by quadrature, for one or two latent dimensions: the truth that other estimates are held against."""
+"""log p(x) by quadrature, for one or two latent dimensions: the reference for other estimates."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,33 +18,33 @@ from pyro_vae.inference.unconstrained import Target
 from pyro_vae.process.isolation import isolated
 
 _CUT = 35.0
-"""Nats below its maximum where p(x, z) is cut off: what lies outside is of the order of 1e-15 of the whole."""
+"""Nats below its maximum at which p(x, z) is cut off: the mass outside is about 1e-15 of the whole."""
 _SEARCHES = 30
-"""Boxes tried on a grid before the posterior mass counts as not found; each at most half the one before, or twice."""
+"""Boxes tried on a grid before the posterior mass counts as not found; sizes change by a factor of 2 at most."""
 _FEWEST = {1: 9, 2: 25}
-"""Points of a grid that a box holds at least: the highest ones, where fewer are above the cut."""
+"""Fewest points of a grid in a box: if fewer are above the cut, the highest ones."""
 _MOST_POINTS = 1 << 21
-"""Points, over all data, of the grids that are searched at once; bounds memory."""
+"""Most points, over all data, of the grids that are searched at once; bounds memory."""
 _DRAWS = 64
-"""Draws of guide and prior that the first box holds."""
+"""Draws of guide and prior that the first box contains."""
 _SIDES = {1: (65, 129, 257, 513, 1025, 2049, 4097, 8193, 16385), 2: (33, 65, 129, 257, 513)}
 """Points a dimension, by the number of dimensions: the finest rule has 16,385 or 263,169 points a datum."""
 _BLIND = 0.1
-"""Change at the last refinement, nats, from which on the rule tells nothing: where its points are so few that only one
-of them meets the mass, each doubling takes log 2 off, however far it is from the truth."""
+"""Change at the last refinement, nats, above which the rule says nothing: if only one of its points lies in the mass,
+each doubling subtracts log 2, however far the value is from the truth."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Quadrature(Estimate):
-    """Log p(x) by quadrature: `standard_error` is a limit of the error, not a random one.
+    """Log p(x) by quadrature: `standard_error` is a bound on the error, not a random error.
 
     Args:
         log_p: the integral for each datum, `[N]`, nats.
         standard_error: the change at the last refinement of the rule or half of that at the one before, whichever is
-            larger, with what may lie outside the box and the rounding, `[N]`, nats; infinite where no box holds the
-            mass, or the last change is above 0.1. A change alone can be small by chance.
+            larger, plus what may lie outside the box and the rounding, `[N]`, nats; infinite if no box contains the
+            mass, or the last change is above 0.1. A single change can be small by chance.
         side: points a dimension in the last rule of each datum, `[N]`.
-        rounding: the relative precision of the densities' type times log p(x, z) where it is highest, `[N]`, nats.
+        rounding: the relative precision of the densities' type times the largest log p(x, z), `[N]`, nats.
         tolerance: the error, rounding apart, below which a rule counts as converged, nats.
     """
 
@@ -61,12 +61,12 @@ class Quadrature(Estimate):
 
     @property
     def bound(self) -> BoundKind:
-        """No side: the error is of either sign."""
+        """On neither side: the error has either sign."""
         return "consistent"
 
     @property
     def standard_error_monte_carlo(self) -> float:
-        """The limit of the error of `mean`, nats: the mean of the limits, as errors of a rule need not cancel."""
+        """The bound on the error of `mean`, nats: the mean of the bounds, as errors of a rule need not cancel."""
         return self.standard_error.mean().item()
 
     @property
@@ -98,20 +98,21 @@ def quadrature(
 
     .. math:: \log p(x) = \log \int p(x, z) \, dz \approx \log \Big( |A| h^d \sum_j p(x, m + A t_j) \Big)
 
-    The trapezoid rule on a box of each datum's own, whose axes follow the posterior: from a box around draws of guide
-    and prior, the set where p(x, z) is within 35 nats of its maximum is found on a grid, the box laid around it in the
-    frame of its covariance, and so on until the set fills the box. Then the number of points is doubled until log p(x)
-    changes by less than `tolerance` twice over. For smooth integrands the rule converges exponentially, and the change
-    is far above the error that is left; with ReLU decoders it converges as the square of the spacing, where a single
-    change can be small by chance, and with a jump as the spacing: the larger of the last change and half of the one
-    before is at least the error for one jump, and three times that for one kink, wherever it lies between the points.
+    The trapezoid rule on a separate box for each datum, whose axes follow the posterior. From a box around draws of
+    guide and prior, the set where p(x, z) is within 35 nats of its maximum is found on a grid, the box is placed around
+    it in the frame of its covariance, and so on until the set fills the box. Then the number of points is doubled until
+    log p(x) changes by less than `tolerance` twice in a row. For smooth integrands the rule converges exponentially,
+    and the change is far larger than the remaining error; with ReLU decoders it converges as the square of the spacing,
+    where a single change can be small by chance, and with a jump as the spacing: the larger of the last change and half
+    of the one before is at least the error for one jump, and three times that for one kink, wherever it lies between
+    the points.
 
     Sites of bounded support are integrated in unconstrained coordinates. A mode so narrow that no point of a grid comes
-    near it can be missed, unnoticed, beside a wide one.
+    near it can be missed without notice if there is a wide one too.
 
     Args:
         model: Pyro program of p(x, z), with one data plate and one or two continuous latent dimensions in all.
-        guide: Pyro program of q(z|x): only where to begin looking.
+        guide: Pyro program of q(z|x): used only for the first box.
         x: data `[N, *event]`.
         *args: further tensors with the data in front, passed to both programs.
         tolerance: the largest error, rounding apart, nats.
@@ -215,12 +216,12 @@ class _Density:
             yield target.log_joint(box.at(part).to(self.dtype)).double()
 
     def log_integral(self, index: Tensor, box: _Box, side: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Over the boxes of these data, by the rule with `side` points a dimension.
+        """Integrate over the boxes of these data, by the rule with `side` points a dimension.
 
         Returns:
-            The log of the integral, what lies outside as a share of it, and log p(x, z) where it is highest, `[n]`
-            each. A tail that decays as a power of z, z^-2 or faster, holds no more than its density at the edge of the
-            box times the half-width of the box.
+            The log of the integral, a bound on the share outside, and the largest log p(x, z), `[n]` each. A tail that
+            decays as a power of z, z^-2 or faster, has at most the mass of its density at the edge of the box times the
+            half-width of the box.
         """
         t, spacing = _grid(side, box.centre)
         edge = (t.abs().amax(-1) > 1 - spacing / 2).split(max(1, self.max_rows // len(index)))
@@ -251,10 +252,10 @@ def _first_box(draws: Tensor) -> _Box:
 
 
 def _search(density: _Density, box: _Box) -> tuple[_Box, Tensor]:
-    """The boxes around the posterior mass, and whose was found, `[N]` bool.
+    """The boxes around the posterior mass, and for which data it was found, `[N]` bool.
 
-    The search for a datum ends when its own is done, so it does not depend on the other data. Where several modes are
-    each too narrow for the grid, no box fits better, and a finer grid takes over.
+    The search for a datum does not depend on the other data. If several modes are each too narrow for the grid, no box
+    fits better, and a finer grid is used.
     """
     settled = torch.zeros(len(box.centre), dtype=torch.bool, device=box.centre.device)
     pending = torch.arange(len(settled), device=settled.device)
@@ -267,10 +268,10 @@ def _search(density: _Density, box: _Box) -> tuple[_Box, Tensor]:
 
 
 def _search_on(density: _Density, index: Tensor, box: _Box, side: int, settled: Tensor) -> Tensor:
-    """Search for these data on grids of one fineness; boxes and who is settled are told in place.
+    """Search for these data on grids of one fineness; boxes, and which data are settled, are updated in place.
 
     Returns:
-        Those for whom it is too coarse. The others are settled, or their mass has no end.
+        Those for which it is too coarse. The others are settled, or their mass is unbounded.
     """
     coarse = torch.zeros_like(settled)
     for _ in range(_SEARCHES):
@@ -283,7 +284,9 @@ def _search_on(density: _Density, index: Tensor, box: _Box, side: int, settled: 
 
 
 def _closer(density: _Density, index: Tensor, box: _Box, side: int) -> tuple[_Box, Tensor, Tensor]:
-    """A box closer to the mass; whether it is the last, and whether the grid is too coarse to tell, `[n]` bool."""
+    """A box closer to the mass; whether it is the last one, and whether the grid is too coarse to decide, `[n]`
+    bool.
+    """
     t, spacing = _grid(side, box.centre)
     joint = torch.cat(list(density.on_grid(index, box, t)))
     highest, best = joint.max(0)
@@ -325,7 +328,7 @@ def _refine(density: _Density, box: _Box, settled: Tensor, tolerance: float) -> 
 
 
 def _error(change: Tensor, before: Tensor) -> Tensor:
-    """A limit of the error of a rule, from its change at the last two refinements."""
+    """A bound on the error of a rule, from its change at the last two refinements."""
     return torch.where(change > _BLIND, torch.inf, torch.maximum(change, before / 2))
 
 
@@ -349,13 +352,13 @@ def _grid(side: int, like: Tensor) -> tuple[Tensor, float]:
 
 
 def _around(box: _Box, t: Tensor, spacing: float, inside: Tensor) -> _Box:
-    """The box around a set of grid points, in the frame of its covariance, with a cell to spare.
+    """The box around a set of grid points, in the frame of its covariance, with a margin of one cell.
 
     Args:
-        box: where the grid was laid.
+        box: the box of the grid.
         t: the grid, `[S, d]`.
         spacing: of the grid.
-        inside: which points of each datum are in the set, `[S, N]` bool; some are.
+        inside: which points of each datum are in the set, `[S, N]` bool; at least one.
     """
     weight = inside.to(t) / inside.sum(0)
     mean = weight.T @ t

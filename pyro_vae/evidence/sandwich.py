@@ -1,4 +1,4 @@
-"""Log p(x) from below and from above, and what to say where the two sides are the wrong way round."""
+"""Log p(x) from below and from above, and what follows if the lower bound is above the upper one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from pyro_vae.evidence.annealing_results import AnnealedEvidence
 from pyro_vae.statistics.averages import Averaged, number
 
 CROSSED_BEYOND = 3.0
-"""Standard errors of the gap beyond which a lower bound above the upper one is no chance (false alarm 0.1 %)."""
+"""Standard errors of the gap beyond which a lower bound above the upper one is not by chance (false alarm 0.1 %)."""
 _LEAST = 1e-3
-"""Nats that are no crossing whatever the error: rounding."""
+"""Nats by which the bounds may cross through rounding alone."""
 _ROUNDING = 2.0**-22
 """The same in units of log p(x): two steps of single precision."""
 
@@ -23,9 +23,9 @@ class Sandwich:
     r"""Log p(x) from below and from above, on data that a model drew itself (bidirectional Monte Carlo).
 
     In expectation over the data and the chains, `lower <= log p(x) <= upper`: the mean gap bounds the error of either.
-    Where the chains reach the posterior the two are equal but for noise, and half of the time the lower one is above.
-    Then, `crossed` "within error", they give log p(x) with an error, and no bracket. Beyond 3 standard errors it is no
-    chance: the programs' densities are not those of their draws, or the errors are too small.
+    If the chains reach the posterior, the two differ by noise alone, and half of the time the lower one is above. Then
+    (`crossed` is "within error") they give log p(x) with an error, but no bracket. Beyond 3 standard errors it is not
+    by chance: the programs' densities are not those of their draws, or the errors are too small.
 
     Args:
         lower: by annealing forwards.
@@ -43,7 +43,7 @@ class Sandwich:
     def gap(self) -> Averaged:
         """Upper less lower bound, nats; a single datum's can be negative by chance.
 
-        The spread over the data is that of the chains as well: `standard_error_data` holds all of the error.
+        The spread over the data includes that of the chains: `standard_error_data` is the whole error.
         """
         errors = (self.lower.standard_error.square() + self.upper.standard_error.square()).sqrt()
         return Averaged(self.upper.log_p - self.lower.log_p, errors, bool(self.flagged.any()))
@@ -52,7 +52,7 @@ class Sandwich:
     def standard_error(self) -> float:
         """Standard error of the mean gap, nats: from its spread over the data, or of a single one from its chains.
 
-        nan for one datum with one chain. No smaller than rounding.
+        nan for one datum with one chain. At least the rounding error.
         """
         gap = self.gap
         spread = gap.standard_error_data if len(gap) > 1 else gap.standard_error_monte_carlo
@@ -62,7 +62,7 @@ class Sandwich:
     def crossed_by(self) -> float:
         """How far the lower bound is above the upper one, in standard errors of the gap.
 
-        0 where it is not, or by rounding alone; nan where the error is not known.
+        0 if it is not above, or by rounding alone; nan if the error is not known.
         """
         gap = self.gap.mean
         return 0.0 if gap >= -self._rounding else -gap / self.standard_error
@@ -71,7 +71,7 @@ class Sandwich:
     def crossed(self) -> Literal["no", "within error", "beyond error"]:
         """Whether the lower bound is above the upper one, and whether by chance: up to 3 standard errors.
 
-        Of a single datum with a single chain, whose error is not known, `"within error"`.
+        For a single datum with a single chain, whose error is not known, `"within error"`.
         """
         if self.gap.mean >= -self._rounding:
             return "no"
@@ -108,7 +108,9 @@ class Sandwich:
 
     @property
     def verdict(self) -> str:
-        """What the two sides say of log p(x); their errors are those of the chains, the gap's is all of it."""
+        """The conclusion on log p(x); the errors of the sides are those of the chains, that of the gap is the whole
+        error.
+        """
         lower, upper = (
             f"{side.mean:.3f} (se {number(side.standard_error_monte_carlo)})" for side in (self.lower, self.upper)
         )
