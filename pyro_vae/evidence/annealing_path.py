@@ -40,7 +40,7 @@ _FORGOTTEN = 0.1
 
 
 _LEAST_VARIANCE = 1e-6
-"""Bounds of a dimension's scale, relative to that of the starting distribution."""
+"""Least variance of a dimension, relative to that of the starting distribution."""
 
 
 _TOLERANCE = 1e-4

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM collected for a while, so that work can save and stop; then every handler is as it was."""
+"""SIGINT and SIGTERM are collected, so that work can save and stop; then the handlers are restored."""
 
 import ctypes
 import signal
@@ -15,20 +15,21 @@ _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
 _LONGEST_ACTION = 1024
-"""Bytes that hold C's `struct sigaction`, some 150, on every system."""
+"""Bytes that are enough for C's `struct sigaction`, about 150, on every system."""
 
 
 @contextmanager
 def signals_collected(active: bool) -> Iterator[list[int]]:
-    """Run a block in which the signals are put in a list, in place of their handlers.
+    """Run a block in which the signals are put into a list instead of calling their handlers.
 
-    A second SIGINT is not collected: it raises KeyboardInterrupt, which ends the work where it is. A signal that came
-    too late to stop the work (no `Stopped` left the block) is sent again once the handlers are as they were. Not so
-    where another process was lost: its launcher ends the others by a signal, while they save and say so.
+    A second SIGINT is not collected: it raises KeyboardInterrupt, which ends the work at once. A signal that came too
+    late to stop the work (the block did not end with `Stopped`) is sent again after the handlers are restored; but not
+    if another process was lost, since its launcher stops the remaining ones by a signal while they save and report the
+    loss.
 
-    Nothing is touched outside of the main thread, which alone may set handlers. A handler that Python says it did not
-    install is left at work: its signal is not collected; and a signal that the process ignores stays ignored. One that
-    was installed in C without Python's knowledge is known by nobody; it comes back with the others.
+    Nothing is changed outside the main thread, since only that may set handlers. If Python reports that it did not
+    install a handler, the handler stays active and its signal is not collected; a signal that the process ignores stays
+    ignored. A handler installed in C without Python's knowledge can't be detected; it is restored like the others.
 
     Args:
         active: False to collect nothing.
@@ -68,7 +69,7 @@ def _handlers() -> dict[int, Any]:
 
 
 def _action(number: int) -> Any:
-    """What the system does at the signal; None where it can't be asked."""
+    """The system's action for the signal; None if it can't be read."""
     sigaction, action = _sigaction(), ctypes.create_string_buffer(_LONGEST_ACTION)
     return action if sigaction is not None and sigaction(int(number), None, action) == 0 else None
 

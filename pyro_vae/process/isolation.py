@@ -1,13 +1,13 @@
-"""What a public function promises to the process that calls it: `@isolated` stands above each that runs programs.
+"""What public functions guarantee to the calling process: `@isolated` decorates each one that runs programs.
 
-The library is a guest: Pyro's handlers, torch's switches and its default generator are the caller's. So:
+Pyro's handlers, torch's switches and its default generator belong to the caller. So:
 
-- One call at a time. A call from another thread waits (the logger `pyro_vae` says so once); to work in parallel take
-  processes. A call from inside one (a callback, a user's program) goes through. The package can't see what other code
-  does with Pyro in another thread meanwhile: keep that apart yourself.
-- The same numbers whatever mode the caller is in: `torch.no_grad()`, `torch.inference_mode()`, autocast. Tensors that
-  were made in inference mode are copied. A module whose weights were is refused: they take no part in gradients.
-- Every switch is left as it was, also after an error or Ctrl-C. What can't be put back is never touched: the
+- One call at a time. A call from another thread waits (the logger `pyro_vae` says so once); to work in parallel, use
+  processes. A call from inside another one (a callback, a user's program) does not wait. The package does not notice
+  what other code does with Pyro in another thread at the same time: avoid that.
+- The numbers are the same in each of the caller's modes: `torch.no_grad()`, `torch.inference_mode()`, autocast. Tensors
+  that were made in inference mode are copied. A module with such weights is refused: they can't have gradients.
+- Every switch has its old value afterwards, also after an error or Ctrl-C. What can't be restored is never changed: the
   allocator, signal handlers that Python did not install.
 """
 
@@ -35,24 +35,24 @@ R = TypeVar("R")
 
 
 _MOST_NESTED = 8
-"""How deep arguments are searched for tensors: the inputs of a data set are by name and split."""
+"""How deep arguments are searched for tensors: the inputs of a data set are nested, by name and split."""
 
 
 _REMEDY = "make or load it outside of torch.inference_mode(), or take copy.deepcopy(module) outside of it"
 
 
 def isolated(function: Callable[P, R]) -> Callable[P, R]:
-    """Make a public function keep the promises above; what it calls may use gradients."""
+    """Decorate a public function so that it keeps the guarantees above; inside, gradients are on."""
     return _isolated(function, lambda: True)
 
 
 def isolated_keeping_gradients(function: Callable[P, R]) -> Callable[P, R]:
-    """The same for a function whose result has gradients where the caller has them on."""
+    """The same for a function whose result has gradients if they are on in the caller."""
     return _isolated(function, torch.is_grad_enabled)
 
 
 def outside_inference_mode(function: Callable[P, R]) -> Callable[P, R]:
-    """Make a function leave inference mode, so that the tensors it makes can be trained; nothing else."""
+    """Decorate a function so that it runs outside inference mode and the tensors it makes can be trained."""
 
     @wraps(function)
     def outside(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -63,7 +63,7 @@ def outside_inference_mode(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def in_any_mode(function: Callable[P, R]) -> Callable[P, R]:
-    """Make a method that takes gradients by itself work in inference mode too; nothing is done outside of it."""
+    """Decorate a method that computes gradients internally so that it works in inference mode too."""
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -94,7 +94,7 @@ def _isolated(function: Callable[P, R], gradients: Callable[[], bool]) -> Callab
 
 
 _here = threading.local()
-"""Whether this thread is in such a function."""
+"""Whether this thread is inside such a function."""
 
 
 def _is_nested() -> bool:
@@ -114,7 +114,7 @@ def _inside(name: str) -> Iterator[None]:
 
 @contextmanager
 def ordinary_tensors() -> Iterator[None]:
-    """Leave inference mode for the time of a block; gradients stay on or off."""
+    """Run a block outside inference mode; gradients stay on or off."""
     if not torch.is_inference_mode_enabled():
         yield
         return
@@ -124,7 +124,7 @@ def ordinary_tensors() -> Iterator[None]:
 
 @contextmanager
 def _usual_modes(gradients: bool) -> Iterator[None]:
-    """Neither inference mode nor autocast, and gradients on or off."""
+    """Run a block without inference mode and autocast, with gradients on or off."""
     with ExitStack() as modes:
         for device in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device):
@@ -136,10 +136,10 @@ def _usual_modes(gradients: bool) -> Iterator[None]:
 
 
 def ordinary(value: Any, depth: int = 0) -> Any:
-    """An argument with its inference tensors copied; itself where there are none.
+    """An argument with its inference tensors copied; the argument itself if there are none.
 
     Args:
-        value: a tensor, a module, a program, or what holds some: a mapping, a list, a tuple, a dataclass.
+        value: a tensor, a module, a program, or a mapping, list, tuple or dataclass of such.
         depth: how deep it lies in the arguments.
 
     Raises:
@@ -201,7 +201,7 @@ def _check_module(module: nn.Module) -> None:
 
 @contextmanager
 def _refusing_inference_tensors(name: str) -> Iterator[None]:
-    """Those that no argument shows (a program may hold some in a closure) are met by torch."""
+    """Explain torch's error for inference tensors that are in no argument, e.g. in a program's closure."""
     try:
         yield
     except RuntimeError as error:

@@ -1,6 +1,6 @@
 """Stateless randomness: every draw is a function of a seed and of *what* is drawn, never of what was drawn before.
 
-That is what makes a resumed run equal an uninterrupted one, and an estimate independent of how it was cut into chunks.
+So a resumed run equals an uninterrupted one, and an estimate does not depend on how it was cut into chunks.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ def derive_seed(seed: int, *keys: object) -> int:
         >>> derive_seed(0, "step", 1) == derive_seed(0, "step", 1) != derive_seed(0, "step", 2)
         True
     """
-    first, *rest = (getattr(key, "item", lambda key=key: key)() for key in (seed, *keys))  # NumPy's numbers too
+    first, *rest = (getattr(key, "item", lambda key=key: key)() for key in (seed, *keys))  # accepts NumPy's numbers
     if not isinstance(first, int):
         raise UsageError(f"seed: expected a whole number, got {seed!r}")
     digest = hashlib.sha256(repr((first, *rest)).encode()).digest()
@@ -28,7 +28,7 @@ def derive_seed(seed: int, *keys: object) -> int:
 
 
 def generator(seed: int, *keys: object) -> torch.Generator:
-    """What `seeded(seed, *keys)` draws from on the CPU, as a generator that leaves the others alone.
+    """The stream of `seeded(seed, *keys)` on the CPU, as a separate generator.
 
     Example:
         >>> with seeded(0, "noise"):
@@ -41,10 +41,10 @@ def generator(seed: int, *keys: object) -> torch.Generator:
 
 @contextmanager
 def seeded(seed: int, *keys: object) -> Iterator[None]:
-    """Run a block under the generators seeded by `(seed, *keys)`; the caller's generators are left as they were.
+    """Run a block with torch's generators seeded by `(seed, *keys)`; afterwards they continue as if it had not run.
 
-    They are the process's, so such a block, and a public function that runs programs, wait while another thread is in
-    one (`pyro_vae.process.isolation`).
+    The generators belong to the process, so such a block, and each public function that runs programs, waits while
+    another thread is inside one (`pyro_vae.process.isolation`).
 
     Args:
         seed: the seed of the run.
@@ -65,10 +65,10 @@ def seeded(seed: int, *keys: object) -> Iterator[None]:
 
 
 def reseed(seed: int, *keys: object) -> None:
-    """Seed the generators by `(seed, *keys)` for good: `seeded` without the restoring, for a loop inside a `seeded`."""
+    """Seed the generators by `(seed, *keys)` without restoring them later: for a loop inside a `seeded` block."""
     derived = derive_seed(seed, *keys)
     torch.default_generator.manual_seed(derived)
-    if _on_cuda():  # the current device alone: `torch.manual_seed` would reseed all, and only one is restored
+    if _on_cuda():  # only the current device: `torch.manual_seed` would seed all of them, but only one is restored
         torch.cuda.manual_seed(derived)
 
 

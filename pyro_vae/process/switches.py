@@ -1,4 +1,4 @@
-"""Process-wide switches of Pyro and torch that running a program may change, as one value that can be put back."""
+"""Process-wide switches of Pyro and torch that running a program may change, as one value that can be restored."""
 
 import contextlib
 from collections.abc import Iterator
@@ -20,9 +20,9 @@ from pyro_vae.process import pyro_internals
 
 @dataclass(frozen=True)
 class Checks:
-    """Which checks are on: those of Pyro's three parts, and those of torch's distributions.
+    """Which argument checks are on: those of Pyro's three parts, and those of torch's distributions.
 
-    `pyro.validation_enabled` gives torch's distributions the setting of Pyro's back, whatever they had before.
+    `pyro.validation_enabled` does not restore those of torch's distributions: it sets them to Pyro's value.
     """
 
     infer: bool
@@ -32,7 +32,7 @@ class Checks:
 
     @classmethod
     def now(cls) -> Self:
-        """As it is set."""
+        """The current values."""
         return cls(
             infer.is_validation_enabled(),
             poutine.is_validation_enabled(),
@@ -41,7 +41,7 @@ class Checks:
         )
 
     def put_back(self) -> None:
-        """Set it so."""
+        """Set these values."""
         infer.enable_validation(self.infer)
         poutine.enable_validation(self.poutine)
         distributions.enable_validation(self.pyro_distributions)
@@ -61,16 +61,16 @@ def checking(enabled: bool) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Switches:
-    """All that the package sets for the time of a call.
+    """All switches that the package sets during a call.
 
     Args:
         checks: which are on.
-        products: how float32 products are computed, of each backend that has such a switch.
+        products: how float32 products are computed, for each backend with such a switch.
         threads: number of torch's threads.
-        gradients: whether they are on, in this thread.
+        gradients: whether gradients are on in this thread.
         generator: state of torch's generator.
         handlers: Pyro's handlers that are active.
-        plates: names of the plates whose dimensions are taken.
+        plates: names of the plates that occupy dimensions.
     """
 
     checks: Checks
@@ -83,7 +83,7 @@ class Switches:
 
     @classmethod
     def now(cls) -> Self:
-        """As they are."""
+        """The current values."""
         return cls(
             Checks.now(),
             tuple((switch, switch.fp32_precision) for switch in _product_switches()),
@@ -95,7 +95,7 @@ class Switches:
         )
 
     def put_back(self) -> None:
-        """Set them so, those that differ."""
+        """Set these values, where they differ."""
         self.checks.put_back()
         for switch, precision in self.products:
             if switch.fp32_precision != precision:
@@ -109,9 +109,9 @@ class Switches:
 
 @contextmanager
 def put_back_on_error() -> Iterator[None]:
-    """Run a block; where it does not end by itself, put all switches back.
+    """Run a block; if it ends with an error or Ctrl-C, restore all switches.
 
-    Each is put back by whoever changed it, unless Ctrl-C comes between its two lines.
+    Normally each is restored where it was changed; but Ctrl-C can come between the change and the `try`.
     """
     before = Switches.now()
     try:
@@ -123,12 +123,12 @@ def put_back_on_error() -> Iterator[None]:
 
 
 def _finish_contexts(error: BaseException) -> None:
-    """End the `@contextmanager`s that were interrupted between their lines and `with`: else they put back what they
-    found only when the traceback is forgotten, some time later.
+    """Close the `@contextmanager`s that were interrupted before their `with` block began: else they would restore their
+    values only when the traceback is garbage collected, some time later.
     """
     for frame, _ in walk_tb(error.__traceback__):
         if frame.f_code.co_filename == contextlib.__file__:
-            with suppress(RuntimeError):  # it still runs
+            with suppress(RuntimeError):  # the frame is still running
                 frame.clear()
 
 

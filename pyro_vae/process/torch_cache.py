@@ -1,7 +1,7 @@
-"""The folder in which torch keeps what it compiles, seen to before torch's compiler is imported.
+"""The folder of torch's compiler, checked before the compiler is imported.
 
-Importing the compiler makes that folder, and so does the first optimizer of a process. Where it can't be made, both
-fail with the system's error, although nothing depends on the folder but time.
+Importing the compiler makes that folder, and so does the first optimizer of a process. If it can't be made, both fail
+with the system's error, although only speed depends on the folder.
 """
 
 import atexit
@@ -22,20 +22,20 @@ VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 _TORCHS = ("TORCH", "_TORCH", "TRITON_")
-"""How environment variables begin that torch sets."""
+"""Prefixes of the environment variables that torch sets."""
 
 
 _lasting: set[str] = set()
-"""Those that stay set, as torch would not find the same by itself."""
+"""Variables that stay set, since torch would not find the same values again."""
 
 
 def ensure_cache() -> None:
-    """Point torch to a temporary folder, with a warning, where the one it would take can't be written to.
+    """Let torch use a temporary folder, with a warning, if its usual one can't be written to.
 
     Raises:
         FileError: if no temporary folder can be made either.
     """
-    if "torch._dynamo" in sys.modules:  # it has its folder
+    if "torch._dynamo" in sys.modules:  # the compiler is imported already
         return
     try:
         folder = Path(os.environ.get(VARIABLE) or _default()).absolute()
@@ -53,9 +53,9 @@ def ensure_cache() -> None:
 
 @contextmanager
 def environment_kept() -> Iterator[None]:
-    """Run a block, then take away the variables that torch has set for itself meanwhile, such as the folder's name.
+    """Run a block, then delete the environment variables that torch has set in it, such as the folder's name.
 
-    The host's own children would inherit them, and torch finds the same values again.
+    Child processes of the caller would inherit them; torch finds the same values again when needed.
     """
     before = set(os.environ)
     try:
@@ -67,7 +67,7 @@ def environment_kept() -> Iterator[None]:
 
 
 def _default() -> Path:
-    """Torch's own choice, which it tells only to those who import the compiler."""
+    """The folder that torch would use, which its API gives only after importing the compiler."""
     try:
         user = getpass.getuser()
     except (KeyError, ModuleNotFoundError, OSError):

@@ -13,7 +13,7 @@ _log = logging.getLogger("pyro_vae")
 
 
 class _Turn:
-    """A lock that the thread which holds it may take again, and what it holds it for."""
+    """A reentrant lock, and the name of the call that holds it."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -26,10 +26,10 @@ _turn = _Turn()
 
 @contextmanager
 def one_at_a_time(name: str) -> Iterator[None]:
-    """Run a block while no other thread of this process is in such a block; a second one waits, and says so once.
+    """Run a block while no other thread of this process is in such a block; a second one waits, and logs it once.
 
     Args:
-        name: what the block is, for the message of those who wait for it.
+        name: what the block is, for the message of a thread that waits.
     """
     turn, me = _turn, threading.get_ident()
     holder = turn.holder
@@ -44,7 +44,7 @@ def one_at_a_time(name: str) -> Iterator[None]:
 
 
 def _tell_once(turn: _Turn, what: str) -> None:
-    """The first time only: a pool of threads would say it at each call."""
+    """Log it the first time only: a pool of threads would repeat it at each call."""
     if not turn.told:
         turn.told = True
         _log.warning(

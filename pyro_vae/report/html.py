@@ -35,7 +35,7 @@ figcaption { color: var(--faint); font-size: .9rem; }
 
 @dataclass(frozen=True)
 class Warned:
-    """Something not to be trusted, in plain words.
+    """A warning: something that is not to be trusted.
 
     Args:
         what: what was found, with its number and the threshold.
@@ -54,8 +54,8 @@ class Section:
         title: its heading.
         text: sentences: what was measured, and how to read it.
         tables: rows by column name, each in one table.
-        figures: pictures by their captions; closed by no one here.
-        warnings: what was found wrong.
+        figures: pictures by their captions; they are left open.
+        warnings: the problems that were found.
         note: protocol and small print.
     """
 

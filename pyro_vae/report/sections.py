@@ -1,4 +1,4 @@
-"""What there is to know about a trained VAE on some data, section by section: in numbers, in pictures and in words.
+"""All diagnostics of a trained VAE on some data, section by section: numbers, pictures and text.
 
 To add a section, write a function of a `Subject` that returns a `Finding`, and name it in `SECTIONS`.
 """
@@ -27,19 +27,19 @@ from pyro_vae.report.subject import Finding, Given, Subject
 from pyro_vae.statistics.averages import Averaged, at_least, number, standard_error
 
 MOST_BRACKET = 1.0
-"""Nats between the two sides of the bracket above which it says little."""
+"""Width of the bracket, nats, above which the report warns."""
 
 
 _CERTAIN = 3.0
-"""Standard errors from which on a difference is told as one."""
+"""Standard errors above which a difference is reported."""
 
 
 @isolated
 def diagnose(subject: Subject, sections: Sequence[str] | None = None) -> dict[str, Finding]:
     """Measure section by section.
 
-    A section that makes no sense for the model (gaps of what is no `VAE`, annealing of discrete codes) says why, as a
-    warning, so that nobody takes what was not measured for good.
+    A section that makes no sense for the model (gaps of other models than `VAE`, annealing of discrete codes) gives the
+    reason as a warning, so that nobody believes that it was measured.
 
     Args:
         subject: what is diagnosed.
@@ -103,7 +103,7 @@ def evidence(subject: Subject) -> Finding:
 
 
 def bracket(subject: Subject) -> Finding:
-    """Log p(x) bracketed: annealed importance sampling beside it, and from both sides on simulated data."""
+    """Log p(x) bracketed: compared with annealed importance sampling, and bounded from both sides on simulated data."""
     sizes, few = subject.sizes, subject.held_out.first(subject.sizes.num_bracketed)
     vae, options = subject.vae, {"annealing": subject.sizes.annealing, "seed": subject.seed}
     annealed = ais(
@@ -147,7 +147,7 @@ def bracket(subject: Subject) -> Finding:
 
 
 def _of_crossing(simulated: Sandwich) -> list[Warned]:
-    """Two sides that are the wrong way round by more than chance."""
+    """A lower bound above the upper one by more than chance allows."""
     if simulated.crossed != "beyond error":
         return []
     what = (
@@ -198,7 +198,7 @@ def _gaps(subject: Subject, data: Given, known: Evidence, name: str) -> Inferenc
 
 
 def _first(evidence: Evidence, num: int) -> Evidence:
-    """That of the first `num` data, which does not depend on those that follow."""
+    """The estimate of the first `num` data, which does not depend on those that follow."""
     return replace(evidence, data=None, **{name: column[:num] for name, column in evidence.columns().items()})
 
 
@@ -221,7 +221,7 @@ def _of_gaps(found: InferenceGaps) -> list[Warned]:
 
 
 def latents(subject: Subject) -> Finding:
-    """Codes: which dimensions are in use, and what they tell."""
+    """Codes: which dimensions are in use, and how much information they contain."""
     data = subject.held_out
     stats = latent_statistics(subject.vae, data.x, **data.inputs)
     terms = elbo_surgery(
@@ -346,7 +346,7 @@ SECTIONS: dict[str, Callable[[Subject], Finding]] = {
 
 
 def _row(name: str, mean: float, of_data: float, of_draws: float | str | None) -> dict[str, Any]:
-    """A line of a table of averages over data; an error as text is printed as it is."""
+    """A row of a table of averages over data; an error that is text is printed as it is."""
     draws = "" if of_draws is None else of_draws if isinstance(of_draws, str) else number(of_draws, ".4f")
     return {"": name, "nats per datum": f"{mean:.3f}", "standard error, data": number(of_data), "of draws": draws}
 
@@ -356,7 +356,7 @@ def _equality(simulated: Sandwich) -> str:
 
 
 def _repeated(data: Given, num: int) -> tuple[Tensor, Mapping[str, Any]]:
-    """`num` data, taken again from the start where there are fewer."""
+    """`num` data; if there are fewer, they are repeated from the start."""
     rows = [i % len(data.x) for i in range(num)]
     return data.x[rows], {name: value[rows] for name, value in data.inputs.items()}
 

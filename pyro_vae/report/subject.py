@@ -13,12 +13,12 @@ from pyro_vae.evidence.annealing_results import Annealing
 from pyro_vae.report.html import Section
 
 Progress = Callable[[str, float, float], object]
-"""Called with a section's name, how much is done and of how much."""
+"""Called with a section's name, how much is done, and the total."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """Data with what the programs take beside them.
+    """Data with the programs' other inputs.
 
     Args:
         x: data `[N, *event]`.
@@ -35,11 +35,11 @@ class Given:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much work each section may be.
+    """How much work each section does.
 
     Args:
         num_particles: K of importance sampling.
-        num_bracketed: data whose log p(x) is bracketed, and as many simulated ones.
+        num_bracketed: data whose log p(x) is bracketed, and number of simulated ones.
         num_gaps: data whose inference gaps are measured, of each split.
         num_simulated: data for calibration.
         num_replicated: data sets drawn for the predictive check.
@@ -80,7 +80,7 @@ class Subject:
         return self.importance_sampled(self.held_out, "evidence")
 
     def importance_sampled(self, data: Given, name: str) -> Evidence:
-        """The same of any data."""
+        """Log p(x) of any data, likewise."""
         tell = self.teller(name, len(data.x))
         return log_marginal(
             self.vae.model,
@@ -93,7 +93,7 @@ class Subject:
         )
 
     def teller(self, name: str, total: float) -> Callable[[float], object]:
-        """A section's progress."""
+        """A function that reports the progress of a section."""
         return lambda done: self.progress(name, done, total)
 
 
@@ -111,5 +111,5 @@ class Finding:
 
     @property
     def warnings(self) -> list[str]:
-        """What is wrong, in words."""
+        """The warnings as text."""
         return [f"{warned.what} {warned.advice}" for warned in self.section.warnings]

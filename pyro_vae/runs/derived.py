@@ -1,4 +1,4 @@
-"""A run directory made from another one: a trained autoencoder that was changed, and where it comes from."""
+"""A run directory made from another one: a trained autoencoder with a part replaced, and the run it comes from."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,22 +13,22 @@ from pyro_vae.runs.loading import read_config, read_manifest
 from pyro_vae.runs.state import State
 
 MADE_BY = "refit"
-"""The entry of a derived run's config that says what it was made from; no training has one."""
+"""The entry of a derived run's config that names its source; the config of a training has none."""
 
 
 class Derived:
-    """A run directory that is to hold what another run becomes with some of its parts replaced.
+    """A run directory for another run with some of its parts replaced.
 
     Args:
         run: the directory, open.
-        source: manifest of the run it is made from.
+        source: manifest of the source run.
     """
 
     def __init__(self, run: Run, source: Mapping[str, Any]) -> None:
         self.run, self.source = run, source
 
     def save(self, vae: nn.Module) -> None:
-        """Write the weights; the directory holds a run from then on, whose training is that of its source."""
+        """Write the weights; from then on the directory holds a run, with the training progress of its source."""
         kept = {name: self.source["progress"].get(name) for name in ("epoch", "step", "best_epoch", "data")}
         self.run.save(State(vae.state_dict(), {}, {}, kept))
 
@@ -37,19 +37,20 @@ class Derived:
 def derived_run(
     source: str | Path, out: str | Path, parts: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> Iterator[Derived]:
-    """Open a run directory for what a run becomes, before the work is done: what can't be written is told at once.
+    """Open the run directory of a derived run before the work begins, so that errors of writing come at once.
 
     Its config is that of the source, with the parts replaced, and an entry `refit` with the source, the sha256 of its
-    weights, what was replaced and the settings. So `pyro-vae fit --config` does not take it for a training's.
+    weights, the replaced parts and the settings. By this entry `pyro-vae fit --config` knows that it is not the config
+    of a training.
 
     Args:
-        source: the run directory that it is made from; read only.
-        out: the new one. One that holds the very same, from an earlier call, is written again.
+        source: the run directory of the source; it is only read.
+        out: the new run directory. If it holds the same run from an earlier call, it is written again.
         parts: the new parts of the autoencoder, by the name of its argument: classes, or partials of them.
-        settings: how they are made, as plain data.
+        settings: how the parts are made, as plain data.
 
     Raises:
-        CheckpointError: if `source` holds no run, or `out` holds another one, the source among them, or is in use.
+        CheckpointError: if `source` holds no run, or `out` is in use or holds another run (also if it is the source).
         UsageError: for a part that can't be described.
     """
     config, manifest = read_config(Path(source)), read_manifest(Path(source))

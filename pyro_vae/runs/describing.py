@@ -132,14 +132,14 @@ def build_vae(description: Mapping[str, Any], trust: Sequence[str] = ()) -> Any:
         return cls(**arguments)
     except PyroVaeError:
         raise
-    except Exception as error:  # a part in the place of another can fail in any way
+    except Exception as error:  # a part used as another kind of part can fail in any way
         raise CheckpointError(f"can't build the VAE from its description: {type(error).__name__}: {error}") from error
 
 
 def with_defaults(description: Any) -> Any:
-    """A description with the defaults of each class of ours for the options that it lacks.
+    """A description in which options of the package's classes that are missing have their defaults.
 
-    So that two versions can be compared: one that did not know an option yet did what its default does.
+    So that descriptions of two versions can be compared: a version without an option did what its default does.
 
     Args:
         description: plain data; a mapping under the key `vae` may be the keywords of a `VAE`.
@@ -162,12 +162,12 @@ def _defaults(cls: type) -> dict[str, Any]:
     """The defaults of a class's options, as plain data."""
     try:
         parameters = signature(cls).parameters
-    except ValueError:  # no class of ours, but one that a module of ours imports
+    except ValueError:  # not a class of the package, but one that a module of the package imports
         return {}
     found = {}
     for name, parameter in parameters.items():
         if parameter.default is not Parameter.empty:
-            with suppress(UsageError):  # no plain data: it can't have been saved either
+            with suppress(UsageError):  # not plain data, so it can't have been saved
                 found[name] = describe(parameter.default)
     return found
 
@@ -199,6 +199,6 @@ def _path_of(cls: type) -> str:
             "outside of functions and classes"
         )
     module = cls.__module__
-    if module.startswith(("torch.optim.", "pyro_vae.")):  # by the public name, wherever in the package it is written
+    if module.startswith(("torch.optim.", "pyro_vae.")):  # by the public name, whatever file of the package defines it
         module = ".".join(module.split(".")[:2])
     return f"{module}.{cls.__qualname__}"

@@ -1,4 +1,4 @@
-"""A run directory that is being written: what it holds, and resuming from it."""
+"""A run directory that is being written or resumed: its state, its lock, and whether its settings agree."""
 
 import hashlib
 import json
@@ -25,41 +25,41 @@ _TEMPORARY = r"(?:[0-9a-f]{12}\.)?tmp"
 
 
 _SWEPT = re.compile(rf"{TENSORS}|\.(?:{TENSORS}|config\.yaml|metrics\.csv|manifest\.json)\.{_TEMPORARY}")
-"""What may be deleted: files that only a save writes. All others in the directory are the user's."""
+"""Files that may be deleted: those that only a save writes. All other files in the directory are the user's."""
 
 
 _UNSAVED = re.compile(rf"(?:{'|'.join(KINDS)})-0+-0+\.safetensors")
-"""What a training may leave that ends before its first manifest."""
+"""Files that a training may leave if it ends before its first manifest."""
 
 
 _ADDED = {"keep": "best"}
-"""Settings that older versions did not write, and what they did."""
+"""Settings that older versions did not write, with the values that describe what those versions did."""
 
 
 _SHOWN_CHANGES = 5
-"""Settings that are named where a run has others."""
+"""Most settings that a message names if they differ from those of the run."""
 
 
 _LONGEST_VALUE = 40
 
 
 _IGNORED = ("device", "run")
-"""Settings that may differ when a run is resumed: where, not what."""
+"""Settings that may differ when a run is resumed: they say where it runs and is saved."""
 
 
 class Run:
-    """An open run directory, locked against every other process until closed.
+    """An open run directory, locked against other processes until it is closed.
 
     Args:
         path: the directory; made if it is not there.
         config: what the training is, as plain data.
-        rewritten: whether the files of a run with the very same config, that is not whole, may be written again, since
-            no training is lost with them.
-        unused: settings that change nothing in this training, which may differ from those of the run.
+        rewritten: whether the files of an incomplete run with the same config may be overwritten, if no training is
+            lost with them.
+        unused: settings that have no effect in this training, so that they may differ from those of the run.
 
     Raises:
-        CheckpointError: if another process has it, it holds a run with another config or one without its manifest, or
-            something else is in the place of its files.
+        CheckpointError: if another process has locked it, it holds a run with another config or without its manifest,
+            or something that is not a regular file has the name of one of its files.
         FileError: if it can't be made, read or written.
     """
 
@@ -94,7 +94,7 @@ class Run:
         return _differences(old, new)
 
     def _refuse_remains(self, config: dict[str, Any], rewritten: bool) -> None:
-        """Never train anew among the files of a run whose manifest is lost."""
+        """Refuse to start a training among the files of a run whose manifest is lost."""
         remains = _remains(self.path)
         if not remains or (rewritten and read_config(self.path) == config):
             return
@@ -104,7 +104,7 @@ class Run:
         )
 
     def restore(self) -> State | None:
-        """The latest state, or None where nothing has been saved yet."""
+        """The latest state, or None if nothing has been saved yet."""
         if not run_files.has(self.path, "manifest.json"):
             return None
         manifest = read_manifest(self.path)
@@ -118,7 +118,7 @@ class Run:
         return State(**tensors, progress=manifest["progress"], rows=rows[: manifest["rows"]], files=files)
 
     def save(self, state: State) -> None:
-        """Write a state; the one before stays valid until the new one is complete."""
+        """Write a state; the previous one stays valid until the new one is complete."""
         stamp = f"{state.progress['epoch']:06d}-{state.progress['step']:06d}"
         files = {}
         for kind in KINDS:
@@ -145,7 +145,7 @@ class Run:
 
 
 def _remains(path: Path) -> list[str]:
-    """What in a directory without manifest a training has left that was past its first save."""
+    """Files in a directory without manifest that a training has left after its first save."""
     names = run_files.regular_files(path)
     found = [name for name in names if re.fullmatch(TENSORS, name) and not _UNSAVED.fullmatch(name)]
     rows = "metrics.csv" in names and run_files.read(path, "metrics.csv", run_files.LARGEST_TEXT)
@@ -177,7 +177,7 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as a version writes it that knows all of today's options."""
+    """A config with all options that this version has."""
     return with_defaults({**_ADDED, **config})
 
 
@@ -188,7 +188,7 @@ def _differences(old: Any, new: Any, key: str = "") -> list[str]:
 
 
 def _few(changes: Sequence[str]) -> str:
-    """Some of them, in their order but those of a whole part before those of its options, and how many are left out."""
+    """Some of the differences, those of a part before those of its options, and how many are left out."""
     further = len(changes) - _SHOWN_CHANGES
     keys = [text.partition(" ")[0] for text in changes]
     settings = list(dict.fromkeys(key.partition(".")[0] for key in keys))
@@ -198,7 +198,7 @@ def _few(changes: Sequence[str]) -> str:
 
 
 def _brief(value: Any) -> str:
-    """A setting in a few words: of a class its name."""
+    """A setting as short text: for a class its name."""
     if isinstance(value, Mapping) and isinstance(value.get("class_path"), str):
         return value["class_path"].rpartition(".")[2]
     text = repr(value)

@@ -1,11 +1,11 @@
-"""The files of a run directory: read and written whole, and nothing outside the directory.
+"""The files of a run directory, read and written as a whole; nothing outside the directory is touched.
 
-A run directory may come from anyone, so a link, a FIFO, a socket or a device in the place of one of its files or
-folders is refused before it is opened, and never followed. The run directory itself may be a link, or lie behind one
-(`runs -> /big/disk`): that is its owner's choice, and only what lies inside is checked.
+A run directory may come from anyone, so a link, a FIFO, a socket or a device instead of one of its files or folders is
+refused before it is opened, and never followed. The run directory itself may be a link, or lie behind one (`runs ->
+/big/disk`): its owner chose that, and only what is inside is checked.
 
-A file is written under a name that no other process has, synced and renamed, so that its place holds the old content or
-the new, never a part of it.
+A file is written under a temporary name that no other process uses, synced and renamed, so that under its own name
+there is always the whole old or the whole new content.
 """
 
 import errno
@@ -27,11 +27,11 @@ import numpy as np
 from pyro_vae.errors import CheckpointError, FileError, file_errors
 
 LARGEST_TEXT = 1 << 26
-"""Bytes of the largest text file that is read: a million epochs of metrics."""
+"""Largest text file that is read, bytes: a million epochs of metrics."""
 
 
 _TRIED = 1 << 16
-"""Bytes that a disk must have left for a result."""
+"""Free space that a disk must have for a result, bytes."""
 
 
 _ABANDONED = 3600
@@ -45,7 +45,8 @@ _INSIDE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 _WRONG_KIND = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.ENODEV)
-"""What the system says of a link, a file for a folder, a folder for a file, a socket, a device."""
+"""Error numbers of the system for a link, a file instead of a folder, a folder instead of a file, a socket, a
+device."""
 
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
@@ -70,7 +71,7 @@ def read(run: Path, name: str, largest: int | None = None) -> bytes:
     Args:
         run: the directory.
         name: the file's path inside it.
-        largest: how many bytes it may have; None for any number.
+        largest: most bytes that it may have; None for any number.
 
     Raises:
         CheckpointError: if it is no regular file, or larger.
@@ -94,7 +95,7 @@ def write(run: Path, name: str, data: bytes) -> None:
         data: its new content.
 
     Raises:
-        CheckpointError: if there is something else than a regular file in its place, or than a folder in its folder's.
+        CheckpointError: if its name, or that of its folder, belongs to something else than a regular file, or a folder.
         FileError: if it can't be written.
     """
     with _of_a_run(run / name, "write"), _folder_of(run, name, make=True) as (folder, last):
@@ -102,14 +103,14 @@ def write(run: Path, name: str, data: bytes) -> None:
 
 
 def check_writable(run: Path, name: str) -> None:
-    """Raise what `write` would raise, before the work whose result it is to hold; no file is changed."""
+    """Raise what `write` would raise, before the work whose result will be written; no file is changed."""
     with _of_a_run(run / name, "write"), _folder_of(run, name, make=True) as (folder, last):
         _check_place(folder, last)
         _try(folder, last)
 
 
 def check_anywhere(path: Path) -> None:
-    """Raise what `write_atomic` would raise, once the folder of the file is made; nothing is changed.
+    """Raise what `write_atomic` would raise; apart from making the folder of the file, nothing is changed.
 
     Raises:
         FileError: if it can't be written, or is no regular file.
@@ -127,7 +128,7 @@ def has(run: Path, name: str) -> bool:
     """Whether a run directory has a file of this name.
 
     Raises:
-        CheckpointError: if something else is there.
+        CheckpointError: if something else than a regular file has this name.
     """
     with _of_a_run(run / name, "read"):
         try:
@@ -138,7 +139,7 @@ def has(run: Path, name: str) -> bool:
 
 
 def remove(run: Path, pattern: re.Pattern[str], keep: set[str]) -> None:
-    """Delete the regular files of a directory whose whole name matches, but for those to keep."""
+    """Delete the regular files of a directory whose whole name matches, except those to keep."""
     with file_errors(run, "write"):
         for name in regular_files(run):
             if pattern.fullmatch(name) and name not in keep:
@@ -152,7 +153,7 @@ def regular_files(run: Path) -> list[str]:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file that the user named, anywhere: whole or not at all; a link is followed, as everywhere else.
+    """Write a file that the user named, anywhere: whole or not at all. A link is followed, as other programs do.
 
     Raises:
         FileError: if it can't be written, or is no regular file.
@@ -199,7 +200,7 @@ def _sweep(folder: int, name: str) -> None:
 
 
 def _try(folder: int, name: str) -> None:
-    """Write a little beside `name`, and delete it."""
+    """Write a small temporary file in the folder of `name`, and delete it."""
     temporary, descriptor = _made(folder, name)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -209,7 +210,7 @@ def _try(folder: int, name: str) -> None:
 
 
 def _made(folder: int, name: str) -> tuple[str, int]:
-    """A new empty file beside `name`, under a name that nobody can have put there: its name, and it open."""
+    """A new empty file in the folder of `name`, under an unpredictable name: this name, and the open file."""
     temporary = f".{name}.{secrets.token_hex(6)}.tmp"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _INSIDE
     return temporary, os.open(temporary, flags, 0o666, dir_fd=folder)
@@ -220,7 +221,7 @@ def _made(folder: int, name: str) -> tuple[str, int]:
 
 @contextmanager
 def _folder_of(run: Path, name: str, make: bool = False) -> Iterator[tuple[int, str]]:
-    """The folder of a file, open, and the file's name in it; every folder inside the run directory is a real one."""
+    """The open folder of a file, and the file's name in it; links among the folders inside the run are refused."""
     *inner, last = PurePosixPath(name).parts
     with ExitStack() as held, _without_names():
         folder = _held(held, os.open(run, _FOLDER))
@@ -234,7 +235,7 @@ def _folder_of(run: Path, name: str, make: bool = False) -> Iterator[tuple[int, 
 
 @contextmanager
 def _without_names() -> Iterator[None]:
-    """Drop the name in an error of the system, which is relative to an open folder: whoever opened it has the path."""
+    """Remove the name from an error of the system: it is relative to an open folder; the caller knows the path."""
     try:
         yield
     except OSError as error:
@@ -259,7 +260,7 @@ def _check_file(found: os.stat_result) -> None:
 
 @contextmanager
 def _of_a_run(path: Path, doing: Literal["read", "write"]) -> Iterator[None]:
-    """Refuse what is no file or folder of a run; any other error of the system names the whole path."""
+    """Refuse what is not a regular file or folder; any other error of the system gets the whole path."""
     try:
         with file_errors(path, doing):
             yield
@@ -276,7 +277,7 @@ def _of_a_run(path: Path, doing: Literal["read", "write"]) -> Iterator[None]:
 
 
 def make_directory(run: Path) -> None:
-    """Make a run directory, with all above it, if it is not there.
+    """Make a run directory, with all folders above it, if it does not exist.
 
     Raises:
         CheckpointError: if a file is in the way.
@@ -290,13 +291,14 @@ def make_directory(run: Path) -> None:
 
 
 def lock(run: Path) -> io.FileIO:
-    """Hold the lock of a run directory until the result is closed; the system drops it with the process.
+    """Hold the lock of a run directory until the returned file is closed; the system releases it when the process ends.
 
-    Where the file system has no locks, a warning says so and nothing is held: a lock made of a mere file would outlive
-    a process that was killed, and then the same command could not resume.
+    If the file system has no locks, there is a warning and no lock: a lock made of an ordinary file would outlive a
+    process that was killed, and then the same command could not resume.
 
     Raises:
-        CheckpointError: if another process holds it, named by its id and host; or if `lock` is no file of the run.
+        CheckpointError: if another process holds it (with its id and host); or if `lock` is not a regular file of the
+            run.
         FileError: if it can't be opened.
     """
     with _of_a_run(run / "lock", "write"), _folder_of(run, "lock") as (folder, name):
@@ -323,13 +325,13 @@ def _hold(file: io.FileIO, run: Path) -> None:
             raise
         _log.warning(f"the file system of {run} has no locks: see to it that no other process uses the directory")
         return
-    with suppress(OSError):  # a disk that is full holds the lock as well
+    with suppress(OSError):  # the lock holds on a full disk too
         file.truncate(0)
         file.write(f"{os.getpid()} {socket.gethostname()}\n".encode())
 
 
 def _holder(file: io.FileIO) -> str:
-    """Who has the lock, by what it wrote there; the file may hold anything."""
+    """Which process has the lock, as it wrote into the file; the content may be anything."""
     file.seek(0)
     found = _HOLDER.fullmatch(file.read(300) or b"")
     return f"process {int(found[1])} on {found[2].decode()}" if found else "another process"

@@ -1,4 +1,4 @@
-"""The form of every text file in a run directory, checked once when it is read; a message names the key."""
+"""The form of every text file in a run directory, checked when it is read; messages name the key."""
 
 import csv
 import io
@@ -18,14 +18,14 @@ TENSORS = rf"(?:{'|'.join(KINDS)})-\d{{6,}}-\d{{6,}}\.safetensors"
 
 
 SUMS = {"loss", "seen", "probed", "train_reconstruction", "train_kl"}
-"""What a training adds up in an epoch."""
+"""Sums that a training accumulates in an epoch."""
 
 
 _TERMS = ("elbo", "reconstruction", "kl")
 
 
 _MALFORMED = (ValueError, RecursionError)
-"""What parsing JSON that someone has changed is known to raise."""
+"""Errors that parsing damaged JSON can raise."""
 
 
 _SEED = Annotated[int, Rule(lambda value: abs(value) < 1 << 63, "a whole number")]
@@ -40,13 +40,15 @@ _SHA256 = Annotated[str, Rule(lambda value: bool(re.fullmatch("[0-9a-f]{64}", va
 
 
 class Format(TypedDict):
-    """What every manifest has, whatever its version."""
+    """The keys that manifests of all versions have."""
 
     format: int
 
 
 class Entry(TypedDict):
-    """One tensor file of a run, by what proves it whole; runs of earlier versions have no size nor names of tensors."""
+    """One tensor file of a run, with what proves it complete; earlier versions wrote no size and no names of
+    tensors.
+    """
 
     name: _FILE
     sha256: _SHA256
@@ -63,7 +65,7 @@ class Files(TypedDict):
 
 
 class Progress(TypedDict, total=False):
-    """How far a training is. A run that was made from another one has the first four alone."""
+    """How far a training is. A run that was made from another one has only the first four."""
 
     epoch: Required[Count]
     step: Required[Count]
@@ -99,7 +101,7 @@ class Description(TypedDict):
 
 
 class Config(TypedDict, total=False):
-    """config.yaml: what `pyro-vae fit --config` takes. Classes are checked by whoever builds them."""
+    """config.yaml: what `pyro-vae fit --config` takes. Classes are checked where they are built."""
 
     data: str | None
     binarize: Literal["none", "static", "dynamic", "threshold"]
@@ -139,7 +141,7 @@ class Trained(Config, total=False):
 
 
 class SavedEvidence(TypedDict, total=False):
-    """evidence-SPLIT.json, as far as it is read again; one of an earlier version may lack any of it."""
+    """evidence-SPLIT.json: the keys that are read again; files of earlier versions may lack any of them."""
 
     num_particles: Positive
     seed: _SEED
@@ -153,7 +155,7 @@ def parse_json(data: bytes, kind: Any, where: str) -> Any:
     """JSON of a known form.
 
     Raises:
-        CheckpointError: if it is no JSON, or of another form.
+        CheckpointError: if it is not JSON, or of another form.
     """
     try:
         content = json.loads(data)
@@ -171,11 +173,11 @@ def check_progress(
     steps: int,
     where: str,
 ) -> None:
-    """Refuse to resume from a progress that no training of these settings has had.
+    """Refuse to resume from a progress that a training with these settings can't have.
 
     Args:
         progress: of a `Manifest`.
-        names: all that it must hold.
+        names: all keys that it must have.
         rows: one of each epoch that is done.
         epochs: of the whole training.
         steps: in an epoch.
@@ -203,14 +205,14 @@ def check_progress(
 
 
 def check_config(config: Any, where: str, trained: bool = False) -> None:
-    """Refuse a config of another form; one that was trained has a VAE, an objective and epochs."""
+    """Refuse a config of another form; that of a trained run has a VAE, an objective and epochs."""
     check(config, Trained if trained else Config, where)
     for name in ("vae", "objective", "optimizer", "lr_schedule"):
         check_description(config.get(name), where, name)
 
 
 def check_description(value: Any, where: str, key: str) -> None:
-    """Refuse a class without a path, or with options that are no mapping, however deep."""
+    """Refuse a class without a path, or with options that are not a mapping, at any depth."""
     if isinstance(value, list | tuple):
         for i, item in enumerate(value):
             check_description(item, where, f"{key}.{i}")
@@ -259,7 +261,7 @@ def _number(text: str) -> int | float:
 
 
 def check_columns(rows: Sequence[Mapping[str, Any]], valid: bool, where: str) -> None:
-    """Refuse rows that lack what a training writes in each.
+    """Refuse rows that lack a column which every training writes.
 
     Args:
         rows: the rows.
@@ -279,7 +281,7 @@ def check_columns(rows: Sequence[Mapping[str, Any]], valid: bool, where: str) ->
 
 
 def format_metrics(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Rows as metrics.csv; nothing for no rows."""
+    """Rows as the text of metrics.csv; empty without rows."""
     text = io.StringIO()
     if rows:
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")

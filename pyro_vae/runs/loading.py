@@ -30,7 +30,7 @@ FORMAT = 1
 
 
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
-"""What parsing a file that someone has changed is known to raise, beside the parser's own errors."""
+"""Errors that parsing a damaged file can raise, in addition to those of the parser."""
 
 
 # ---- reading a run -------------------------------------------------------------------------------------------------
@@ -44,8 +44,8 @@ def load(path: str | Path, *, trust: Sequence[str] = (), device: str = "cpu", wh
         path: the run directory.
         trust: further modules whose classes may be imported and built; `pyro_vae` always is.
         device: where to put it.
-        which: `"best"` (by the objective's value on the validation data; the latest where there were none, or the run
-            was to keep the last) or `"last"`.
+        which: `"best"` (by the objective's value on the validation data; the last if there were none, or if the run
+            keeps the last) or `"last"`.
 
     Returns:
         The VAE, of the class it was trained as: a `VAE`, or any other `Autoencoder`.
@@ -60,7 +60,7 @@ def load(path: str | Path, *, trust: Sequence[str] = (), device: str = "cpu", wh
         raise UsageError(f"expected which to be 'best' or 'last', got {which!r}")
     (weights, where), config = _read_weights(Path(path), which), read_config(Path(path))
     try:
-        # weights that are thrown away must not move the caller's generator
+        # these first weights are replaced, and drawing them must not advance the caller's generator
         with seeded(0, "load"), SizedLike(weights, where):
             vae = build_vae(config.get("vae", {}), trust)
     except UsageError as error:
@@ -71,7 +71,7 @@ def load(path: str | Path, *, trust: Sequence[str] = (), device: str = "cpu", wh
 
 
 def _read_weights(path: Path, which: str) -> tuple[dict[str, Tensor], str]:
-    """The weights that the manifest names, and what to call them; read again if a training has just replaced them."""
+    """The weights that the manifest names, and their name in messages; read again if a training just replaced them."""
     manifest = read_manifest(path)
     try:
         best = read_tensors(path, manifest, "best") if which == "best" else {}
@@ -89,7 +89,7 @@ def read_config(path: Path, trained: bool = False) -> dict[str, Any]:
 
     Args:
         path: the run directory.
-        trained: whether it must have all that a trained run has: a VAE, an objective and epochs.
+        trained: whether it must have what every trained run has: a VAE, an objective and epochs.
 
     Raises:
         CheckpointError: if there is none, or it is damaged.
@@ -132,7 +132,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _missing(error: FileError, message: str) -> PyroVaeError:
-    """What to say where a file of a run is not there; any other error of the system is told as it is."""
+    """The error for a missing file of a run; any other error of the system is returned as it is."""
     return CheckpointError(message) if error.errno == errno.ENOENT else error
 
 

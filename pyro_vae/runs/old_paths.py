@@ -1,4 +1,4 @@
-"""Class paths that runs and YAML files of earlier versions hold."""
+"""Class paths in runs and YAML files of earlier versions."""
 
 _MOVED = {
     "pyro_vae.vae": "pyro_vae.autoencoders",
@@ -11,7 +11,7 @@ _MOVED = {
 
 
 def current(path: str) -> str:
-    """The present import path of a class; any other path as it is.
+    """The current import path of a class; any other path is returned unchanged.
 
     Example:
         >>> current("pyro_vae.vq.VQVAE"), current("mine.Net")

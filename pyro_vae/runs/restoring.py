@@ -1,7 +1,7 @@
-"""Tensors from a file, checked by name, shape and type against the module or the optimizer that is to hold them.
+"""Tensors from a file, checked by name, shape and type against the module or the optimizer that they are for.
 
-Torch itself fills what is missing, casts what is of another type, and reads past the end of an optimizer's tensor that
-is too small. So nothing is handed to it before it fits.
+Torch itself fills in what is missing, casts other types, and reads past the end of an optimizer's tensor that is too
+small. So tensors are checked before torch gets them.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from pyro_vae.errors import CheckpointError
 
 
 def restore_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Put weights into a module that has exactly these, in these shapes and types.
+    """Load weights into a module that has exactly these tensors, with these shapes and types.
 
     Raises:
         CheckpointError: with the first tensor that does not fit.
@@ -25,14 +25,15 @@ def restore_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str
     check_tensors(tensors, module.state_dict(), where)
     try:
         module.load_state_dict(dict(tensors))
-    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:  # a user's own way of loading
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:  # a user's class may override it
         raise CheckpointError(f"{where}: {error}") from error
 
 
 class SizedLike(TorchFunctionMode):
-    """Inside, a module may be built that holds some weights, and none that is much larger.
+    """Inside, a module for some given weights may be built, but not one that is much larger than them.
 
-    A config can ask for any size, and a module of the wrong size is refused anyway: so before it takes memory and time.
+    A config can ask for any size. A module of the wrong size would be refused anyway; this does it before memory and
+    time are used.
 
     Args:
         tensors: the weights.
@@ -48,12 +49,12 @@ class SizedLike(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Count before anything is made."""
+        """Count the elements before a tensor is made."""
         keywords = dict(kwargs or {})
         self.calls -= 1
         if getattr(func, "__name__", "") in _MAKERS:
             sized = {name: value for name, value in keywords.items() if name not in ("generator", "out", "pin_memory")}
-            with suppress(RuntimeError, TypeError, ValueError):  # then the call itself is refused, or is of no size
+            with suppress(RuntimeError, TypeError, ValueError):  # the call itself raises then, or makes nothing
                 self.elements -= func(*args, **{**sized, "device": "meta"}).numel()
         if self.elements < 0 or self.calls < 0:
             raise CheckpointError(f"{self.where}: it would be many times larger than they are")
@@ -64,14 +65,14 @@ _MAKERS = ("empty", "zeros", "ones", "full", "rand", "randn", "arange", "linspac
 
 
 def as_precise(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give a module the floating type of the weights that it is to hold, where these have but one."""
+    """Convert a module to the floating type of the given weights, if they have a single one."""
     types = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     if len(types) == 1 and types <= PRECISIONS:
         module.to(types.pop())
 
 
 PRECISIONS = {torch.float32, torch.float64}
-"""The types that a training has; networks compute in others where that is asked for, and nothing else does."""
+"""The types of weights; only networks compute in other types, if asked to."""
 
 
 def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
@@ -104,7 +105,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's state as tensors by `index/name`, and the plain numbers among it likewise."""
+    """An optimizer's state by `index/name`: its tensors, and its plain numbers."""
     entries = {f"{i}/{k}": v for i, state in optimizer.state_dict()["state"].items() for k, v in state.items()}
     tensors = {key: value for key, value in entries.items() if isinstance(value, Tensor)}
     return tensors, {key: value for key, value in entries.items() if key not in tensors}
@@ -117,17 +118,17 @@ def restore_optimizer(
     where: str = "the optimizer's tensors do not fit",
     done: int | None = None,
 ) -> None:
-    """Put a state from `optimizer_tensors` into an optimizer over the same parameters.
+    """Load a state from `optimizer_tensors` into an optimizer of the same parameters.
 
-    What belongs there is what a trial step leaves on a copy. A parameter may have none of it, since it may never have
-    had a gradient; all of it, or nothing.
+    What is expected is found by a trial step on a copy. A parameter that never had a gradient has no state; any other
+    parameter must have all of it.
 
     Args:
         optimizer: a new one.
         tensors: its tensors.
         plain: its numbers.
         where: the beginning of the message: which tensors, and that they do not fit.
-        done: the steps that it has made; None where that is not known.
+        done: the steps that were made; None if that is not known.
 
     Raises:
         CheckpointError: with the first tensor or number that does not fit.
@@ -144,7 +145,7 @@ def restore_optimizer(
 
 
 def _keep_types(optimizer: torch.optim.Optimizer, saved: Mapping[int, Mapping[str, Any]]) -> None:
-    """Undo torch's cast to the parameter's type: NAdam counts in float32 beside weights in float64."""
+    """Undo torch's cast to the parameter's type: NAdam's counter is float32 even if the weights are float64."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, entries in saved.items():
         state = optimizer.state[parameters[index]]
@@ -161,7 +162,7 @@ def _check_state(
         raise CheckpointError(f"{where}: the tensor {min(expected_tensors or expected_plain)!r} is missing")
     present = {key.partition("/")[0] for key in (*tensors, *plain)}
     due = {key: value for key, value in expected_tensors.items() if key.partition("/")[0] in present}
-    if not type(optimizer).__module__.startswith("torch.optim"):  # another's may add to its state later on
+    if not type(optimizer).__module__.startswith("torch.optim"):  # others may add to their state later
         due |= {key: tensor for key, tensor in tensors.items() if key not in due and _index(key) in _indices(optimizer)}
     check_tensors(_alike(tensors, due), due, where)
     for key, value in tensors.items():
@@ -175,7 +176,7 @@ def _check_state(
 
 
 def _after_a_step(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What an optimizer of this class and these options keeps for each parameter."""
+    """The state that an optimizer of this class and these options keeps for each parameter."""
     trial = deepcopy(optimizer)
     for group in trial.param_groups:
         for parameter in group["params"]:
@@ -185,7 +186,7 @@ def _after_a_step(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], 
 
 
 def _alike(tensors: Mapping[str, Tensor], due: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """With counters in the precision expected: it follows torch's default type, which may be another by now."""
+    """The tensors with counters in the expected type: it depends on torch's default type, which may have changed."""
     return {
         key: tensor.to(due[key].dtype)
         if tensor.ndim == 0 and key in due and {tensor.dtype, due[key].dtype} <= PRECISIONS
@@ -200,7 +201,7 @@ def _check_values(key: str, tensor: Tensor, where: str) -> None:
 
 
 def _check_counters(state: Mapping[str, Any], where: str, done: int | None) -> None:
-    """Refuse more updates of a parameter than there were steps: older versions could count a step several times."""
+    """Refuse more updates of a parameter than there were steps: older versions could count a step more than once."""
     for key, value in state.items():
         if not key.endswith("/step"):
             continue

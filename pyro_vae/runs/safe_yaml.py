@@ -1,7 +1,7 @@
-"""YAML from outside as plain data: bounded before anything is built of it, and one line for whatever is wrong.
+"""YAML from other people as plain data: its size is checked before anything is built; errors are one line.
 
-An alias (`*name`) stands for a copy. All limits hold for the data with their aliases written out, so that a few lines
-can't stand for millions of values. They are far above what a description of a training needs.
+An alias (`*name`) stands for a copy. All limits hold for the data with aliases replaced by their copies, so that a few
+lines can't stand for millions of values. The limits are far above what the description of a training needs.
 """
 
 import re
@@ -21,17 +21,17 @@ MAX_DEPTH = 50
 
 
 class YamlError(yaml.YAMLError):
-    """Text that is no YAML, or not of the kind that is read here: one line, with the key where there is one."""
+    """Text that is not YAML, or not of the kind that is read here: one line, with the key if there is one."""
 
 
 def load_yaml(text: str) -> Any:
-    """Mappings by names, lists, strings, numbers, booleans and null; no value is shared between two places.
+    """Mappings with names as keys, lists, strings, numbers, booleans and null; no two places share an object.
 
     Numbers are read as in Python (1e-3 is one); dates and times stay strings.
 
     Raises:
-        YamlError: for a wrong syntax, a key given twice or that is no name, a tag, an alias within itself, and
-            more than `MAX_CHARACTERS`, `MAX_VALUES` or `MAX_DEPTH`.
+        YamlError: for wrong syntax, a key that is given twice or is not a name, a tag, an alias within itself, and more
+            than `MAX_CHARACTERS`, `MAX_VALUES` or `MAX_DEPTH`.
 
     Example:
         >>> load_yaml("optimizer: {lr: 1e-3}")
@@ -53,7 +53,7 @@ def load_yaml(text: str) -> Any:
 
 
 def dump_yaml(value: Any) -> str:
-    """Plain data as text that `load_yaml` reads back as the same; no aliases, keys in the order they have."""
+    """Plain data as text that `load_yaml` reads back unchanged; without aliases, keys in their order."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False)
 
 
@@ -108,7 +108,7 @@ _Loader.add_constructor(_FLOAT, _Loader.number)
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's safe dumper, which puts into quotes what the loader would take for a number."""
+    """PyYAML's safe dumper, with quotes around strings that the loader would read as numbers."""
 
     yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
@@ -121,16 +121,16 @@ class _Dumper(yaml.SafeDumper):
 
 @dataclass
 class _Open:
-    """A mapping or list whose end has not come yet.
+    """A mapping or list that is not complete yet.
 
     Args:
         path: where it is, e.g. `vae.encoder`.
-        anchor: its name for aliases.
+        anchor: the name that aliases use for it.
         mapping: whether every other entry is a key.
         size: values so far, with aliases written out.
         depth: levels below it so far.
         keys: the keys so far.
-        key: that of the value which comes next; None where a key comes next.
+        key: the key of the next value; None if a key comes next.
         count: entries so far.
     """
 
@@ -144,14 +144,14 @@ class _Open:
     count: int = 0
 
     def next_path(self) -> str:
-        """Where the next value is; where a key comes next, the mapping itself."""
+        """The path of the next value; of the mapping itself if a key comes next."""
         if not self.mapping:
             return f"{self.path}[{self.count}]"
         return ".".join(name for name in (self.path, self.key) if name)
 
 
 class _Check:
-    """Goes over the events of a text once, without recursion; what an alias stands for is counted again."""
+    """Goes over the events of a text once, without recursion; each alias counts as its whole copy."""
 
     def __init__(self) -> None:
         self.open: list[_Open] = []
@@ -178,7 +178,7 @@ class _Check:
             self._add(1, 0, event.anchor)
 
     def _is_key(self, name: str) -> bool:
-        """Notes a key of the mapping that is open, where a key comes next."""
+        """Records a key of the open mapping, if a key comes next."""
         if not self.open or not self.open[-1].mapping or self.open[-1].key is not None:
             return False
         within = self.open[-1]
@@ -200,7 +200,7 @@ class _Check:
         self._add(size, depth, None)
 
     def _add(self, size: int, depth: int, anchor: str | None) -> None:
-        """A value is complete: it counts for what is open around it."""
+        """A value is complete: add it to the size of the mapping or list around it."""
         if anchor is not None:
             self.anchors[anchor] = size, depth
         self._refuse_large(size, len(self.open) + depth)
@@ -228,7 +228,7 @@ def _check(events: Iterable[yaml.Event]) -> None:
 
 
 def _named(value: Any, path: str = "") -> Any:
-    """A copy of which no part is shared, whose keys are all names."""
+    """A copy without shared objects, whose keys are all names."""
     if isinstance(value, list):
         return [_named(item, f"{path}[{n}]") for n, item in enumerate(value)]
     if not isinstance(value, dict):

@@ -1,6 +1,6 @@
 """Plain data read from a file, checked once against a type: `TypedDict`, `list[int]`, `str | None`, `Literal[...]`.
 
-Only what JSON, YAML and CSV can hold is known. A bool is no number here, and a whole number counts as a number.
+It covers what JSON, YAML and CSV can contain. A bool is not a number here, and a whole number counts as a float too.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ from pyro_vae.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Rule:
-    """A demand on a value, for `Annotated[type, Rule(...)]`.
+    """A condition on a value, for `Annotated[type, Rule(...)]`.
 
     Args:
         holds: whether a value of the type meets it.
@@ -37,7 +37,7 @@ class Rule:
 
 
 _LARGEST = 1 << 53
-"""Below it a whole number is the same as a float, and nothing that is counted here is larger."""
+"""Whole numbers below it are exact as floats; all counts are far smaller."""
 
 
 Count = Annotated[int, Rule(lambda value: 0 <= value < _LARGEST, "a whole number from 0 on")]
@@ -65,7 +65,7 @@ def check(value: Any, kind: Any, where: str) -> None:
 
     Args:
         value: plain data.
-        kind: the type; of a `TypedDict` further keys are welcome.
+        kind: the type; a `TypedDict` allows further keys.
         where: what was read, for the message.
 
     Raises:
@@ -109,7 +109,7 @@ def _fault_of_mapping(value: Any, kind: Any, key: str) -> str:
 
 
 def _fault_of_union(value: Any, kinds: tuple[Any, ...], key: str) -> str:
-    """None, if any of them holds; that of the one mapping or list among them says more than all together."""
+    """Empty if one of the alternatives fits; else the error of the mapping or list among them, which says most."""
     faults = [fault(value, kind, key) for kind in kinds]
     if not all(faults):
         return ""

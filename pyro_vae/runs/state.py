@@ -1,4 +1,4 @@
-"""What a training has learned so far, as tensors and plain numbers."""
+"""The state of a training, as tensors and plain numbers."""
 
 import json
 from collections.abc import Mapping
@@ -24,15 +24,15 @@ MISFIT = {
 
 @dataclass
 class State:
-    """All a training needs to go on as if it had never stopped.
+    """All that a training needs to continue as if it had not stopped.
 
     Args:
         weights: the module's state dict.
         optimizer: the optimizer's tensors by `index/name`.
-        best: the state dict with the best validation value so far; empty where none is kept.
+        best: the state dict with the best validation value so far; empty if none is kept.
         progress: plain numbers: epoch, step, sums of the epoch under way, best bound, ...
         rows: the rows of metrics.csv, one an epoch.
-        files: the beginning of what is said where one of the three does not fit.
+        files: the beginning of the message if one of the three does not fit.
     """
 
     weights: dict[str, Tensor]
@@ -60,5 +60,5 @@ class State:
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """As safetensors, which takes no two names for one tensor: tied weights are written twice."""
+    """As safetensors, which has no shared tensors: tied weights are written twice."""
     return safetensors.torch.save({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()})
