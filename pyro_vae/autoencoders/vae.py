@@ -145,8 +145,7 @@ class VAE(Conditional):
         """
         c = self._context(c)
         params = self._run("guide", self.encoder, self._input(x, mask), c)
-        seen = self._tensor(x, mask)
-        return self.posterior.refine(params, lambda z: self._log_joint(z, seen, mask, c))
+        return self.posterior.refine(params, lambda z: self._log_joint(z, self._tensor(x, mask), mask, c))
 
     def amortize(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> dist.TorchDistribution:
         """As `encode`, by the encoder alone, without the refinement that some guides do: what priors are built from."""

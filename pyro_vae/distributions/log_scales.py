@@ -23,6 +23,9 @@ def positive(log_value: Tensor) -> Tensor:
 def tame_scale(log_scale: Tensor) -> Tensor:
     """The log standard deviation of a latent variable from the output of a network, which may have diverged.
 
-    From -30 to 10 as it is, growing as a logarithm beyond either end.
+    It is unchanged from -30 to 10, and grows as a logarithm beyond either end: `tame` at both ends, in half the
+    operations, since every guide calls it at every step.
     """
-    return -tame(-tame(log_scale, LARGEST_LOG_SCALE), -LEAST_LOG_SCALE)
+    inside = log_scale.clamp(LEAST_LOG_SCALE, LARGEST_LOG_SCALE)
+    beyond = log_scale - inside
+    return inside + beyond.detach().sign() * beyond.abs().log1p()

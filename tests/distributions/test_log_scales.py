@@ -32,3 +32,13 @@ def test_finite_with_a_gradient_far_out(size):
 def test_increasing():
     x = torch.linspace(-1000, 1000, 2001)
     assert (tame_scale(x).diff() > 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_scale_is_tamed_at_both_ends_to_the_bit(dtype):
+    sizes = torch.logspace(-30, 30, 601, dtype=dtype)
+    x = torch.cat([-sizes, torch.tensor([0.0, -torch.inf, torch.inf], dtype=dtype), sizes]).requires_grad_()
+    twice, once = -tame(-tame(x, LARGEST_LOG_SCALE), -LEAST_LOG_SCALE), tame_scale(x)
+    assert torch.equal(twice, once)
+    slopes = [torch.autograd.grad(value, x, torch.ones_like(value))[0] for value in (twice, once)]
+    assert torch.equal(*slopes)
