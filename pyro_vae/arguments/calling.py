@@ -50,12 +50,16 @@ def _check(cls: type[Called], known: Signature, args: tuple[Any, ...], keywords:
             f"{cls.__name__} is built by the VAE, which gives it {' and '.join(sizes)}: pass the class itself, "
             f"{cls.role}={cls.__name__}, or {cls.role}={made}"
         )
-    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in known.parameters.values()):
-        return
-    if unknown := [name for name in keywords if name not in names]:
+    takes_any = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in known.parameters.values())
+    if not takes_any and (unknown := [name for name in keywords if name not in names]):
         options = [name for name in names if name not in GIVEN]
         close = nearest(unknown[0], options) or "."
         raise UsageError(f"{cls.__name__} has no argument {unknown[0]!r}{close} Known: {', '.join(options) or 'none'}")
+    try:
+        known.bind(None, *args, **keywords)
+    except TypeError as error:
+        needed = [name for name in names if known.parameters[name].default is Parameter.empty]
+        raise UsageError(f"{cls.__name__}: {error}; it is called as {cls.__name__}({', '.join(needed)}, ...)") from None
 
 
 def _is_size(value: Any) -> bool:

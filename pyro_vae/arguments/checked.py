@@ -102,7 +102,7 @@ def _check_all(function: str, known: Signature, given: dict[str, Any]) -> None:
     rows = len(given["x"]) if isinstance(given.get("x"), Tensor) else None
     for name, parameter in known.parameters.items():
         if parameter.kind is Parameter.VAR_POSITIONAL and name in given:
-            given[name] = tuple(_beside(f"{name}[{i}]", x, rows) for i, x in enumerate(given[name]))
+            given[name] = tuple(_further(function, known, i, x, rows) for i, x in enumerate(given[name]))
         elif parameter.kind is Parameter.VAR_KEYWORD and name in given and name == "inputs":
             options = [other for other, p in known.parameters.items() if p.kind in _NAMED]
             given[name] = {n: _input(function, n, x, options, rows) for n, x in given[name].items()}
@@ -133,6 +133,19 @@ def _input(function: str, name: str, value: Any, options: Sequence[str], rows: i
             f"{function} has no option {name!r}{nearest(name, options) or '.'} Known: {', '.join(options)}"
         )
     return _beside(name, value, rows)
+
+
+def _further(function: str, known: Signature, index: int, value: Any, rows: int | None) -> Any:
+    """One of `*args`: a tensor for the programs, or an option that was given without its name."""
+    kinds = [parameter.kind for parameter in known.parameters.values()]
+    place = f"argument {kinds.index(Parameter.VAR_POSITIONAL) + index + 1} of {function}"
+    if isinstance(scalar(value), bool | int | float | str) or callable(value):
+        options = [name for name, parameter in known.parameters.items() if parameter.kind is Parameter.KEYWORD_ONLY]
+        raise UsageError(
+            f"{place}: expected a tensor that the programs take after x, got {shown(value)}: give options by name, "
+            f"one of {', '.join(options)}"
+        )
+    return _beside(place, value, rows)
 
 
 def _beside(name: str, value: Any, rows: int | None) -> Any:
@@ -169,6 +182,8 @@ def tensor(name: str, data: Any) -> Tensor:
             raise UsageError(f"{name}: expected numbers, got an array of {array.dtype}")
         found = torch.as_tensor(np.ascontiguousarray(array).copy())
         found = found.to(torch.get_default_dtype()) if found.is_floating_point() else found
+    if found.is_meta:
+        raise UsageError(f"{name} is on the meta device, where tensors have a shape but no values: give real data")
     if found.is_complex():
         raise UsageError(f"{name}: expected real numbers, got {found.dtype}: give real and imaginary parts as elements")
     if found.dim() == 0:
@@ -186,13 +201,23 @@ def _check_data(module: Any, x: Tensor) -> None:
     shapes = getattr(module, "shapes", None)
     event = tuple(shapes.event) if isinstance(shapes, Shapes) else None
     if event is not None and tuple(x.shape[1:]) != event:
-        one = f": one datum is x[None], shape {[1, *event]}" if tuple(x.shape) == event else ""
-        raise DataError(f"x: expected shape [N >= 1, {', '.join(map(str, event))}], got {list(x.shape)}{one}")
+        raise DataError(
+            f"x: expected shape [N >= 1, {', '.join(map(str, event))}], got {list(x.shape)}{_hint(x, event)}"
+        )
     parameter = next(module.parameters(), None) if isinstance(module, nn.Module) else None
     if parameter is not None and parameter.device != x.device:
         raise UsageError(
             f"x is on {x.device}, but the model on {parameter.device}: pass x.to({str(parameter.device)!r})"
         )
+
+
+def _hint(x: Tensor, event: tuple[int, ...]) -> str:
+    """What to do about data of another shape than the model's, where that is plain."""
+    if tuple(x.shape) == event:
+        return f": one datum is x[None], shape {[1, *event]}"
+    if len(event) == 3 and tuple(x.shape[1:]) == (*event[1:], event[0]):
+        return ": channels come first: pass x.movedim(-1, 1)"
+    return ""
 
 
 def program(name: str, value: Any) -> Any:

@@ -72,7 +72,7 @@ def as_dataset(data: Any) -> Dataset:
     """
     if isinstance(data, Dataset):
         return data
-    if isinstance(data, Tensor) and data.is_floating_point():
+    if isinstance(data, Tensor) and (data.is_floating_point() or data.is_meta):
         return Dataset("array", data.detach())
     data = as_array("data", data)
     splits, divisor, preparation = _scaled({"train": _array(data)}, None)

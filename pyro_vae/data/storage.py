@@ -119,6 +119,8 @@ def check_layout(split: str, x: Stored, train: Stored) -> None:
     """Refuse what can't be a split, or not one beside this train."""
     if not isinstance(x, Tensor | np.memmap):
         raise UsageError(f"{split} is a {type(x).__name__}, expected a Tensor or a numpy.memmap: use as_dataset")
+    if isinstance(x, Tensor) and x.is_meta:
+        raise DataError(f"{split} is on the meta device, where tensors have a shape but no values: give real data")
     shape = tuple(x.shape)
     if len(shape) < 2 or 0 in shape:
         raise DataError(f"{split} has shape {shape}; expected [N, *event] with no size 0 (a scalar datum is [N, 1])")

@@ -128,6 +128,12 @@ class _Convolutional(Network):
                 f"or (num_params, C, H, W), got {self.in_shape} to {self.out_shape}: use MLP, or give the data the "
                 "shape of images"
             )
+        for image in (self.in_shape, self.out_shape[1:]):
+            if _is_channels_last(image):
+                raise UsageError(
+                    f"{name} takes images with channels first, (C, H, W), got {image}, which looks like (H, W, C): "
+                    f"give the data as x.movedim(-1, 1), and event_shape={(*image[-1:], *image[:-1])}"
+                )
         if not channels:
             raise UsageError(f"{name} needs channels of at least one convolution, e.g. (32, 64); for none use MLP")
         check_widths("channels", channels)
@@ -229,6 +235,11 @@ class ResNet(_Convolutional):
         if blocks < 1:
             raise UsageError(f"ResNet needs blocks >= 1 at each size, got {blocks}; for none use ConvNet")
         super().__init__(in_shape, out_shape, channels, hidden, kernel, activation, norm, blocks)
+
+
+def _is_channels_last(shape: tuple[int, ...]) -> bool:
+    """Whether a shape is that of a square image followed by 1, 3 or 4 channels."""
+    return len(shape) == 3 and shape[0] == shape[1] > 4 and shape[2] in (1, 3, 4)
 
 
 def _is_image(shape: tuple[int, ...]) -> bool:

@@ -7,6 +7,8 @@ Pyro's handlers, torch's switches and its default generator belong to the caller
   what other code does with Pyro in another thread at the same time: avoid that.
 - The numbers are the same in each of the caller's modes: `torch.no_grad()`, `torch.inference_mode()`, autocast. Tensors
   that were made in inference mode are copied. A module with such weights is refused: they can't have gradients.
+- A call inside a Pyro program of the caller is refused: an open `pyro.plate` would add its dimension to the programs
+  that are run, and a `pyro.poutine.trace` would record their sites.
 - Every switch has its old value afterwards, also after an error or Ctrl-C. What can't be restored is never changed: the
   allocator, signal handlers that Python did not install.
 """
@@ -17,10 +19,15 @@ from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import fields, is_dataclass
 from functools import wraps
+from inspect import signature
 from itertools import chain
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from pyro.poutine.block_messenger import BlockMessenger
+from pyro.poutine.indep_messenger import IndepMessenger
+from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 
 from pyro_vae.errors import UsageError
@@ -79,18 +86,45 @@ def in_any_mode(function: Callable[P, R]) -> Callable[P, R]:
 
 def _isolated(function: Callable[P, R], gradients: Callable[[], bool]) -> Callable[P, R]:
     name = function.__qualname__.removesuffix(".__init__").rpartition(".")[2]
+    runs_programs = not _PROGRAMS.isdisjoint(signature(function).parameters)
 
     @wraps(function)
     def isolated(*args: P.args, **kwargs: P.kwargs) -> R:
         if _is_nested():
             with _usual_modes(gradients()):
                 return function(*args, **kwargs)
+        if runs_programs:
+            _refuse_handlers(name)
         with _inside(name), _usual_modes(gradients()), _refusing_inference_tensors(name):
             call: Callable[..., R] = function
             parts, named = ordinary((args, kwargs))
             return call(*parts, **named)
 
     return isolated
+
+
+_PROGRAMS = {"model", "vae", "vqvae"}
+"""Arguments that are programs, or have some."""
+
+
+def _refuse_handlers(name: str) -> None:
+    """Refuse handlers of the caller that would take part in the programs; one behind a `pyro.poutine.block` does not.
+
+    A trace of parameters only is that of `pyro.infer.SVI` around its loss, and needs them.
+    """
+    hidden = False
+    for handler in reversed(_PYRO_STACK):
+        if isinstance(handler, IndepMessenger):
+            raise UsageError(
+                f"{name} was called inside pyro.plate({handler.name!r}), which would add a dimension to the programs "
+                "that it runs: call it outside of plates and programs"
+            )
+        if isinstance(handler, TraceMessenger) and not handler.param_only and not hidden:
+            raise UsageError(
+                f"{name} was called while a Pyro program is traced, and the trace would record the sites of the "
+                "programs that it runs: call it outside of programs, or inside `with pyro.poutine.block():`"
+            )
+        hidden = hidden or isinstance(handler, BlockMessenger)
 
 
 _here = threading.local()

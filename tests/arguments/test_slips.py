@@ -47,6 +47,10 @@ PAIR = made()
 X = torch.ones(5, 3, 2)
 
 
+def programs(vae):
+    return vae.model, vae.guide
+
+
 def trained(data=X, objective=None, **options):
     return fit(made(), data, objective, **{"epochs": 1, "progress": False, **options})
 
@@ -56,6 +60,16 @@ def evidence(x=X, *args, **options):
 
 
 CONSTRUCTORS = {
+    "nothing": (
+        lambda: VAE(),
+        "VAE: missing a required argument: 'event_shape'; it is called as VAE(event_shape, ...)",
+    ),
+    "no event": (lambda: HierarchicalVAE(latent_dims=(3, 2)), "HierarchicalVAE: missing a required argument"),
+    "channels last": (
+        lambda: VAE((28, 28, 1), encoder=ConvNet),
+        "ConvNet takes images with channels first, (C, H, W), got (28, 28, 1)",
+        "x.movedim(-1, 1), and event_shape=(1, 28, 28)",
+    ),
     "a number as shape": (lambda: VAE(6), "event_shape: expected a shape, got the number 6: (6,) is that of a vector"),
     "text as shape": (lambda: VAE("x"), "event_shape: expected a tuple of positive whole numbers", "got 'x'"),
     "no shape": (lambda: VAE(()), "event_shape: expected a tuple", "got ()"),
@@ -190,8 +204,28 @@ PROGRAMS = {
     "a path": (lambda: evidence("x.npz"), "x: expected a tensor or an array, got 'x.npz': read it first"),
     "a Dataset": (lambda: evidence(as_dataset(X)), "x: expected a tensor, got a Dataset: take one of its splits"),
     "None": (lambda: evidence(None), "x: expected a tensor or an array"),
-    "another device": (lambda: evidence(X.to("meta")), "x is on meta, but the model on cpu: pass x.to('cpu')"),
-    "a mask of other rows": (lambda: evidence(X, X[:3] > 0), "args[0]: expected 5 rows, as many as x has"),
+    "another device": (
+        lambda: log_marginal(*programs(made().to("meta")), X),
+        "x is on cpu, but the model on meta: pass x.to('meta')",
+    ),
+    "no values": (lambda: evidence(X.to("meta")), "x is on the meta device", "give real data"),
+    "no values of an input": (lambda: evidence(c=X.to("meta")), "c is on the meta device", "give real data"),
+    "channels last": (
+        lambda: log_marginal(*programs(VAE((3, 8, 9), 2)), torch.ones(5, 8, 9, 3)),
+        "x: expected shape [N >= 1, 3, 8, 9], got [5, 8, 9, 3]: channels come first: pass x.movedim(-1, 1)",
+    ),
+    "a mask of other rows": (
+        lambda: evidence(X, X[:3] > 0),
+        "argument 4 of log_marginal: expected 5 rows, as many as x has",
+    ),
+    "an option without its name": (
+        lambda: evidence(X, 5),
+        "argument 4 of log_marginal: expected a tensor that the programs take after x, got 5: give options by name",
+    ),
+    "a context by the name of its shape": (
+        lambda: evidence(context=X),
+        "log_marginal takes the values of a context as c=",
+    ),
     "no particles": (lambda: evidence(num_particles=0), "need num_particles >= 1", "got 0"),
     "None of them": (lambda: evidence(num_particles=None), "num_particles: expected a whole number", "got None"),
     "a fraction of them": (lambda: evidence(num_particles=1.5), "num_particles: expected a whole number", "got 1.5"),

@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pyro
@@ -19,6 +20,14 @@ from tests.support.switches import differences, snapshot
 
 MODES = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}
 RUNNING = [name for name, call in CALLS.items() if call.runs]
+
+
+HARMLESS = {
+    "a trace behind a block": ("log_marginal", lambda: (pyro.poutine.trace(), pyro.poutine.block())),
+    "a seed": ("log_marginal", lambda: (pyro.poutine.seed(rng_seed=1),)),
+    "a trace of parameters": ("log_marginal", lambda: (pyro.poutine.trace(param_only=True),)),
+    "a plate around no program": ("load_data", lambda: (pyro.plate("data", 3),)),
+}
 
 
 @pytest.fixture(scope="module")
@@ -260,3 +269,38 @@ class interrupted_at:  # noqa: N801 - reads as a verb
 
     def __exit__(self, *_):
         sys.settrace(None)
+
+
+class TestInsideOfPrograms:
+    """Handlers of the caller that would take part in the programs that a function runs."""
+
+    @pytest.mark.parametrize("plate", [("data", 6), ("others", 3, None, -2)], ids=str)
+    def test_a_plate_is_refused(self, plate):
+        name, size, *dim = plate
+        things = Things()
+        with pyro.plate(name, size, dim=dim[-1] if dim else None), pytest.raises(UsageError) as refused:
+            CALLS["log_marginal"].run(things)
+        assert f"log_marginal was called inside pyro.plate({name!r})" in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+    def test_a_loop_over_a_plate_is_refused(self):
+        things = Things()
+        with pytest.raises(UsageError, match=r"inside pyro\.plate"):
+            for _ in pyro.plate("runs", 2):
+                CALLS["log_marginal"].run(things)
+
+    def test_a_traced_program_is_refused(self):
+        things = Things()
+        with pytest.raises(UsageError, match="log_marginal was called while a Pyro program is traced"):
+            pyro.poutine.trace(lambda: CALLS["log_marginal"].run(things)).get_trace()
+
+    @pytest.mark.parametrize("name", HARMLESS)
+    def test_other_handlers_change_nothing(self, name, expected):
+        """A trace behind a block sees nothing, SVI traces parameters, and data may be read in a plate."""
+        call, handlers = HARMLESS[name]
+        things = Things()
+        with ExitStack() as stack:
+            for handler in handlers():
+                stack.enter_context(handler)
+            found = plain(CALLS[call].run(things))
+        assert found == expected(call)
