@@ -3,7 +3,7 @@
 base.py                Autoencoder, and Conditional, with a context c
 vae.py                 VAE: one latent variable z
 hierarchical.py        HierarchicalVAE: z in layers
-semi_supervised.py     SemiSupervisedVAE: a class y beside z
+semi_supervised.py     SemiSupervisedVAE: a class y in addition to z
 vector_quantized.py    VQVAE: discrete codes k
 """
 

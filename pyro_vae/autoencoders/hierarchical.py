@@ -41,7 +41,7 @@ class HierarchicalVAE(Conditional):
 
     All normals have independent dimensions; networks give them a mean and a log standard deviation, `[2, latent]`. Both
     programs have one plate `"data"` (dimension -1) and latent sites `"z1"` to `"zL"`; the model observes `"x"`. A prior
-    that encodes inputs of its own (`VampPrior`) takes them up through the means of the lower layers.
+    that encodes its own inputs (`VampPrior`) takes them up through the means of the lower layers.
 
     With a `context` it is conditional, as `VAE` is: both programs take c as well, and all networks of the model, of the
     guide, or of both are given it, as `conditions` says; the prior by its class.

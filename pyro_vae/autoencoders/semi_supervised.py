@@ -169,7 +169,7 @@ class SemiSupervisedVAE(Autoencoder):
         with pyro.plate("data", x.shape[0], dim=-1):
             label = pyro.sample("y", unlabelled if y is None else self._known(unlabelled, y), infer=infer)
             c = self.one_hot(label)
-            if y is not None:  # what is of no class has no code; a value can't be looked at where this is recorded
+            if y is not None:  # an invalid label gives nan: a recorded graph cannot branch on values
                 c = torch.where((y < self.classes).unsqueeze(-1), c, torch.nan)
             z = pyro.sample("z", self.encode(x, mask, c))
         return label, z
@@ -212,7 +212,7 @@ class SemiSupervisedVAE(Autoencoder):
         """Refused: the guide is q(z|x, y), so there is no q(z|x) to make a prior of."""
         raise UsageError(
             "a prior made of q(z|x) has none here, where the guide is q(z|x, y): take StandardNormal, MixtureOfNormals "
-            "or another prior of its own, or ConditionalNormal for p(z|y)"
+            "or another prior that needs no encoder, or ConditionalNormal for p(z|y)"
         )
 
     def one_hot(self, y: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class VQVAE(Autoencoder):
 
     .. math:: \log p(x) \ge \log p(x | k(x)) + \log p(k(x))
 
-    with no KL left but -log p(k(x)): n log K for the uniform prior on n positions, less for one that `fit_code_prior`
+    whose KL is -log p(k(x)): n log K for the uniform prior on n positions, less for one that `fit_code_prior`
     has learned. `log_marginal` refuses points.
 
     No gradient passes a choice of entry, so train it by `objectives.VQBound`; other objectives are refused. `fit`
@@ -179,7 +179,7 @@ class VQVAE(Autoencoder):
 
     @torch.no_grad()
     def start_prior(self, x: Tensor) -> None:
-        """Let the codebook start at some of the vectors that the encoder gives for data; `fit` does it by itself.
+        """Initialise the codebook with some of the encoder's vectors for data; `fit` calls this.
 
         Args:
             x: rows of the training data, `[start_count, *event]`, or all there are if they are fewer.

@@ -1,4 +1,4 @@
-"""Data sets with inputs made from their labels or elements: a context `c`, or `y`, the labels of a few."""
+"""Data sets with inputs made from their labels or elements: a context `c`, or `y`, the labels of some data."""
 
 from dataclasses import replace
 from typing import Literal
@@ -50,7 +50,7 @@ def conditioned_on_elements(data: Dataset, given: Tensor) -> Dataset:
     """Some elements of each datum as context, all others as the datum: for p(x_missing | x_given).
 
     Args:
-        data: a data set in memory, whose values do not change from visit to visit.
+        data: a data set whose values do not change from visit to visit.
         given: True for the elements to condition on, `[*event]` bool; some, but not all.
 
     Returns:
@@ -85,7 +85,7 @@ def conditioned_on_elements(data: Dataset, given: Tensor) -> Dataset:
 def semi_supervised(data: Dataset, labelled: int, seed: int = 0, repeats: int = 1) -> Dataset:
     """The same data with the labels of a few of train as input `y`; all others, valid and test have -1 there.
 
-    As many are kept of each class, or one more of some. `labels` stays whole, to measure accuracy by.
+    Equally many are kept of each class, or one more of some. `labels` keeps all, to measure accuracy.
 
     A batch is drawn from labelled and unlabelled data alike, so where labels are rare few batches have one, and the
     noise of the gradient is large. `repeats` puts each labelled datum into train several times: it counts as often in
@@ -123,7 +123,7 @@ def semi_supervised(data: Dataset, labelled: int, seed: int = 0, repeats: int = 
 
 
 def _some_of_each(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Rows of so many labels, equally many of each class or one more of some, in a random order."""
+    """`count` rows with labels, equally many of each class or one more of some, in a random order."""
     classes = int(labels.max()) + 1
     if count < classes:
         raise UsageError(f"expected labelled to be at least 1 for each of {classes} classes, got {count}")

@@ -1,10 +1,9 @@
-"""What is trained on: the splits, as small as they were stored, and how grey values become binary.
+"""Reading data: `load_data` for named sets and files, `as_dataset` for arrays.
 
-`load_data` reads a named set, a file or a folder; `as_dataset` takes an array. Both give a `Dataset`, which checks
-once, when it is made, all that the rest of the library takes for granted. `Dataset.protocol` says in one line what was
-done to the values: numbers are comparable only under the same protocol.
+Both return a `Dataset`, which checks its values once, when it is made; the rest of the library relies on that.
+`Dataset.protocol` says in one line what was done to the values: results are comparable only under the same protocol.
 
-Bytes are kept as bytes and an `.npy` file stays in its file; both become floating point a batch, or a chunk, at a time.
+Bytes stay bytes and an `.npy` file is not read into memory; both become floating point a batch or a chunk at a time.
 
 References:
     Y. Burda, R. Grosse, R. Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016: dynamic binarisation, and the
@@ -83,7 +82,7 @@ def as_dataset(data: Any) -> Dataset:
 
 
 def _array(data: Tensor | np.ndarray) -> np.ndarray:
-    """The data as an array, a copy where they would else be kept as they are."""
+    """As a NumPy array, copied if the `Dataset` would otherwise share its memory."""
     if isinstance(data, Tensor):
         return data.detach().cpu().numpy()
     kept = data.dtype in (np.uint8, np.bool_) and not isinstance(data, np.memmap)
@@ -214,7 +213,7 @@ def _contexts(arrays: Mapping[str, np.ndarray], source: str | Path) -> dict[str,
 
 
 def _origin(source: str | Path, options: Mapping[str, Any], root: str | Path | None) -> dict[str, Any]:
-    """How to load the data again; a path as one that holds in every working directory, a name as it is."""
+    """How to load the data again: a path as an absolute one, a name unchanged."""
     lasting = str(source) if source in NAMES else str(Path(source).expanduser().resolve())
     return {"data": lasting, **options, "data_root": None if root is None else str(root)}
 
@@ -257,7 +256,7 @@ def _cut(parts: dict[str, Any], split: str, n: int) -> None:
 
 
 def _scaled(arrays: Mapping[str, np.ndarray], divide_by: float | None) -> tuple[dict[str, Stored], float, str]:
-    """The splits as a `Dataset` keeps them, the divisor that is left to it, and what the two do to the values."""
+    """The splits as a `Dataset` keeps them, its divisor, and both in words for the protocol."""
     for split, array in arrays.items():
         check_real(split, array)
     divisor, note = _divisor(arrays, divide_by)
@@ -307,7 +306,7 @@ def _scales(low: int, high: int) -> str:
 
 
 def _labels(split: str, raw: Raw, needed: bool) -> Tensor | None:
-    """The labels of a split; where they are no classes and nobody needs them, None and a warning.
+    """The labels of a split; None, with a warning, if they are not classes and are not needed.
 
     Raises:
         DataError: if they are needed.

@@ -235,7 +235,7 @@ class Dynamic(_Binarized):
         return _bernoulli(grey, stream)
 
     def prepare(self, split: str, x: Stored) -> Stored:
-        """Train as it is; the other splits as bool, which the divisor, that of train, does not change."""
+        """Train unchanged; the other splits as bool, which is never divided: `divisor` still applies to train."""
         return x if self.draws(split) else self._kept(split, x, torch.bool)
 
     def draws(self, split: str) -> bool:

@@ -116,7 +116,7 @@ def update_digest(digest: Any, x: Tensor) -> None:
 
 
 def check_layout(split: str, x: Stored, train: Stored) -> None:
-    """Refuse what can't be a split, or not one beside this train."""
+    """Refuse what can't be a split, or doesn't match train."""
     if not isinstance(x, Tensor | np.memmap):
         raise UsageError(f"{split} is a {type(x).__name__}, expected a Tensor or a numpy.memmap: use as_dataset")
     if isinstance(x, Tensor) and x.is_meta:
@@ -142,7 +142,7 @@ _ODD_KINDS = {
     "c": ("complex", "give real and imaginary parts as two elements"),
     "V": ("columns with names", "make it an array by numpy.lib.recfunctions.structured_to_unstructured"),
 }
-"""By the kind of NumPy's type what came, and what to do."""
+"""By the kind of a NumPy type: what it holds, and what to do."""
 
 
 def check_real(split: str, array: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Which likelihoods data fit, by their values: what to say to those who took another one."""
+"""Which likelihoods fit data, by their values, for messages that refuse another one."""
 
 from torch import Tensor
 
@@ -8,7 +8,7 @@ from pyro_vae.arguments.remedies import option, part, spoken
 def fitting(x: Tensor) -> str:
     """The likelihoods whose support holds the data, in words; empty where none does, or the data are in [0, 1].
 
-    Values in [0, 1] may be grey levels, probabilities or proportions: what to do is for the likelihood to say.
+    Values in [0, 1] may be grey levels, probabilities or proportions, so each likelihood has its own advice.
 
     Args:
         x: data `[N, *event]`.

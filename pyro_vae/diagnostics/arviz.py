@@ -62,7 +62,7 @@ def to_arviz(
     1.x an `xarray.DataTree`; `result.to_netcdf(path)` writes the same file with both, and both read it by
     `arviz.from_netcdf`.
 
-    Do not pass it to `arviz.loo`: each datum has a code of its own, so a datum that is left out leaves the prior, and
+    Do not pass it to `arviz.loo`: each datum has its own code, so a datum that is left out leaves the prior, and
     weights from its posterior are hopeless. Compare models by `pyro_vae.compare` on held-out data.
 
     Args:
@@ -217,7 +217,7 @@ def _joined(parts: Sequence[Arrays], group: str) -> Arrays:
 
 
 def _container(groups: Mapping[str, Arrays], attributes: Mapping[str, Any], num_chains: int) -> Any:
-    """The one seam to ArviZ's generations: 0.x has a class of its own, 1.x a tree of xarray's."""
+    """The only place that depends on ArviZ's version: 0.x has its own class, 1.x uses xarray's tree."""
     import xarray
 
     made: dict[str, Any] = {

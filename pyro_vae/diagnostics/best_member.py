@@ -52,7 +52,7 @@ _SPREAD = 0.5
 class Search:
     """How the best member of a family is looked for.
 
-    Adam on each datum's own parameters, in rounds of 50 steps, each datum with a step size of its own. A round's
+    Adam on each datum's own parameters, in rounds of 50 steps, each datum with its own step size. A round's
     candidate is the mean of the parameters over its last 25 steps; it takes the place of the best so far if its ELBO is
     higher on `selection` draws of common noise, which is new in every round, so that nothing is fitted to it. After 2
     rounds in a row that gain no more than `tolerance` and 2 standard errors, a datum goes back to its best and its
@@ -62,7 +62,7 @@ class Search:
 
     Args:
         lr: size of the first steps, above 0, in the units of the parameters.
-        max_steps: the most steps of a start, at least 1; what has not converged by then is told.
+        max_steps: the most steps of a start, at least 1; `converged` says which data ended earlier.
         particles: draws of z in the estimate of a gradient, even: they come in pairs of opposite noise.
         selection: draws by which a candidate is compared, even, at least 4.
         tolerance: nats that count as a gain, above 0.
@@ -107,7 +107,7 @@ class Refined:
 
 
 class Family:
-    """A guide's family as a function of numbers that each datum has of its own, `[N, size]`: parameters, then copies.
+    """A guide's family as a function of each datum's own numbers, `[N, size]`: parameters, then copies of weights.
 
     Args:
         vae: whose guide it is.
@@ -191,7 +191,7 @@ class Family:
         return torch.func.vmap(one, in_dims=(0, 1), out_dims=1)(own, noise)
 
     def _draw_by_tiles(self, own: Tensor, num: int, start: int, seed: int, *keys: object) -> tuple[Tensor, Tensor]:
-        """For families that take no noise: each tile of data by itself, filled up, so that its draws are its own."""
+        """For families that take no noise: tile by tile, padded, so that draws do not depend on other tiles."""
         tiles = []
         for first in range(0, len(own), TILE_DATA):
             (tile,) = padded([own[first : first + TILE_DATA]])

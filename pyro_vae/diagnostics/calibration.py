@@ -1,7 +1,7 @@
 """Is the guide calibrated? Tests on data drawn from the model itself, whose codes are known.
 
-If z* ~ p(z) and x ~ p(x|z*), then z* is a draw from p(z|x). Where q(z|x) is the posterior, z* can't be told from the
-guide's own draws: its rank among them is uniform, its credible sets hold it as often as they say.
+If z* ~ p(z) and x ~ p(x|z*), then z* is a draw from p(z|x). Where q(z|x) is the posterior, z* can't be distinguished
+from the guide's own draws: its rank among them is uniform, its credible sets hold it as often as they say.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,14 +34,14 @@ Summary = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 _DENSITY = "log q(z|x)"
 _TOLD = 2.0
-"""Standard errors from which on a shift, or a spread, of the ranks is told as what is wrong."""
+"""Standard errors above which a shift, or a spread, of the ranks is reported."""
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
     r"""Ranks of simulated codes among the guide's draws, and whether they are uniform.
 
-    Every quantity has a rank of its own: each latent dimension, their norm, log p(x|z), log q(z|x), the user's own.
+    Every quantity has its own rank: each latent dimension, their norm, log p(x|z), log q(z|x), the user's own.
     Chances of false alarms are for all quantities together: `alpha` is divided by their number (Bonferroni).
 
     Args:
@@ -248,7 +248,7 @@ class Coverage:
 
 @dataclass(frozen=True, eq=False)
 class Location:
-    r"""Whether the guide lies beside the posterior: variational simulation-based calibration (VSBC).
+    r"""Whether the guide is shifted from the posterior: variational simulation-based calibration (VSBC).
 
     .. math:: p_i = P_q(z < z^*_i)
 

@@ -109,9 +109,9 @@ class InferenceGaps:
 
     def __repr__(self) -> str:
         flags = ("unreliable", "not_converged", "negative")
-        told = ", ".join(f"{name.replace('_', ' ')} {_share(getattr(self, name)):.1%}" for name in flags)
+        shown = ", ".join(f"{name.replace('_', ' ')} {_share(getattr(self, name)):.1%}" for name in flags)
         gaps = "; ".join(f"{name} {getattr(self, name)}" for name in _GAPS)
-        return f"InferenceGaps({gaps}; {told}; N = {len(self.elbo)}, seed {self.seed})"
+        return f"InferenceGaps({gaps}; {shown}; N = {len(self.elbo)}, seed {self.seed})"
 
 
 @isolated
@@ -135,7 +135,8 @@ def inference_gaps(
     Q is the family of the VAE's guide: the best member is found by refining what the encoder gives for the datum (mean
     and log standard deviation for `DiagonalNormal`), with model and guide frozen. A flow's networks stay what they are,
     shared by all data, so its Q is what they make of the encoder's numbers; `Search(copies=True)` refines a copy of
-    them for each datum too. A guide that refines by itself (`SemiAmortized`) starts, and is measured, at what it found.
+    them for each datum too. A guide that refines its parameters (`SemiAmortized`) starts at the refined ones, and its
+    ELBO is measured there.
 
     Members are chosen by some draws and their ELBOs are estimated by others, so no estimate is optimistic: given the
     members, L[q*] and L[q] are unbiased. What is found is at most the best, so that the amortisation gap is too small
@@ -332,8 +333,8 @@ class GapComparison:
         return {**sides, "test_less_train": differences, "encoder_overfits": self.encoder_overfits}
 
     def __repr__(self) -> str:
-        told = "; ".join(f"{name} {difference}" for name, difference in self.differences.items())
-        return f"GapComparison(test less train: {told}; encoder overfits: {'yes' if self.encoder_overfits else 'no'})"
+        shown = "; ".join(f"{name} {difference}" for name, difference in self.differences.items())
+        return f"GapComparison(test less train: {shown}; encoder overfits: {'yes' if self.encoder_overfits else 'no'})"
 
 
 def compare_gaps(train: InferenceGaps, test: InferenceGaps) -> GapComparison:

@@ -51,8 +51,8 @@ class LatentStatistics:
         """How many dimensions are active, site by site where there are several."""
         sizes = self.sizes or {"z": len(self.active_variance)}
         counts = zip(sizes.items(), self.active.split(list(sizes.values())), strict=True)
-        told = {name: f"{int(active.sum())} of {size}" for (name, size), active in counts}
-        return told.get("z", "") if len(told) == 1 else ", ".join(f"{name}: {text}" for name, text in told.items())
+        shown = {name: f"{int(active.sum())} of {size}" for (name, size), active in counts}
+        return shown.get("z", "") if len(shown) == 1 else ", ".join(f"{name}: {text}" for name, text in shown.items())
 
 
 @isolated

@@ -110,14 +110,14 @@ class PredictiveCheck:
             "two_sided": self.two_sided,
             "flagged": self.flagged,
         }
-        told = {name: {key: value[i].item() for key, value in columns.items()} for i, name in enumerate(self.names)}
+        shown = {name: {key: value[i].item() for key, value in columns.items()} for i, name in enumerate(self.names)}
         health = {"method": self.method, "unreliable": self.unreliable}
-        return {"statistics": told, "num_replications": len(self.replicated), **health, "seed": self.seed}
+        return {"statistics": shown, "num_replications": len(self.replicated), **health, "seed": self.seed}
 
     def __repr__(self) -> str:
         values = zip(self.names, self.p_values.tolist(), self.flagged.tolist(), strict=True)
-        told = ", ".join(f"{name} p = {p:.3f}{' FLAGGED' * bad}" for name, p, bad in values)
-        return f"PredictiveCheck({told}; by {self.method!r}, {len(self.replicated)} replications, seed {self.seed})"
+        shown = ", ".join(f"{name} p = {p:.3f}{' FLAGGED' * bad}" for name, p, bad in values)
+        return f"PredictiveCheck({shown}; by {self.method!r}, {len(self.replicated)} replications, seed {self.seed})"
 
     def _sides(self) -> tuple[Tensor, Tensor]:
         return self.replicated >= self.observed, self.replicated <= self.observed

@@ -1,4 +1,4 @@
-"""Draws from p(z|x), or from what stands for it, and for each datum how far they can be trusted."""
+"""Draws from p(z|x), or from an approximation, and their health for each datum."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -160,16 +160,16 @@ def posterior(
 ) -> Posterior:
     r"""Draw from p(z|x) for every datum.
 
-    - `"guide"`: z ~ q(z|x), as they come. Right as far as the guide is.
+    - `"guide"`: z ~ q(z|x). As accurate as the guide is.
     - `"sir"`: sampling-importance-resampling. K draws of the guide, of which each is taken in proportion to its weight
       `w_k = p(x, z_k) / q(z_k|x)`: right in the limit of K, wherever the guide reaches.
     - `"psis"`: the same with the largest weights replaced by the order statistics of a fitted Pareto distribution,
-      which keeps one draw from being taken over and over; less noise for a little bias.
+      so that no single draw dominates; less noise for a little bias.
     - `"hmc"`: Hamiltonian Monte Carlo from draws of the guide. Right in the limit of long chains, also where the guide
       does not reach; slower by far. Continuous sites only.
 
     Resampling is systematic: a draw is taken `num_draws w_k / sum w` times, rounded up or down at random, so draws
-    repeat, and say no more than ESS independent ones. The order is random. The result is a function of `(x, num_draws,
+    repeat, and are worth about ESS independent ones. The order is random. The result is a function of `(x, num_draws,
     method, num_particles, seed)`, whatever the data that follow; the weights are those of `log_marginal` with the same
     seed and K. The guide draws twice in place of keeping K codes: memory is that of the result, and 16 K bytes for each
     of 50 data.
@@ -226,8 +226,8 @@ def _check(method: str, size: int, **numbers: int) -> None:
     if method not in METHODS:
         raise UsageError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
     if size == 0 or min(numbers.values()) < 1:
-        report = ", ".join(f"{name} {number}" for name, number in numbers.items())
-        raise UsageError(f"need data, and numbers of at least 1, got {size} data and {report}")
+        came = ", ".join(f"{name} {number}" for name, number in numbers.items())
+        raise UsageError(f"need data, and numbers of at least 1, got {size} data and {came}")
 
 
 def _by_weights(

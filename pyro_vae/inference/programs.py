@@ -1,4 +1,4 @@
-"""What can be said of any Pyro program before it is run: its modules, its evaluation mode, its sites."""
+"""Helpers for any Pyro program: its modules, evaluation mode, inputs by name, sample sites."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,18 +36,18 @@ def evaluation_mode(*programs: Program) -> Iterator[None]:
 
 
 class Called:
-    """A program called with its last arguments by name.
+    """A program whose last positional arguments are passed by keyword.
 
-    So that what works on lists of tensors can do without names.
+    So code that handles lists of tensors can call it.
 
     Args:
-        program: what is called.
+        program: the program.
         names: the names of its last arguments.
     """
 
     def __init__(self, program: Program, names: Sequence[str]) -> None:
         self.program, self.names = program, tuple(names)
-        self.__self__ = getattr(program, "__self__", program)  # whose modules it uses; see `owners`
+        self.__self__ = getattr(program, "__self__", program)  # the module it uses; see `owners`
 
     def __call__(self, *args: Any) -> Any:
         """The program's result."""

@@ -1,7 +1,6 @@
-"""Latent sites in one order, whatever order a guide draws them in.
+"""Latent sites in the model's order, whatever order a guide draws them in.
 
-The order is the model's. Nothing else may put the values of several sites side by side: a column of the truth and a
-column of the draws would then be of different sites.
+All code that joins values of several sites uses this order, so that columns of the truth and of the draws match.
 """
 
 from collections.abc import Iterable, Mapping

@@ -175,8 +175,8 @@ class ClusteringScores:
     """How well clusters agree with classes; none of the scores depends on how either is numbered.
 
     Args:
-        accuracy: share of the data in the right class, if each cluster is matched with one class of its own as well as
-            can be.
+        accuracy: share of the data in the right class, under the best one-to-one matching of clusters and
+            classes.
         nmi: mutual information over the mean of the entropies of clusters and classes, 0 to 1.
         ari: Rand index adjusted for chance: 1 for the same partition, 0 in expectation for a random one.
         num_data: number of data.

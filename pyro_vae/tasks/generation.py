@@ -20,7 +20,7 @@ from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import seeded
 
 _TILE = 100
-"""Work is done and noise drawn in tiles of this many data: memory is bounded, and few draws are the first of many."""
+"""Data are processed, and noise is drawn, in tiles of this size: bounds memory, and few draws are the first of many."""
 
 
 @dataclass(frozen=True, eq=False)
