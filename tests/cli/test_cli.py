@@ -68,7 +68,7 @@ def call(*words):
 
 def shell(*words):
     """The same in a process of its own."""
-    done = subprocess.run(command(*words), capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command(*words), capture_output=True, text=True, timeout=300, check=False)
     return Result(done.returncode, done.stdout, done.stderr)
 
 
@@ -682,7 +682,7 @@ class TestProcess:
                 assert process.poll() is None
                 time.sleep(0.01)
             process.send_signal(signal.SIGTERM)
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=300)
         finally:
             process.kill()
         assert process.returncode == 143

@@ -78,7 +78,7 @@ def in_a_process(words):
         "    except SystemExit as end: code = end.code\n"
         f"    print('CODE', code, *({HEAVY!r} & set(sys.modules)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300)
     return [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("CODE")], done.stderr
 
 

@@ -24,7 +24,13 @@ def quadrature(vae, x, half_width=7.0, side=141):
     return torch.logsumexp(joint, 0) + 2 * (axis[1] - axis[0]).log()
 
 
-@pytest.mark.parametrize("likelihood", axis_of(Likelihood).parts(), ids=str)
+def settings():
+    """Every likelihood by its defaults, and with its options in the slow suite."""
+    for part in axis_of(Likelihood).parts():
+        yield pytest.param(part, id=str(part), marks=[pytest.mark.slow] if part.options else [])
+
+
+@pytest.mark.parametrize("likelihood", list(settings()))
 def test_importance_sampling_agrees_with_quadrature(likelihood):
     """K = 2000 from a trained guide, 10 data of the model: each within 5 of its standard errors (false alarm < 6e-6).
 

@@ -155,7 +155,7 @@ def test_step_floor(capsys):
 def test_peers(script, peers):
     if script not in peers:
         pytest.skip(f"the environment of {PEERS[script][0]} is not made: benchmarks/run.py makes it")
-    output, errors = peers[script].communicate(timeout=60)
+    output, errors = peers[script].communicate(timeout=300)
     assert peers[script].returncode == 0, errors[-2000:]
     check(json.loads(output.splitlines()[-1]))
 

@@ -55,7 +55,7 @@ def test_cvae_quadrants(tmp_path):
 
 
 def test_clusters(tmp_path, capsys):
-    sizes = ["--seeds", 0, 1, "--epochs", 40, "--joint_epochs", 5, "--hidden", 64, "--lr", 3e-3, "--batch_size", 50]
+    sizes = ["--seeds", 0, 1, "--epochs", 20, "--joint_epochs", 3, "--hidden", 64, "--lr", 3e-3, "--batch_size", 50]
     rows = run("clusters", *sizes, "--out", tmp_path)
     saved = json.loads((tmp_path / "table.json").read_text())
     means = saved.pop("mean")

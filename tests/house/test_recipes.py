@@ -16,8 +16,8 @@ def test_there_are_recipes():
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_trains(recipe, tmp_path):
-    """Eight epochs improve the reconstruction of held-out data, and the other commands take the run."""
-    few = "--data digits --epochs 8 --batch_size 50 --pictures false --quiet"
+    """Four epochs improve the reconstruction of held-out data, and the other commands take the run."""
+    few = "--data digits --epochs 4 --batch_size 50 --pictures false --quiet"
     result = call("fit", f"--config {recipe} {few} --run {tmp_path}")
     assert result.code == 0, result.err
     first, *_, last = [float(row["valid_reconstruction"]) for row in read_metrics(tmp_path)]

@@ -106,7 +106,7 @@ class TestThreads:
         @isolated
         def long_work():
             inside.set()
-            assert leave.wait(60)
+            assert leave.wait(300)
 
         @isolated
         def short_work():

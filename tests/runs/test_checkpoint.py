@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -857,13 +858,23 @@ def train(path, save_every):
     fit(make(1), digits(), objective, **settings, run=path, progress=False, save_every=save_every)
 
 
+def train_and_die(path, goal, delay):
+    """The training, killed by a thread of its own process `delay` seconds after `goal` steps are saved."""
+    threading.Thread(target=die, args=(path, goal, delay), daemon=True).start()
+    train(path, 0.02)
+
+
+def die(path, goal, delay):
+    while steps_done(path) < goal:
+        time.sleep(0.003)
+    time.sleep(delay)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def wait_for(condition, child):
-    for _ in range(20_000):
-        if condition():
-            return
+    while not condition():
         assert child.is_alive(), f"the process ended with {child.exitcode}"
         time.sleep(0.003)
-    raise AssertionError("nothing happened in a minute")
 
 
 def steps_done(path):
@@ -894,11 +905,7 @@ class TestDeath:
         whole, broken = tmp_path / "whole", tmp_path / "broken"
         rng, stopped_at = random.Random(0), []
         for _ in range(KILLS):
-            child = spawn(train, broken, 0.02)
-            goal = steps_done(broken) + rng.randint(1, 20)
-            wait_for(lambda goal=goal: steps_done(broken) >= goal, child)
-            time.sleep(rng.uniform(0, 0.02))
-            child.kill()
+            child = spawn(train_and_die, broken, steps_done(broken) + rng.randint(1, 20), rng.uniform(0, 0.02))
             child.join()
             assert child.exitcode == -signal.SIGKILL
             stopped_at.append(steps_done(broken))
