@@ -1,4 +1,4 @@
-"""New parts by a new file: what lies in an axis's folder is found without being named anywhere."""
+"""New parts by a new file: classes in an axis's folder are found without being named elsewhere."""
 
 import sys
 from importlib import import_module
@@ -8,8 +8,8 @@ from pkgutil import iter_modules
 def added_to(face: str) -> dict[str, type]:
     """The public classes in those files of a package that its `__init__` has not imported.
 
-    An axis's `__init__` names its own files, so that editors and readers find them, and then calls this: a file that
-    somebody adds to the folder needs no further edit.
+    An axis's `__init__` imports its own files explicitly, for editors and readers, and then calls this function, so
+    that a file added to the folder needs no further edit.
 
     Args:
         face: name of the package, `__name__` in its `__init__`.

@@ -18,7 +18,7 @@ class PyroVaeError(Exception):
 
     exit_code = 1
     shared: bool | None = None
-    """Of several processes: whether all raise it, so that one should tell it; None if they have not met yet."""
+    """With several processes: whether all raise it, so that only one prints it; None if they are not connected yet."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(str(message).partition("\nTrace Shapes:")[0])
@@ -48,7 +48,7 @@ class NumericalError(PyroVaeError, ArithmeticError):
     exit_code = 5
 
 
-class Stopped(PyroVaeError):  # noqa: N818 - no error of anyone's
+class Stopped(PyroVaeError):  # noqa: N818 - control flow, not an error
     """Training was asked to stop by a signal and has saved a checkpoint.
 
     Args:
@@ -63,13 +63,13 @@ class Stopped(PyroVaeError):  # noqa: N818 - no error of anyone's
         self.exit_code = 128 + signal_number
 
 
-class PeerLost(PyroVaeError):  # noqa: N818 - what happened, to another
+class PeerLost(PyroVaeError):  # noqa: N818 - named after the event
     """Another process of the same training is gone, or does not answer.
 
     Args:
         rank: which process we are, from 0.
         size: how many there were.
-        reason: what the connection said.
+        reason: the message of the connection.
     """
 
     exit_code = 6
@@ -83,7 +83,7 @@ class PeerLost(PyroVaeError):  # noqa: N818 - what happened, to another
 class FileError(PyroVaeError, OSError):
     """A file or folder that the system can't read or write: no permission, a full disk, a folder in its place, ...
 
-    It is an `OSError` too, with `errno`, `strerror` and `filename` of the one that it was made of.
+    It is an `OSError` too, with `errno`, `strerror` and `filename` of the original error.
     """
 
     exit_code = 7
@@ -96,7 +96,7 @@ class FileError(PyroVaeError, OSError):
         """An error of the system, with the path in its message.
 
         Args:
-            error: what the system said.
+            error: the system's error.
             path: what was to be read or written; None for the file that `error` names.
             doing: the verb of the message: `"read"`, `"write"`, ...
         """
@@ -119,7 +119,7 @@ class UserCodeError(PyroVaeError):
 
 @contextmanager
 def file_errors(path: str | os.PathLike[str], doing: Literal["read", "write"]) -> Iterator[None]:
-    """Errors of the system inside become a `FileError` that names `path`; errors of ours stay as they are.
+    """Errors of the system inside become a `FileError` that names `path`; errors of the package are not changed.
 
     Args:
         path: what is read or written inside.

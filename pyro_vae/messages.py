@@ -1,4 +1,4 @@
-"""Progress of long work on standard error, and remarks that are made once."""
+"""Progress of long work on standard error, and messages that are logged once."""
 
 import logging
 import sys
@@ -15,7 +15,7 @@ _log = logging.getLogger("pyro_vae")
 
 @cache
 def log_once(message: str) -> None:
-    """Warn by the logger `pyro_vae`, the first time that this is said."""
+    """Log a warning by the logger `pyro_vae`, only the first time."""
     _log.warning(message)
 
 
@@ -23,14 +23,14 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def remark(text: str) -> None:
-    """Print a line on standard error, if there is one that takes it: no work is lost because nobody reads of it."""
+    """Print a line on standard error, if it can be written to: a closed stream must not end the work."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError):  # ValueError: closed
             print(text, file=sys.stderr, flush=True)
 
 
 class Progress:
-    """A context that shows how far some work is.
+    """A context manager that shows the progress of some work.
 
     Args:
         total: how much there is to do, in `unit`.
@@ -55,12 +55,12 @@ class Progress:
                 self.bar.close()
 
     def show(self, done: float, text: str = "", now: bool = False) -> None:
-        """Tell that `done` of the total is done.
+        """Report that `done` of the total is done.
 
         Args:
             done: how much, in the unit.
-            text: what to say with it.
-            now: whether a plain line is due whatever the time.
+            text: further text to show.
+            now: whether to print a line even if the last one was recent.
         """
         if self.bar is not None:
             with suppress(OSError, ValueError):  # the terminal has been closed
@@ -71,7 +71,7 @@ class Progress:
             remark(f"{self.unit} {done:.10g}/{self.total:g}  {text}".rstrip())
 
     def say(self, text: str) -> None:
-        """Tell something else, on a line of its own; nothing if it is empty."""
+        """Print a text on a separate line; nothing if it is empty."""
         if self.enabled and text:
             remark(text)
 
@@ -90,10 +90,10 @@ def _bar(total: float, unit: str) -> Any:
 
 @contextmanager
 def bars_contained() -> Iterator[None]:
-    """Let a library make bars of tqdm and be done with them, without what the first of them does to the process.
+    """Let a library use bars of tqdm without their lasting effects on the process.
 
-    The lock that it makes for all bars is one of multiprocessing, which fixes the start method: the host could not set
-    it any more. And it starts a thread, which redraws bars that stand still.
+    The first bar makes a lock of multiprocessing, which fixes the start method, so that the caller could not set it any
+    more; and it starts a thread that redraws idle bars.
     """
     from tqdm import tqdm
 

@@ -1,4 +1,4 @@
-"""The sizes every part is built from, written once on the VAE."""
+"""The sizes that every part is built with, given once to the VAE."""
 
 from dataclasses import dataclass
 from math import prod

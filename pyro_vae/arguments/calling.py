@@ -14,7 +14,7 @@ from pyro_vae.errors import UsageError
 
 
 class Called:
-    """Mixin of a base class: looks at what the constructors of its subclasses are called with."""
+    """Mixin of a base class that checks the arguments of its subclasses' constructors."""
 
     role: str | None = None
     """The argument of `VAE` that takes the class; None for an autoencoder, which users call themselves."""
@@ -31,7 +31,7 @@ def _watch(cls: type[Called]) -> None:
     known = signature(own)
 
     @wraps(own)
-    def __init__(self: Any, *args: Any, **keywords: Any) -> None:  # noqa: N807 - it is one
+    def __init__(self: Any, *args: Any, **keywords: Any) -> None:  # noqa: N807 - it replaces __init__
         if type(self).__init__ is cls.__init__:
             _check(type(self), known, args, keywords)
         own(self, *args, **keywords)

@@ -1,7 +1,7 @@
-"""`checked`: what stands above a public function and looks at its arguments, by the names of its parameters.
+"""`checked`: a decorator of public functions that checks their arguments, by the names of the parameters.
 
-`x` is data, `model` a program, `num_particles` a whole number from 1, and so on: what came becomes what was meant where
-that is plain (an array a tensor, NumPy's numbers Python's), and all else is refused in one line.
+`x` is data, `model` a program, `num_particles` a whole number from 1, and so on: values are converted if their meaning
+is clear (an array to a tensor, NumPy's numbers to Python's), and anything else is refused in one line.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +46,7 @@ _WHOLE = (
     "patience",
     "seed",
 )
-"""Parameters that are whole numbers; how large they may be, the functions say."""
+"""Parameters that are whole numbers; their ranges are checked by the functions."""
 
 
 _TENSORS = ("mask", "c", "like", "labels")

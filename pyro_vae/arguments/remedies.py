@@ -1,4 +1,4 @@
-"""In whose words a message says what to do: Python's, or those of the command line while `pyro-vae` runs."""
+"""Whether messages use the terms of Python, or those of the command line while `pyro-vae` runs."""
 
 import re
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ _OPTIONS = (
     "compile",
     "precision",
 )
-"""What is called alike in Python and on the command line."""
+"""Names that are the same in Python and on the command line."""
 
 
 _typed = ContextVar("typed", default=False)
@@ -106,7 +106,7 @@ _MEANT = {
     "gpu": "cuda",
     "validation": "valid",
 }
-"""What others call it, both as `_folded`."""
+"""Other common names, both as `_folded`."""
 
 
 def nearest(name: str, known: object, cutoff: float = 0.6) -> str:

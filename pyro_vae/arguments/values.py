@@ -1,4 +1,4 @@
-"""Checks of arguments one by one: what came becomes what was meant where that is plain, else it is refused."""
+"""Checks of single arguments: a value is converted if its meaning is clear, otherwise refused."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -112,7 +112,7 @@ def truth(name: str, value: Any) -> bool:
 
 
 def choice(name: str, value: Any, known: Sequence[str]) -> None:
-    """Refuse what is none of some names.
+    """Refuse a value that is not one of the given names.
 
     Raises:
         UsageError: with the nearest and all of them.
@@ -272,7 +272,7 @@ def _kind(cls: type, base: type) -> str:
 
 
 GIVEN = ("shapes", "in_shape", "out_shape", "params")
-"""Arguments that a part is called with by who builds it."""
+"""Arguments that the VAE passes to its parts."""
 
 
 def home_of(cls: type) -> str:

@@ -1,4 +1,4 @@
-"""Distributions that are the law of a function of standard normal noise."""
+"""Distributions of functions of standard normal noise."""
 
 from abc import abstractmethod
 from copy import copy
@@ -11,15 +11,15 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 FAR = 1e15
-"""As much noise as there is in single precision: what maps back from a z that no draw reaches, in place of infinity."""
+"""Clamp for inverted noise: it stands for infinity, and its square fits in single precision."""
 
 
 class Remembering:
     """Mixin of a distribution that keeps log q(z) of its last draw, known from the noise that it came from.
 
-    Finding the noise from z costs a flow many passes, and multiplies the rounding of z by the condition of the map,
-    which an encoder makes as large as it likes: in single precision the ELBO then has no bound, and training finds that
-    out.
+    Finding the noise from z costs a flow many passes, and multiplies the rounding of z by the condition number of the
+    map, which an encoder can make arbitrarily large: in single precision the estimated ELBO would then be unbounded,
+    and training would exploit that.
     """
 
     _last: tuple[Tensor, Tensor, bool] | None = None
@@ -28,14 +28,16 @@ class Remembering:
         self._last = value, log_prob, torch.is_grad_enabled()
 
     def _recall(self, value: Tensor) -> Tensor | None:
-        """Log q(z) where `value` is the last draw itself; not where a gradient is asked of a draw that has none."""
+        """Log q(z) if `value` is the last draw itself; None otherwise, or if a gradient is needed and the draw has
+        none.
+        """
         if self._last is None or value is not self._last[0] or (torch.is_grad_enabled() and not self._last[2]):
             return None
         return self._last[1]
 
 
 class FromNoise(Remembering, dist.TorchDistribution):
-    """The law of z = T(e), e ~ N(0, I): draws, densities, shapes and the memory of the last draw.
+    """The distribution of z = T(e), e ~ N(0, I): draws, densities, shapes, and log q of the last draw.
 
     A subclass implements `push` and `log_density`, and `mean` and `variance` where they are known. Parameters keep the
     shape they came in and broadcast against noise and values, so that particles cost no copies of them.
@@ -62,7 +64,7 @@ class FromNoise(Remembering, dist.TorchDistribution):
         """Log q(z) at any z, `[*particles, *batch, size]`."""
 
     def from_noise(self, noise: Tensor) -> Tensor:
-        """The draw that this noise gives; `log_prob` of the very tensor is then the draw's own."""
+        """The draw for this noise; `log_prob` of the same tensor object then uses the noise."""
         value, log_prob = self.push(noise)
         self._remember(value, log_prob)
         return value
@@ -73,7 +75,7 @@ class FromNoise(Remembering, dist.TorchDistribution):
         return self.from_noise(torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log q(z), nats: at the last draw its own, else `log_density`."""
+        """Log q(z), nats: from the noise at the last draw, by `log_density` elsewhere."""
         known = self._recall(value)
         if known is not None:
             return known

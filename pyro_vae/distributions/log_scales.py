@@ -1,4 +1,4 @@
-"""Logarithms of scales and rates, as networks give them, kept from overflowing in the exponential."""
+"""Logarithms of scales and rates from networks, limited so that their exponentials do not overflow."""
 
 from torch import Tensor
 
@@ -8,7 +8,7 @@ scales, and that of a KL's gradient in an optimizer, are finite and not zero in 
 
 
 def tame(log_value: Tensor, highest: float = 30.0) -> Tensor:
-    """A logarithm as it is up to `highest`, growing as a logarithm itself beyond.
+    """A logarithm, unchanged up to `highest`, growing logarithmically beyond.
 
     Its exponential is then continued by its tangent: it does not overflow, and its gradient does not vanish.
     """

@@ -1,4 +1,4 @@
-"""Mixtures of many components, whose log-density holds no value for each row, component and dimension at once."""
+"""Mixtures of many components, whose log-density needs no tensor of all rows, components and dimensions."""
 
 from math import log, pi
 from typing import Any, Protocol
@@ -75,7 +75,7 @@ class Mixture(dist.TorchDistribution):
         return cls(log_weights, normals)
 
     def as_normals(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """What `of_normals` makes the same mixture of; None where its components are no normals."""
+        """The arguments for which `of_normals` makes this mixture; None if its components are not normal."""
         evaluator = _evaluator(self.components)
         if not isinstance(evaluator, _Diagonal | _Dense):
             return None
@@ -188,7 +188,7 @@ class _Dense:
 
 
 class _Any:
-    """Whatever gives a density to every z."""
+    """Any components with a density at every z."""
 
     def __init__(self, components: Distribution) -> None:
         if is_point_mass(components):

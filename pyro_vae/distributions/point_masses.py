@@ -1,4 +1,4 @@
-"""Distributions that put all probability on one point, told by what they are made of."""
+"""Recognises distributions that put all probability on one point."""
 
 from typing import Any
 

@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 
 
 def zuko() -> Any:
-    """The package, whose import switches the validation of all distributions off: it is put back as it was."""
+    """The package; its import switches the validation of all distributions off, which is undone here."""
     validated = Distribution._validate_args
     try:
         import zuko
@@ -47,7 +47,7 @@ class FlowDistribution(ZukoToPyro):
 
 @torch.no_grad()
 def shrink(flow: Any) -> None:
-    """Let a flow start close to the identity, yet with a gradient for every weight."""
+    """Initialise a flow close to the identity, but with a gradient for every weight."""
     for transform in flow.transform.transforms:
         last = transform.hyper[-1] if hasattr(transform, "hyper") else transform
         for parameter in last.parameters():

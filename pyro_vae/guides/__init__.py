@@ -6,7 +6,7 @@ Subclass `Guide`: `param_shape` and `distribution`.
     normal.py     DiagonalNormal, FullNormal, LowRankNormal, Householder
     mixture.py    MixtureOfNormals
     flows.py      InverseAutoregressiveFlow, SplineFlow
-    point.py      Delta: the limit without width, an autoencoder
+    point.py      Delta: a single point, which makes an autoencoder
     refined.py    SemiAmortized: parameters refined for each datum
 """
 

@@ -18,8 +18,8 @@ class Guide(Called, nn.Module, ABC):
     """A family of distributions over codes whose parameters the encoder gives.
 
     A subclass takes `(shapes, **its own options)`, sets `param_shape` (what the encoder must return for one datum) and
-    implements `distribution`. Draws must be reparameterised. A family whose log q(z) is better known, or cheaper, at
-    its own draws than elsewhere returns a `FromNoise`. One with a scale says by `initial_params` where that starts.
+    implements `distribution`. Draws must be reparameterised. A family whose log q(z) is more accurate, or cheaper, at
+    its own draws than elsewhere returns a `FromNoise`. One with a scale gives its initial value by `initial_params`.
 
     Args:
         shapes: the sizes of the VAE.
@@ -38,15 +38,15 @@ class Guide(Called, nn.Module, ABC):
         """Map `[*leading, *param_shape]` to q(z|x) with batch shape `[*leading]` and event shape `(latent,)`."""
 
     def initial_params(self) -> Tensor:
-        """Where the encoder's output starts, whatever the data are: q(z|x) then is about as wide as N(0, I).
+        """The encoder's initial output, for any data: q(z|x) then is about as wide as N(0, I).
 
         Returns:
-            `[*param_shape]`; nan for what starts as the encoder's first weights have it. Here all of it.
+            `[*param_shape]`; nan for elements that the encoder's first weights determine. Here all of them.
         """
         return torch.full(self.param_shape, float("nan"))
 
     def refine(self, params: Tensor, log_joint: LogJoint) -> Tensor:
-        """Better parameters than the encoder's, where a guide looks for them (`SemiAmortized`); here the same.
+        """The variational parameters from the encoder's output: refined by `SemiAmortized`; here unchanged.
 
         The VAE calls it on the encoder's output before `distribution`. What comes back must be a function of the datum:
         draw nothing from torch's generators.

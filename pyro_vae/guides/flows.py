@@ -1,4 +1,4 @@
-"""Guides by normalising flows, in the direction in which drawing takes one pass."""
+"""Guides by normalising flows, in the direction in which a draw takes one pass."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from pyro_vae.guides.base import Guide
 from pyro_vae.shapes import Shapes
 
 _LEAST_GATE = 1e-3
-"""A gate that closes all the way can't be inverted; this is the least that it lets through."""
+"""Least value of a gate: at zero it could not be inverted."""
 _OPEN = 2.0
-"""Logit of a gate where the network says nothing: codes pass nearly as they are."""
+"""Logit of a gate if the network's output is zero: codes pass almost unchanged."""
 _POINTS = 512
 """Points that the mean and variance of a flow are averages over."""
 
@@ -76,7 +76,7 @@ class InverseAutoregressiveFlow(Guide):
         return params
 
     def distribution(self, params: Tensor) -> dist.TorchDistribution:
-        """The flow's law, over `(latent,)`."""
+        """The flow's distribution, over `(latent,)`."""
         size = self.shapes.latent
         loc, log_scale, context = params.split([size, size, self.context], -1)
         gated = [_Gated(network, context, backwards=i % 2 == 1) for i, network in enumerate(self.steps)]
@@ -141,7 +141,7 @@ class SplineFlow(Guide):
         return params
 
     def distribution(self, params: Tensor) -> dist.TorchDistribution:
-        """The flow's law, over `(latent,)`."""
+        """The flow's distribution, over `(latent,)`."""
         size = self.shapes.latent
         loc, log_scale, context = params.split([size, size, self.context], -1)
         splines = [_Spline(network, context, backwards=i % 2 == 1) for i, network in enumerate(self.steps)]

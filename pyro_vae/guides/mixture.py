@@ -15,7 +15,7 @@ from pyro_vae.guides.base import Guide
 from pyro_vae.shapes import Shapes
 
 _FAR = 1e9
-"""Standard deviations beyond which a component is as far as it gets: squares must not overflow."""
+"""Largest distance from a component, in standard deviations: squares must not overflow."""
 
 
 class MixtureOfNormals(Guide):
@@ -34,7 +34,7 @@ class MixtureOfNormals(Guide):
 
     Args:
         shapes: the sizes of the VAE.
-        components: how many, at least 1; one is `DiagonalNormal`, whose weight the encoder gives in vain.
+        components: how many, at least 1; with one it is `DiagonalNormal`, and the weight has no effect.
 
     Raises:
         UsageError: if `components` is below 1.

@@ -1,4 +1,4 @@
-"""Normal guides: mean-field, dense, low rank, and mean-field turned by reflections."""
+"""Normal guides: mean-field, dense, low rank, and mean-field rotated by reflections."""
 
 from math import log, pi
 from typing import Any, ClassVar
@@ -228,7 +228,7 @@ def _orthonormal(columns: Tensor) -> tuple[list[Tensor], Tensor]:
     rest, basis = torch.cat([columns, minus], -1), []
     log_norm = torch.zeros_like(columns[..., 0, 0])
     for _ in range(rank):
-        norm = rest[..., :1, :].square().sum(-1, keepdim=True).sqrt()  # at least 1, by the identity below U
+        norm = rest[..., :1, :].square().sum(-1, keepdim=True).sqrt()  # at least 1, because of the identity below U
         unit = rest[..., :1, :] / norm
         rest = rest[..., 1:, :] - (rest[..., 1:, :] * unit).sum(-1, keepdim=True) * unit
         basis.append(unit.squeeze(-2))
@@ -237,7 +237,7 @@ def _orthonormal(columns: Tensor) -> tuple[list[Tensor], Tensor]:
 
 
 class Householder(Guide):
-    r"""A mean-field normal turned by reflections: the Householder flow, from its own mean.
+    r"""A mean-field normal rotated by reflections about its mean: the Householder flow.
 
     .. math:: q(z|x) = N(z; \mu(x), H S^2 H^T), \quad H = \prod_r \Big(I - 2 \frac{v_r v_r^T}{v_r^T v_r}\Big)
 

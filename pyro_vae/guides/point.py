@@ -1,4 +1,4 @@
-"""The limit of a guide without width: an autoencoder."""
+"""A guide that is a single point: an autoencoder."""
 
 import pyro.distributions as dist
 from torch import Tensor
@@ -8,7 +8,7 @@ from pyro_vae.shapes import Shapes
 
 
 class _Point(dist.Delta):
-    """All probability at one code, also as a function of noise, of which it takes none."""
+    """All probability at one code; as a function of noise it has noise of dimension 0."""
 
     noise_size = 0
 
@@ -17,7 +17,7 @@ class _Point(dist.Delta):
 
 
 class Delta(Guide):
-    r"""The limit of a guide without width: a deterministic autoencoder.
+    r"""All probability at one code: a deterministic autoencoder, the limit of a guide of zero width.
 
     .. math:: q(z|x) = \delta(z - \mu(x))
 

@@ -15,17 +15,17 @@ from pyro_vae.guides.normal import DiagonalNormal
 from pyro_vae.shapes import Shapes
 
 _FADE = 0.99
-"""How fast the mean of the squares of gradients forgets."""
+"""Decay of the moving average of squared gradients."""
 
 
 class SemiAmortized(Guide):
-    r"""A guide whose parameters climb each datum's own ELBO for a few steps, from where the encoder puts them.
+    r"""A guide whose parameters are improved by a few steps of ascent on each datum's ELBO, from the encoder's output.
 
     .. math:: \lambda_0 = \mathrm{encoder}(x), \qquad
         \lambda_{t+1} = \lambda_t + \eta_t \, g_t / \sqrt{\overline{g^2}}, \quad
         g_t = \nabla_\lambda \hat{\mathcal L}_t(x; \lambda_t), \qquad q(z|x) = q(z; \lambda_T)
 
-    This takes out part of the amortisation gap: what an encoder loses by sharing its weights among all data. A step is
+    This reduces the amortisation gap: what an encoder loses by sharing its weights among all data. A step is
     the gradient over its root mean square, times a rate that goes down to zero linearly from `lr`. The noise of the
     ELBO estimates is a fixed low-discrepancy set, another part of it in each step and the same for all data: q(z|x)
     stays a function of x, draws nothing, and does not depend on the rest of the batch.
@@ -101,7 +101,7 @@ class SemiAmortized(Guide):
         return params + (refined - params).detach()
 
     def _gradient(self, params: Tensor, noise: Tensor, log_joint: LogJoint) -> Tensor:
-        """Of each datum's ELBO, also where gradients are off."""
+        """The gradient of each datum's ELBO, also if gradients are off."""
         leading = params.shape[: params.dim() - len(self.param_shape)]
         noise = noise.reshape(len(noise), *[1] * len(leading), noise.shape[-1]).expand(-1, *leading, -1)
         with torch.enable_grad():

@@ -7,7 +7,7 @@ Subclass `Likelihood`: `num_params`, `support`, `remedy` and `distribution`.
     real.py      real elements, by a location and a scale
     levels.py    grey values on a grid
     counts.py    whole numbers from 0
-    scaled.py    what likelihoods with a scale have in common
+    scaled.py    the base class of likelihoods with a scale
 """
 
 from pyro_vae.discovery import added_to

@@ -1,4 +1,4 @@
-"""`Likelihood`, the base class: masks, the check of the data and the decoder's output, written once for all."""
+"""`Likelihood`, the base class: the check of the data and of the decoder's output are the same for all."""
 
 from abc import ABC, abstractmethod
 
@@ -32,7 +32,7 @@ class Likelihood(Called, nn.Module, ABC):
     placeholder: float = 0.0
     """A value inside the support: stands in for elements that are not observed."""
     caveat: str | None = None
-    """What to say beside every number of nats, where they are not what they seem."""
+    """Caveat printed with each log-density, e.g. for a likelihood that is not normalised."""
 
     def __init__(self, shapes: Shapes) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Likelihood(Called, nn.Module, ABC):
 
     @property
     def data_support(self) -> constraints.Constraint:
-        """The data to take: those that have a probability."""
+        """The support of the data."""
         return self.support
 
     @property
@@ -101,7 +101,9 @@ class Likelihood(Called, nn.Module, ABC):
         return elements
 
     def split(self, params: Tensor) -> tuple[Tensor, ...]:
-        """Cut the decoder's output `[*leading, *param_shape]` into what `distribution` takes: by default one by one."""
+        """Split the decoder's output `[*leading, *param_shape]` into the arguments of `distribution`; by default one by
+        one.
+        """
         return params.unbind(-1 - len(self.shapes.event))
 
     def check(self, x: Tensor, name: str = "x") -> None:
@@ -109,7 +111,7 @@ class Likelihood(Called, nn.Module, ABC):
 
         Args:
             x: data `[N, *event]`.
-            name: what to call them in the message.
+            name: their name in the message.
 
         Raises:
             DataError: with the first offending value, its position and the remedy.
@@ -127,7 +129,7 @@ class Likelihood(Called, nn.Module, ABC):
             )
 
     def _advice(self, x: Tensor) -> str:
-        """What to do about data that this likelihood does not take, in the words of where the user types."""
+        """What to do about data outside the support, in terms of Python or of the command line."""
         fits, remedy = fitting(x), in_words(self.remedy)
         return f"{fits}; otherwise {remedy}" if fits else remedy
 
@@ -141,5 +143,5 @@ _WORDS = {
 
 
 def _in_words(support: constraints.Constraint) -> str:
-    """What a support holds, for whoever does not know torch's name of it."""
+    """A support in words instead of torch's name for it."""
     return _WORDS.get(str(support), str(support))

@@ -16,11 +16,11 @@ from pyro_vae.shapes import Shapes
 
 
 class _Counts(Likelihood):
-    """A likelihood of counts, with more zeros where asked for; abstract.
+    """A likelihood of counts, possibly zero-inflated; abstract.
 
     Args:
         shapes: the sizes of the VAE.
-        num_params: parameters of an element without those of the further zeros.
+        num_params: parameters of an element, without that of the zero inflation.
         zero_inflated: whether an element is 0 for another reason too, with a probability that the decoder gives.
     """
 
@@ -32,13 +32,13 @@ class _Counts(Likelihood):
         self.zero_inflated, self.num_params = zero_inflated, num_params + zero_inflated
 
     def inflated(self, counts: Elements, params: tuple[Tensor, ...]) -> dist.TorchDistribution:
-        """The counts with their further zeros, whose logit is the last parameter."""
+        """The counts with zero inflation, whose logit is the last parameter."""
         if not self.zero_inflated:
             return counts
         return _ZeroInflated(counts, params[-1])
 
     def initial(self, mean: Tensor, *others: Tensor) -> Tensor:
-        """Log means (of 0.001 and more), other parameters, and the logit of one further zero in ten."""
+        """Log means (at least log 0.001), other parameters, and the logit of a zero inflation of 0.1."""
         log_mean = mean.clamp(min=1e-3).log()
         if not self.zero_inflated:
             return torch.stack([log_mean, *others])
@@ -128,7 +128,7 @@ class NegativeBinomial(_Counts):
 
 
 class _ZeroInflated(Elements):
-    """Zero with the probability of a logit, else as another distribution of counts."""
+    """Zero with a probability given by its logit, otherwise a draw of another distribution of counts."""
 
     def __init__(self, counts: Elements, logit: Tensor) -> None:
         self.counts, self.logit = counts, logit

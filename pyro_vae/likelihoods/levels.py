@@ -36,11 +36,11 @@ class Levels(constraints.Constraint):
 
     @property
     def values(self) -> Tensor:
-        """All of them, `[levels]`, in double precision."""
+        """All values, `[levels]`, in double precision."""
         return torch.arange(self.levels, dtype=torch.float64) / (self.levels - 1)
 
     def check(self, value: Any) -> Any:
-        """Which elements are such values."""
+        """Which elements are levels."""
         level = value * (self.levels - 1)
         near = (level - level.round()).abs() < 0.01
         return near & (level.round() >= 0) & (level.round() <= self.levels - 1)
@@ -50,10 +50,10 @@ class Levels(constraints.Constraint):
 
 
 def on_levels(owner: Likelihood, levels: int) -> tuple[Levels, str]:
-    """The support of a likelihood of so many levels, and its remedy for other data.
+    """The support of a likelihood with this number of levels, and its remedy for other data.
 
     Raises:
-        UsageError: if there are fewer than 2, or more than single precision tells apart.
+        UsageError: if there are fewer than 2, or more than single precision can distinguish.
     """
     if not (isinstance(scalar(levels), int) and 2 <= levels <= 2**16):
         raise UsageError(f"{type(owner).__name__} needs from 2 to {2**16} levels, got {levels!r}")
@@ -65,7 +65,8 @@ def on_levels(owner: Likelihood, levels: int) -> tuple[Levels, str]:
 
 
 class DiscretizedLogistic(Scaled):
-    r"""Grey levels, by a logistic distribution (or a mixture of K) cut into as many bins, the outer ones open.
+    r"""Grey levels, by a logistic distribution (or a mixture of K) cut into one bin for each level, the outer ones
+    open.
 
     .. math::
         p(x_d|z) = \sum_{k=1}^K \pi_{dk} \left[ \sigma\!\left(\frac{x_d + h - m_{dk}}{s_{dk}}\right)
@@ -140,11 +141,11 @@ class DiscretizedLogistic(Scaled):
 
 
 class Categorical(Likelihood):
-    r"""Grey levels, each with a probability of its own for each element, by logits.
+    r"""Grey levels, with a separate probability of each level for each element, by logits.
 
     .. math:: \log p(x_d = k / (levels - 1) \,|\, z) = l_{dk}(z) - \log \sum_j \exp l_{dj}(z)
 
-    It assumes nothing of neighbouring levels, and the decoder's output is `levels` times as large as the data. The
+    It assumes nothing about neighbouring levels, and the decoder's output is `levels` times as large as the data. The
     levels of an element sum to one. Data are `x = k / (levels - 1)`.
 
     Args:
@@ -175,7 +176,7 @@ class Categorical(Likelihood):
 
     def initial_params(self, mean: Tensor, std: Tensor) -> Tensor:
         """Log-probabilities of a discretised logistic of the means (of 0.0001 levels and more) and the spread."""
-        scale = (std * 3**0.5 / pi).clamp(min=max(0.02, 0.5 / (self.levels - 1)))  # no level is out of reach
+        scale = (std * 3**0.5 / pi).clamp(min=max(0.02, 0.5 / (self.levels - 1)))  # every level has probability
         loc = _location(mean, scale, self.levels)
         logistic = _DiscretizedLogistic(loc, scale.double(), self.levels)
         grid = torch.arange(self.levels, dtype=torch.float64, device=mean.device) / (self.levels - 1)
@@ -183,7 +184,7 @@ class Categorical(Likelihood):
 
 
 class BetaBinomial(Likelihood):
-    r"""Grey levels, or counts out of a number that is always the same, by a binomial whose rate varies.
+    r"""Grey levels, or counts out of a fixed number, by a binomial whose rate varies.
 
     .. math::
         p(x_d = k / n \,|\, z) = \binom{n}{k} \frac{B(k + \alpha_d, n - k + \beta_d)}{B(\alpha_d, \beta_d)}, \quad

@@ -1,4 +1,4 @@
-"""`Scaled`: what likelihoods with a scale have in common, fixed, learned or given by the decoder."""
+"""`Scaled`: the base class of likelihoods with a scale that is fixed, learned or given by the decoder."""
 
 from math import log
 from typing import Any, Literal
@@ -49,7 +49,7 @@ class Scaled(Likelihood):
         return constant(float(self.scale), params[0])
 
     def initial_log_scale(self, scale: Tensor) -> Tensor:
-        """What the decoder should start from for a scale per element."""
+        """The decoder's initial output for a scale per element."""
         return (scale - self.min_scale).clamp(min=1e-6).log()
 
 

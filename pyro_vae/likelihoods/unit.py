@@ -12,7 +12,9 @@ from pyro_vae.shapes import Shapes
 
 
 class _BernoulliByLogits(dist.Bernoulli):
-    """Bernoulli with log p(x) = x l - log(1 + e^l): the same density as its base in half the passes over memory."""
+    """Bernoulli with log p(x) = x l - log(1 + e^l): the same density as the base class, with half the memory
+    traffic.
+    """
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
@@ -49,7 +51,7 @@ class Bernoulli(Likelihood):
 
     @property
     def data_support(self) -> constraints.Constraint:
-        """Zeros and ones, or all between."""
+        """Zeros and ones, or the interval between them."""
         return constraints.unit_interval if self.grey else self.support
 
     @property
@@ -67,7 +69,7 @@ class Bernoulli(Likelihood):
 
 
 class ContinuousBernoulli(Likelihood):
-    r"""Elements in [0, 1]: Bernoulli's density made one that integrates to 1, by logits.
+    r"""Elements in [0, 1]: Bernoulli's formula normalised to a density, by logits.
 
     .. math::
         \log p(x|z) = \sum_d x_d l_d(z) - A(l_d(z)), \quad

@@ -42,7 +42,7 @@ class Network(Called, FromShapes):
     role = "encoder"
 
     compute_dtype: torch.dtype | None = None
-    """Type that products are computed in; None for that of the weights. `computing_in` sets it for a time."""
+    """Type in which products are computed; None for that of the weights. Set temporarily by `computing_in`."""
 
     def __init__(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> None:
         super().__init__()

@@ -100,7 +100,7 @@ def build(factory: Factory, in_shape: Shape, out_shape: Shape) -> Network:
 
 
 class _Flattened(Network):
-    """A module of its own kind as a network: leading dimensions become one, and its results are checked."""
+    """A torch module that is not a `Network`, as one: leading dimensions become one, and results are checked."""
 
     def __init__(self, module: nn.Module, in_shape: Shape, out_shape: Shape) -> None:
         super().__init__(in_shape, out_shape)
@@ -160,7 +160,7 @@ def _made(factory: Callable[..., Any], in_shape: Shape, out_shape: Shape) -> nn.
 
 
 def _behind(factory: Callable[..., Any]) -> Callable[..., Any]:
-    """What partials are of."""
+    """The class or function inside nested partials."""
     while isinstance(factory, partial):
         factory = factory.func
     return factory

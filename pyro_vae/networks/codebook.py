@@ -124,7 +124,7 @@ class Quantizer(nn.Module):
 
 
 _LEAST_COUNT = 1e-6
-"""An entry unused for so long that its average has faded keeps its place, until it is used again."""
+"""An entry whose average has decayed because it was unused for long keeps its value until it is used again."""
 
 
 @dataclass(frozen=True)
@@ -175,11 +175,11 @@ class StraightThrough(Messenger):
 
     @property
     def seen(self) -> Mapping[Quantizer, Quantized]:
-        """What was quantised, by quantiser."""
+        """The recorded vectors, by quantiser."""
         return self._seen
 
     def remember(self, quantizer: Quantizer, vectors: Tensor, index: Tensor) -> None:
-        """Take in what a guide quantises."""
+        """Record what a guide quantises."""
         self._seen[quantizer] = Quantized(quantizer, vectors, index)
 
     def joined(self, quantizer: Quantizer, entries: Tensor) -> Tensor:
@@ -190,7 +190,7 @@ class StraightThrough(Messenger):
         return entries.detach() + (vectors - vectors.detach())
 
     def learn(self) -> None:
-        """Let the codebooks that are moving averages move, once for all; not in evaluation nor without gradients."""
+        """Update the codebooks that are moving averages, each once; not in evaluation nor without gradients."""
         for seen in self._seen.values():
             if seen.quantizer.training and torch.is_grad_enabled():
                 seen.quantizer.learn(seen.vectors, seen.index)

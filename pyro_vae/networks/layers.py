@@ -32,7 +32,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 _MOST_GROUPS, _LEAST_IN_GROUP = 8, 4
-"""Of a group norm: few channels in a group would leave nothing of them where an image has become one pixel."""
+"""GroupNorm limits: with few channels per group, a 1x1 map would be normalised to zero."""
 
 
 # ---- dense ----------------------------------------------------------------------------------------------------------
@@ -51,7 +51,7 @@ def linear(fan_in: int, fan_out: int, maps: int = 1, bias: bool = True) -> nn.Li
 
 @torch.no_grad()
 def start_constant(layer: nn.Linear, values: Tensor) -> None:
-    """Let outputs of a layer start as constants: their weights become zero and their biases these `values`, but nan."""
+    """Initialise outputs of a layer as constants: zero weights, and `values` as biases where these are not nan."""
     fixed = ~values.isnan().to(layer.weight.device)
     layer.weight[fixed] = 0.0
     layer.bias[fixed] = values.to(layer.bias)[fixed]
@@ -100,7 +100,7 @@ def _dense_norm(norm: DenseNorm, width: int) -> list[nn.Module]:
 
 
 def _has_bias(norm: Norm) -> bool:
-    """Batch normalisation takes off whatever a bias before it adds."""
+    """Whether the layer has a bias: batch normalisation would remove it again."""
     return norm != "batch"
 
 
@@ -149,7 +149,7 @@ def levels_up(
 
 
 def halves(size: tuple[int, int], times: int) -> list[tuple[int, int]]:
-    """Height and width, and what is left of them each time that they are halved, rounded up."""
+    """Height and width, and their values after each halving, rounded up."""
     sizes = [size]
     for _ in range(times):
         height, width = sizes[-1]

@@ -1,4 +1,4 @@
-"""The precision of networks' products, and whether bfloat16 is worth having on a device."""
+"""The precision of networks' products, and whether bfloat16 is fast on a device."""
 
 import logging
 from collections.abc import Iterator
@@ -51,10 +51,10 @@ _log = logging.getLogger("pyro_vae")
 
 
 def check_precision(precision: object) -> None:
-    """Refuse what is no precision.
+    """Refuse an unknown precision.
 
     Raises:
-        UsageError: with those there are.
+        UsageError: with the known ones.
     """
     if not isinstance(precision, str) or precision not in DTYPES:
         raise UsageError(f"precision must be 'float32' or 'bf16', got {precision!r}")
@@ -83,13 +83,13 @@ def usable_precision(precision: Precision, device: torch.device) -> Precision:
 
 @cache
 def cpu_has_bfloat16() -> bool:
-    """Whether the CPU multiplies in bfloat16; True also where that can't be told."""
+    """Whether the CPU multiplies in bfloat16; True also if that is unknown."""
     known = _capabilities()
     return known is None or any(name in known for name in _INSTRUCTIONS)
 
 
 def _capabilities() -> set[str] | None:
-    """The CPU's features: those that torch tells, else those that Linux lists; None where neither does."""
+    """The CPU's features: those that torch reports, else those that Linux lists; None if neither does."""
     if hasattr(torch.cpu, "get_capabilities"):
         return {name for name, there in torch.cpu.get_capabilities().items() if there is True} or None
     try:

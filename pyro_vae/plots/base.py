@@ -1,4 +1,4 @@
-"""What all figures share: their colours and sizes, the look of a diagram, and writing one to a file."""
+"""Common to all figures: colours and sizes, the style of a diagram, and writing to a file."""
 
 import io
 from pathlib import Path
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 150
-# From Okabe & Ito's palette, told apart with any colour vision.
+# From Okabe & Ito's palette, which people with colour blindness can distinguish.
 BLUE, ORANGE, GREY, FAINT = "#0072B2", "#D55E00", "#8C8C8C", "#E4E4E4"
 TITLE, TEXT = 10, 8.5
 """Sizes of letters, in points."""
@@ -58,7 +58,7 @@ def make_figure(width: float, height: float) -> "Figure":
 
 
 def dress(axes: "Axes", title: str, xlabel: str) -> None:
-    """The look that all diagrams share."""
+    """The common style of diagrams."""
     axes.set_title(title, fontsize=TITLE)
     axes.set_xlabel(xlabel, fontsize=TEXT)
     axes.spines[["top", "right"]].set_visible(False)

@@ -56,7 +56,7 @@ def rank_ecdf(calibration: Calibration) -> "Figure":
 
 
 def _colours(count: int) -> list[str]:
-    """Told apart with any colour vision (Okabe & Ito), and again from the first."""
+    """Distinguishable with colour blindness (Okabe & Ito), repeated if there are more lines."""
     palette = [ORANGE, BLUE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
     return [palette[i % len(palette)] for i in range(count)]
 

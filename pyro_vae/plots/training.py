@@ -22,8 +22,8 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> "Figure":
     """Draw the ELBO and its two terms against the epoch, for training and, where present, validation data.
 
     Of a guide without a width, which has no ELBO and no KL, the reconstruction alone. The axes show where training
-    goes, not where it came from: values far from all the others (those of the first epochs, a spike) are left outside,
-    and their number is told.
+    goes, not where it came from: values far from all the others (those of the first epochs, a spike) are not shown, and
+    their number is stated.
 
     Args:
         rows: `History.rows`, or the rows of a run's metrics.csv.

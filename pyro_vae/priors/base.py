@@ -1,4 +1,4 @@
-"""`Prior`, the base class: p(z), called with what an encoder gives where it needs one."""
+"""`Prior`, the base class: p(z), which may depend on the encoder."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class Prior(Called, nn.Module, ABC):
     role = "prior"
 
     start_count: int = 0
-    """How many rows of training data `start_from` wants; 0 for none."""
+    """How many rows of training data `start_from` needs; 0 for none."""
 
     def __init__(self, shapes: Shapes) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Prior(Called, nn.Module, ABC):
         """
 
     def start_from(self, x: Tensor) -> None:
-        """Take the start of a training from its data; by default nothing is taken.
+        """Initialise from training data; by default nothing is done.
 
         Args:
             x: rows of the training data, `[start_count, *event]`, or all there are if they are fewer.

@@ -63,13 +63,13 @@ class AutoregressiveCodes(CodePrior):
     .. math:: p(k) = \prod_{i=1}^n p(k_i | k_1, \ldots, k_{i-1})
 
     Exact and normalised; a draw takes n runs of the network. It starts at the uniform distribution. Published VQ-VAEs
-    have a PixelCNN here; attention sees all codes above and to the left, for grids and sequences alike.
+    use a PixelCNN; attention sees all earlier codes, for grids and sequences alike.
 
     Args:
         shapes: the sizes of the autoencoder.
         width: units of the transformer, a multiple of `heads`.
         layers: how many layers of attention.
-        heads: of each layer.
+        heads: attention heads of each layer.
         dropout: share of units set to zero in training.
 
     Raises:
@@ -91,7 +91,7 @@ class AutoregressiveCodes(CodePrior):
     ) -> None:
         super().__init__(shapes)
         _check_transformer(width, layers, heads, dropout)
-        self.entries = nn.Embedding(shapes.codebook_size + 1, width)  # the last stands before the first code
+        self.entries = nn.Embedding(shapes.codebook_size + 1, width)  # the last entry is the start token
         self.places = nn.Parameter(0.02 * torch.randn(shapes.positions, width))
         layer = nn.TransformerEncoderLayer(width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True)
         self.body = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
@@ -104,7 +104,7 @@ class AutoregressiveCodes(CodePrior):
         return CodeSequence(self.logits, self.shapes.codes, self.shapes.codebook_size)
 
     def logits(self, earlier: Tensor) -> Tensor:
-        """What comes next: from the first m codes, `[N, m]`, to log-odds of codes 1, ..., m + 1 (if so many).
+        """From the first m codes, `[N, m]`, to the log-odds of codes 1, ..., m + 1 (at most n).
 
         Args:
             earlier: codes in reading order.

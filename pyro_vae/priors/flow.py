@@ -17,7 +17,7 @@ class FlowPrior(Prior):
     .. math:: \log p(z) = \log N(f(z); 0, I) + \log |\det \partial f / \partial z|
 
     The density, which training and evidence need, takes one pass through the networks; a draw takes one pass for each
-    latent dimension. A spline leaves what is outside [-5, 5] as it is. With a single latent dimension there is no
+    latent dimension. A spline is the identity outside [-5, 5]. With a single latent dimension there is no
     network, only the map's own parameters.
 
     Args:
@@ -66,4 +66,4 @@ class FlowPrior(Prior):
         return FlowDistribution(self.flow())
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.options})"  # zuko's own draws random numbers to be written
+        return f"{type(self).__name__}({self.options})"  # zuko's own repr draws random numbers

@@ -1,4 +1,4 @@
-"""Priors p(z) of one hump: standard, learned or conditional normal, and Laplace."""
+"""Unimodal priors p(z): standard, learned or conditional normal, and Laplace."""
 
 from collections.abc import Callable
 from math import sqrt
@@ -93,7 +93,7 @@ class LearnedNormal(Prior):
 
 
 class ConditionalNormal(Prior):
-    r"""A normal with independent coordinates that depends on what the data are conditioned on.
+    r"""A normal with independent coordinates that depends on the context c.
 
     .. math:: p(z|c) = N(z; \mu(c), \mathrm{diag}(\exp(s(c)))^2)
 

@@ -19,10 +19,10 @@ class VampPrior(Prior):
     .. math:: p(z) = \sum_k w_k \, q(z | u_k), \qquad u_k \in [low, high]^{event}
 
     The pseudo-inputs are held in their bounds by projection: they are clamped, and a gradient that would push one
-    further out is dropped. The paper's hard tanh drops *every* gradient out there, so that a pixel at its bound (most
-    are, in images) moves out by its first step and never again; a sigmoid keeps all of them inside, but reaches
-    neither 0 nor 1, so that no pseudo-input could be an image of the data. The paper's linear map of one-hot vectors is
-    this table of pseudo-inputs.
+    further out is dropped. The paper's hard tanh drops *every* gradient outside the bounds, so that a pixel at its
+    bound (most are, in images) leaves it in the first step and never moves again; a sigmoid keeps all pixels inside,
+    but reaches neither 0 nor 1, so no pseudo-input could be an image of the data. The paper's linear map of one-hot
+    vectors is this table of pseudo-inputs.
 
     In a run of the model the encoder sees the pseudo-inputs once, and in an estimate of log p(x) once for all its runs,
     where q(z|u) is normal (see `compiling.memory`). The guide may be any whose log-density is known at every z; for
@@ -32,9 +32,9 @@ class VampPrior(Prior):
         shapes: the sizes of the VAE, whose guide takes no context.
         components: number of pseudo-inputs, at least 1.
         initial: `"data"` for rows of the training data, which `fit` (or `VAE.start_prior`) puts in, or `"random"` for
-            values drawn uniformly between the bounds (standard normal ones where there are none). Until the data come,
-            `"data"` is random.
-        bounds: the range of the data; None where they have none.
+            values drawn uniformly between the bounds (standard normal ones if there are no bounds). Until data are
+            given, `"data"` is random.
+        bounds: the range of the data; None if it is unbounded.
         learn_weights: whether the weights w are learned; else they are 1 / components.
 
     Raises:
@@ -111,7 +111,7 @@ class VampPrior(Prior):
 
 
 class _Projected(torch.autograd.Function):
-    """Values clamped to [low, high]; of the gradient, what would move a value out further (by descent) is dropped."""
+    """Values clamped to [low, high]; gradients by which descent would move a value further out are dropped."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, low: float, high: float) -> Tensor:

@@ -31,12 +31,12 @@ class Averaged:
 
     @property
     def standard_error_data(self) -> float:
-        """Standard error of `mean` that comes from having N data: `sd(values) / sqrt(N)`; nan for one datum."""
+        """Standard error of `mean` due to having N data: `sd(values) / sqrt(N)`; nan for one datum."""
         return standard_error(self.values)
 
     @property
     def standard_error_monte_carlo(self) -> float:
-        """Standard error of `mean` that comes from the draws, the data held fixed."""
+        """Standard error of `mean` due to the draws, with the data fixed."""
         return (self.standard_errors.square().sum().sqrt() / len(self.values)).item()
 
     def summary(self) -> dict[str, float]:

@@ -92,9 +92,11 @@ def _is_arviz_1() -> bool:
 
 
 def _in_unit_of(log_weights: np.ndarray, smoothed: np.ndarray, body: np.ndarray) -> np.ndarray:
-    """Undo the normalisation of smoothed weights: those below the tail are as they were, so one of them tells it."""
+    """Undo the normalisation of smoothed weights: those below the tail are unchanged, so one of them gives the
+    constant.
+    """
     at = np.argmax(log_weights == body[:, None], axis=-1)[:, None]
-    with np.errstate(invalid="ignore"):  # a weight of zero tells nothing: then the weights stay as they were
+    with np.errstate(invalid="ignore"):  # a weight of zero gives no constant: then the weights are left unchanged
         shift = np.take_along_axis(log_weights, at, -1) - np.take_along_axis(smoothed, at, -1)
     return np.where(np.isfinite(shift), smoothed + shift, log_weights)
 

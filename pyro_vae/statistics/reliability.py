@@ -1,4 +1,4 @@
-"""Which Pareto k to believe: each is estimated from few draws, so those of all data are judged together."""
+"""Which Pareto k to trust: each is estimated from few draws, so those of all data are judged together."""
 
 from math import ceil, floor
 
@@ -108,7 +108,7 @@ def _likelihood(grid: Tensor, tail: int) -> Tensor:
 def _posterior(likelihood: Tensor, counts: Tensor) -> Tensor:
     """The posterior of k for each k-hat on the grid, by the distribution of k over the *other* data, in rows.
 
-    With its own k-hat in that distribution a datum would vouch for itself; alone, it has the even prior.
+    If the distribution included its own k-hat, a datum would confirm itself; a single datum has the uniform prior.
     """
     size = len(counts)
     total = counts.sum() + 1

@@ -1,4 +1,4 @@
-"""Are ranks uniform? Exact p-values, and bands that the whole empirical distribution function stays in.
+"""Are ranks uniform? Exact p-values, and simultaneous bands for the empirical distribution function.
 
 The ranks of N draws among L others, where all L + 1 come from one distribution, fall into L + 1 cells alike. The counts
 C_k of ranks below k are then binomial, and together a Markov chain, so the chance that all of them stay within bounds
@@ -17,7 +17,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class Band:
-    r"""Bounds that all counts of ranks below k stay in at once, with a chance of at least 1 - alpha.
+    r"""Bounds that contain all counts of ranks below k simultaneously, with probability at least 1 - alpha.
 
     Args:
         lower: least count of ranks below k, k = 1 ... L, `[L]`.

@@ -56,7 +56,7 @@ class Axis:
             self.build(part)
         except UsageError:
             return True
-        except Exception:  # not a refusal but a failure, which the checks will tell
+        except Exception:  # a failure, not a refusal: the checks report it
             return False
         return False
 

@@ -84,7 +84,7 @@ def gradients(part: Part) -> None:
 
 
 def depends_on_every_input(part: Part) -> None:
-    """Every element of the input has an influence on the output."""
+    """Every element of the input influences the output."""
     for (in_shape, _), make in build(part).items():
         x = torch.randn(16, *in_shape, requires_grad=True)
         out = perturbed(make())(x)

@@ -44,7 +44,7 @@ def _objective(part: Part) -> Any:
 
 
 def _told(objective: Any) -> Any:
-    """As `fit` tells it how many data there are, where it asks."""
+    """The objective with the number of data, if it needs it, as in `fit`."""
     return objective.for_data(1000) if hasattr(objective, "for_data") else objective
 
 

@@ -1,4 +1,4 @@
-"""The VAE whose evidence and posterior are known in closed form: probabilistic PCA."""
+"""A VAE whose evidence and posterior have a closed form: probabilistic PCA."""
 
 from functools import partial
 from typing import Any
