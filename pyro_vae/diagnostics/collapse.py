@@ -1,4 +1,4 @@
-"""Posterior collapse: codes that no longer depend on the data, told in words with what to do about it."""
+"""Posterior collapse: codes that no longer depend on the data, reported in words with what to do about it."""
 
 import logging
 
@@ -20,8 +20,8 @@ def collapse_warnings(stats: LatentStatistics, beta: float | None = None) -> lis
     """Say which latent sites the model does not use, or hardly, and what to do about it.
 
     A dimension is active where the variance of its posterior mean over the data is above 0.01. A site with none has
-    collapsed: q(z|x) is the same for all data, and what the decoder makes of z is noise. One in which fewer than a
-    tenth are active is told as well, though it may only be larger than the data need.
+    collapsed: q(z|x) is the same for all data, and what the decoder makes of z is noise. A site in which fewer than a
+    tenth are active is reported as well, though it may only be larger than the data need.
 
     Args:
         stats: as `latent_statistics` gives them.
@@ -45,17 +45,17 @@ def collapse_warnings(stats: LatentStatistics, beta: float | None = None) -> lis
 
 
 def _warning(name: str, active: int, size: int, kl: float | None, beta: float | None) -> str:
-    """What is to be said of a site; nothing if enough of it is active."""
+    """The warning about a site; empty if enough of it is active."""
     if active >= FEW * size and active > 0:
         return ""
     known = "" if kl is None else f", KL {kl:.2f} nats per datum"
     rule = f"active: variance of E[z|x] over the data > {ACTIVE_VARIANCE}{known}"
     if active == 0:
-        told = f"posterior collapse: none of the {size} dimensions of {name} is active ({rule}): codes ignore the data"
+        found = f"posterior collapse: none of the {size} dimensions of {name} is active ({rule}): codes ignore the data"
     else:
-        told = f"only {active} of the {size} dimensions of {name} {'is' if active == 1 else 'are'} active ({rule})"
+        found = f"only {active} of the {size} dimensions of {name} {'is' if active == 1 else 'are'} active ({rule})"
     idle = "" if active == 0 else "Where the reconstructions are good, fewer dimensions would do as well. If not: "
-    return f"{told}. {idle}{_advice(beta)}"
+    return f"{found}. {idle}{_advice(beta)}"
 
 
 def _advice(beta: float | None) -> str:
@@ -67,18 +67,18 @@ def _advice(beta: float | None) -> str:
 
 
 class CollapseWatch:
-    """Looks now and then, in a training, whether the codes are in use, and warns once.
+    """Measures during a training whether the codes are in use, and warns once.
 
-    It looks once the objective has settled (before that the weight of the KL is another), a tenth of the epochs are
-    over and 200 steps are done, and then 1, 3, 7, 15, ... epochs later: that costs next to nothing. It takes up to 1000
-    validation data, or training data where there are none, draws from no generator of the training and changes nothing.
+    The first measurement is made when the objective has settled (the weight of the KL is final), a tenth of the epochs
+    are over and 200 steps are done; further ones 1, 3, 7, 15, ... epochs later, so that they cost little. Each takes up
+    to 1000 validation data, or training data if there are none, and leaves the module and all random streams unchanged.
 
     Args:
-        vae: what is trained; other modules than an `Autoencoder` are not looked at.
+        vae: what is trained; only an `Autoencoder` is measured.
         data: what it is trained on.
-        objective: by what.
-        epochs: how long.
-        steps: in an epoch.
+        objective: what is minimised.
+        epochs: number of epochs of the training.
+        steps: number of steps in an epoch.
     """
 
     def __init__(self, vae: object, data: Dataset, objective: Objective, epochs: int, steps: int) -> None:

@@ -1,7 +1,7 @@
-"""What is tried on the first batch, before a training: that the pair fits, and how small a batch may be.
+"""Trial calls on the first batch, before a training: whether the pair fits, and how small a batch may be.
 
-Pyro's validation is on here and off in training. Noise and buffers (batch normalisation, moving averages) are as before
-afterwards, so that the training is that of `pyro.infer.SVI`, which rehearses nothing.
+Pyro's validation is on here and off in training. Noise and buffers (batch normalisation, moving averages) are restored
+afterwards, so that the training makes the same steps as `pyro.infer.SVI`, which has no such trial.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ _ONE_VALUE = "more than 1 value per channel"
 
 
 def rehearse(loss: Loss, batch: Batch, total: float) -> None:
-    """Compute one loss under Pyro's validation, so that a wrong shape or plate is told before training without it.
+    """Compute one step under Pyro's validation, without applying it: wrong shapes and plates are reported here.
 
     Args:
         loss: what will be minimised; its module in training mode.
@@ -33,7 +33,7 @@ def rehearse(loss: Loss, batch: Batch, total: float) -> None:
         total: epochs of the training.
 
     Raises:
-        UsageError: with what fails.
+        UsageError: with the reason, if the model, the guide or the objective fails.
     """
     with _told(len(batch)), same_buffers(loss.vae), checking(True), seeded(0, "rehearsal"):
         with torch.no_grad():
@@ -59,7 +59,7 @@ def needs_two(loss: Loss, one: Batch) -> bool:
 
 @contextmanager
 def _told(size: int) -> Iterator[None]:
-    """Errors of torch and Pyro in words."""
+    """Turn errors of torch and Pyro into a `UsageError` of one line."""
     try:
         yield
     except PyroVaeError:

@@ -1,4 +1,4 @@
-"""The scale of real data, on which training depends: standardising them, or saying that they should be."""
+"""The scale of real data, on which training depends: standardise them, or warn that they should be standardised."""
 
 import logging
 from collections.abc import Iterable
@@ -35,7 +35,7 @@ def set_scale(vae: Any, data: Dataset) -> None:
 
 
 def scale_warning(likelihood: Likelihood | None, data: Dataset) -> str | None:
-    """What to say of real data of another scale than about 1; None if there is nothing to say.
+    """A warning if real data are far from unit scale, else None.
 
     Standard deviations from 0.1 to 10 are fine, and so are values within [0, 1], where elements share one unit.
     """

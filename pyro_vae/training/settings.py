@@ -1,4 +1,4 @@
-"""What a training is told: a value that is saved with the run, and compared when it is resumed."""
+"""The arguments of `fit` as one value, saved with the run and compared when it is resumed."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ Keep = Literal["best", "last"]
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train; `fit` says what each means. A value, so that it can be saved and compared."""
+    """How to train; each field is an argument of `fit`, which describes it."""
 
     epochs: int
     batch_size: int
@@ -56,7 +56,7 @@ class Settings:
             raise UsageError(f"keep must be 'best' or 'last', got {self.keep!r}")
 
     def _be_numbers(self) -> None:
-        """All numbers as Python's own, which are saved with the run."""
+        """Convert all numbers to Python's own types, as a run directory holds them."""
         for name in ("epochs", "batch_size", "log_every", "patience"):
             if name != "patience" or self.patience is not None:
                 object.__setattr__(self, name, whole(name, getattr(self, name), 1))
@@ -68,7 +68,7 @@ class Settings:
             object.__setattr__(self, name, value)
 
     def described(self) -> dict[str, Any]:
-        """As plain data, for the run directory."""
+        """The settings as plain data, for the run directory."""
         return {name: describe(value) for name, value in vars(self).items()}
 
 
@@ -94,7 +94,7 @@ def run_config(vae: Any, dataset: Dataset, objective: Objective, settings: Setti
 
 
 def _check_precision_of_weights(vae: nn.Module) -> None:
-    """Refuse weights that a run directory could not give back: of half precision, or of several types."""
+    """Refuse weights that a run directory can't restore: of half precision, or of several types."""
     types = {value.dtype for value in vae.state_dict().values() if value.is_floating_point()}
     if len(types) > 1 or not types <= PRECISIONS:
         raise UsageError(

@@ -1,7 +1,7 @@
 """A training in several processes: what they sum in a step, and which losses can be shared out.
 
 Each computes on its own rows of every batch (`distributed.World.rows`). After the sums all know the same loss and the
-same gradients, to the bit, so all take the same decisions and keep the same weights without telling one another.
+same gradients, to the bit, so all take the same decisions and keep the same weights without further messages.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ _BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 @dataclass(frozen=True)
 class Summed:
-    """What a step adds up to over the processes, the same on all.
+    """The sums of a step over the processes, the same on each of them.
 
     Args:
         loss: of the whole batch, nats.
@@ -131,7 +131,7 @@ def check_shares(world: World, loss: Loss, rows: Batch, total: float, tolerance:
 
 
 def _watched(world: World, loss: Loss, rows: Batch, total: float) -> Gradients:
-    """Of this process's rows, with an eye on what is drawn."""
+    """Gradients of this process's rows; draws that can't be shared raise an error."""
     watched = replace(loss, noise=lambda size: ShardedNoise(world, size))
     return _gradients(watched, rows[world.rows(len(rows))], total)
 
@@ -142,7 +142,7 @@ def _gradients(loss: Loss, rows: Batch, total: float) -> Gradients:
 
 
 def _differ(shares: Summed, alone: Summed, tolerance: float) -> bool:
-    """Whether two steps differ; not where they are not finite, since training tells where they became so."""
+    """Whether two steps differ; values that are not finite do not count: the training reports them, with the site."""
     ours, theirs = ([torch.tensor(summed.loss), *summed.gradients] for summed in (shares, alone))
     if len(ours) != len(theirs):
         return True
@@ -167,7 +167,7 @@ def _refuse_coupling(objective: Objective) -> None:
 
 
 def _refuse_batch_norm(vae: nn.Module) -> None:
-    """By name, since it is the usual case."""
+    """Refuse batch normalisation with the name of the module: it is the usual case."""
     for name, module in vae.named_modules():
         if isinstance(module, _BATCH_NORMS):
             raise UsageError(

@@ -44,11 +44,11 @@ _TOLERANCE = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What a step is made on, as the data set stores it.
+    """The data of one step, in the form in which the data set stores them.
 
     Args:
         x: the data, or this process's share of them.
-        inputs: what the programs are called with beside x, by name, for the same data.
+        inputs: further arguments of the programs, by name, for the same data.
         size: data in the whole batch; None where `x` is all.
     """
 
@@ -65,15 +65,15 @@ class Batch:
         return len(self.x) if self.size is None else self.size
 
     def tensors(self) -> list[Tensor]:
-        """All that it holds."""
+        """All its tensors, x first."""
         return [self.x, *self.inputs.values()]
 
     def holding(self, tensors: Sequence[Tensor]) -> "Batch":
-        """The same with other tensors, in the order of `tensors`."""
+        """This batch with other tensors, in the order of `tensors`."""
         return replace(self, x=tensors[0], inputs=dict(zip(self.inputs, tensors[1:], strict=True)))
 
     def __getitem__(self, rows: slice) -> "Batch":
-        """Some rows, as a share of this one."""
+        """Some rows, as a share of this batch."""
         return replace(self.holding([x[rows] for x in self.tensors()]), size=self.whole)
 
 
@@ -85,9 +85,9 @@ class Loss:
         vae: the module with `model` and `guide`.
         objective: the objective, with its schedules.
         widen: floats from a batch, as the programs take them.
-        penalty: what is added for a batch of a size, e.g. a prior on weights; not part of the value reported.
+        penalty: a term added for a given batch size, e.g. a prior on weights; not part of the reported value.
         tensorial: whether to take the objective's `tensor_loss`.
-        noise: what the programs draw under, given the size of the whole batch, of which they may see a share.
+        noise: the context in which the programs draw, given the size of the whole batch; they may run on a share of it.
     """
 
     vae: Any
@@ -136,7 +136,7 @@ def _check_loss(value: Any, objective: Objective) -> None:
 
 
 class Step(Protocol):
-    """How the gradients of a step are found."""
+    """A way to compute the gradients of a step."""
 
     mode: str
 
@@ -145,7 +145,7 @@ class Step(Protocol):
 
         Args:
             batch: the data.
-            epoch: when.
+            epoch: the time, in epochs.
             total: epochs of the training.
         """
         ...
@@ -211,14 +211,14 @@ class PyroStep:
         return value if self.loss.objective.has_value else torch.full_like(value, torch.nan)
 
     def _model(self, *args: Any, **kwargs: Any) -> Any:
-        """The model, with its parameters told to Pyro; an autoencoder of ours does so by itself."""
+        """The model, with its parameters registered in Pyro; an `Autoencoder` registers them itself."""
         if not isinstance(self.loss.vae, Autoencoder):
             pyro.module(self.name, self.loss.vae)
         return self.loss.vae.model(*args, **kwargs)
 
     @contextmanager
     def _registered(self) -> Iterator[None]:
-        """The parameters in Pyro's store, for the time of the block: its ELBOs look whether there are any."""
+        """Hold the parameters in Pyro's store inside the block: its ELBOs raise an error without any."""
         store = pyro.get_param_store()
         before = set(store.keys())
         try:
@@ -308,7 +308,7 @@ class GraphStep:
 
 @contextmanager
 def same_buffers(module: nn.Module) -> Iterator[Callable[[], None]]:
-    """Put a module's buffers back as they were; what is given refuses, where they have changed inside."""
+    """Restore a module's buffers on exit; yields a check that raises if they have changed inside."""
     buffers = {b: b.clone() for b in module.buffers()}
     before_all = versions(buffers)
 
@@ -327,7 +327,7 @@ def same_buffers(module: nn.Module) -> Iterator[Callable[[], None]]:
 
 
 def _key(batch: Batch) -> tuple[torch.Size, int]:
-    """What a graph holds for; whose share of the batch it is never changes."""
+    """Cache key of a graph: the shape of the batch and the size of the whole batch (the rank never changes)."""
     return batch.x.shape, batch.whole
 
 
