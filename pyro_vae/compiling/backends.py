@@ -1,8 +1,9 @@
 """Settings of torch's backends for the time of a `with` block; they are process-wide switches.
 
-`fast_cpu`: torch's float32 products use MKL, slow on some CPUs where oneDNN's kernels are as exact. `exact_products`
-keeps a GPU from rounding the factors of float32 products, which is not for reported numbers. The C library's allocator
-is left alone: its settings can't be read, so they could not be put back.
+`fast_cpu`: torch's float32 products use MKL, slow on some CPUs where oneDNN's kernels are as exact; there a training
+step takes 1.4 to 2.0 times as long without (docs/performance.md). `exact_products` keeps a GPU from rounding the
+factors of float32 products, which would change reported numbers. The C library's allocator is left alone: its settings
+can't be read, so they could not be restored.
 """
 
 import time
@@ -22,8 +23,8 @@ _EXACT = 1e-5
 
 
 _FASTER, _NOT_SLOWER = 1.4, 0.8
-"""How much faster oneDNN must be, on CPUs that MKL is made for and on others (there it is 1.05 to 2). Far from what
-either is measured to be, so that noise does not choose: two runs of one command shall have the same bits."""
+"""How much faster oneDNN must be, on CPUs that MKL is made for and on others (there it is 1.05 to 2). Far from the
+measured ratios, so that timing noise cannot flip the choice between two runs of one command."""
 
 
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -31,11 +32,11 @@ _CPU_INFO = Path("/proc/cpuinfo")
 
 @contextmanager
 def fast_cpu(onednn: bool | None = None, threads: int | None = None) -> Iterator[bool]:
-    """Run a block with the faster settings; the process has its own again afterwards.
+    """Run a block with the faster settings; they are restored at the end.
 
     Args:
         onednn: whether float32 products go to oneDNN; None to measure it (once a process).
-        threads: number of threads; None to leave it.
+        threads: number of threads; None for the present number.
 
     Yields:
         Whether float32 products go to oneDNN: what to pass to get the same bits again.
@@ -79,7 +80,7 @@ def onednn_is_better() -> bool:
 
 
 def _is_intel() -> bool:
-    """Whether the CPU is one of Intel's; also where that can't be told."""
+    """Whether the CPU is from Intel; True where the system does not say."""
     try:
         return "GenuineIntel" in (info := _CPU_INFO.read_text()) or "vendor_id" not in info
     except OSError:
@@ -87,7 +88,7 @@ def _is_intel() -> bool:
 
 
 def _speedup(a: Tensor, b: Tensor) -> float:
-    """Best time of `a @ b` as torch computes it over oneDNN's, measured in turn: some 50 ms."""
+    """Least time of `a @ b` as torch computes it, over oneDNN's; measured in turn, for about 50 ms."""
     times: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(30):
         for use, taken in times.items():
@@ -100,7 +101,7 @@ def _speedup(a: Tensor, b: Tensor) -> float:
 
 @contextmanager
 def _onednn(use: bool) -> Iterator[None]:
-    """Send float32 products to oneDNN, or leave them where they go."""
+    """Send float32 products to oneDNN, or change nothing."""
     switch = getattr(torch.backends.mkldnn, "matmul", None)
     if not use or switch is None or not torch.backends.mkldnn.is_available():
         yield

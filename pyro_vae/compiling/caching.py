@@ -1,4 +1,8 @@
-"""Recorded graphs kept for later calls, each under a cache key: a second estimate need not record and compile again."""
+"""Recorded graphs kept for later calls, each under a cache key: a second estimate need not record and compile again.
+
+Without it, a second estimate of 100 data with K = 1000 takes 1.4 times as long where inductor's cache on disk is filled
+(0.2 s more), and some ten seconds more where it is not (docs/performance.md).
+"""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass

@@ -3,7 +3,8 @@
 An estimate of log p(x) runs a model some hundred times for each block of data. A prior that is made of q(z|u) at
 learned inputs u (`VampPrior`) would run the encoder on all of them each time. While weights do not change, such a
 module hands its tensors to `remember` and gets them back by `recall`. Only the caller of `remembering` knows that
-weights do not change: outside of it nothing is remembered.
+weights do not change: outside of it nothing is remembered. Without it, log p(x) takes 1.3 to 1.5 times as long with a
+VampPrior of 500 components, 1.1 times with 50 (docs/performance.md).
 """
 
 from collections.abc import Iterator, Sequence

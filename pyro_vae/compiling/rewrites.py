@@ -8,10 +8,11 @@ of its cost. With `e = exp(-|l|)`,
 every factor lies in [1, 2], so one logarithm serves up to a hundred elements in float32; the sigmoid in the gradient is
 made from the same `e`.
 
-A linear layer is `addmm`, which on a CPU first writes the bias to every row of its result, a pass of its own. As a
+A linear layer is `addmm`, which on a CPU first writes the bias to every row of its result, an extra pass. As a
 product followed by an addition, the addition goes into the kernel that comes next.
 
-Only compiled graphs gain: one kernel does it all, where single operations would be passes.
+Only compiled graphs gain: one kernel does it all, where single operations would each read and write the memory. By
+docs/performance.md: softplus 2 to 4 % of a training step, 12 % of log p(x); `addmm` 2 % of a step, in bfloat16 4 %.
 """
 
 from collections.abc import Callable
@@ -27,18 +28,18 @@ aten = torch.ops.aten
 
 
 _LANES = 16
-"""Elements side by side that keep products of their own: a vector register's worth."""
+"""Elements side by side, each with its own product: as many as a vector register holds."""
 
 
 _MOST_FACTORS = 100
-"""In [1, 2], so that a product stays below float32's largest, 2^128."""
+"""Each in [1, 2], so that a product stays below the largest float32, 2^128."""
 
 
 _VIEWS = (aten.view.default, aten.reshape.default)
 
 
 def cheaper(graph: GraphModule) -> GraphModule:
-    """Make all the rewrites of this page.
+    """Make all rewrites of this file.
 
     Args:
         graph: operations as recorded; changed in place.

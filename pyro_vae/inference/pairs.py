@@ -31,7 +31,7 @@ from pyro_vae.process.seeding import seeded
 _GRAPH_BYTES, _EAGER_BYTES = 1 << 22, 1 << 21
 """Largest x of one run of the model on a CPU, in bytes of float32 (elements of x times rows times 4): of a graph, whose
 intermediate values then stay in the CPU's cache, and of the programs, whose intermediate values the C library's
-allocator then keeps from run to run."""
+allocator then keeps from run to run. In larger runs log p(x) takes 1.06 and 1.5 times as long (docs/performance.md)."""
 
 
 _TOLERANCES = {True: 1e-3, False: 1.0}

@@ -41,7 +41,7 @@ def traced(function: Callable[..., Any], *inputs: Any) -> GraphModule:
 def noting_shapes() -> Iterator[None]:
     """One fake mode, in which `traced` notes the shape of every value.
 
-    Without one in its context it makes another for each value, which takes half of the time of recording.
+    Without one in its context it makes another for each value, and recording takes 1.5 times as long.
     """
     from torch._guards import TracingContext, tracing
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -53,7 +53,8 @@ def noting_shapes() -> Iterator[None]:
 def compiled_alone(graph: GraphModule, example: list[Any], options: dict[str, Any]) -> Callable[..., Sequence[Tensor]]:
     """The graph compiled by inductor for inputs like the example, and run on it once.
 
-    Without dynamo and its guards: shapes never change, so nothing need be checked at each call.
+    Without dynamo and its guards: shapes never change, so nothing need be checked at each call. With them a training
+    step of 100 data takes 1.04 times as long (docs/performance.md).
     """
     import torch._inductor as inductor
     import torch._inductor.config as config

@@ -276,3 +276,10 @@ def test_the_machine_is_described_without_its_name():
 def test_the_published_page_has_its_markers():
     text = (FOLDER.parent / "docs/performance.md").read_text()
     assert text.count(page.BEGIN) == 1 and text.count(page.END) == 1
+
+
+def test_tricks(capsys):
+    importlib.import_module("tricks").main(["--only", "foreach copy", "--seconds", "0"])
+    name, _, off, on, ratio, rounds = capsys.readouterr().out.splitlines()[-1].strip("| ").split(" | ")
+    assert name == "foreach copy" and off.split()[1] in ("µs", "ms") and on.split()[1] in ("µs", "ms")
+    assert float(ratio.split()[0]) > 0 and int(rounds) >= 7
