@@ -30,7 +30,7 @@ class Schedule(ABC):
 
 
 def value_at(schedule: Schedule, epoch: float, total: float) -> Any:
-    """The value of a schedule at a moment; a class that somebody else wrote may return anything.
+    """The value of a schedule at a moment, checked, since a user's class may return anything.
 
     Args:
         schedule: the schedule.

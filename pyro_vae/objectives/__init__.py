@@ -6,10 +6,10 @@ To add one, subclass `Objective` as a frozen dataclass and implement `__call__`;
 are fields that take a `Schedule` as well. `fit` compiles an objective that never reads the value of a tensor.
 
     base.py         Objective, and what all of them share
-    paths.py        what the programs are run for: draws with and without their path, densities of held draws, dreams
+    paths.py        runs of the programs: draws with and without their path, densities at fixed draws, dreams
     bounds.py       ELBO, IWAE, Renyi: bounds on log p(x), differentiated as they are
     estimators.py   StickingTheLanding, DReG, ScoreFunction: other estimators of the same bounds' gradients
-    wake_sleep.py   ReweightedWakeSleep, WakeSleep: the model and the guide each by a loss of its own
+    wake_sleep.py   ReweightedWakeSleep, WakeSleep: the model and the guide each have their own loss
     regularised.py  FreeBits, CapacityELBO, BetaTC: the ELBO with its KL treated differently
     denoising.py    Denoising: any of them, with a guide that sees corrupted data
     semi_supervised.py  SemiSupervisedELBO: the ELBO with discrete sites summed out, and a classifier's term

@@ -32,7 +32,7 @@ class Objective(ABC):
         """The loss, a scalar: summed over the batch, in nats, differentiable."""
 
     def tensor_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """The same loss by operations on tensors alone, with no value read: what `fit` evaluates and compiles.
+        """The same loss by operations on tensors only, without reading a value: `fit` evaluates and compiles it.
 
         Raises:
             NotTensorial: if this pair has no such form; `fit` then calls the objective itself.
@@ -41,14 +41,14 @@ class Objective(ABC):
 
     @property
     def is_bound(self) -> bool:
-        """Whether the loss is a bound on -log p(x), met where the guide is the exact posterior."""
+        """Whether the loss is a bound on -log p(x), with equality where the guide is the exact posterior."""
         return True
 
     @property
     def couples_rows(self) -> bool:
-        """Whether the loss is not the sum of the losses of the rows, so that processes can't share a batch.
+        """Whether the loss is not the sum of the losses of the rows, so that a batch can't be split over processes.
 
-        They also compare the two on a few rows; this is for cases in which the two happen to agree there.
+        `fit` also compares the two on a few rows; this is for cases in which they happen to agree there.
         """
         return False
 
@@ -81,7 +81,7 @@ class Objective(ABC):
         return replace(self, **values) if values else self  # pyright: ignore[reportArgumentType]
 
     def holding(self, values: Mapping[str, Tensor]) -> Self:
-        """This objective with tensors in some of its fields, unchecked: values that a compiled loss is given."""
+        """This objective with tensors in some of its fields, unchecked: the inputs of a compiled loss."""
         changed = copy(self)
         for name, value in values.items():
             object.__setattr__(changed, name, value)
@@ -91,7 +91,7 @@ class Objective(ABC):
         """Whether its schedules no longer change from `epoch` on; early stopping waits for it."""
         return all(schedule.settled(epoch, total) for schedule in self.schedules.values())
 
-    # ---- what `training.pyro_loss.PyroLoss` does in another way; a new objective need not define it
+    # ---- overridden by `training.pyro_loss.PyroLoss`; a new objective need not define these
 
     @property
     def loss_name(self) -> str:
@@ -123,7 +123,7 @@ class Objective(ABC):
         return self(model, guide, *args, **kwargs)
 
     def for_trial(self) -> Self:
-        """This objective for a call that must leave no trace."""
+        """This objective for a trial call, which must not change what the loss stores."""
         return self
 
     # ---- for subclasses
@@ -141,7 +141,7 @@ class Objective(ABC):
         return value
 
     def _require(self, **least: float) -> None:
-        """Refuse fields below their least values; `at` builds the objective again, which checks schedules' values."""
+        """Refuse fields below their lower bounds; values of schedules are checked when `at` makes a new objective."""
         for name, bound in least.items():
             own = f"{type(self).__name__}.{name}"
             value: Any = value_of(own, getattr(self, name), Schedule)

@@ -98,9 +98,9 @@ class IWAE(Objective):
     .. math:: \mathcal L_K(x) = E\left[\log \frac1K \sum_{k=1}^K w_k\right], \quad
         w_k = \frac{p(x, z_k)}{q(z_k|x)}, \quad z_k \sim q(z|x)
 
-    Each datum has weights of its own (Pyro's `RenyiELBO(alpha=0)` on a plain plate; inside a subsampled one that puts
+    Each datum has its own weights (Pyro's `RenyiELBO(alpha=0)` on a plain plate; inside a subsampled one that puts
     N / B into the exponent, which is no bound). Scales on sites are ignored, masks count, as in `importance`. With many
-    particles the gradient for the guide drowns in noise: see `DReG`.
+    particles noise dominates the guide's gradient: see `DReG`.
 
     Args:
         num_particles: K, draws of z for each datum, at least 1; 1 is the ELBO.
@@ -139,8 +139,8 @@ class Renyi(Objective):
         w_k = \frac{p(x, z_k)}{q(z_k|x)}, \quad z_k \sim q(z|x)
 
     With K to infinity it falls from an upper bound (alpha < 0) over log p(x) (alpha = 0) to the ELBO (alpha to 1) and
-    below. `alpha=0` is `IWAE`. Of K draws it is a biased estimate of its limit, downwards for alpha < 1: a negative
-    alpha promises no upper bound then. Weights, scales and masks are as in `IWAE`.
+    below. `alpha=0` is `IWAE`. With K draws it is a biased estimate of its limit, downwards for alpha < 1, so with
+    a negative alpha it need not be an upper bound. Weights, scales and masks are as in `IWAE`.
 
     Args:
         alpha: order of the divergence, finite, not 1.
@@ -190,7 +190,7 @@ def _check_reparameterised(sites: Mapping[str, Any]) -> None:
 
 
 def _closed_form_kl(drawn: Mapping[str, Any], scored: Mapping[str, Any]) -> dict[str, Tensor]:
-    """KL(q || p) of every site for which torch knows it, summed over the batch."""
+    """KL(q || p) of every site for which torch has a closed form, summed over the batch."""
     known = {}
     for name, site in drawn.items():
         if name in scored and not site["is_observed"]:
@@ -203,7 +203,7 @@ def _closed_form_kl(drawn: Mapping[str, Any], scored: Mapping[str, Any]) -> dict
 
 
 def _log_prob_sum(site: Mapping[str, Any]) -> Tensor:
-    """log-density of a site, scaled and masked, summed."""
+    """The log-density of a site, scaled and masked, summed over the batch."""
     return scale_and_mask(site["fn"].log_prob(site["value"]), site["scale"], site["mask"]).sum()
 
 

@@ -1,4 +1,4 @@
-"""The denoising criterion: the guide is given corrupted data, the model the data as they are."""
+"""The denoising criterion: the guide gets corrupted data, the model the data themselves."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,37 +16,38 @@ from pyro_vae.objectives.bounds import ELBO, IWAE
 from pyro_vae.schedules import Schedule
 
 _INNER = "objective."
-"""Before the names of the schedules that the objective within has."""
+"""Prefix of the names of the inner objective's schedules."""
 
 
 @dataclass(frozen=True)
 class Denoising(Objective):
-    r"""Any objective, with a guide that sees corrupted data: what it learns is to see through the noise.
+    r"""Any objective, with a guide that sees corrupted data and so learns codes that are robust to noise.
 
     .. math:: \mathcal L(x) = E_{r(\tilde x | x)}\left[ \mathcal L\left(x; q(z | \tilde x)\right) \right], \qquad
         \text{of the ELBO } E_{r(\tilde x | x)} E_{q(z | \tilde x)}\left[
         \log \frac{p(x, z)}{q(z | \tilde x)} \right] \le \log p(x)
 
-    Each q(z|x~) is a distribution of z, so whatever is a bound on log p(x) for any guide stays one on average over the
-    noise. It is lower than that of the guide trained in effect, q~(z|x) = E[q(z|x~)], by the information that z has on
-    x~ (the KL is convex). With `Delta` and `ELBO(beta=0)` it is the denoising autoencoder: -log p(x | mu(x~)).
+    Each q(z|x~) is a distribution of z, so what is a bound on log p(x) for any guide is still one on average over the
+    noise. It is lower than the bound of the averaged guide q~(z|x) = E[q(z|x~)], by the mutual information of z and x~
+    given x (the KL is convex). With `Delta` and `ELBO(beta=0)` it is the denoising autoencoder: -log p(x | mu(x~)).
 
-    Only the guide sees x~; the model scores x as it is, so x~ need not be data that the likelihood has. (A guide that
-    asks the likelihood about its datum, `SemiAmortized`, needs noise that keeps them so.) One x~ is drawn for each
-    datum and call, for all particles; the dreams of a sleep phase are corrupted by the same noise. What `fit` reports
-    beside the loss, and the evidence, are those of clean data: q(z|x).
+    Only the guide sees x~; the model scores x, so x~ need not lie in the likelihood's support. (A guide that evaluates
+    the likelihood at its input, `SemiAmortized`, needs noise that stays in the support.) One x~ is drawn for each datum
+    and call, for all particles; the dreams of a sleep phase are corrupted by the same noise. The other values that
+    `fit` reports, and the evidence, use q(z|x) of the clean data.
 
     Args:
-        objective: what is taken of the pair.
-        noise: r(x~|x), for each element alone: `"mask"`, set to `low` with probability `amount`; `"salt_and_pepper"`,
-            so set to `low` or `high`, either as likely; `"normal"`, with N(0, amount^2) added.
+        objective: the inner objective, which is evaluated with the corrupted data.
+        noise: r(x~|x), independent for each element: `"mask"` sets it to `low` with probability `amount`;
+            `"salt_and_pepper"` sets it with probability `amount` to `low` or `high`, each with probability 1/2;
+            `"normal"` adds N(0, amount^2).
         amount: a probability, or a standard deviation; a number, or a schedule.
-        low: what a masked element is set to; pepper.
-        high: salt.
+        low: value of a masked element, and of pepper.
+        high: value of salt.
 
     Raises:
         UsageError: for an option out of range; if called while `amount` is a schedule, with programs whose first
-            argument is not the data, or a guide that corrupted data are not for.
+            argument is not the data, or with a guide that fails on corrupted data.
 
     References:
         Vincent et al. 2008, Extracting and composing robust features with denoising autoencoders. Im et al. 2017,
@@ -78,46 +79,46 @@ class Denoising(Objective):
 
     @property
     def is_bound(self) -> bool:
-        """Only without noise: with it a bound, but not met by the posterior of clean data."""
+        """Only without noise: with noise it is a bound, but without equality at the posterior of clean data."""
         return self.amount == 0 and self.objective.is_bound
 
     @property
     def couples_rows(self) -> bool:
-        """As the objective within."""
+        """As for the inner objective."""
         return self.objective.couples_rows
 
     def for_data(self, num_data: int, inputs: Mapping[str, Tensor] | None = None) -> Self:
-        """With the objective within told."""
+        """With the inner objective's `for_data`."""
         return replace(self, objective=self.objective.for_data(num_data, inputs))
 
     def for_validation(self, train: Mapping[str, Tensor], valid: Mapping[str, Tensor]) -> Self:
-        """With the objective within told."""
+        """With the inner objective's `for_validation`."""
         return replace(self, objective=self.objective.for_validation(train, valid))
 
     @property
     def schedules(self) -> dict[str, Schedule]:
-        """Its own, and those of the objective within."""
+        """Its own schedules, and those of the inner objective."""
         inner = {_INNER + name: schedule for name, schedule in self.objective.schedules.items()}
         return {**super().schedules, **inner}
 
     def at(self, epoch: float, total: float) -> Self:
-        """This objective and the one within at a moment of the training."""
+        """This objective and the inner one at a moment of the training."""
         amount = self.amount(epoch, total) if isinstance(self.amount, Schedule) else self.amount
         return replace(self, objective=self.objective.at(epoch, total), amount=amount)
 
     def holding(self, values: Mapping[str, Tensor]) -> Self:
-        """This objective and the one within with tensors in some of their fields."""
+        """This objective and the inner one with tensors in some of their fields."""
         inner = {name.removeprefix(_INNER): value for name, value in values.items() if name.startswith(_INNER)}
         held: Any = {name: value for name, value in values.items() if not name.startswith(_INNER)}
         held["objective"] = self.objective.holding(inner)
         return super().holding(held)
 
     def __call__(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """That of the objective within, summed over the batch, nats."""
+        """The inner objective's loss, summed over the batch, nats."""
         return self.objective(model, self._corrupting(guide, *args), *args, **kwargs)
 
     def tensor_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """The `tensor_loss` of the objective within; see there."""
+        """The `tensor_loss` of the inner objective."""
         return tensor_form(self.objective)(model, self._corrupting(guide, *args), *args, **kwargs)
 
     def _corrupting(self, guide: Program, *args: Any) -> Program:
@@ -143,14 +144,14 @@ class Denoising(Objective):
         return corrupted
 
     def _drawn(self, x: Tensor) -> Tensor:
-        """Noise of the data's shape: a Pyro site, so that several processes can share it out."""
+        """Noise of the data's shape: a Pyro site, so that several processes can split it."""
         like = torch.zeros(x.shape[1:], dtype=x.dtype if x.is_floating_point() else None, device=x.device)
         elements = dist.Normal(like, 1.0) if self.noise == "normal" else dist.Uniform(like, torch.ones_like(like))
         with pyro.plate("data", len(x), dim=-1):
             return pyro.sample("corruption", elements.to_event(like.dim()))
 
     def _corrupted(self, x: Tensor, noise: Tensor, amount: Any) -> Tensor:
-        """The data as the guide is to see them; elements of no value (nan) keep none, unless they are masked."""
+        """The data that the guide gets; an element that is nan stays nan, unless it is masked."""
         if self.noise == "normal":
             return x + amount * noise
         if self.noise == "mask":

@@ -26,8 +26,8 @@ class StickingTheLanding(Objective):
     .. math:: \nabla_\phi \mathcal L = E\left[\nabla_z \left(\log p(x, z) - \log q_\phi(z|x)\right)
         \frac{\partial z}{\partial \phi}\right]
 
-    The ELBO's derivative has a second term, the score of log q, which is zero on average and pure noise near the end of
-    the training; here it is left out. The model's gradient is the ELBO's. Right for chains of latent sites too.
+    The ELBO's derivative has a second term, the score of log q, which is zero on average and only adds noise;
+    here it is left out. The model's gradient is the ELBO's. Right for chains of latent sites too.
 
     The score is found from log q at held draws, as a function of the guide's parameters alone. So the guide must know
     its density at any z, or the score at its own draws: the flows of this package find it from the Jacobian there,
@@ -76,10 +76,10 @@ class DReG(Objective):
         \frac{\partial z_k}{\partial \phi}\right], \quad
         \nabla_\theta \mathcal L_K = E\left[\sum_k \tilde w_k \nabla_\theta \log p_\theta(x, z_k)\right]
 
-    Here the normalised weights of a datum sum to 1. Unbiased for the gradient of `IWAE`, but the noise of the guide's
-    gradient no longer drowns it as K grows. The model's is `IWAE`'s own. Right for chains of latent sites too; what
-    the guide must be able to do is said at `StickingTheLanding`. Parameters that the model and the guide share get both
-    parts, each as what it is.
+    Here the normalised weights of a datum sum to 1. Unbiased for the gradient of `IWAE`, but its noise does not
+    dominate the guide's gradient as K grows. The model's gradient is `IWAE`'s. Right for chains of latent sites too;
+    for what the guide must provide see `StickingTheLanding`. A parameter that the model and the guide share gets the
+    sum of both gradients.
 
     Args:
         num_particles: K, draws of z for each datum, at least 1.
@@ -105,14 +105,14 @@ class DReG(Objective):
         self._require(num_particles=1)
 
     def __call__(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """Minus the importance weighted bound, summed over the batch, nats; differentiated as said."""
+        """Minus the importance weighted bound, summed over the batch, nats; its gradient is that of the class."""
         kwargs["max_plate_nesting"] = self.max_plate_nesting
         proposal = draw_along_path(guide, *args, num_particles=self.num_particles, **kwargs)
         refuse_point_masses(proposal)
         paths = PathWeights(self.max_plate_nesting)
         log_p = log_joint(model, paths(proposal.latents), *args, **kwargs)
         log_weights = (log_p - proposal.log_guide).detach()
-        paths.weights = share = torch.softmax(log_weights, 0)  # so the path of log p gets the square of it
+        paths.weights = share = torch.softmax(log_weights, 0)  # so the path of log p gets its square
         score = log_guide_held(guide, proposal, *args, **kwargs)
         surrogate = share * log_p + share.square() * (score - proposal.log_guide)
         return reporting(-log_mean_exp(log_weights).sum(), -surrogate.sum())
@@ -126,7 +126,7 @@ class ScoreFunction(Objective):
         \nabla_\phi \log q_\phi(z_k|x)\right], \quad w_k = \frac{p(x, z_k)}{q(z_k|x)}
 
     Unbiased, and much noisier than the gradient through the draws, where there is one. A baseline b that does not
-    depend on its own draw leaves the mean as it is and takes most of the noise away.
+    depend on its own draw leaves the mean unchanged and removes most of the variance.
 
     Args:
         num_particles: K, draws of z for each datum, at least 1.
@@ -162,7 +162,7 @@ class ScoreFunction(Objective):
             )
 
     def __call__(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """Minus the ELBO, summed over the batch, nats; differentiated as said."""
+        """Minus the ELBO, summed over the batch, nats; its gradient is that of the class."""
         kwargs["max_plate_nesting"] = self.max_plate_nesting
         draws = draw_held(guide, *args, num_particles=self.num_particles, **kwargs)
         log_p = log_joint(model, draws.latents, *args, **kwargs)

@@ -1,11 +1,11 @@
-"""What the estimators run the programs for: draws with and without their path, densities of held draws, dreams.
+"""Runs of the programs for the estimators: draws with and without their path, densities at fixed draws, dreams.
 
 A draw z = g(noise; phi, x) of a guide depends on phi, and so does its density: log q(z; phi). Of a sum over both,
 
     d/dphi f(z, phi) = df/dz dz/dphi  [the path]  +  df/dphi with z held fixed  [the score, where f is log q],
 
-estimators of gradients take one part, or weigh the two apart. Nobody need know which tensors phi is: a draw that is
-detached carries no path, and what is left of the whole without the score is the path.
+estimators of gradients use one part, or give the two different weights. The code need not know which tensors are phi: a
+detached draw carries no path, and the whole derivative minus the score is the path.
 """
 
 from collections.abc import Mapping
@@ -55,7 +55,7 @@ def log_guide_held(guide: Program, proposal: Proposal, *args: Any, max_plate_nes
 
 
 def _log_prob_held(distribution: Any, value: Tensor) -> Tensor:
-    """The log-density at a held draw, by the distribution's own way where it has one."""
+    """The log-density at a held draw, by the distribution's `log_prob_held` if it has one."""
     own = getattr(distribution, "log_prob_held", None)
     return distribution.log_prob(value.detach()) if own is None else own(value)
 
@@ -66,7 +66,7 @@ class HeldDraws:
 
     Args:
         latents: the draws, `[particles, batch, *event]` by site name; constants.
-        log_guide: log q(z|x) as the guide knows it at its own draws, `[particles, batch]`, nats; a constant.
+        log_guide: log q(z|x) as the guide computes it at its own draws, `[particles, batch]`, nats; a constant.
         score: log q(z|x) as a function of the guide's parameters, whose derivative is the score; `[particles, batch]`.
     """
 
@@ -87,7 +87,7 @@ def draw_held(guide: Program, *args: Any, num_particles: int, max_plate_nesting:
 
 
 def refuse_point_masses(proposal: Proposal) -> None:
-    """For estimators that weigh or follow log q: it is 0 whatever the point is, and teaches the guide nothing.
+    """Refuse a `Delta` in estimators that use the gradient of log q, which is 0 there: the guide would learn nothing.
 
     Raises:
         UsageError: if a site of the guide is a `Delta`.
@@ -101,9 +101,9 @@ def refuse_point_masses(proposal: Proposal) -> None:
 
 
 class _CutPaths(Messenger):
-    """Effect handler that detaches every draw before anything sees it, and keeps it as it was drawn.
+    """Effect handler that detaches every draw before other code gets it, and keeps the original.
 
-    Some distributions know their own draws by identity, and their density there better than anywhere else.
+    Some distributions recognise their own draws by identity, and compute the density there more accurately.
     """
 
     def __init__(self) -> None:
@@ -123,10 +123,10 @@ def log_joint(model: Program, latents: Mapping[str, Tensor], *args: Any, **kwarg
 
 
 class PathWeights:
-    """Draws whose paths are weighed by numbers that are known only later, before the gradients are computed.
+    """Draws whose paths are weighted by numbers that become known only after the model has run.
 
     Called with the draws, it returns equal ones for the model; `weights`, `[particles, batch]`, are set after the model
-    has run, and multiply what flows back to the draws. What the model's own parameters get is not changed.
+    has run, and multiply the gradients for the draws. Gradients for the model's parameters are unchanged.
 
     Args:
         nesting: number of plate dimensions the programs use.
@@ -137,7 +137,7 @@ class PathWeights:
         self.weights: Tensor | None = None
 
     def __call__(self, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The draws, as the model is to see them."""
+        """Equal draws, to pass to the model."""
         return {name: self._gated(value) for name, value in latents.items()}
 
     def _gated(self, value: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ def log_guide_of_dreams(model: Program, guide: Program, *args: Any, **kwargs: An
         **kwargs: keyword arguments of both programs.
 
     Raises:
-        UsageError: if it can't be told what to give the guide for data, or the sites do not match.
+        UsageError: if it is not clear which draw to give the guide as data, or the sites do not match.
     """
     latents, x = _dream(model, *args, **kwargs)
     trace = poutine.trace(poutine.condition(guide, data=latents)).get_trace(x, *args[1:], **kwargs)

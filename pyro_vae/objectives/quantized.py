@@ -14,17 +14,17 @@ from pyro_vae.schedules import Schedule
 
 @dataclass(frozen=True)
 class VQBound(Objective):
-    r"""What a `VQVAE` is trained by: the bound, with two losses that bring encoder and codebook together.
+    r"""The loss of a `VQVAE`: the bound, and two losses that bring encoder and codebook together.
 
     .. math:: -\log p(x | k(x)) - \log p(k(x)) \; [\text{reported}] \;
         + |\mathrm{sg}(v) - e_{k(x)}|^2 + \beta \, |v - \mathrm{sg}(e_{k(x)})|^2 \; [\text{differentiated as well}]
 
-    v is what the encoder gives and e the entries of the codebook; sg has no gradient. The gradient of the likelihood
+    v is the encoder's output and e the entries of the codebook; sg stops the gradient. The gradient of the likelihood
     passes from the entries to v as if v had not been quantised. What is reported is a bound on -log p(x) in nats, since
-    p(x) is a sum over codes; the squares, summed over positions and dimensions, are no nats and are left out of it.
-    A codebook of moving averages moves after each evaluation with gradients, and then has no loss of its own.
+    p(x) is a sum over codes; the squares, summed over positions and dimensions, are not in nats and not part of it.
+    A codebook of moving averages moves after each evaluation with gradients, and then has no codebook loss.
 
-    Scales on sites are ignored, masks count. Of a pair that quantises nothing it is the ELBO of one draw.
+    Scales on sites are ignored, masks count. For a pair without a codebook it is the ELBO with one draw.
 
     Args:
         beta: weight of the commitment loss, not negative; a number, or a schedule.

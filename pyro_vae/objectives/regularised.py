@@ -65,12 +65,12 @@ class FreeBits(Objective):
 
     @property
     def is_bound(self) -> bool:
-        """Only where nothing is free."""
+        """Only if `nats` is 0."""
         return self.nats == 0
 
     @property
     def couples_rows(self) -> bool:
-        """Where the KL is the batch's."""
+        """If the KL is averaged over the batch."""
         return self.over == "batch"
 
     def __call__(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
@@ -132,7 +132,7 @@ class CapacityELBO(Objective):
 
     @property
     def couples_rows(self) -> bool:
-        """Where the KL is the batch's."""
+        """If the KL is averaged over the batch."""
         return self.over == "batch"
 
     def __call__(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
@@ -155,12 +155,12 @@ class BetaTC(Objective):
     With all weights 1 it is the ELBO, draw for draw. q(z) of all N data is estimated from the batch of B at each of its
     draws z ~ q(z|x_i). `"stratified"` weighs the datum that z came from with 1/N and each other one with
     (N - 1) / (N (B - 1)): unbiased for q(z) (the published estimator, averaged over which datum it gives the odd weight
-    to). `"weighted"` weighs all by 1 / (N B): far too low, by about log N, so only its gradient is worth reading. In
+    to). `"weighted"` weighs all by 1 / (N B): far too low, by about log N, so only its gradient is useful. In
     both, the logarithm of the estimate is biased downwards.
 
     The rows of a batch are coupled, so it can't be shared out over processes. One latent site, whose q(z|x) is
-    elementwise (such as `DiagonalNormal`), drawn once; any prior. A batch of one says nothing of q(z): its loss is the
-    ELBO.
+    elementwise (such as `DiagonalNormal`), drawn once; any prior. A batch of one contains no information on q(z): its
+    loss is the ELBO.
 
     Args:
         beta: weight of the total correlation, not negative; a number, or a schedule.
@@ -206,7 +206,7 @@ class BetaTC(Objective):
 
     @property
     def couples_rows(self) -> bool:
-        """Always: q(z) is the batch's."""
+        """Always: q(z) is estimated from the batch."""
         return True
 
     def for_data(self, num_data: int, inputs: Mapping[str, Tensor] | None = None) -> Self:

@@ -33,16 +33,16 @@ class SemiSupervisedELBO(Objective):
     compiles. A row costs as much as it has values to sum over, whether it is labelled or not. All other sites of the
     guide must be reparameterised. Scales on sites are ignored, masks count.
 
-    Where labels are known the guide is a point mass on them, which teaches its classifier nothing; hence the last term.
-    The guide hands over what it takes: `infer={"enumerate": "parallel", "labels": y, "classifier": q}` at the site,
+    Where labels are known the guide is a point mass on them, which gives its classifier no gradient; hence the last
+    term. The guide passes what this needs: `infer={"enumerate": "parallel", "labels": y, "classifier": q}` at the site,
     with q the distribution q(y|x) and y the labels, `[B]`, -1 where there is none. With `alpha=0`, and for programs
-    that hand over no labels, the loss is minus the ELBO.
+    that pass no labels, the loss is minus the ELBO.
 
     Args:
         alpha: weight of log q(y|x) of each labelled datum, not negative; None for 0.1 N / N_labelled of the data that
             `fit` trains on (as published), and elsewhere of the batch.
         num_particles: draws of the other sites for each datum and each value, at least 1.
-        labels: the input of the programs that holds the labels, which `fit` counts where `alpha` is None.
+        labels: name of the programs' input that holds the labels, which `fit` counts if `alpha` is None.
 
     Raises:
         UsageError: for an option out of range; if called with a guide that has a site neither marked nor
@@ -88,7 +88,7 @@ class SemiSupervisedELBO(Objective):
     def for_validation(self, train: Mapping[str, Tensor], valid: Mapping[str, Tensor]) -> Self:
         """With alpha for another share of labelled data, so that the classifier's term weighs per datum as in training.
 
-        Validation data that keep their labels to themselves, as `--labelled` leaves them, have no such term.
+        Validation data without labels as an input, as `--labelled` makes them, have no such term.
         """
         if not self.alpha:
             return self

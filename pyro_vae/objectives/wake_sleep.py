@@ -1,4 +1,4 @@
-"""The model and the guide each by a loss of its own: no gradient passes from one to the other through a draw."""
+"""The model and the guide each have their own loss: no gradient passes from one to the other through a draw."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +50,7 @@ class WakeSleep(Objective):
         self._require(num_particles=1)
 
     def __call__(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """Minus the ELBO, summed over the batch, nats; differentiated as said."""
+        """Minus the ELBO, summed over the batch, nats; its gradient is that of the class."""
         run = {**kwargs, "max_plate_nesting": self.max_plate_nesting}
         draws = draw_held(guide, *args, num_particles=self.num_particles, **run)
         log_p = log_joint(model, draws.latents, *args, **run)
@@ -66,10 +66,10 @@ class ReweightedWakeSleep(Objective):
         \nabla_\phi: \iota \sum_k \tilde w_k \nabla \log q_\phi(z_k|x) + (1 - \iota) \nabla \log q_\phi(z'|x'), \quad
         (x', z') \sim p_\theta
 
-    Here the normalised weights of a datum sum to 1 (Pyro's own weigh the whole batch with one). The model climbs the
-    importance weighted bound, which is what is reported; the guide falls in KL(p(z|x) || q(z|x)), on the data (wake) or
-    on dreams (sleep). The guide need not be reparameterised. The weights are biased for finite K, so the wake phase is.
-    For the dreams see `WakeSleep`.
+    Here the normalised weights of a datum sum to 1 (Pyro's has one weight for the whole batch). The model ascends the
+    importance weighted bound, which is what is reported; the guide descends KL(p(z|x) || q(z|x)), on the data (wake) or
+    on dreams (sleep). The guide need not be reparameterised. For finite K the normalised weights are biased, and so is
+    the wake phase. For the dreams see `WakeSleep`.
 
     Args:
         num_particles: K, draws of z for each datum, at least 2: a single draw has weight 1 and teaches the guide only
@@ -79,8 +79,8 @@ class ReweightedWakeSleep(Objective):
         max_plate_nesting: number of plate dimensions the programs use.
 
     Raises:
-        UsageError: for an option out of range; if called while `insomnia` is a schedule, or with a model that can't
-            be dreamt from.
+        UsageError: for an option out of range; if called while `insomnia` is a schedule, or with a model
+            from which no data can be drawn.
 
     References:
         Bornschein & Bengio 2015, Reweighted wake-sleep, section 3. Le et al. 2020, Revisiting reweighted wake-sleep.
@@ -102,7 +102,7 @@ class ReweightedWakeSleep(Objective):
             raise UsageError(f"ReweightedWakeSleep needs insomnia in [0, 1], got {self.insomnia}")
 
     def __call__(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """Minus the importance weighted bound, summed over the batch, nats; differentiated as said."""
+        """Minus the importance weighted bound, summed over the batch, nats; its gradient is that of the class."""
         run = {**kwargs, "max_plate_nesting": self.max_plate_nesting}
         draws = draw_held(guide, *args, num_particles=self.num_particles, **run)
         log_p = log_joint(model, draws.latents, *args, **run)

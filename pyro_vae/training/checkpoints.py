@@ -23,8 +23,8 @@ class Checkpoints:
 
     Args:
         plan: what is trained.
-        optimizer: by which optimizer.
-        validation: by which the best weights of an older version are measured again.
+        optimizer: whose state is saved with the weights.
+        validation: measures the best weights of a run of an older version again.
         run: the run directory; None to save nothing.
         save_every: seconds between two saves.
     """
@@ -57,7 +57,7 @@ class Checkpoints:
             None where there is no run directory, or nothing is saved in it.
 
         Raises:
-            CheckpointError: if the directory is damaged, or of another training.
+            CheckpointError: if the directory is damaged, or holds another training.
         """
         state = self.run.restore() if self.run is not None else None
         return None if state is None else self._load(state, ledger, steps)
@@ -94,7 +94,7 @@ class Checkpoints:
         return replace(found, best_loss=self._value_of(best)) if old and best else found
 
     def _check(self, state: State, ledger: Ledger, steps: int) -> None:
-        """Refuse what is damaged, or of other data; the tensors are checked where they are restored."""
+        """Refuse a damaged checkpoint, or one of other data; tensors are checked when they are restored."""
         if "data" in state.progress and state.progress["data"] != ledger.data:
             raise self._other_data()
         where = f"{self._path}/manifest.json" if self.plan.world.main else "the progress of process 0"
@@ -102,7 +102,7 @@ class Checkpoints:
         check_columns(state.rows, self.plan.data.valid is not None, f"{self._path}/metrics.csv")
 
     def _value_of(self, weights: dict) -> float:
-        """The validation value of the objective for these weights, nats per datum; the module keeps its own."""
+        """The validation value of the objective for these weights, nats per datum; the module's are put back."""
         latest = {name: value.clone() for name, value in self.plan.vae.state_dict().items()}
         self.plan.vae.load_state_dict(weights)
         value = replace(self.validation, world=World()).measure()["loss"]

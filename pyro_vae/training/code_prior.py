@@ -34,9 +34,9 @@ def fit_code_prior(
 
     .. math:: \max_\lambda E_x[\log p_\lambda(k(x))]
 
-    That is the bound as a function of the prior alone, so `bound` of the new autoencoder is higher by what the held-out
-    cross-entropy (`refit.cross_entropy`) has fallen from n log K, and `sample` draws data by codes that occur. It is
-    `refit_prior`, with a prior over codes: the weights kept are the best on held-out data.
+    That is the bound as a function of the prior alone: `bound` of the new autoencoder is higher by the difference of
+    n log K and the held-out cross-entropy (`refit.cross_entropy`), and `sample` decodes codes that occur in data. It is
+    `refit_prior` with a prior over codes; the weights kept are those of the best held-out cross-entropy.
 
     Args:
         vqvae: the trained autoencoder; left as it is.
@@ -45,7 +45,7 @@ def fit_code_prior(
         epochs: passes over the training data.
         batch_size: data in a step.
         optimizer: a `torch.optim` class, or a `functools.partial` of one.
-        patience: stop after so many epochs without a better held-out cross-entropy; None to go on.
+        patience: stop after this many epochs without a better held-out cross-entropy; None never to stop early.
         seed: seed of the new prior's first weights, and of the order of the data.
         progress: whether to show progress on standard error.
 

@@ -62,16 +62,17 @@ def fit(
     Each step draws its noise from `(seed, epoch, step)` alone, so `pyro.infer.SVI` under
     `seeded(seed, "step", epoch, step)` on the same batches makes the same steps, and a run that was killed and is
     started again ends with the same bits. A non-finite loss or gradient is never applied. Codes that no longer depend
-    on the data (posterior collapse) are told once, by the logger `pyro_vae`, with what to do; real data that are far
-    from unit scale likewise, unless the model was made with `standardize=True`.
+    on the data (posterior collapse) are reported once by the logger `pyro_vae`, with what to do; so are real data that
+    are far from unit scale, unless the model was made with `standardize=True`.
 
-    Under `torchrun` (or where the caller has made a process group) every process calls `fit` alike and computes on its
-    share of each batch, with the result of one process up to the order in which floats are added. Process 0 alone has
-    the run directory and shows progress. A run may be resumed by another number of processes.
+    Under `torchrun` (or where the caller has made a process group) every process calls `fit` with the same arguments
+    and computes its share of each batch. The result is that of one process, up to the order in which floats are added.
+    Only process 0 uses the run directory and shows progress. A run may be resumed by another number of processes.
 
-    Compiled, the Pyro programs run once, and the tensor operations they made run from then on, without Pyro and without
-    autograd: the same draws and the same gradients, to rounding. What can't be recorded (a site that is not
-    reparameterised, a branch on a tensor's value, batch normalisation) trains eagerly, and the reason is logged.
+    With `compile` the Pyro programs run once, and their tensor operations are recorded. Later steps run the record,
+    without Pyro and without autograd: the same draws and the same gradients, to rounding. What can't be recorded (a
+    site that is not reparameterised, a branch on a tensor's value, batch normalisation) trains eagerly, and the reason
+    is logged.
 
     Args:
         vae: a module with Pyro programs `model(x)` and `guide(x)`, e.g. a `VAE`; trained in place.
@@ -86,14 +87,14 @@ def fit(
         clip_norm: largest global norm of the gradient of the mean loss per datum; None for no clipping.
         weight_prior: standard deviation s of a N(0, s^2) prior on the decoder's weights and biases: adds
             `|theta|^2 / (2 s^2) * B / N` to a batch's loss (AEVB: 1); None for maximum likelihood.
-        patience: stop after so many epochs without a better validation value of the objective, counted once its
-            schedules have settled; None to go on. It needs validation data.
+        patience: stop after this many epochs without a better validation value of the objective, counted once its
+            schedules have settled; None never to stop early. It needs validation data.
         keep: which weights the module ends with, and `load` gives: `"best"`, those of the epoch with the best value of
             the objective on the validation data (`Validation` says what that is for each), the last where there are
             none; or `"last"`.
         start_at_mean: set the decoder's output bias from the training means first.
         seed: seed of the order of the data and of all noise.
-        compile: whether to compile the step; `"auto"` if the training is long enough for the seconds it takes to pay.
+        compile: whether to compile the step; `"auto"` to compile if the training is long enough to gain from it.
         precision: `"bf16"` computes the products of all `Network`s in bfloat16; weights, densities and sums stay as
             they are. On a CPU without instructions for it a warning is logged and the products are float32's; a
             resumed training keeps what it was begun with.
@@ -111,7 +112,7 @@ def fit(
         DataError: for data outside the likelihood's support.
         CheckpointError: if `run` is locked, damaged, or holds a run with other settings.
         NumericalError: at a non-finite loss, with the step, the site and the last finite loss.
-        Stopped: on SIGINT or SIGTERM with a run directory, after a checkpoint; on every process if one was told.
+        Stopped: on SIGINT or SIGTERM with a run directory, after a checkpoint; on every process if one gets the signal.
         PeerLost: if another process is gone or does not answer; process 0 has saved a checkpoint then.
 
     References:
@@ -152,8 +153,8 @@ def fit(
         with agreed(world):
             _check_data(vae, dataset)
             config = {} if run is None else run_config(vae, dataset, objective, settings)
-            pending = held.enter_context(signals_collected(run is not None))  # first: a file is written whole
-            unused = () if dataset.valid is not None else ("patience",)  # earlier versions took it, to no effect
+            pending = held.enter_context(signals_collected(run is not None))  # before any file is written
+            unused = () if dataset.valid is not None else ("patience",)  # earlier versions accepted it without effect
             directory = held.enter_context(open_run(run if world.main else None, config, unused))
             vae, dataset = vae.to(world.device), dataset.to(world.device)
             objective = objective.for_data(len(dataset.train), dataset.given("train"))

@@ -11,8 +11,8 @@ class History:
 
     Args:
         rows: one for each epoch, the columns of metrics.csv: `epoch`, `step`, `loss` (the objective, mean over all
-            steps), `train_elbo`, `train_reconstruction`, `train_kl` (beta = 1, on every `log_every`-th batch before the
-            step on it), `valid_loss` (the objective with the last values of its schedules, see `Validation`),
+            steps), `train_elbo`, `train_reconstruction`, `train_kl` (with beta = 1, of every `log_every`-th batch,
+            before its step), `valid_loss` (the objective with the last values of its schedules, see `Validation`),
             `valid_elbo` and its terms (one draw for each validation datum, with the same noise in every epoch), `lr`,
             `seconds` (since the start, summed over all resumptions); nats per datum. For a guide without a width
             (`Delta`) there is no ELBO and no KL: the only terms are `train_reconstruction` and `valid_reconstruction`.
@@ -36,7 +36,7 @@ class History:
 
 
 def means_text(means: Mapping[str, float]) -> str:
-    """Means of the epoch under way, for the progress bar."""
+    """Means over the current epoch, for the progress bar."""
     return "  ".join(f"{name} {value:.2f}" for name, value in means.items())
 
 
@@ -49,5 +49,5 @@ def row_text(row: Mapping[str, Any]) -> str:
 
 
 def without_elbo(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as it is for a guide without an ELBO; earlier versions wrote the same columns for every guide."""
+    """A row for a guide without an ELBO; earlier versions wrote the same columns for every guide."""
     return {name: value for name, value in row.items() if not name.endswith(("_elbo", "_kl"))}

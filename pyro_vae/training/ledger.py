@@ -13,7 +13,7 @@ from pyro_vae.networks.precision import Precision
 
 @dataclass
 class Sums:
-    """Sums over the steps of the epoch under way.
+    """Sums over the steps of the current epoch.
 
     Args:
         loss: the objective, nats.
@@ -58,20 +58,20 @@ _PROGRESS = (
 
 @dataclass
 class Ledger:
-    """How far a training is; together with the weights and the state of the optimizer all that a checkpoint holds.
+    """How far a training is; a checkpoint holds this, the weights and the state of the optimizer.
 
     Args:
         precision: in which the networks compute their products.
         compile: whether the step is compiled; decided once, so that a resumed training computes as before.
         data: fingerprint of the training data; None where nothing compares it.
         epoch: epochs that are complete.
-        step: steps of the epoch under way that are complete.
+        step: steps of the current epoch that are complete.
         best_loss: lowest validation value so far, nats per datum.
         best_epoch: the epoch of `best`, counted from 1; 0 for none.
         waited: epochs since the lowest validation value, counted once the schedules have settled.
         last_loss: loss of the last step, nats per datum; None where it has no value.
         onednn: whether oneDNN computes the float32 products; None until it is measured.
-        sums: over the steps of the epoch under way.
+        sums: over the steps of the current epoch.
         rows: those of `History`, one for each complete epoch.
         best: the weights of `best_epoch`; empty for none.
         before: seconds that the training took before it was resumed.
@@ -105,7 +105,7 @@ class Ledger:
         return self.before + time.monotonic() - self.started
 
     def close_epoch(self, means: Mapping[str, float], steps: int, lr: float) -> None:
-        """Write the row of the epoch under way, and begin the next one.
+        """Append the row of the current epoch, and begin the next one.
 
         Args:
             means: the columns that are measured, by name, nats per datum.
@@ -118,10 +118,10 @@ class Ledger:
         self.epoch, self.step, self.sums = done, 0, Sums()
 
     def judge(self, loss: float, settled: bool) -> bool:
-        """Whether a validation value is the lowest so far, which is noted.
+        """Record a validation value; returns whether it is the lowest so far.
 
         Args:
-            loss: the validation value of the epoch under way, nats per datum.
+            loss: the validation value of the current epoch, nats per datum.
             settled: whether to count an epoch without a lower value.
         """
         better = isfinite(loss) and (self.best_loss is None or loss < self.best_loss)
@@ -132,7 +132,7 @@ class Ledger:
         return better
 
     def keep(self, weights: Mapping[str, Tensor]) -> None:
-        """Note the weights as the best, those of the epoch under way."""
+        """Copy the weights as the best ones, those of the current epoch."""
         self.best_epoch = self.epoch + 1
         self.best = {name: value.detach().clone() for name, value in weights.items()}
 
@@ -174,12 +174,12 @@ def chosen_by_elbo(progress: Mapping[str, Any]) -> bool:
 def translated(
     progress: Mapping[str, Any], rows: Sequence[dict[str, Any]], precision: Precision
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Progress and rows of a version that chose by the ELBO, in the form of today.
+    """Progress and rows of a version that chose by the ELBO, in the present form.
 
     Args:
         progress: of the manifest.
         rows: of metrics.csv; the validation value of the objective is unknown there.
-        precision: the one asked for, in which that version computed.
+        precision: the setting, in which that version computed.
     """
     others = {name: value for name, value in progress.items() if name != "best_elbo"}
     found = {"precision": precision, **others, "best_loss": progress["best_elbo"]}

@@ -44,9 +44,9 @@ def make_optimizer(factory: Callable[..., Optimizer], parameters: list[nn.Parame
 
 
 def _kernel(cls: Callable[..., Optimizer], asked: Mapping[str, Any]) -> dict[str, bool]:
-    """`fused` where the class has it, and nothing that is asked for needs another kernel.
+    """`fused` where the class has it, unless an option of the user's needs another kernel.
 
-    Torch's fused SGD fails where a step has the first gradient of one parameter and a later one of another.
+    With momentum, torch's fused SGD fails if some parameters get their first gradient later than others.
     """
     other = any(asked.get(name) for name in ("foreach", "differentiable", "momentum")) or asked.get("fused") is not None
     return {"fused": True} if "fused" in inspect.signature(cls).parameters and not other else {}
@@ -61,7 +61,7 @@ def clip(gradients: Sequence[Tensor], clip_norm: float | None, batch: int) -> bo
         batch: number of data in the batch.
 
     Returns:
-        False if they are not all finite; they are as they were then.
+        False if they are not all finite; they are unchanged then.
     """
     if clip_norm is None:
         return isfinite(torch.stack([g.sum() for g in gradients]).sum().item())
@@ -73,7 +73,7 @@ def clip(gradients: Sequence[Tensor], clip_norm: float | None, batch: int) -> bo
 
 
 def update(optimizer: Optimizer, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
-    """One step of the optimizer; parameters that are not named have no gradient: they keep their values and state.
+    """One step of the optimizer; parameters that are not listed keep their values and their state.
 
     Args:
         optimizer: as `make_optimizer` gives it.
@@ -81,7 +81,7 @@ def update(optimizer: Optimizer, parameters: Sequence[nn.Parameter], gradients: 
         gradients: theirs.
 
     Raises:
-        UsageError: if an optimizer of torch can't make steps as it is set (`differentiable`, `SparseAdam`).
+        UsageError: if an optimizer of torch fails with its options (`differentiable`, `SparseAdam`).
     """
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient

@@ -1,4 +1,4 @@
-"""The adapter at the door of `fit`: losses that are no `Objective`, Pyro's ELBOs and functions, wrapped as one."""
+"""The adapter of `fit`: wraps Pyro's ELBOs and plain functions as an `Objective`."""
 
 from collections.abc import Callable, Mapping
 from copy import copy
@@ -18,8 +18,8 @@ from pyro_vae.objectives import NotTensorial, Objective, as_loss
 class PyroLoss(Objective):
     """Any loss that `pyro.infer.SVI` takes, as an `Objective`, with the same value and the same gradients.
 
-    It makes no assumption about the loss: it has no schedules, may keep notes between calls (each trial call is made
-    on a copy), and may sum over sites that the guide does not draw, in which case the pair has no ELBO to report.
+    It makes no assumption about the loss: it has no schedules, may store values between calls (each trial call uses a
+    copy), and may sum over sites that the guide does not draw, in which case the pair has no ELBO to report.
 
     Args:
         loss: a Pyro ELBO, or a function `(model, guide, *args, **kwargs) -> loss`.
@@ -38,15 +38,15 @@ class PyroLoss(Objective):
         """The loss, summed over the batch, nats, differentiable.
 
         Raises:
-            UsageError: if the loss has gradients alone (e.g. `RenyiELBO`, which has no `differentiable_loss`).
+            UsageError: if the loss computes gradients only (e.g. `RenyiELBO`, which has no `differentiable_loss`).
         """
         return as_loss(self.loss)(model, guide, *args, **kwargs)
 
     def tensor_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """Not known to exist.
+        """Unknown for such a loss.
 
         Raises:
-            NotTensorial: always; without a call, since a call may change what the loss notes.
+            NotTensorial: always; the loss is not called, since a call may change what it stores.
         """
         raise NotTensorial(f"{self.loss_name} is not one of pyro_vae.objectives")
 
@@ -54,7 +54,7 @@ class PyroLoss(Objective):
         """The value, with gradients switched on, since some losses need them inside.
 
         Raises:
-            NotImplementedError: by Pyro, if the loss has gradients alone.
+            NotImplementedError: by Pyro, if the loss computes gradients only.
         """
         function = self.loss if self.loss_and_grads is None else self.loss.loss
         with torch.enable_grad():
@@ -73,17 +73,17 @@ class PyroLoss(Objective):
 
     @property
     def has_value(self) -> bool:
-        """Not for Pyro's tail-adaptive ELBO, which has gradients alone."""
+        """False for Pyro's tail-adaptive ELBO, which computes gradients only."""
         return not isinstance(self.loss, TraceTailAdaptive_ELBO)
 
     @property
     def needs_elbo(self) -> bool:
-        """No: Pyro also sums over sites that the guide does not draw."""
+        """False: Pyro also sums over sites that the guide does not draw."""
         return False
 
     @property
     def can_be_saved(self) -> bool:
-        """No: nothing is known of its options."""
+        """False: its options are unknown."""
         return False
 
     def for_trial(self) -> Self:
@@ -99,11 +99,11 @@ def as_objective(loss: Any, name: str = "objective") -> Objective:
     """An objective as it is; a Pyro ELBO or a function of (model, guide, *args) as a `PyroLoss`.
 
     Args:
-        loss: what came.
+        loss: the value that the caller passed.
         name: of the argument, for the message.
 
     Raises:
-        UsageError: if it is none of them.
+        UsageError: if it is none of these.
     """
     value = value_of(name, loss, Objective)
     return value if isinstance(value, Objective) else PyroLoss(value)

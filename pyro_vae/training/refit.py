@@ -31,11 +31,11 @@ _log = logging.getLogger("pyro_vae")
 
 
 _CERTAIN = 2.0
-"""Standard errors from which on one prior is called better than another."""
+"""Number of standard errors of the gain above which one prior is called better than another."""
 
 
 _TILE = 1000
-"""Data that are encoded at a time, each tile with noise of its own."""
+"""Data that are encoded at a time, each tile with its own noise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,8 +152,8 @@ def compare_priors(before: Any, after: Any, x: Tensor, num_particles: int = 10, 
 
     .. math:: \Delta_n = \mathcal L_{after}(x_n) - \mathcal L_{before}(x_n)
 
-    Both have the same draws, so the error is that of the differences. Where the guide does not look at the prior (all
-    but `SemiAmortized`), both have the same codes, and a difference is that of E[log p(z)] at these: the difference of
+    Both use the same draws, so the error is that of the differences. If the guide does not use the prior (all but
+    `SemiAmortized`), both have the same codes, and a difference is that of E[log p(z)] at these: the difference of
     the two cross-entropies, without the noise of the reconstruction.
 
     Args:
@@ -206,7 +206,7 @@ def refit_prior(
 
     That is the ELBO as a function of the prior alone: encoder, decoder and likelihood stay as they are. The draws are
     new in every epoch. The weights kept are those of the best held-out cross-entropy, at the start or after an epoch;
-    it is shown beside that of the old prior, and `cross_entropy` computes either. A new prior that is worse than the
+    it is shown with that of the old prior, and `cross_entropy` computes either. A new prior that is worse than the
     old one on the held-out data, beyond 2 standard errors (`compare_priors`), is warned about by the logger
     `pyro_vae`. `log_marginal` of the new VAE is the evidence under the new prior.
 
@@ -217,7 +217,7 @@ def refit_prior(
         epochs: passes over the training data.
         batch_size: data in a step.
         optimizer: a `torch.optim` class, or a `functools.partial` of one.
-        patience: stop after so many epochs without a better held-out cross-entropy; None to go on.
+        patience: stop after this many epochs without a better held-out cross-entropy; None never to stop early.
         seed: seed of the new prior's first weights, of the order of the data and of all draws.
         progress: whether to show progress on standard error.
 
@@ -319,7 +319,7 @@ class _Fitter:
 
 
 def _with_prior(vae: VAE, prior: Callable[[Shapes], Prior], data: Dataset, seed: int) -> VAE:
-    """A copy of the VAE with a fresh prior that has taken its start."""
+    """A copy of the VAE with a new prior, initialised from the data if it needs that."""
     copied = deepcopy(vae)
     with seeded(seed, "init"):
         base: type = Prior if isinstance(vae.prior, Prior) else CodePrior

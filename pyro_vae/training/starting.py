@@ -16,7 +16,7 @@ from pyro_vae.training.shares import check_shares, shares_tried
 from pyro_vae.training.steps import Batch, Loss, Step, choose_step, same_buffers, worth_compiling
 
 _TOLERANCES = {"float32": 1e-3, "bf16": 0.1}
-"""Largest relative difference between a compiled step and an eager one: the two round to bfloat16 in other places."""
+"""Largest relative difference between a compiled and an eager step, which round to bfloat16 at different places."""
 
 
 def compiles(plan: Plan) -> bool:
@@ -28,7 +28,7 @@ def compiles(plan: Plan) -> bool:
 
 
 def start_from_data(plan: Plan) -> Precision:
-    """Set what the module takes from the data before it is trained, if it takes anything.
+    """Initialise what the module takes from the data: scale, first components of a prior, output's mean.
 
     Returns:
         The precision in which products are computed.

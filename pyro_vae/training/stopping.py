@@ -13,8 +13,8 @@ class Stopping:
     """The rule by which a training ends.
 
     Args:
-        epochs: after so many.
-        patience: or after so many epochs without a better validation value; None to go on.
+        epochs: the number of epochs.
+        patience: number of epochs without a better validation value after which it ends early; None for never.
         keep: the weights that the module ends with.
     """
 
@@ -55,7 +55,7 @@ class Stopping:
 
 
 class Signals:
-    """SIGINT and SIGTERM, to this process or to another one that shares the work.
+    """SIGINT and SIGTERM, received by this process or by another one that shares the work.
 
     Args:
         pending: the numbers of those that came to this process, as `signals_collected` yields it.

@@ -34,7 +34,7 @@ class Trainer:
 
     Args:
         plan: what is trained.
-        signals: those that end it.
+        signals: SIGINT and SIGTERM, which end it.
         run: the run directory; None to save nothing.
         save_every: seconds between two checkpoints.
     """
@@ -141,7 +141,7 @@ class Trainer:
         bar.show(epoch + 1, row_text(self.ledger.rows[-1]), now=is_first_or_last)
 
     def step(self, batch: Batch, epoch: int, step: int) -> None:
-        """One step; before the sum over processes, which may fail, nothing is changed."""
+        """One step; it changes nothing before the sum over processes, which may fail."""
         measures = step % self.settings.log_every == 0
         terms = self._terms(batch, epoch, step) if measures else (0.0, 0.0)
         summed = self.summing(self._own_gradients(batch, epoch, step), (*terms, bool(self.signals.pending)))
@@ -159,7 +159,7 @@ class Trainer:
         self.signals.summed = bool(summed.numbers[2])
 
     def tick(self) -> None:
-        """After a step: stop if a signal came, save if it is time to."""
+        """After a step: stop if a signal came; save a checkpoint if one is due."""
         number = self.signals.number()
         if number is not None:
             self.checkpoints.save(self.ledger)
@@ -167,7 +167,7 @@ class Trainer:
         self.checkpoints.save_if_due(self.ledger)
 
     def _own_gradients(self, batch: Batch, epoch: int, step: int) -> Gradients | None:
-        """Those of this process's rows; None where it has none, since Pyro knows no empty plate."""
+        """The gradients of this process's rows; None if it has none, since a plate of Pyro can't be empty."""
         if not len(batch):
             return None
         reseed(self.settings.seed, "step", epoch, step)
@@ -216,7 +216,7 @@ class Trainer:
             )
 
     def _culprit(self, batch: Batch, epoch: int, step: int) -> str:
-        """The site that is not finite on this process's rows, in words; empty if there is none."""
+        """Text that names the site that is not finite on this process's rows; empty if there is none."""
         if not len(batch):
             return ""
         with seeded(self.settings.seed, "step", epoch, step), self.loss.noise(batch.whole):

@@ -1,4 +1,4 @@
-"""What a training is judged by after each epoch: the value of its objective on the validation data."""
+"""The validation value: the objective on the validation data, by which the best epoch is chosen."""
 
 from dataclasses import dataclass
 from math import isfinite
@@ -42,7 +42,7 @@ class Validation:
     Args:
         vae: the module with `model` and `guide`.
         data: whose `valid` is taken.
-        objective: what is minimised, with what it knows of the training data (`Objective.for_data`).
+        objective: what is minimised, as `Objective.for_data` returns it.
         epochs: length of the training, for the schedules.
         batch_size: data in a batch, at most.
         seed: of the noise.
@@ -59,7 +59,7 @@ class Validation:
 
     @classmethod
     def of(cls, plan: Plan) -> Self:
-        """That of a training."""
+        """The one of a training."""
         settings = plan.settings
         options = settings.epochs, settings.batch_size, settings.seed
         return cls(plan.vae, plan.data, plan.objective, *options, plan.world)
@@ -74,7 +74,7 @@ class Validation:
     def measure(self) -> dict[str, float]:
         """`loss`, `elbo`, `reconstruction` and `kl`, nats per datum; nothing where there are no validation data.
 
-        Of a guide without a width there is no ELBO and no KL (`has_elbo`).
+        For a guide without a width there is no ELBO and no KL (`has_elbo`).
         """
         if self.data.valid is None:
             return {}
@@ -86,13 +86,13 @@ class Validation:
 
     def _loss(self, x: Tensor, inputs: dict[str, Any], terms: dict[str, float]) -> float:
         final = self._final()
-        if type(final) is ELBO and _is_ours(self.vae) and "kl" in terms:  # no scales on sites: the terms are all of it
+        if type(final) is ELBO and _is_ours(self.vae) and "kl" in terms:  # no scales on sites
             known = final.beta * terms["kl"] - terms["reconstruction"]  # pyright: ignore[reportOperatorIssue]
             if isfinite(known):
                 return known
         try:
             return self._mean(final, x, inputs)
-        except NotImplementedError:  # Pyro's, of a loss that has gradients alone
+        except NotImplementedError:  # by Pyro, for a loss that computes gradients only
             return -terms.get("elbo", terms["reconstruction"])
 
     def _mean(self, final: Objective, x: Tensor, inputs: dict[str, Any]) -> float:
@@ -109,7 +109,7 @@ class Validation:
         return (self.world.gather(torch.cat(sums)).sum() / len(x)).item()
 
     def _final(self) -> Objective:
-        """The objective with the last values of its schedules, and what it must know of the validation data."""
+        """The objective for the validation data, with the last values of its schedules."""
         train, valid = (
             self.data.given(split) for split in ("train", "valid" if self.data.valid is not None else "train")
         )
