@@ -8,11 +8,11 @@ from pyro_vae.diagnostics.latents import ACTIVE_VARIANCE, LatentStatistics, late
 from pyro_vae.objectives import Objective
 
 FEW = 0.1
-"""Share of active dimensions below which most of a code is idle."""
+"""Share of active dimensions below which a code is reported as mostly unused."""
 _SEEN = 1000
-"""Data that a training looks at: the variance of a dimension's mean is then known to some 5 %."""
+"""Number of data in a check: the variance of a dimension's mean is then known to some 5 %."""
 _SHARE, _STEPS = 0.1, 200
-"""Of a training, after which it can be judged: before, codes are idle because nothing has been learned yet."""
+"""Share of the epochs, and steps, before the first check: until then codes may be unused because little is learned."""
 _log = logging.getLogger("pyro_vae")
 
 

@@ -35,7 +35,7 @@ def rehearse(loss: Loss, batch: Batch, total: float) -> None:
     Raises:
         UsageError: with the reason, if the model, the guide or the objective fails.
     """
-    with _told(len(batch)), same_buffers(loss.vae), checking(True), seeded(0, "rehearsal"):
+    with _explained(len(batch)), same_buffers(loss.vae), checking(True), seeded(0, "rehearsal"):
         with torch.no_grad():
             _check_sites(loss, batch)
         eager_step(replace(loss, objective=loss.objective.for_trial(), tensorial=False))(batch, 0.0, total)
@@ -52,13 +52,13 @@ def needs_two(loss: Loss, one: Batch) -> bool:
         with torch.no_grad(), same_buffers(loss.vae), checking(False), seeded(0, "rehearsal"):
             loss.vae.guide(loss.widen(one).x, **loss.widen(one).inputs)
             loss.vae.model(loss.widen(one).x, **loss.widen(one).inputs)
-    except Exception as error:  # a user's own may fail in any way: the rehearsal tells
+    except Exception as error:  # user code may raise anything; `rehearse` reports it
         return _ONE_VALUE in str(error)
     return False
 
 
 @contextmanager
-def _told(size: int) -> Iterator[None]:
+def _explained(size: int) -> Iterator[None]:
     """Turn errors of torch and Pyro into a `UsageError` of one line."""
     try:
         yield
@@ -97,7 +97,7 @@ def _check_event(name: str, site: Mapping[str, Any], program: str) -> None:
 
 
 def _own_dims(fn: Any) -> int:
-    """Event dimensions of the elements; a time series, say, may know how to broadcast along its own."""
+    """Event dimensions of the innermost distribution, which may broadcast along them itself (e.g. a time series)."""
     return len(_inner(fn).event_shape)
 
 

@@ -12,7 +12,7 @@ from pyro_vae.data import Dataset
 from pyro_vae.likelihoods import Likelihood
 
 _LEAST, _MOST = 0.1, 10.0
-"""Standard deviations, and distances of the mean from zero, that networks take without harm."""
+"""Standard deviations, and distances of the mean from zero, with which networks train well."""
 
 
 _SHOWN = 3
@@ -25,7 +25,7 @@ def set_scale(vae: Any, data: Dataset) -> None:
     """Standardise by the training data where the model asks for it; else warn if real data are far from unit scale.
 
     Args:
-        vae: a module; one that is no `Autoencoder` is left alone.
+        vae: a module; any but an `Autoencoder` is left unchanged.
         data: what it is to be trained on.
     """
     if getattr(vae, "data_mean", None) is not None:

@@ -1,4 +1,4 @@
-"""A training in several processes: what they sum in a step, and which losses can be shared out.
+"""Training in several processes: what they sum in a step, and which losses can be split over processes.
 
 Each computes on its own rows of every batch (`distributed.World.rows`). After the sums all know the same loss and the
 same gradients, to the bit, so all take the same decisions and keep the same weights without further messages.
@@ -21,7 +21,7 @@ from pyro_vae.process.torch_internals import versions
 from pyro_vae.training.steps import Batch, Gradients, Loss, eager_step
 
 _ROWS_EACH = 8
-"""Rows for each process on which is tried whether the loss can be shared out: enough for a norm over them to differ."""
+"""Rows for each process in the trial of `check_shares`: enough for a norm over them to differ."""
 
 
 _BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
@@ -48,7 +48,7 @@ class Summed:
 
 
 class Summing:
-    """Sums of a step over the processes, in one reduction; with one process nothing is done.
+    """Sums of a step over the processes, in one reduction; one process returns its own values.
 
     Args:
         world: the processes.
@@ -64,7 +64,7 @@ class Summing:
 
         Args:
             own: of this process's rows; None where it has none.
-            numbers: as many on every process.
+            numbers: the same number of them on every process.
 
         Raises:
             PeerLost: if another process is gone or does not answer; nothing has changed then.
@@ -81,7 +81,7 @@ class Summing:
         return Summed(loss, [p for p, _ in kept], [g for _, g in kept], rest[: len(numbers)])
 
     def _head(self, value: Tensor | float, numbers: Sequence[float], known: dict[Any, Tensor]) -> Tensor:
-        """The loss, the numbers, and for each parameter whether it is used here; beside the gradients, as one of them.
+        """The loss, the numbers, and for each parameter whether it is used here, as one tensor.
 
         A parameter that no process uses must have no gradient: an optimizer would move it by its momentum.
         """
@@ -97,7 +97,7 @@ class Summing:
 
 
 def check_shares(world: World, loss: Loss, rows: Batch, total: float, tolerance: float) -> None:
-    """Refuse a loss that is not the sum of the losses of its rows, by trying it and its gradients on a few.
+    """Refuse a loss that is not the sum of the losses of its rows: compares it and its gradients on a few rows.
 
     Args:
         world: the processes.

@@ -35,7 +35,7 @@ _MANY_STEPS = 20_000
 
 
 _MUCH_WORK = 2e13
-"""From here on `auto` compiles: steps, or floating point operations. Compiling takes as long as some thousand steps."""
+"""`auto` compiles from this many steps or floating point operations; compiling takes as long as some thousand steps."""
 
 
 _TOLERANCE = 1e-3
@@ -109,7 +109,7 @@ class Loss:
         with self.noise(batch.whole):
             value = function(self.vae.model, self.vae.guide, wide.x, **wide.inputs)
         _check_loss(value, objective)
-        return value, value + self.penalty(len(batch))  # by the share: over all shares it adds up to that of the batch
+        return value, value + self.penalty(len(batch))  # of a share: the sum over all shares is that of the batch
 
     def values(self, epoch: float, total: float) -> list[Tensor]:
         """The scheduled values of a moment, as tensors."""
@@ -126,7 +126,7 @@ class Loss:
 
 
 def _check_loss(value: Any, objective: Objective) -> None:
-    """Refuse anything but one number: a user's class may return anything."""
+    """Refuse anything but one number; a user's class may return anything."""
     if isinstance(value, Tensor) and value.numel() == 1:
         return
     came = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -185,7 +185,7 @@ class PyroStep:
         assert loss.objective.loss_and_grads is not None
         self.loss, self.name = loss, f"fit{next(_counter)}"
         self._loss_and_grads = loss.objective.loss_and_grads
-        self._programs = self._model, loss.vae.guide  # one object each: Pyro's compiled ELBOs know them by identity
+        self._programs = self._model, loss.vae.guide  # kept, since Pyro's compiled ELBOs recognise them by identity
         self._parameters = [p for p in loss.vae.parameters() if p.requires_grad]
 
     def __call__(self, batch: Batch, epoch: float, total: float) -> Gradients:
@@ -234,7 +234,7 @@ class PyroStep:
 
 
 def eager_step(loss: Loss) -> EagerStep | PyroStep:
-    """The step that runs the programs: by autograd, or by the objective's own way."""
+    """The step that runs the programs: by autograd, or by the objective's own `loss_and_grads`."""
     return EagerStep(loss) if loss.objective.loss_and_grads is None else PyroStep(loss)
 
 
