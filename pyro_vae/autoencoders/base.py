@@ -169,7 +169,7 @@ class Autoencoder(Called, nn.Module, ABC):
         """Whether likelihood and decoder support `start_at`."""
         decoder: Any = getattr(self, "decoder", None)
         knows = type(self.likelihood).initial_params is not Likelihood.initial_params
-        return knows and decoder is not None and decoder.has_output_bias
+        return knows and bool(getattr(decoder, "has_output_bias", False))
 
     def start_at(self, mean: Tensor, std: Tensor) -> None:
         """Start the decoder at the training data's mean per element.

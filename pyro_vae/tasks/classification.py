@@ -35,11 +35,11 @@ def classify(vae: SemiSupervisedVAE, x: Tensor, mask: Tensor | None = None, batc
         >>> classify(SemiSupervisedVAE((8, 8), classes=10), torch.zeros(5, 8, 8)).shape
         torch.Size([5, 10])
     """
-    if not isinstance(vae, SemiSupervisedVAE):
+    if not vae.classes:
         raise UsageError(f"vae: expected a SemiSupervisedVAE, which has classes, got a {type(vae).__name__}")
     if tuple(x.shape[1:]) != vae.shapes.event or len(x) == 0:
         raise DataError(f"x: expected shape [N >= 1, {', '.join(map(str, vae.shapes.event))}], got {list(x.shape)}")
-    device, observed = vae.label_logits.device, None if mask is None else mask.expand(x.shape)
+    device, observed = next(vae.parameters()).device, None if mask is None else mask.expand(x.shape)
     with evaluation_mode(vae):
         tiles = [slice(start, start + batch) for start in range(0, len(x), batch)]
         masks = [None if observed is None else observed[tile].to(device) for tile in tiles]

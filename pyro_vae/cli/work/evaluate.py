@@ -110,12 +110,20 @@ def _report(saved: SavedRun, chosen: Chosen, options: Namespace, found: Estimate
     """Print and save the result of one method."""
     data, x, inputs = chosen.data, chosen.x, chosen.inputs
     result = result_of(saved, data, x, options, found) | _default(options) | identity(saved, x, inputs)
-    if len(x) > 1:
-        statistics = latent_statistics(saved.vae, x, **inputs)
-        result |= {"active_units": str(statistics), "warnings": collapse_warnings(statistics, _beta(saved.config))}
-    result |= _classified(saved, chosen)
+    result |= _collapse(saved, chosen) | _classified(saved, chosen)
     print_result(result if options.json else readable(result), as_json=options.json)
     save(places, options.split, found, result)
+
+
+def _collapse(saved: SavedRun, chosen: Chosen) -> dict[str, Any]:
+    """The active units, and warnings of collapse; nothing for one datum, or a guide without a site of known mean."""
+    if len(chosen) < 2:
+        return {}
+    try:
+        statistics = latent_statistics(saved.vae, chosen.x, **chosen.inputs)
+    except UsageError:
+        return {}
+    return {"active_units": str(statistics), "warnings": collapse_warnings(statistics, _beta(saved.config))}
 
 
 def _classified(saved: SavedRun, chosen: Chosen) -> dict[str, Any]:

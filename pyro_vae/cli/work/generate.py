@@ -37,13 +37,13 @@ def run_sample(options: Namespace) -> int:
 
 def _default_num(saved: SavedRun, options: Namespace) -> int:
     """64, or enough to fill the last row if each row has one draw of each class."""
-    each = saved.vae.shapes.context is not None and options.context in (None, "each")
+    each = _is_conditional(saved) and options.context in (None, "each")
     return full_rows(_num_classes(saved), NUM) if each else NUM
 
 
 def _given(saved: SavedRun, options: Namespace) -> Drawn:
     """The inputs of the draws, and how they are shown."""
-    if saved.vae.shapes.context is None:
+    if not _is_conditional(saved):
         if options.context is not None:
             raise UsageError("--context: this run knows neither classes nor another context, so leave it out")
         return Drawn({})
@@ -63,6 +63,11 @@ def _contexts_of_data(saved: SavedRun, options: Namespace) -> Tensor:
     if context is None:
         raise UsageError("--context data: in this run a class is drawn, not given by the data: pass a class or 'each'")
     return cycled(context, options.num)
+
+
+def _is_conditional(saved: SavedRun) -> bool:
+    """Whether draws can be of a class or given a context."""
+    return bool(saved.vae.classes) or saved.vae.shapes.context is not None
 
 
 def _num_classes(saved: SavedRun) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -16,7 +16,6 @@ from pyro_vae.errors import UsageError
 from pyro_vae.evidence import log_marginal
 from pyro_vae.messages import log_once
 from pyro_vae.runs.files import write
-from pyro_vae.shapes import CodeShapes
 from pyro_vae.tasks.generation import manifold, reconstruct, sample
 
 _SHOWN = 32
@@ -54,10 +53,9 @@ def _of_data(vae: Autoencoder, data: Dataset, shown: Chosen, seed: int) -> dict[
 
 def _of_the_code(vae: Autoencoder) -> dict[str, Any]:
     """The picture of the decoded latent plane, for a code of two dimensions."""
-    shapes, decoder = vae.shapes, cast(Any, vae)
-    if not vae.has_one_code or shapes.latent != 2 or shapes.context is not None or isinstance(shapes, CodeShapes):
+    if vae.code_site is None or vae.shapes.latent != 2 or vae.shapes.context is not None:
         return {}
-    return {"manifold": plots.manifold(manifold(decoder))}
+    return {"manifold": plots.manifold(manifold(vae))}
 
 
 def _of_the_guide(vae: Autoencoder, measured: Chosen, seed: int) -> dict[str, Any]:
