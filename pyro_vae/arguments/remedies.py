@@ -93,6 +93,7 @@ def in_words(text: str) -> str:
     if not _typed.get():
         return text
     text = re.sub(r"\b\w+\((\w+)=True\)", r"--vae.likelihood.\1 true", text)
+    text = re.sub(r"\blevels=(\w+)", r"--vae.likelihood.levels \1", text)
     text = re.sub(rf"\b({'|'.join(_PARTS)})=(\w+)", r"--vae.\1 \2", text)
     return re.sub(rf"\b({'|'.join(_OPTIONS)})='?([^\s,;)']+)'?", r"--\1 \2", text)
 

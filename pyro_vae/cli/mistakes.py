@@ -51,8 +51,14 @@ def _unknown(word: str, parser: "ArgumentParser", argv: Sequence[str]) -> str:
     below = {path.rpartition(".")[2]: path for path in reversed(list(_below(parser)))}
     inner = closest(typed.removeprefix("--"), below, cutoff=0.8)
     if inner is None or closest(typed, own, cutoff=0.8) is not None:
-        return f"unknown option {typed!r}{suggest(typed, own)}"
-    return f"unknown option {typed!r}, did you mean '--{below[inner]}'? Known: {', '.join(own)}"
+        bare = {name.removeprefix("--"): name for name in own}  # dashes in common are no likeness
+        meant = closest(typed.removeprefix("--"), bare, cutoff=0.6)
+        return f"unknown option {typed!r}{_meant(bare.get(meant or ''))} Known: {', '.join(own)}"
+    return f"unknown option {typed!r}{_meant(f'--{below[inner]}')} Known: {', '.join(own)}"
+
+
+def _meant(name: str | None) -> str:
+    return f", did you mean {name!r}?" if name else "."
 
 
 def _below(parser: Any) -> Iterable[str]:

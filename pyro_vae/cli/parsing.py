@@ -19,7 +19,7 @@ from pyro_vae.cli.helping import HelpFormatter
 from pyro_vae.cli.home import expanded, with_home
 from pyro_vae.cli.mistakes import explain, where_typed
 from pyro_vae.cli.streams import say
-from pyro_vae.cli.values import suggest, whole_number
+from pyro_vae.cli.values import shown, suggest, whole_number
 from pyro_vae.errors import UsageError
 from pyro_vae.runs.safe_yaml import MAX_CHARACTERS, YamlError, dump_yaml, load_yaml
 
@@ -166,7 +166,7 @@ class _Words:
             raise UsageError("--config: expected a file after it")
         config = _read(source, "--config")
         if not isinstance(config, Mapping):
-            raise UsageError(f"--config {_short(source)}: expected options by name, got {type(config).__name__}")
+            raise UsageError(f"--config {_short(source)}: expected options by name, got {_shown(config)}")
         for key, value in config.items():
             self._config_key(key, value, source)
 
@@ -178,6 +178,8 @@ class _Words:
             raise UsageError(f"--config {_short(source)}: unknown key {key!r}{suggest(key, [*self.given, *known])}")
         elif isinstance(known[key], argparse._StoreTrueAction) or known[key].nargs == 0:
             self.left += _flag(key, value)
+        elif isinstance(value, Mapping | list) and str in _kinds(known[key]):
+            raise UsageError(f"{key}: expected text, got {shown(value)}")
         else:
             self.left.append(f"--{key}={_word(value)}")
 
@@ -189,8 +191,14 @@ def _options_of(parser: ArgumentParser) -> dict[str, argparse.Action]:
 
 
 def _is_whole(action: argparse.Action) -> bool:
+    kinds = _kinds(action)
+    return int in kinds and float not in kinds
+
+
+def _kinds(action: argparse.Action) -> tuple[Any, ...]:
+    """The type of an option's values; of a union, also each of its types."""
     kind = getattr(action, "_typehint", None) or action.type
-    return int in (kind, *get_args(kind)) and float not in get_args(kind)
+    return (kind, *get_args(kind))
 
 
 def _flag(key: str, value: Any) -> list[str]:
@@ -229,8 +237,14 @@ def _text(path: str, option: str) -> str:
             return file.read(MAX_CHARACTERS + 1)
     except FileNotFoundError:
         raise UsageError(f"{option}: there is no file {path!r}") from None
+    except IsADirectoryError:
+        raise UsageError(f"{option}: expected a file, got {f'the folder {path!r}' if path else 'no name'}") from None
     except (UnicodeDecodeError, ValueError) as error:
         raise UsageError(f"{option} {path}: expected text in UTF-8: {error}") from None
+
+
+def _shown(config: Any) -> str:
+    return "nothing" if config is None else shown(config)
 
 
 def _short(text: str) -> str:

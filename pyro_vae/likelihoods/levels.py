@@ -59,7 +59,7 @@ def on_levels(owner: Likelihood, levels: int) -> tuple[Levels, str]:
         raise UsageError(f"{type(owner).__name__} needs from 2 to {2**16} levels, got {levels!r}")
     remedy = (
         f"give x = k / {levels - 1} for the levels k = 0, ..., {levels - 1} (of bytes: divide_by={levels - 1}, and no "
-        "dequantize), or set levels"
+        "dequantize), or, for another number n of levels, pass levels=n and k / (n - 1)"
     )
     return Levels(levels), remedy
 

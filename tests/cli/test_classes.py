@@ -327,7 +327,7 @@ class TestMistakes:
         (tmp_path / "x.yaml").write_bytes(b"\xff\xfe\x00")
         with pytest.raises(UsageError, match="expected text in UTF-8"):
             parse(parser_of("fit"), ["--config", str(tmp_path / "x.yaml")])
-        with pytest.raises(IsADirectoryError):
+        with pytest.raises(UsageError, match="expected a file, got the folder"):
             parse(parser_of("fit"), ["--config", str(tmp_path)])
         with pytest.raises(UsageError, match="expected at most 200000 characters"):
             parse(parser_of("fit"), ["--config", "/dev/zero"])

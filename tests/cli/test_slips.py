@@ -42,6 +42,8 @@ def told(words, capsys):
         ("fit --beta 4", ["did you mean '--objective.beta'?"]),
         ("fit --batch-size 10", ["unknown option '--batch-size', did you mean '--batch_size'?"]),
         ("fit --zzz 1", ["unknown option '--zzz'. Known: --data, "]),
+        ("evaluate x --wrong 1", ["unknown option '--wrong'. Known: --trust, "]),
+        ("evaluate x --out y", ["unknown option '--out'. Known: --trust, "]),
         ("fit --keep first", ["--keep: unknown value 'first'. Known: best, last"]),
         ("fit --data", ["error: --data: expected a value after it"]),
         ("evaluate", ["error: expected RUN (the run directory)"]),
@@ -54,6 +56,37 @@ def test_a_slip_is_told_in_the_words_that_were_typed(words, parts, capsys):
     code, _, error = told(words, capsys)
     assert code == 2 and error.count("\n") == 1
     assert all(part in error for part in parts), error
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("", "expected options by name, got nothing"),
+        ("- 1\n", "expected options by name, got [1]"),
+        ("data: {a: 1}\n", "data: expected text, got {"),
+        ("run: [a, b]\n", "run: expected text, got ['a', 'b']"),
+        (None, "--config: expected a file, got the folder "),
+    ],
+)
+def test_a_configuration_that_is_none(text, part, capsys, tmp_path):
+    file = tmp_path if text is None else tmp_path / "c.yaml"
+    if text is not None:
+        file.write_text(text)
+    assert main(["fit", "--config", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and part in error
+
+
+def test_a_configuration_without_a_name(capsys):
+    assert main(["fit", "--config="]) == 2
+    assert "--config: expected a file, got no name" in capsys.readouterr().err
+
+
+def test_a_file_is_no_run(capsys, tmp_path):
+    (tmp_path / "x.npz").write_bytes(b"1")
+    for command in ("evaluate", "info", "sample", "cluster"):
+        code, _, error = told(f"{command} {tmp_path}/x.npz", capsys)
+        assert code == 4 and f"{tmp_path}/x.npz is a file: expected the folder of a run" in error
 
 
 def test_a_key_of_yaml_is_told_as_it_stands_there(capsys):
@@ -128,6 +161,13 @@ def test_integers_without_a_scale_say_all_that_must_be_typed(tmp_path, capsys):
     for name, words in {"a": "--divide_by 1 --vae.likelihood Poisson", "b": "--divide_by 11 --vae.likelihood"}.items():
         more = " Categorical --vae.likelihood.levels 12" if name == "b" else ""
         assert told(f"{fit} --run {tmp_path}/{name} {words}{more}", capsys)[0] == 0
+
+
+def test_data_on_other_levels_name_the_option_of_the_likelihood(tmp_path, capsys):
+    fit = f"fit --vae.latent_dim 2 --epochs 1 --quiet --pictures false --run {tmp_path}/a --vae.likelihood Categorical"
+    code, _, error = told(fit, capsys)
+    assert code == 3 and "pass --vae.likelihood.levels n" in error and "--divide_by 255" in error
+    assert told(f"{fit} --vae.likelihood.levels 17", capsys)[0] == 0
 
 
 def test_a_model_with_classes_is_told_its_objective_and_not_pyros(tmp_path, capsys, recwarn):

@@ -15,7 +15,7 @@ from pyro_vae.data import Binarization, Dataset, load_data
 from pyro_vae.data.dataset import evenly_spread
 from pyro_vae.data.fingerprint import fingerprint
 from pyro_vae.data.inputs import Context
-from pyro_vae.errors import UsageError
+from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.messages import remark
 from pyro_vae.runs.derived import MADE_BY
 from pyro_vae.runs.loading import load, read_config, read_manifest
@@ -93,6 +93,8 @@ class SavedRun:
 def open_saved(options: Namespace, device: torch.device | None = None, run: str | None = None) -> SavedRun:
     """Load the run that the options name, or `run`, on the device that they name, or `device`."""
     path, device = Path(run or options.run), device or choose_device(options.device)
+    if path.is_file():
+        raise CheckpointError(f"{path} is a file: expected the folder of a run")
     progress, config = read_manifest(path)["progress"], read_config(path, trained=True)
     return SavedRun(path, config, progress, load(path, trust=options.trust, device=str(device)), device)
 
