@@ -59,7 +59,8 @@ def _check(cls: type[Called], known: Signature, args: tuple[Any, ...], keywords:
         known.bind(None, *args, **keywords)
     except TypeError as error:
         needed = [name for name in names if known.parameters[name].default is Parameter.empty]
-        raise UsageError(f"{cls.__name__}: {error}; it is called as {cls.__name__}({', '.join(needed)}, ...)") from None
+        call = f"{cls.__name__}({', '.join(needed)}, ...)" if needed else f"{cls.__name__}()"
+        raise UsageError(f"{cls.__name__}: {error}; it is called as {call}") from None
 
 
 def _is_size(value: Any) -> bool:
