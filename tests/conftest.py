@@ -13,6 +13,14 @@ torch.set_num_threads(1)  # small tensors: more threads only wait for one anothe
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """Neighbouring tests share fixtures of their module: with `-n`, each worker begins with a contiguous part."""
+    if config.getoption("numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "worksteal"
+
+
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 

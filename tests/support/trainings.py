@@ -1,4 +1,8 @@
-"""A process of `training/test_several_processes.py`: `python -m tests.support.trainings PORT FOLDER`: JSON."""
+"""A process of `training/test_several_processes.py`: `python -m tests.support.trainings FOLDER`, JSON in FOLDER.
+
+The first two, which are given a MASTER_PORT, end with a training in which process 1 stops; those that torchrun starts
+afterwards resume it.
+"""
 
 import contextlib
 import io
@@ -31,12 +35,17 @@ from pyro_vae.schedules import Cosine, Linear
 from pyro_vae.training.fitting import fit
 from pyro_vae.training.shares import Summing
 from tests.support.networks import Dropping
+from tests.support.stopping import signals_at, stop_before_a_sum
 
 BATCH = 20
 SMALL = partial(MLP, hidden=(8,))
 COMMAND = (
     "fit --data digits --epochs 2 --batch_size 101 --vae.latent_dim 2 --vae.encoder.hidden [8] "
     "--vae.decoder.hidden [8] --pictures false --quiet --json --run"
+)
+LONG = (
+    "fit --data digits --epochs 4 --batch_size 50 --vae.encoder.hidden [8] --vae.decoder.hidden [8] "
+    "--save_every 0.1 --pictures false --run"
 )
 
 
@@ -196,21 +205,8 @@ def stopped(world, path):
 
 
 def fit_and_signal(world, path):
-    from pyro_vae.training import trainer as training
-
-    step, times = training.Trainer.step, []
-
-    def signalled(trainer, *args):
-        times.append(0)
-        if len(times) == 5 and not world.main:
-            os.kill(os.getpid(), signal.SIGTERM)
-        step(trainer, *args)
-
-    training.Trainer.step = signalled
-    try:
+    with signals_at({} if world.main else {5: signal.SIGTERM}):
         trained(run=path)
-    finally:
-        training.Trainer.step = step
 
 
 def call(*words):
@@ -257,12 +253,23 @@ def twice():
     return {"same": ends[0] == ends[1], "left": sorted(name for name in names if "gloo" in name)}
 
 
+def first(rank, folder):
+    """Everything in one group, and then the training that is broken off."""
+    with connect("cpu") as world:
+        (folder / f"{rank}.json").write_text(json.dumps(everything(world, folder)))
+    if rank == 1:
+        stop_before_a_sum(folder / "broken")
+    return main([*LONG.split(), str(folder / "broken")])
+
+
+def again(rank, folder):
+    """Two trainings in groups of torchrun's, and the resumption."""
+    (folder / f"again{rank}.json").write_text(json.dumps(twice()))
+    return main([*LONG.split(), str(folder / "broken"), "--json"])
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     pyro.enable_validation(False)
-    if sys.argv[1] == "twice":
-        print(json.dumps(twice()))
-        sys.exit()
-    os.environ["MASTER_PORT"] = sys.argv[1]
-    with connect("cpu") as group:
-        print(json.dumps(everything(group, Path(sys.argv[2]))))
+    program = again if "TORCHELASTIC_RUN_ID" in os.environ else first
+    sys.exit(program(int(os.environ["RANK"]), Path(sys.argv[1])))

@@ -1,9 +1,8 @@
 """`fit`: equal to SVI step by step, resumable to the bit, and never applying what is not finite."""
 
 import math
-import os
 import signal
-import threading
+from contextlib import nullcontext
 from functools import partial
 
 import pyro
@@ -22,6 +21,7 @@ from pyro_vae.objectives import ELBO, as_loss
 from pyro_vae.process.seeding import seeded
 from pyro_vae.schedules import Constant, Cosine, Linear
 from pyro_vae.training.fitting import fit
+from tests.support.stopping import signals_at
 
 SMALL = partial(MLP, hidden=(16,))
 
@@ -320,28 +320,12 @@ class TestResume:
     def test_stopped_by_a_signal_and_resumed_is_bit_identical(self, tmp_path):
         expected, reference = self.reference()
         data = load_data("digits", binarize="dynamic")
-        stops = 0
-        for seed in range(1, 40):  # other first weights each time: the run's own must win
-            vae = make(seed if stops else 0)
-            timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT if seed % 2 else signal.SIGTERM))
-            if stops < 3:
-                timer.start()
-            try:
-                history = fit(
-                    vae,
-                    data,
-                    ELBO(beta=Linear(0, 1, epochs=3)),
-                    lr_schedule=Cosine(),
-                    run=tmp_path / "run",
-                    **self.settings(),
-                )
-                break
-            except Stopped as stop:
-                assert stop.exit_code in (130, 143)
-                stops += 1
-            finally:
-                timer.cancel()
-        assert stops == 3
+        for seed, end in enumerate((signal.SIGTERM, signal.SIGINT, signal.SIGTERM, None)):
+            vae = make(seed)  # other first weights each time: the run's own must win
+            parts = ELBO(beta=Linear(0, 1, epochs=3)), {"lr_schedule": Cosine(), "run": tmp_path / "run"}
+            with signals_at({11: end}), pytest.raises(Stopped) if end else nullcontext() as stop:
+                history = fit(vae, data, parts[0], **parts[1], **self.settings())
+            assert end is None or stop.value.exit_code == 128 + end
         assert torch.equal(weights(vae), expected)
         without_time = [{k: v for k, v in row.items() if k != "seconds"} for row in history.rows]
         assert without_time == [{k: v for k, v in row.items() if k != "seconds"} for row in reference.rows]

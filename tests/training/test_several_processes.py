@@ -13,11 +13,10 @@ import torch
 from pyro_vae.cli import main
 from pyro_vae.runs.loading import load, read_manifest, read_metrics
 from tests.distributed.test_world import TORCHRUN, free_ports, needs_gloo
-from tests.support.trainings import COMMAND, call, dequantized, evidence, own_rows, recorded, trained
+from tests.support.trainings import COMMAND, LONG, call, dequantized, evidence, own_rows, recorded, trained
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN_COMMAND = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-LONG = "fit --data digits --epochs 12 --batch_size 50 --save_every 0.1 --pictures false --run"
 
 pytestmark = needs_gloo
 
@@ -28,13 +27,12 @@ def _outside_torchrun(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def start(rank, port, *words):
+def start(rank, port, folder):
     own = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
     return subprocess.Popen(
-        [sys.executable, "-m", *map(str, words)],
+        [sys.executable, "-m", "tests.support.trainings", folder],
         cwd=ROOT,
         env={**os.environ, **own, "MASTER_PORT": port, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -46,17 +44,52 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pair(folder):
-    """What the two processes of `tests.support.trainings` tell and print: (results, standard errors)."""
+def first(folder):
+    """Two processes of `tests.support.trainings`: what is printed, and what is saved when process 1 stops.
+
+    Process 1 is killed then, and torchrun's SIGTERM comes while process 0 waits for it.
+    """
     port = free_ports(1)[0]
-    processes = [start(rank, port, "tests.support.trainings", port, folder) for rank in range(2)]
+    processes = [start(rank, port, folder) for rank in range(2)]
     try:
-        printed = [process.communicate(timeout=300) for process in processes]
+        status = os.waitpid(processes[1].pid, os.WUNTRACED)[1]
+        assert os.WIFSTOPPED(status), processes[1].stderr.read()
+        saved = read_manifest(folder / "broken")["progress"]
+        processes[0].send_signal(signal.SIGTERM)
+    except BaseException:
+        processes[0].kill()
+        raise
     finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], printed
-    return [json.loads(out) for out, _ in printed], [err for _, err in printed]
+        processes[1].kill()
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert processes[0].returncode == 6
+    return errors, saved
+
+
+@pytest.fixture(scope="module")
+def pair(folder, first):
+    """What the two tell and print: (results, standard errors)."""
+    return results(folder, ""), [err.partition("data: ")[0] for err in first[0]]
+
+
+@pytest.fixture(scope="module")
+def broken(folder, first):
+    """The checkpoint that process 0 leaves."""
+    return read_manifest(folder / "broken")["progress"]
+
+
+@pytest.fixture(scope="module")
+def again(folder, broken):
+    """Two processes that torchrun starts."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = [*TORCHRUN_COMMAND, "-m", "tests.support.trainings", folder]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def results(folder, name):
+    return [json.loads((folder / f"{name}{rank}.json").read_text()) for rank in range(2)]
 
 
 def assert_same(a, b):
@@ -180,50 +213,23 @@ def assert_close(a, b):
         torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-3)
 
 
-def under_torchrun(*words):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*TORCHRUN_COMMAND, "-m", *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-def test_joining_again():
-    """A store outlives the group that met by it: its members must not look for those of the one before."""
-    done = under_torchrun("tests.support.trainings", "twice")
-    assert [json.loads(part + "}") for part in done.stdout.split("}")[:2]] == [{"same": True, "left": []}] * 2
-
-
 class TestLost:
-    """A process is killed; torchrun's SIGTERM comes while the other one waits for it; torchrun starts them again."""
+    """A process is killed while the other one waits for it; torchrun starts them again."""
 
-    def test_checkpoint_and_resumption(self, tmp_path):
-        path, port = tmp_path / "broken", free_ports(1)[0]
-        programs = ["pyro_vae"], ["tests.support.stopping", path]
-        processes = [start(rank, port, *programs[rank], *LONG.split(), path) for rank in range(2)]
-        try:
-            assert os.WIFSTOPPED(os.waitpid(processes[1].pid, os.WUNTRACED)[1])
-            saved = read_manifest(path)["progress"]
-            processes[0].send_signal(signal.SIGTERM)
-            processes[1].kill()
-            _, err = processes[0].communicate(timeout=300)
-        finally:
-            for process in processes:
-                process.kill()
-            processes[1].communicate()
-        assert processes[0].returncode == 6
-        assert "Traceback" not in err and err.splitlines()[-1].startswith(
-            "pyro-vae fit: error: process 0 of 2 (counted"
-        )
-        progress = read_manifest(path)["progress"]
-        assert (progress["epoch"], progress["step"]) >= (saved["epoch"], saved["step"]) and progress["epoch"] < 12
-        self.resume(path)
-        assert main([*LONG.split(), str(tmp_path / "whole"), "--quiet"]) == 0
-        assert_close(load(tmp_path / "whole", which="last"), load(path, which="last"))
-        losses = [[row["loss"] for row in read_metrics(run)] for run in (path, tmp_path / "whole")]
+    def test_checkpoint(self, first, broken):
+        (err, _), saved = first
+        assert "Traceback" not in err
+        assert err.splitlines()[-1].startswith("pyro-vae fit: error: process 0 of 2 (counted")
+        assert (broken["epoch"], broken["step"]) >= (saved["epoch"], saved["step"]) and broken["epoch"] < 4
+
+    def test_joining_again(self, folder, again):
+        """A store outlives the group that met by it: its members must not look for those of the one before."""
+        assert results(folder, "again") == [{"same": True, "left": []}] * 2
+
+    def test_resumption(self, folder, again, tmp_path):
+        assert json.loads(again.stdout)["epochs"] == 4 and again.stderr.count("run directory:") == 1
+        path, whole = folder / "broken", tmp_path / "whole"
+        assert main([*LONG.split(), str(whole), "--quiet"]) == 0
+        assert_close(load(whole, which="last"), load(path, which="last"))
+        losses = [[row["loss"] for row in read_metrics(run)] for run in (path, whole)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-
-    def resume(self, path):
-        done = under_torchrun("pyro_vae", "--", *LONG.split(), path, "--json")
-        assert json.loads(done.stdout)["epochs"] == 12 and done.stderr.count("run directory:") == 1
