@@ -1,14 +1,14 @@
 """Torch modules from one shape to another. To add one, write a file here with a subclass of `Network`.
 
-Any leading dimensions pass through unchanged. Any other torch module that is built from an input's and an output's
-shape serves as well.
+Any leading dimensions pass through unchanged. Any other torch module with a constructor `(in_shape, out_shape)`
+can be used as well.
 
-    base.py             Network, and what it is built from
+    base.py             Network, the base class
     dense.py            MLP, GatedMLP: flat inputs
     convolutional.py    ConvNet, ResNet: images, down or up
     grid.py             GridNet: images to grids of codes, or back
     building.py         any torch module as a network; networks of an input and a context
-    layers.py           what networks are made of
+    layers.py           layers, norms and nonlinearities
     codebook.py         vector quantisation
     precision.py        bfloat16
 """

@@ -1,4 +1,4 @@
-"""`Network`, the base class: a map that keeps leading dimensions and joins a context."""
+"""`Network`, the base class: a map that keeps leading dimensions and can join a context to its input."""
 
 from abc import ABC, abstractmethod
 from inspect import signature
@@ -14,10 +14,10 @@ Shape = tuple[int, ...]
 
 
 class FromShapes(nn.Module, ABC):
-    """What a VAE's `encoder` and `decoder` build: a torch module made by `cls(in_shape, out_shape, **its own options)`.
+    """The type of a VAE's `encoder` and `decoder`: a torch module made by `cls(in_shape, out_shape, **options)`.
 
-    Every `Network`, and every other `torch.nn.Module` with such a constructor, without a word about it in its own code:
-    `issubclass` goes by the constructor. `build` makes a `Network` of either.
+    `issubclass` is True for every `Network` and for every other `torch.nn.Module` with such a constructor, which need
+    not derive from this class. `build` makes a `Network` of either.
     """
 
     @classmethod
@@ -30,9 +30,8 @@ class FromShapes(nn.Module, ABC):
 class Network(Called, FromShapes):
     """A map from `in_shape` to `out_shape` that keeps any number of leading dimensions (particles, batch).
 
-    A subclass takes `(in_shape, out_shape, **its own options)` and implements `forward`.
-    One that ends in a bias also implements `set_output_bias`; one that is not for flat inputs says by `joined_shape`
-    and `join` how its input takes up a context.
+    A subclass takes `(in_shape, out_shape, **options)` and implements `forward`. One that ends in a bias also
+    implements `set_output_bias`; one whose inputs are not flattened, `joined_shape` and `join`, for a context.
 
     Args:
         in_shape: shape of one input.
@@ -52,8 +51,8 @@ class Network(Called, FromShapes):
         """`forward`, in `compute_dtype`; the result has the type of `x`.
 
         Raises:
-            UsageError: if it is given another shape than `[*leading, *in_shape]`, or returns another than
-                `[*leading, *out_shape]`, which densities would broadcast.
+            UsageError: if the shape of `x` is not `[*leading, *in_shape]`, or that of the output not
+                `[*leading, *out_shape]`, which log-densities would broadcast.
         """
         if tuple(x.shape[x.dim() - len(self.in_shape) :]) != self.in_shape:
             raise UsageError(
@@ -79,7 +78,7 @@ class Network(Called, FromShapes):
         """Map `[*leading, *in_shape]` to `[*leading, *out_shape]`."""
 
     def set_output_bias(self, bias: Tensor) -> None:
-        """Make the output start at `bias` of shape `[*out_shape]`, whatever the input's mean contribution is.
+        """Set the bias of the output layer to `bias`, `[*out_shape]`.
 
         Raises:
             UsageError: if this network has no output bias.
@@ -89,23 +88,23 @@ class Network(Called, FromShapes):
         )
 
     def start_output_at(self, values: Tensor) -> None:
-        """Let elements of the output start as constants, whatever the input is; by default nothing is done.
+        """Initialise elements of the output as constants, the same for every input; by default nothing is done.
 
-        For the widths of a guide, which are exponentials: a network that ends in a linear map sets its weights to zero
-        there. `start_constant` does it.
+        Used for log standard deviations of a guide. A network that ends in a linear map sets the weights of these
+        elements to zero, by `start_constant`.
 
         Args:
-            values: the constants, flat, as many numbers as an output has; nan where the output starts as it is.
+            values: the constants, `[prod(out_shape)]`; nan for elements that are left unchanged.
         """
 
     @property
     def has_output_bias(self) -> bool:
-        """Whether `set_output_bias` can be asked for."""
+        """Whether `set_output_bias` is implemented."""
         return type(self).set_output_bias is not Network.set_output_bias
 
     @classmethod
     def joined_shape(cls, in_shape: tuple[int, ...], context: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of an input joined with a context: the `in_shape` to build this class with. Here both flattened.
+        """Shape of an input joined with a context, the `in_shape` to build this class with; here both are flattened.
 
         Args:
             in_shape: shape of one x.
@@ -146,6 +145,6 @@ def flat(x: Tensor, shape: Shape) -> Tensor:
 
 
 def concatenated(x: Tensor, c: Tensor, event_dims: int) -> Tensor:
-    """Along the first of the last `event_dims` dimensions; those before them broadcast."""
+    """Concatenate along dimension `-event_dims`; the dimensions before it broadcast."""
     leading = torch.broadcast_shapes(x.shape[:-event_dims], c.shape[:-event_dims])
     return torch.cat([t.expand(*leading, *t.shape[-event_dims:]) for t in (x, c)], dim=-event_dims)

@@ -1,4 +1,4 @@
-"""From a factory to a network: any torch module serves, alone or joined with a context."""
+"""Networks from factories: any torch module, with or without a context."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +15,7 @@ Factory = Callable[[Shape, Shape], nn.Module]
 
 
 class Conditioned(nn.Module):
-    """A network of x and a context c, which joins them by the rule of its class and runs it.
+    """A network of x and a context c, joined by `join` of the network's class.
 
     Args:
         factory: the network's class, a partial of it, or a function, called with the joined shape and `out_shape`.
@@ -24,7 +24,7 @@ class Conditioned(nn.Module):
         context: shape of one c.
 
     Raises:
-        UsageError: if `factory` makes no network, or can't join such a context.
+        UsageError: if `factory` makes no torch module, or its class can't join such a context.
     """
 
     def __init__(self, factory: Factory, in_shape: Shape, out_shape: Shape, context: Shape) -> None:
@@ -38,16 +38,16 @@ class Conditioned(nn.Module):
         return self.network(self.rule.join(x, c.to(x.dtype), self.in_shape, self.context))
 
     def set_output_bias(self, bias: Tensor) -> None:
-        """As of the network."""
+        """See `Network`."""
         self.network.set_output_bias(bias)
 
     def start_output_at(self, values: Tensor) -> None:
-        """As of the network."""
+        """See `Network`."""
         self.network.start_output_at(values)
 
     @property
     def has_output_bias(self) -> bool:
-        """As of the network."""
+        """See `Network`."""
         return self.network.has_output_bias
 
 
@@ -64,13 +64,13 @@ def conditioned(factory: Factory, in_shape: Shape, out_shape: Shape, context: Sh
 
 
 def joining(factory: Callable[..., Any]) -> type[Network]:
-    """The class whose rule joins a context: that of a factory or of a partial; `Network` for anything else."""
+    """The class whose `join` is used: the factory, or that of a partial, if it is a `Network`; otherwise `Network`."""
     cls = _behind(factory)
     return cls if isinstance(cls, type) and issubclass(cls, Network) else Network
 
 
 def build(factory: Factory, in_shape: Shape, out_shape: Shape) -> Network:
-    """The network that a factory makes; a module that is none is given the batch with one leading dimension.
+    """The network that a factory makes; a module that is not a `Network` gets the data with one leading dimension.
 
     Args:
         factory: a class, a partial of one, or a function.
@@ -78,7 +78,7 @@ def build(factory: Factory, in_shape: Shape, out_shape: Shape) -> Network:
         out_shape: shape of one output.
 
     Raises:
-        UsageError: if the factory of another module than a `Network` fails, or makes no module.
+        UsageError: if the factory of a module that is not a `Network` fails, or makes no torch module.
 
     Example:
         >>> class Two(nn.Module):
@@ -100,7 +100,7 @@ def build(factory: Factory, in_shape: Shape, out_shape: Shape) -> Network:
 
 
 class _Flattened(Network):
-    """A torch module that is not a `Network`, as one: leading dimensions become one, and results are checked."""
+    """Wraps a torch module as a `Network`: flattens the leading dimensions and checks the shape of the result."""
 
     def __init__(self, module: nn.Module, in_shape: Shape, out_shape: Shape) -> None:
         super().__init__(in_shape, out_shape)
@@ -135,7 +135,7 @@ class _Flattened(Network):
 
 
 def network_factory(name: str, value: Any) -> Any:
-    """What makes a network: a class, a partial of one, or a function; see `factory`.
+    """Check a factory of networks: a class, a partial of one, or a function; see `factory`.
 
     Raises:
         UsageError: for an instance, a name, or an option that the class does not have.

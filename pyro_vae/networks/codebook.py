@@ -1,9 +1,9 @@
-"""Vector quantisation: a codebook, the nearest of its entries, and gradients that pass straight through the choice.
+"""Vector quantisation: a codebook, its nearest entries, and the straight-through gradient estimator.
 
-A Pyro pair with quantised codes draws whole numbers: the guide the index of the entry nearest to what the encoder gave,
-the model an index to look up. No gradient passes such a draw. `StraightThrough` is the effect handler under which one
-does: it remembers what the guide quantised, and joins it to what the model looks up. So the programs stay what they
-are, and how they are trained is an objective's business (`objectives.VQBound`).
+In a Pyro pair with quantised codes the latent site is an integer: the guide draws the index of the entry nearest to
+the encoder's output, the model looks up that entry. An integer has no gradient. The effect handler `StraightThrough`
+records the vectors that the guide quantises and passes them the gradient of the entries that the model looks up. The
+programs themselves do not depend on how they are trained (`objectives.VQBound`).
 """
 
 from collections.abc import Mapping
@@ -27,8 +27,8 @@ class Quantizer(nn.Module):
 
     .. math:: k(v) = \arg\min_j |v - e_j|^2
 
-    Its entries are parameters, which the codebook loss trains, or moving averages of what they stood for, with decay
-    gamma, for n_j vectors with the sum s_j in a batch:
+    The entries are parameters, trained by the codebook loss, or moving averages, with decay gamma, of the vectors that
+    they quantised; n_j is the number of these in a batch and s_j their sum:
 
     .. math:: N_j \leftarrow \gamma N_j + (1 - \gamma) n_j, \quad
         m_j \leftarrow \gamma m_j + (1 - \gamma) s_j, \quad e_j \leftarrow m_j / N_j
@@ -38,8 +38,8 @@ class Quantizer(nn.Module):
         dim: D, at least 1.
         update: `"gradient"`, or `"ema"` for moving averages.
         decay: gamma, in [0, 1).
-        restart: an entry used on (moving) average fewer times a batch than this starts again at one of the batch's
-            vectors, drawn from the generator of the moment; None for never. For `"ema"` only.
+        restart: an entry used on (moving) average fewer times in a batch than this is reset to a random vector of the
+            batch, drawn by torch's current generator; None for never. For `"ema"` only.
 
     Raises:
         UsageError: for options out of range.
@@ -68,13 +68,13 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def nearest(self, vectors: Tensor) -> Tensor:
-        """The index of the nearest entry, the first of them where several are: `[*leading, D]` to `[*leading]`."""
-        middle = self.codebook.mean(0)  # distances far from zero would be lost in rounding
+        """The index of the nearest entry, the first in case of ties: `[*leading, D]` to `[*leading]`."""
+        middle = self.codebook.mean(0)  # centring avoids cancellation
         entries, vectors = self.codebook - middle, vectors - middle
         return (entries.square().sum(-1) - 2 * (vectors @ entries.T)).argmin(-1)
 
     def quantize(self, vectors: Tensor) -> Tensor:
-        """`nearest`, for a guide: a handler `StraightThrough` remembers the vectors."""
+        """`nearest`, for a guide: an active `StraightThrough` records the vectors."""
         index = self.nearest(vectors)
         if (path := StraightThrough.active()) is not None:
             path.remember(self, vectors, index)
@@ -88,7 +88,7 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def start_from(self, vectors: Tensor) -> None:
-        """Take entries from among vectors `[N, D]`, without replacement; the last keep theirs where N is below K."""
+        """Set entries to random vectors of `[N, D]`, without replacement; if N < K, the last K - N do not change."""
         chosen = vectors[torch.randperm(len(vectors), generator=generator(0, "codebook"))[: len(self.codebook)]]
         self.codebook[: len(chosen)] = chosen
         if self.update == "ema":
@@ -96,7 +96,7 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def learn(self, vectors: Tensor, index: Tensor) -> None:
-        """Move the averages by a batch: vectors `[*leading, D]` quantised to `[*leading]`; nothing for `"gradient"`."""
+        """Update the averages with vectors `[*leading, D]` quantised to `[*leading]`; does nothing for `"gradient"`."""
         if self.update == "gradient":
             return
         vectors, index = vectors.detach().reshape(-1, vectors.shape[-1]), index.reshape(-1)
@@ -111,7 +111,7 @@ class Quantizer(nn.Module):
         self.codebook.copy_(torch.where(known.unsqueeze(-1), means, self.codebook))
 
     def _restart(self, vectors: Tensor, least: float) -> None:
-        """Start unused entries again, as if each had been used once."""
+        """Reset unused entries to random vectors, with a count of 1."""
         dead = self.counts < least
         drawn = vectors[torch.randint(len(vectors), self.counts.shape, device=vectors.device)]
         self.sums.copy_(torch.where(dead.unsqueeze(-1), drawn, self.sums))
@@ -124,16 +124,16 @@ class Quantizer(nn.Module):
 
 
 _LEAST_COUNT = 1e-6
-"""An entry whose average has decayed because it was unused for long keeps its value until it is used again."""
+"""An entry whose average count is below this, after long disuse, keeps its value until it is used again."""
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What a guide quantised.
+    """Vectors that a guide quantised.
 
     Args:
-        quantizer: by what.
-        vectors: what the encoder gave, `[*leading, D]`.
+        quantizer: the quantiser.
+        vectors: the encoder's output, `[*leading, D]`.
         index: the nearest entries, `[*leading]`.
     """
 
@@ -143,22 +143,22 @@ class Quantized:
 
     @property
     def codebook_loss(self) -> Tensor:
-        """The squared distance as a function of the entries alone, summed."""
+        """The squared distance, summed, with a gradient for the entries alone."""
         return (self.vectors.detach() - self.quantizer.codebook[self.index]).square().sum()
 
     @property
     def commitment_loss(self) -> Tensor:
-        """The same as a function of the encoder alone."""
+        """The same, with a gradient for the encoder alone."""
         return (self.vectors - self.quantizer.codebook[self.index].detach()).square().sum()
 
 
 class StraightThrough(Messenger):
-    r"""Effect handler around a guide and then a model: gradients pass each quantised vector as if it were not.
+    r"""Effect handler around a guide and then a model: gradients pass quantisation as if it were the identity.
 
     .. math:: e = v + \mathrm{sg}(e_{k(v)} - v), \qquad \frac{\partial e}{\partial v} = I, \quad
         \frac{\partial e}{\partial e_k} = 0
 
-    The values are those of the entries, to the bit.
+    The values equal the entries, to the bit.
 
     References:
         Bengio et al. 2013, Estimating or propagating gradients through stochastic neurons. van den Oord et al. 2017.
@@ -170,7 +170,7 @@ class StraightThrough(Messenger):
 
     @staticmethod
     def active() -> "StraightThrough | None":
-        """The innermost handler of this kind, if there is one."""
+        """The innermost active handler of this class, or None."""
         return next((handler for handler in reversed(handlers()) if isinstance(handler, StraightThrough)), None)
 
     @property
@@ -179,18 +179,18 @@ class StraightThrough(Messenger):
         return self._seen
 
     def remember(self, quantizer: Quantizer, vectors: Tensor, index: Tensor) -> None:
-        """Record what a guide quantises."""
+        """Record the vectors that a guide quantises."""
         self._seen[quantizer] = Quantized(quantizer, vectors, index)
 
     def joined(self, quantizer: Quantizer, entries: Tensor) -> Tensor:
-        """The entries that a model looks up, as a function of the vectors they stand for."""
+        """The entries that a model looks up, with gradients for the quantised vectors."""
         if quantizer not in self._seen:
             return entries
         vectors = self._seen[quantizer].vectors
         return entries.detach() + (vectors - vectors.detach())
 
     def learn(self) -> None:
-        """Update the codebooks that are moving averages, each once; not in evaluation nor without gradients."""
+        """Update each codebook of moving averages once; nothing in evaluation mode or without gradients."""
         for seen in self._seen.values():
             if seen.quantizer.training and torch.is_grad_enabled():
                 seen.quantizer.learn(seen.vectors, seen.index)

@@ -1,4 +1,4 @@
-"""Networks of images, down to a vector or up from one: `ConvNet`, and `ResNet` with residual blocks."""
+"""Networks from images to vectors or from vectors to images: `ConvNet`, and `ResNet` with residual blocks."""
 
 from math import prod
 
@@ -79,20 +79,20 @@ class _Convolutional(Network):
             self.dense.set_output_bias(bias)
 
     def start_output_at(self, values: Tensor) -> None:
-        """As of the dense part, downwards; upwards nothing is done."""
+        """As `Network`, from images to vectors; upwards nothing is done."""
         if not self.upward:
             self.dense.start_output_at(values)
 
     @classmethod
     def joined_shape(cls, in_shape: tuple[int, ...], context: tuple[int, ...]) -> tuple[int, ...]:
-        """Of images more planes: a context of an image's size is some, one number of a vector is a constant plane.
+        """Shape of an image with c as further planes: c itself if it is an image, else a plane for each number.
 
         Args:
-            in_shape: shape of one x; of a vector, as for other networks.
+            in_shape: shape of one x; if it is a vector, both are flattened.
             context: shape of one c: `(n,)`, or `(H, W)` or `(n, H, W)` of the image's size.
 
         Raises:
-            UsageError: if a context is neither.
+            UsageError: if the context has another shape.
         """
         if not _is_image(in_shape):
             return super().joined_shape(in_shape, context)
@@ -139,32 +139,32 @@ class _Convolutional(Network):
         check_widths("channels", channels)
         check_choice("norm", norm, Norm)
         if kernel < 1 or kernel % 2 == 0:
-            raise UsageError(f"{name} needs a kernel of odd size, which has a middle, got {kernel}")
+            raise UsageError(f"{name} needs a kernel of odd size, got {kernel}")
 
 
 class ConvNet(_Convolutional):
-    r"""Convolutions with stride 2, down to a vector or up from one, and a dense part beside the vector.
+    r"""Convolutions with stride 2 between an image and a vector, with a dense part next to the vector.
 
-    The shapes say which: an image `(H, W)` or `(C, H, W)` goes down, each convolution halving its sides (rounded up:
-    28, 14, 7, 4), then through an `MLP`. A vector goes the mirrored way to images `(num_params, H, W)` or
-    `(num_params, C, H, W)`: an `MLP`, then transposed convolutions whose sizes are the same to the pixel, and at last
-    a bias for each element. So one setting serves encoder and decoder. A context joins images as further planes.
+    The direction follows from the shapes. Down, from an image `(H, W)` or `(C, H, W)`: convolutions halve the sides
+    (rounded up: 28, 14, 7, 4); an `MLP` follows. Up, from a vector to images `(num_params, H, W)` or
+    `(num_params, C, H, W)`: an `MLP`, then transposed convolutions with exactly the same sizes in reverse order, then a
+    bias for each element. So encoder and decoder can have the same options. A context joins images as further planes.
 
-    Convolutions start by He's uniform rule (transposed ones by the number of terms that their stride leaves), the dense
-    part as `MLP` does, biases at zero.
+    Convolutions start by He's uniform rule (transposed ones: by the number of terms in each sum, which the stride
+    reduces), the dense part as `MLP` does, biases at zero.
 
     Args:
         in_shape: shape of one input.
         out_shape: shape of one output.
-        channels: planes after each convolution downwards, from the image on; upwards in reverse order.
+        channels: planes after each convolution downwards, starting next to the image; upwards in reverse order.
         hidden: widths of the dense part's hidden layers; empty for one affine map.
         kernel: side of the kernels, odd.
         activation: the nonlinearity after each layer but the last.
-        norm: of what goes into each nonlinearity: `"batch"`, as for `MLP`; `"layer"`, over all planes of an image;
-            `"group"`, over each of at most 8 groups of planes. The dense part has `"layer"` for the last two.
+        norm: before each nonlinearity: `"batch"`, as for `MLP`; `"layer"`, over all planes of an image;
+            `"group"`, over each of at most 8 groups of planes. The dense part uses `"layer"` for the last two.
 
     Raises:
-        UsageError: if the shapes are of neither kind, a size is not positive, the kernel is even, or a name is not
+        UsageError: if neither direction fits the shapes, a size is not positive, the kernel is even, or a name is not
             known.
 
     References:
@@ -202,7 +202,7 @@ class ResNet(_Convolutional):
     Args:
         in_shape: shape of one input.
         out_shape: shape of one output.
-        channels: planes at each size downwards, from the half of the image on; upwards in reverse order.
+        channels: planes at each size downwards, starting at half the image's size; upwards in reverse order.
         blocks: residual blocks at each size.
         hidden: widths of the dense part's hidden layers; empty for one affine map.
         kernel: side of the kernels, odd.
@@ -210,7 +210,7 @@ class ResNet(_Convolutional):
         norm: as for `ConvNet`.
 
     Raises:
-        UsageError: as `ConvNet`; or if there are no blocks.
+        UsageError: as `ConvNet`; or if `blocks` is below 1.
 
     References:
         He et al. 2016, Identity mappings in deep residual networks. Kingma et al. 2016, Improved variational inference

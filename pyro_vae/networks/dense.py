@@ -45,9 +45,9 @@ class MLP(_Dense):
         hidden: widths of the hidden layers, each at least 1; empty for an affine map.
         activation: the nonlinearity after each hidden layer. The default ended 2.8 nats of validation ELBO above `tanh`
             on static MNIST (784-200-200-50, 250 epochs, one seed).
-        norm: of what goes into each nonlinearity: `"layer"`, over the layer's units, or `"batch"`, over all leading
-            dimensions, which couples the data of a batch and can be neither compiled nor shared out over processes.
-        dropout: share of the hidden units set to zero, afresh for each input, in training.
+        norm: before each nonlinearity: `"layer"`, over the layer's units, or `"batch"`, over all leading dimensions,
+            which couples the data of a batch and can be neither compiled nor distributed over processes.
+        dropout: probability that a hidden unit is set to zero in training, independent for each input.
 
     Raises:
         UsageError: if a width is not positive, `dropout` is outside [0, 1), or a name is not known.
@@ -89,7 +89,7 @@ class GatedMLP(_Dense):
         out_shape: shape of one output.
         hidden: widths of the hidden layers, each at least 1; empty for an affine map.
         norm: of `A h + a` and `B h + b` together: `"layer"` or `"batch"`, as for `MLP`.
-        dropout: share of the hidden units set to zero, afresh for each input, in training.
+        dropout: probability that a hidden unit is set to zero in training, independent for each input.
 
     Raises:
         UsageError: if a width is not positive, `dropout` is outside [0, 1), or the norm is not known.

@@ -1,4 +1,4 @@
-"""`GridNet`: convolutions alone, between an image and a grid of codes."""
+"""`GridNet`: convolutions between an image and a grid of codes, without a dense part."""
 
 from collections.abc import Sequence
 from math import prod
@@ -24,10 +24,10 @@ from pyro_vae.networks.layers import (
 class GridNet(Network):
     r"""Convolutions with stride 2 and residual blocks, from an image to a grid of vectors or back; no dense part.
 
-    The shapes say which: from an image `(H, W)` or `(C, H, W)` down to a grid `(D, h, w)`, each convolution halving the
-    sides (rounded up: 28, 14, 7), or from a grid up to images `(num_params, H, W)` or `(num_params, C, H, W)`, mirrored
-    to the pixel, with a bias for each element at last. Each vector sees the image about its own place, and codes
-    are more alike from image to image than those of a network with a dense part.
+    The direction follows from the shapes. Down, from an image `(H, W)` or `(C, H, W)` to a grid `(D, h, w)`: each
+    convolution halves the sides (rounded up: 28, 14, 7). Up, from a grid to images `(num_params, H, W)` or
+    `(num_params, C, H, W)`: exactly the same sizes in reverse order, then a bias for each element. Each vector
+    depends on the image near its position only.
 
     Args:
         in_shape: shape of one input.
@@ -36,11 +36,11 @@ class GridNet(Network):
         blocks: residual blocks at each size.
         kernel: side of the kernels, odd.
         activation: the nonlinearity.
-        norm: of what goes into each nonlinearity, as for `ConvNet`.
+        norm: before each nonlinearity, as for `ConvNet`.
 
     Raises:
-        UsageError: if neither shape is the other's after some halvings, a size is not positive, the kernel is even, or
-            a name is not known.
+        UsageError: if neither shape follows from the other by halving its sides, a size is not positive, the kernel is
+            even, or a name is not known.
 
     References:
         van den Oord et al. 2017, Neural discrete representation learning, section 4.1.
@@ -98,13 +98,13 @@ class GridNet(Network):
 
     @property
     def has_output_bias(self) -> bool:
-        """Whether it goes up to images."""
+        """Whether it maps grids to images."""
         return self.upward
 
     def _sizes(self, kernel: int) -> tuple[bool, Sequence[tuple[int, int]]]:
-        """Whether it goes up, and the heights and widths from the image to the grid."""
+        """Whether it maps grids to images, and the heights and widths from the image to the grid."""
         if kernel < 1 or kernel % 2 == 0:
-            raise UsageError(f"GridNet needs a kernel of odd size, which has a middle, got {kernel}")
+            raise UsageError(f"GridNet needs a kernel of odd size, got {kernel}")
         if len(self.in_shape) >= 2 and len(self.out_shape) >= 2:
             start, end = self.in_shape[-2:], self.out_shape[-2:]
             upward = prod(start) < prod(end)

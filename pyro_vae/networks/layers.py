@@ -1,4 +1,4 @@
-"""Layers that networks are made of: products with their first weights, norms, nonlinearities, residual blocks."""
+"""Layers of networks: initialised linear maps and convolutions, norms, nonlinearities, residual blocks."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -60,14 +60,14 @@ def start_constant(layer: nn.Linear, values: Tensor) -> None:
 def dense_layers(
     widths: Sequence[int], nonlinearity: Callable[[], nn.Module], norm: DenseNorm, dropout: float, maps: int = 1
 ) -> nn.Sequential:
-    """A product, norm, nonlinearity and dropout from each width to the next, on inputs `[*leading, widths[0]]`.
+    """A linear map, norm, nonlinearity and dropout from each width to the next, on inputs `[*leading, widths[0]]`.
 
     Args:
         widths: of the input and of each layer's output.
-        nonlinearity: makes the module after the norm; it gets `maps` times the width.
-        norm: of what goes into the nonlinearity.
-        dropout: share of each layer's outputs set to zero in training.
-        maps: products of each layer.
+        nonlinearity: makes the module after the norm, whose input has `maps` times the width.
+        norm: before the nonlinearity.
+        dropout: probability that an output of a layer is set to zero in training.
+        maps: linear maps in each layer.
     """
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(widths):
@@ -86,7 +86,7 @@ class Gate(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of the last dimension, over all leading ones: particles and data count alike."""
+    """Batch normalisation of the last dimension, over all leading ones (particles and data)."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Map `[*leading, n]` to the same shape."""
@@ -108,13 +108,13 @@ def _has_bias(norm: Norm) -> bool:
 
 
 def levels_down(channels: Sequence[int], kernel: int, norm: Norm, tail: Callable[[int], list[nn.Module]]) -> nn.Module:
-    """From an image of `channels[0]` planes through each number of planes, halving the sides (rounded up) each time.
+    """Convolutions from `channels[0]` planes through each number of planes; each halves the sides (rounded up).
 
     Args:
         channels: planes of the image and of each level.
         kernel: side of the kernels.
         norm: the norm in `tail`.
-        tail: what follows the convolution of a level, given its planes.
+        tail: makes the modules after the convolution of a level, given its planes.
     """
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(channels):
@@ -129,16 +129,16 @@ def levels_up(
     norm: Norm,
     tail: Callable[[int], list[nn.Module]],
 ) -> nn.Module:
-    """The mirror image of `levels_down`: from `channels[0]` planes of `sizes[0]` to an image of the last of each.
+    """The reverse of `levels_down`: from `channels[0]` planes of `sizes[0]` to an image with the last of each.
 
     The last layer has no bias.
 
     Args:
         channels: planes of each level and of the image.
-        sizes: heights and widths of them; each the half of the next, rounded up.
+        sizes: their heights and widths; each is half of the next, rounded up.
         kernel: side of the kernels.
         norm: the norm in `tail`.
-        tail: what comes before the convolution of a level, given its planes.
+        tail: makes the modules before the convolution of a level, given its planes.
     """
     layers: list[nn.Module] = []
     last = len(channels) - 2
@@ -195,7 +195,7 @@ def _groups(channels: int) -> int:
 
 
 def _conv(channels_in: int, channels_out: int, kernel: int, stride: int, bias: bool) -> nn.Conv2d:
-    """Padded so that a side of n becomes one of n / stride, rounded up."""
+    """A convolution, padded so that a side of n becomes one of n / stride, rounded up."""
     conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding=kernel // 2, bias=bias)
     _he(conv, channels_in * kernel**2)
     return conv
@@ -204,7 +204,7 @@ def _conv(channels_in: int, channels_out: int, kernel: int, stride: int, bias: b
 def _transposed(
     channels_in: int, channels_out: int, kernel: int, start: tuple[int, int], end: tuple[int, int], bias: bool
 ) -> nn.ConvTranspose2d:
-    """The transpose of the convolution with stride 2 that takes images of size `end` to `start`, to the pixel."""
+    """The transpose of the convolution with stride 2 that maps images of size `end` to size `start`."""
     extra = (end[0] - 2 * start[0] + 1, end[1] - 2 * start[1] + 1)
     conv = nn.ConvTranspose2d(channels_in, channels_out, kernel, 2, kernel // 2, output_padding=extra, bias=bias)
     _he(conv, channels_in * kernel**2 / 4)
@@ -212,7 +212,7 @@ def _transposed(
 
 
 def _he(conv: nn.Conv2d | nn.ConvTranspose2d, fan_in: float) -> None:
-    """He's uniform rule, given how many terms a value sums: a transposed convolution's stride makes them fewer."""
+    """He's uniform rule; `fan_in` is the mean number of terms in a sum, which a transposed stride reduces."""
     limit = sqrt(6 / fan_in)
     nn.init.uniform_(conv.weight, -limit, limit)
     if conv.bias is not None:

@@ -16,7 +16,7 @@ from pyro_vae.networks.base import Network
 
 @contextmanager
 def computing_in(module: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
-    """Compute the products of all networks in a module in `dtype`, for the time of the block; weights keep theirs.
+    """Compute the products of all networks in a module in `dtype`, inside the block; weights keep their dtype.
 
     Args:
         module: e.g. a `VAE`; only its `Network`s are affected, so densities stay in full precision.
@@ -37,11 +37,11 @@ Precision = Literal["float32", "bf16"]
 
 
 DTYPES: dict[str, torch.dtype | None] = {"float32": None, "bf16": torch.bfloat16}
-"""What `computing_in` takes: the type of the products, None for that of the weights."""
+"""The `dtype` of `computing_in`: that of the products; None for that of the weights."""
 
 
 _INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16", "sve_bf16")
-"""CPU features that multiply in bfloat16, by the names that torch and Linux have for them."""
+"""Names in torch and Linux of CPU features that multiply in bfloat16."""
 
 
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -54,23 +54,23 @@ def check_precision(precision: object) -> None:
     """Refuse an unknown precision.
 
     Raises:
-        UsageError: with the known ones.
+        UsageError: lists the known ones.
     """
     if not isinstance(precision, str) or precision not in DTYPES:
         raise UsageError(f"precision must be 'float32' or 'bf16', got {precision!r}")
 
 
 def usable_precision(precision: Precision, device: torch.device) -> Precision:
-    """The precision, or float32 with a warning where bfloat16 would be slower: a CPU without instructions for it.
+    """The precision, or float32 with a warning on a CPU without bfloat16 instructions.
 
-    Without them factors are converted there and back: two to ten times as long as in float32, and less exact.
+    Without them factors are converted, which takes two to ten times as long as float32 and is less exact.
 
     Args:
-        precision: what was asked for.
+        precision: the requested precision.
         device: where the products are computed.
 
     Returns:
-        What to compute in.
+        The precision to use.
     """
     if precision == "float32" or device.type != "cpu" or cpu_has_bfloat16():
         return precision
@@ -83,7 +83,7 @@ def usable_precision(precision: Precision, device: torch.device) -> Precision:
 
 @cache
 def cpu_has_bfloat16() -> bool:
-    """Whether the CPU multiplies in bfloat16; True also if that is unknown."""
+    """Whether the CPU has bfloat16 instructions; True if that is unknown."""
     known = _capabilities()
     return known is None or any(name in known for name in _INSTRUCTIONS)
 

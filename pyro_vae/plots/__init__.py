@@ -1,8 +1,8 @@
 """Results as matplotlib figures: each function takes a result and returns a `Figure`, which `save` writes as a PNG.
 
-Only matplotlib's object-oriented interface is used, and only once a figure is asked for: no window, no `pyplot`, no
-global setting is touched, and importing this package does not import matplotlib. `base` holds what all share, the
-others the figures by theme: `training`, `images`, `diagnostics` and `calibration`.
+Only matplotlib's object-oriented interface is used: no window, no `pyplot`, no global setting. matplotlib is imported
+by the first figure, not with this package. `base` has the common style; the figures are in `training`, `images`,
+`diagnostics` and `calibration`.
 """
 
 from pyro_vae.plots.base import encoded, save

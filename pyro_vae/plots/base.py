@@ -1,4 +1,4 @@
-"""Common to all figures: colours and sizes, the style of a diagram, and writing to a file."""
+"""What all figures share: colours and sizes, the style of a diagram, and writing to a file."""
 
 import io
 from pathlib import Path
@@ -15,18 +15,18 @@ DPI = 150
 # From Okabe & Ito's palette, which people with colour blindness can distinguish.
 BLUE, ORANGE, GREY, FAINT = "#0072B2", "#D55E00", "#8C8C8C", "#E4E4E4"
 TITLE, TEXT = 10, 8.5
-"""Sizes of letters, in points."""
+"""Font sizes, in points."""
 
 
 def save(figure: "Figure", path: str | Path) -> None:
-    """Write a figure as a PNG; its place holds the old file or the whole new one, never a part.
+    """Write a figure as a PNG, atomically: after an error the old file is still there.
 
     Args:
         figure: the figure.
-        path: where to, ending in `.png`; its folder is made if it is not there.
+        path: the file, which ends in `.png`; its folder is made if it does not exist.
 
     Raises:
-        UsageError: if `path` ends otherwise.
+        UsageError: if `path` does not end in `.png`.
         FileError: if it can't be written.
     """
     path = Path(path)
@@ -46,7 +46,7 @@ def encoded(figure: "Figure") -> bytes:
 
 
 def make_figure(width: float, height: float) -> "Figure":
-    """An empty figure, sizes in inches, that belongs to no window."""
+    """An empty figure without a window; sizes in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -68,6 +68,6 @@ def dress(axes: "Axes", title: str, xlabel: str) -> None:
 
 
 def legend_below(figure: "Figure", axes: "Axes") -> None:
-    """The legend under the diagram, where it can't lie on what is drawn."""
+    """The legend under the diagram, where it hides nothing."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=TEXT, loc="outside lower center", ncols=len(labels))

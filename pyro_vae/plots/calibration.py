@@ -20,14 +20,14 @@ _NAMED = 8
 
 
 def rank_ecdf(calibration: Calibration) -> "Figure":
-    """Draw how far the distribution of ranks is from uniform, with the band that all calibrated ones stay in.
+    """Draw the ECDF of the ranks minus the uniform one, with a simultaneous band for calibrated guides.
 
     Args:
         calibration: as `calibration.simulation_based_calibration` gives it.
 
     Returns:
-        The figure: one line a quantity, in colour and named where it leaves the band. A line that is above on the left
-        and below on the right is of a guide that is too narrow; one on one side of a guide beside the truth.
+        The figure: one line for each quantity, in colour and named if it leaves the band. A line above the band on the
+        left and below it on the right means a guide that is too narrow; a line on one side of it, a biased guide.
     """
     points, flagged = calibration.points.numpy(), calibration.flagged.tolist()
     lower, upper = (side.numpy() for side in calibration.band)
@@ -46,7 +46,7 @@ def rank_ecdf(calibration: Calibration) -> "Figure":
     limit = 1.15 * max(np.abs(lower).max(), upper.max(), calibration.difference.abs().max().item())
     axes.set_ylim(-limit, limit)
     axes.set_xlim(0, 1)
-    axes.set_ylabel("share of ranks below, less expected", fontsize=TEXT)
+    axes.set_ylabel("ECDF of ranks minus expected", fontsize=TEXT)
     count, total = sum(flagged), len(flagged)
     found = "no quantity leaves the band" if count == 0 else f"{count} of {total} quantities leave the band"
     sizes = f"{total} quantities, {len(calibration.ranks)} simulated data, {calibration.num_draws} draws each"
@@ -56,13 +56,13 @@ def rank_ecdf(calibration: Calibration) -> "Figure":
 
 
 def _colours(count: int) -> list[str]:
-    """Distinguishable with colour blindness (Okabe & Ito), repeated if there are more lines."""
+    """Colours for lines, distinguishable with colour blindness (Okabe & Ito); repeated if there are more lines."""
     palette = [ORANGE, BLUE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
     return [palette[i % len(palette)] for i in range(count)]
 
 
 def _label(name: str, bad: bool, calibration: Calibration, left: int) -> str:
-    """A line's name in the legend; a leading underscore keeps it out."""
+    """A line's name in the legend; matplotlib leaves out names with a leading underscore."""
     shown = int(calibration.flagged.sum()) - left
     if not bad or shown > _NAMED:
         return "_"
@@ -71,20 +71,20 @@ def _label(name: str, bad: bool, calibration: Calibration, left: int) -> str:
 
 
 def coverage(result: Coverage) -> "Figure":
-    """Draw how often credible sets hold the truth against how often they should.
+    """Draw how often credible sets contain the truth against their level.
 
     Args:
         result: as `Calibration.coverage` gives it.
 
     Returns:
-        The figure: one point a quantity and level, in colour where it is flagged, and two binomial standard errors of a
-        calibrated guide as a grey bar at each level.
+        The figure: one point for each quantity and level, in colour if it is flagged; grey bars are two binomial
+        standard errors of a calibrated guide.
 
     Raises:
-        UsageError: if there is no level.
+        UsageError: if there are no levels.
     """
     if len(result.levels) == 0:
-        raise UsageError("no level to draw: ask coverage for some, with enough draws for them")
+        raise UsageError("no level to draw: give coverage some levels, with enough draws for them")
     levels, errors = result.levels.numpy(), result.standard_errors.numpy()
     figure = make_figure(5.4, 4.2)
     axes = figure.subplots()
@@ -108,9 +108,9 @@ def coverage(result: Coverage) -> "Figure":
     low = max(0.0, min(levels.min(), shares.min()) - 0.08)
     axes.set_xlim(max(0.0, levels.min() - 0.08), 1)
     axes.set_ylim(low, 1.02)
-    axes.set_ylabel("share of data whose truth it holds", fontsize=TEXT)
-    told = f"{int(flagged.sum())} of {flagged.size} shares flagged, {result.num_data} simulated data"
-    dress(axes, f"coverage of credible sets of q(z|x)\n{told}", "level of the credible set")
+    axes.set_ylabel("share of data whose truth is inside", fontsize=TEXT)
+    counts = f"{int(flagged.sum())} of {flagged.size} shares flagged, {result.num_data} simulated data"
+    dress(axes, f"coverage of credible sets of q(z|x)\n{counts}", "level of the credible set")
     legend_below(figure, axes)
     return figure
 
@@ -122,7 +122,7 @@ def predictive_check(check: PredictiveCheck) -> "Figure":
         check: as `predictive.posterior_predictive_check` gives it.
 
     Returns:
-        The figure, a panel a statistic; the line is orange where it is flagged.
+        The figure, one panel for each statistic; the line is orange if the statistic is flagged.
     """
     count = len(check.names)
     columns = min(count, 4)
@@ -145,14 +145,14 @@ def _draw_statistic(axes: "Axes", check: PredictiveCheck, index: int) -> None:
     elif len(values):
         axes.axvline(values[0], color=BLUE, lw=3, alpha=0.55)
     axes.axvline(observed, color=ORANGE if bad else "black", lw=1.6)
-    name, p = check.names[index], check.two_sided[index].item()  # what flags it, and stands in the report
+    name, p = check.names[index], check.two_sided[index].item()  # the p-value that flags it, as in the report
     dress(axes, f"{name}\nT(x) = {observed:.4g}, two-sided p = {p:.3f}{', flagged' * bad}", "")
     axes.set_yticks([])
     axes.locator_params(axis="x", nbins=4)
 
 
 def comparison(result: Comparison) -> "Figure":
-    """Draw each model's log p(x) less that of the best, with two standard errors of the paired difference.
+    """Draw each model's log p(x) minus that of the best, with two standard errors of the paired difference.
 
     Args:
         result: as `comparison.compare` gives it.

@@ -1,4 +1,4 @@
-"""Figures of what the latent code carries, and of the health of an estimate."""
+"""Figures of the information in latent codes, and of the reliability of an estimate."""
 
 from collections.abc import Mapping
 from math import ceil, isfinite
@@ -26,15 +26,15 @@ def latent_kl(stats: LatentStatistics) -> "Figure":
         stats: as `diagnostics.latent_statistics` gives them.
 
     Returns:
-        The figure; bars in nats per datum, labelled with the dimension's index.
+        The figure: bars in nats per datum, labelled with the index of the dimension.
 
     Raises:
-        UsageError: if the statistics have no KL, or one is not finite, as for a guide without width.
+        UsageError: if the statistics have no KL, or one is not finite (a point mass such as `Delta`).
     """
     if stats.kl is None:
-        raise UsageError("these statistics have no KL of each dimension: only those of a VAE with one site 'z' do")
+        raise UsageError("these statistics have no KL of each dimension: only a VAE with one latent site 'z' has it")
     if not stats.kl.isfinite().all():
-        raise UsageError("a KL is infinite, so there are no bars to draw: q(z|x) has no width (a Delta guide)")
+        raise UsageError("a KL is infinite, so there are no bars to draw: q(z|x) is a point mass (a Delta guide)")
     order = stats.kl.argsort(descending=True)
     kl, active = stats.kl[order].numpy(), stats.active[order].numpy()
     place = np.arange(len(kl))
@@ -59,7 +59,7 @@ def latent_kl(stats: LatentStatistics) -> "Figure":
 
 
 def active_units(stats: LatentStatistics) -> "Figure":
-    """Draw how far the posterior mean of each latent dimension spreads over the data, greatest first, site by site.
+    """Draw the variance of each latent dimension's posterior mean over the data, greatest first in each site.
 
     Args:
         stats: as `diagnostics.latent_statistics` gives them.
@@ -95,10 +95,10 @@ def inference_gaps(gaps: Mapping[str, InferenceGaps]) -> "Figure":
     """Draw the approximation gap and the amortisation gap of one or more results side by side.
 
     Args:
-        gaps: as `gaps.inference_gaps` gives them, by name, such as of two guides, or of training and test data.
+        gaps: results of `gaps.inference_gaps` by name, e.g. of two guides, or of training and test data.
 
     Returns:
-        The figure: averages in nats per datum, with 2 standard errors of the data to each side.
+        The figure: averages in nats per datum, with 2 standard errors (from the sample of data) to each side.
 
     Raises:
         UsageError: if there are none.
@@ -119,20 +119,20 @@ def inference_gaps(gaps: Mapping[str, InferenceGaps]) -> "Figure":
 
 
 def elbo_surgery(terms: ElboSurgery) -> "Figure":
-    """Draw the average KL beside its two parts, with log N, which the information can't exceed.
+    """Draw the average KL and its two parts, with log N, the upper bound of the information.
 
     Args:
         terms: as `surgery.elbo_surgery` gives them.
 
     Returns:
-        The figure: averages in nats per datum, with 2 standard errors of the data to each side.
+        The figure: averages in nats per datum, with 2 standard errors (from the sample of data) to each side.
     """
     parts = {"KL": terms.kl, "information": terms.information, "marginal KL": terms.marginal_kl}
     figure = make_figure(6.4, 2.6)
     axes = figure.subplots()
     for place, (colour, part) in enumerate(zip((GREY, BLUE, ORANGE), parts.values(), strict=True)):
         _draw_bars(axes, [part], place, 0.6, colour, "")
-    label = f"log N = {terms.most:.2f}{', reached: more data would tell more' if terms.saturated else ''}"
+    label = f"log N = {terms.most:.2f}{', reached: use more data' if terms.saturated else ''}"
     axes.axvline(terms.most, color="black", lw=1, ls="--", label=label)
     axes.set_yticks(range(len(parts)), [f"{name}\n{part.mean:.2f}" for name, part in parts.items()])
     axes.invert_yaxis()
@@ -152,14 +152,14 @@ def _draw_bars(axes: "Axes", estimates: list[Averaged], offset: float, height: f
 
 
 def pareto_k(evidence: Evidence) -> "Figure":
-    """Draw a histogram of Pareto's k, with the threshold above which an estimate of log p(x) is not to be trusted.
+    """Draw a histogram of Pareto's k, with the threshold above which an estimate of log p(x) is unreliable.
 
     Args:
         evidence: as `evidence.log_marginal` gives it.
 
     Returns:
-        The figure. Values that a histogram can't show are counted under its title: -inf (all weights equal: exact),
-        +inf, and nan (too few draws to tell).
+        The figure. Values that are not finite are counted under its title: -inf (all weights equal: exact), +inf, and
+        nan (too few draws).
     """
     k = evidence.pareto_k.detach().cpu().double().numpy()
     above = float((k > evidence.threshold).mean())
@@ -185,18 +185,18 @@ def _draw_histogram(axes: "Axes", values: np.ndarray, threshold: float) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     low, high = min(values.min(), threshold), max(values.max(), threshold)
     width = max((high - low) / 30, 1e-3)
-    # An edge lies on the threshold, so that each bar is on one side of it.
+    # The threshold is an edge, so that no bar crosses it.
     edges = threshold + width * np.arange(-ceil((threshold - low) / width) - 1, ceil((high - threshold) / width) + 2)
     for chosen, colour in ((values <= threshold, BLUE), (values > threshold, ORANGE)):
         axes.hist(values[chosen], bins=list(edges), color=colour, edgecolor="white", linewidth=0.4)
 
 
 def _not_shown(k: np.ndarray) -> list[str]:
-    """One line on the values that are not finite; none where there are none."""
+    """One line that counts the values that are not finite; an empty list if all are finite."""
     counts = {
         "at -inf (all weights equal)": int(np.isneginf(k).sum()),
         "at +inf": int(np.isposinf(k).sum()),
         "nan (unknown, not to be trusted)": int(np.isnan(k).sum()),
     }
-    told = [f"{count} {what}" for what, count in counts.items() if count]
-    return [f"not shown: {', '.join(told)}"] if told else []
+    parts = [f"{count} {what}" for what, count in counts.items() if count]
+    return [f"not shown: {', '.join(parts)}"] if parts else []

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 _EDGE = "#B8B8B8"
 _NOT_FINITE = (213 / 255, 94 / 255, 0.0)
-"""The colour of a pixel that is nan or infinite: no grey level may stand for it."""
+"""The colour of a pixel that is nan or infinite, which no grey level can be mistaken for."""
 _GAP = 0.08
-"""Space between tiles, as a part of their height."""
+"""Space between tiles, as a fraction of their height."""
 _LABELLED = 0.3
-"""The same where each tile has a label over it."""
+"""The same if each tile has a label above it."""
 _PAIR = ["x", "E[x|z]"]
 
 Limits = tuple[float, float]
@@ -31,22 +31,21 @@ Limits = tuple[float, float]
 def image_grid(images: Tensor, columns: int = 10, title: str = "") -> "Figure":
     """Draw data as a grid of tiles, row by row.
 
-    Images `(H, W)`, `(1, H, W)`, `(3, H, W)`, `(H, W, 1)` and `(H, W, 3)` become pixels (the first channels are meant
-    where both ends have 1 or 3), vectors `(D,)` a dot for each element. Values in [0, 1] are drawn on
-    that scale, others between the least and the greatest of the figure, which is then told under it; the elements of
-    vectors between the least and the greatest of each, where these are too unlike for one scale.
-    Pixels that are not finite are orange.
+    Images `(H, W)`, `(1, H, W)`, `(3, H, W)`, `(H, W, 1)` and `(H, W, 3)` become pixels (if the first and the last size
+    are 1 or 3, channels come first); vectors `(D,)` become a dot for each element. If all values are in [0, 1], that is
+    the scale; otherwise it goes from the least to the greatest value of the figure, printed under it. If the elements
+    of vectors have very different ranges, each has its own scale. Pixels that are not finite are orange.
 
     Args:
         images: `[N, *event]`.
         columns: tiles in a row.
-        title: what they are.
+        title: title of the figure.
 
     Returns:
         The figure.
 
     Raises:
-        UsageError: if there is nothing to draw, `columns` is below 1, or the event is none of these shapes.
+        UsageError: if there are no data, `columns` is below 1, or the event has another shape.
     """
     images = _checked(images, columns)
     columns, limits = min(columns, len(images)), value_limits(images)
@@ -60,7 +59,7 @@ def image_grid(images: Tensor, columns: int = 10, title: str = "") -> "Figure":
 
 
 def reconstructions(x: Tensor, x_mean: Tensor, columns: int = 5) -> "Figure":
-    """Draw each datum beside its reconstruction (vectors: both as dots in one tile).
+    """Draw each datum next to its reconstruction (vectors: both as dots in one tile).
 
     Args:
         x: data `[N, *event]`.
@@ -95,7 +94,7 @@ def samples(generated: Generated, columns: int = 8, labels: Sequence[str] = ()) 
     Args:
         generated: as `tasks.sample` gives it.
         columns: tiles in a row of each half.
-        labels: the class of each datum, shown over the columns where it is the same down each, else over each tile.
+        labels: the class of each datum, shown above the columns if each has one class, otherwise above each tile.
 
     Returns:
         A figure with two panels.
@@ -132,7 +131,7 @@ def manifold(grid: Tensor) -> "Figure":
         The figure.
 
     Raises:
-        UsageError: if `grid` is not a grid, and as `image_grid`.
+        UsageError: if `grid` has fewer than 3 dimensions, and as `image_grid`.
     """
     if grid.dim() < 3:
         raise UsageError(f"expected a grid [rows, columns, *event], got {list(grid.shape)}")
@@ -147,7 +146,7 @@ def manifold(grid: Tensor) -> "Figure":
 
 
 def value_limits(*images: Tensor) -> Limits:
-    """The values that are drawn black and white: (0, 1) where all data are in it, else their least and greatest.
+    """The values drawn as black and as white: (0, 1) if all data are inside, otherwise the least and the greatest.
 
     Example:
         >>> value_limits(torch.tensor([0.2, 0.3])), value_limits(torch.tensor([-1.0, 3.0]))
@@ -164,11 +163,11 @@ def value_limits(*images: Tensor) -> Limits:
 
 
 _UNLIKE = 10
-"""How many times the typical range of an element the range of all may be, for one scale to show them all."""
+"""One scale is used if the range of all elements is at most this many times the median range of an element."""
 
 
 def _on_own_scales(*series: Tensor) -> tuple[tuple[Tensor, ...], bool]:
-    """Vectors whose elements are of unlike scales, as the columns of a table may be: each element from 0 to 1.
+    """Scale each element of vectors to 0 to 1 if ranges differ much, as columns of a table may.
 
     Returns:
         The vectors, and whether that was done.
@@ -187,7 +186,7 @@ def _on_own_scales(*series: Tensor) -> tuple[tuple[Tensor, ...], bool]:
 
 
 def drawable(event: Sequence[int]) -> bool:
-    """Whether data of this shape have a picture here.
+    """Whether data of this shape can be drawn.
 
     Example:
         >>> drawable((5,)), drawable((8, 8, 3)), drawable((2, 8, 8))
@@ -197,7 +196,11 @@ def drawable(event: Sequence[int]) -> bool:
 
 
 def _checked(images: Tensor, columns: int) -> Tensor:
-    """The data as vectors, or as images with the channels in front; refused where they are neither."""
+    """The data as vectors, or as images with channels first.
+
+    Raises:
+        UsageError: if they are neither.
+    """
     event = tuple(images.shape[1:])
     if images.dim() == 0 or not drawable(event) or images.numel() == 0:
         raise UsageError(
@@ -214,7 +217,7 @@ def _is_vectors(images: Tensor) -> bool:
 
 
 def _tile_size(images: Tensor) -> tuple[int, int]:
-    """Height and width of one tile in pixels; those of small images are repeated, for gaps narrower than one."""
+    """Height and width of one tile in pixels; small images are enlarged, to allow narrow gaps."""
     if _is_vectors(images):
         return 60, 90
     height, width = images.shape[-2:]
@@ -235,7 +238,7 @@ def _tiled_figure(
 
 
 def _draw_tiles(axes: "Axes", series: Sequence[Tensor], columns: int, limits: Limits, gap: float = _GAP) -> None:
-    """Draw one tile a datum, `gap` of its height apart; of two series, images lie side by side, vectors in one tile."""
+    """Draw one tile for each datum, `gap` of its height apart; two series: images side by side, vectors in one tile."""
     draw = _draw_dots if _is_vectors(series[0]) else _draw_images
     draw(axes, series, columns, limits, round(gap * _tile_size(series[0])[0]))
     axes.set_xticks([])
@@ -244,7 +247,7 @@ def _draw_tiles(axes: "Axes", series: Sequence[Tensor], columns: int, limits: Li
 
 
 def _draw_images(axes: "Axes", series: Sequence[Tensor], columns: int, limits: Limits, gap: int) -> None:
-    """All tiles as one image: a hundred axes would take seconds."""
+    """Draw all tiles as one image: a hundred axes would take seconds."""
     height, width = _tile_size(series[0])
     down, right, between = _steps(series[0], len(series), gap)
     rows = ceil(len(series[0]) / columns)
@@ -253,7 +256,7 @@ def _draw_images(axes: "Axes", series: Sequence[Tensor], columns: int, limits: L
         corners = _corners(len(images), columns, down, right) + np.array([place * (width + gap), 0])
         for (left, top), tile in zip(corners[:, 0], _pixels(images, limits), strict=True):
             canvas[top : top + height, left : left + width] = tile
-        if gap:  # a white edge of an image must not run into the page
+        if gap:  # a frame separates the white edge of an image from the page
             _frame(axes, corners - 0.5, height, width)
     axes.imshow(canvas)
 
@@ -313,7 +316,7 @@ def _draw_dots(axes: "Axes", series: Sequence[Tensor], columns: int, limits: Lim
 
 
 def _dots(vectors: Tensor, limits: Limits) -> np.ndarray:
-    """Vectors as points in the unit square, `[N, D, 2]`, y downwards; what is not finite has no point."""
+    """Vectors as points in the unit square, `[N, D, 2]`, y downwards; values that are not finite have no point."""
     values = vectors.detach().cpu().double().numpy()
     values = np.where(np.isfinite(values), values, np.nan)
     y = 1 - np.clip((values - limits[0]) / (limits[1] - limits[0]), 0, 1)
@@ -322,7 +325,7 @@ def _dots(vectors: Tensor, limits: Limits) -> np.ndarray:
 
 
 def _label_pairs(axes: "Axes", x: Tensor, columns: int) -> None:
-    """`x` and `E[x|z]` over the columns (a legend for dots), and at each row the index of its first datum."""
+    """Label the columns `x` and `E[x|z]` (dots: a legend), and each row with the index of its first datum."""
     height, width = _tile_size(x)
     gap = round(_GAP * height)
     down, right, _ = _steps(x, 2, gap)
@@ -339,7 +342,7 @@ def _label_pairs(axes: "Axes", x: Tensor, columns: int) -> None:
 
 
 def _label_classes(axes: "Axes", images: Tensor, labels: Sequence[str], columns: int, gap: float) -> None:
-    """The class over each of the first tiles, or of all."""
+    """Write the class above each of the first tiles, or of all."""
     height, width = _tile_size(images)
     down, right, between = _steps(images, 1, round(gap * height))
     style = {"ha": "center", "va": "bottom", "fontsize": 7, "color": "black", "clip_on": False}

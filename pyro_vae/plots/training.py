@@ -21,15 +21,14 @@ _TITLES = {"elbo": "ELBO", "reconstruction": "E[log p(x|z)]", "kl": "KL(q(z|x) |
 def curves(rows: Sequence[Mapping[str, Any]]) -> "Figure":
     """Draw the ELBO and its two terms against the epoch, for training and, where present, validation data.
 
-    Of a guide without a width, which has no ELBO and no KL, the reconstruction alone. The axes show where training
-    goes, not where it came from: values far from all the others (those of the first epochs, a spike) are not shown, and
-    their number is stated.
+    For a point-mass guide, which has no ELBO and no KL, the reconstruction alone. Values far from all the others (those
+    of the first epochs, a spike) are outside the axes' limits; the label of the x axis states how many.
 
     Args:
         rows: `History.rows`, or the rows of a run's metrics.csv.
 
     Returns:
-        A figure with three panels, or one; nats per datum.
+        A figure with one panel for each term present; nats per datum.
 
     Raises:
         UsageError: if no row has a term.
@@ -60,7 +59,7 @@ def _draw_terms(axes: "Axes", rows: Sequence[Mapping[str, Any]], term: str, titl
 
 
 def _set_limits(axes: "Axes", series: Sequence[np.ndarray]) -> int:
-    """Set robust limits; the number of values outside, or not finite."""
+    """Set robust limits; returns the number of values outside them or not finite."""
     if not any(np.isfinite(values).any() for values in series):
         return sum(len(values) for values in series)
     low, high = robust_limits(series)
@@ -70,13 +69,13 @@ def _set_limits(axes: "Axes", series: Sequence[np.ndarray]) -> int:
 
 
 def robust_limits(series: Sequence[np.ndarray]) -> Limits:
-    """The range of the finite values of series over time, without values that are far from all the others.
+    """The range of the finite values of time series, without values that are far from all the others.
 
-    Far is further from the bulk than the bulk is wide; the bulk are the values after the first 5 % (at least one),
-    without 5 % at each end.
+    Far means: further from the bulk than the bulk is wide. The bulk is the range of the values after the first 5 % in
+    time (at least one), without the lowest and the highest 5 %.
 
     Args:
-        series: values in the order of time, one array a series, at least one value finite.
+        series: values in the order of time, one array for each series; at least one value is finite.
 
     Returns:
         The lowest and the highest value to show.
@@ -95,7 +94,7 @@ def robust_limits(series: Sequence[np.ndarray]) -> Limits:
 
 
 def _mark_best(axes: "Axes", rows: Sequence[Mapping[str, Any]], name: str) -> None:
-    """A dot in the column `name` where the objective is best on validation data; older runs were judged by the ELBO."""
+    """Mark the epoch with the best validation objective; runs of earlier versions have only the ELBO."""
     valid = [row for row in rows if isfinite(row.get(name, float("nan")))]
     judged = [row for row in valid if isfinite(row.get("valid_loss", float("nan")))]
     if valid:

@@ -1,21 +1,23 @@
-"""The contract of every axis, as checks that a part of the package or of yours can be put to.
+"""The contract of every axis, as checks of the package's parts and of yours.
 
-`check_part` runs them all. With pytest, one test a check and setting says more at a glance:
+`check_part` runs them all. With pytest, one test for each check and setting reports more:
 
     AXIS = axis_of(MyPrior)
 
     @pytest.mark.parametrize("part", AXIS.settings(MyPrior), ids=str)
     @pytest.mark.parametrize("check", AXIS.checks, ids=lambda check: check.__name__)
     def test_my_prior(check, part):
-        run_check(check, part)  # ContractError where it is broken, NotApplicable where it says nothing
+        run_check(check, part)  # ContractError if it is broken, NotApplicable if it does not apply
 
-    contract.py     what a check is and how it is run          parts.py      parts, their settings, where they are found
-    axes.py         the axes and their checks                  measure.py    integrals, statistics, noise
-    priors.py, likelihoods.py, guides.py, networks.py, objectives.py, schedules.py     what each promises
-    whole.py        what a part promises inside a VAE          modules.py    what torch modules and values promise
-    codes.py        what a distribution of codes promises      exact.py      a VAE whose log p(x) is known
-
-`parts.py` says how a class tells which of its options to try.
+    contract.py              what a check is and how it is run
+    axes.py                  the axes and their checks
+    parts.py                 parts, their settings, where they are found; how a class lists the options to try
+    priors.py, likelihoods.py, guides.py, networks.py, objectives.py, schedules.py     the contract of each axis
+    code_distributions.py    the contract of a distribution over codes
+    inside_a_vae.py          the contract of a part inside a VAE
+    modules.py               the contract of torch modules and of values
+    ppca.py                  a VAE with a known log p(x): probabilistic PCA
+    measure.py               integrals, statistics, noise
 """
 
 from collections.abc import Collection
@@ -45,12 +47,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Outcome:
-    """A check that a part has passed, or that says nothing about it.
+    """A check that a part has passed, or that does not apply to it.
 
     Args:
         part: the part, with its options.
         check: name of the check.
-        left_out: why it says nothing; empty if it was passed.
+        left_out: why it does not apply; empty if it was passed.
     """
 
     part: str
@@ -68,26 +70,26 @@ def check_part(
     only: Collection[str] = (),
     seed: int = 0,
 ) -> list[Outcome]:
-    """Put a part to every check of its axis, the axis being that of its base class.
+    """Run every check of a part's axis, which follows from its base class.
 
-    Some seconds at most, for a part that computes little. Nothing is drawn from the caller's generators.
+    Takes at most some seconds for a cheap part. Nothing is drawn from the caller's generators.
 
     Args:
         part: a prior, likelihood, guide, network, objective or schedule: its class, tried with its defaults and its
-            options (see `pyro_vae.testing.parts`), or a `functools.partial` of it, tried as it is.
-        event: shape of one datum to check it at, for a part that is not for every shape.
+            options (see `pyro_vae.testing.parts`), or a `functools.partial` of it, tried with its options alone.
+        event: shape of one datum, for a part that does not take every shape.
         latent: number of latent dimensions.
         variants: whether to try the options of a class.
         only: names of the checks to run; all if empty.
         seed: seed of the draws.
 
     Returns:
-        What was checked, and what was left out.
+        The outcome of each check.
 
     Raises:
-        ContractError: at the first promise that is broken; it names the part with its options, the check, what was
+        ContractError: at the first check that fails; it names the part with its options, the check, what was
             expected and what came.
-        UsageError: if this is no part, or a check is not known.
+        UsageError: if this is not a part, or a check is not known.
 
     Example:
         >>> from pyro_vae.schedules import Linear

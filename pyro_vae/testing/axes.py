@@ -1,4 +1,4 @@
-"""The axes of choice: the base class of each, where its parts are, and what they promise."""
+"""The axes of choice: the base class, the module and the checks of each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ class Axis:
 
     Args:
         base: base class of its parts.
-        module: the module of the package, or the package, that has them.
-        build: makes a part, at sizes that it takes.
-        checks: what its parts promise.
+        module: the module or package that defines them.
+        build: makes a part, with sizes that it accepts.
+        checks: the checks that its parts must pass.
     """
 
     base: type
@@ -35,7 +35,7 @@ class Axis:
 
     @property
     def name(self) -> str:
-        """Its name in a sentence."""
+        """The name for messages."""
         return self.base.__name__.lower()
 
     def classes(self) -> list[type]:
@@ -47,7 +47,7 @@ class Axis:
         return [part for cls in self.classes() for part in self.settings(cls)]
 
     def settings(self, value: Any, variants: bool = True, **sizes: Any) -> list[Part]:
-        """What to check of a class or a partial; combinations that the class refuses by UsageError are left out."""
+        """The settings to check of a class or a partial, without combinations that the class refuses by UsageError."""
         first, *others = parts_of(value, variants, **sizes)
         return [first, *(part for part in others if not self._refuses(part))]
 
@@ -75,7 +75,7 @@ def axis_of(cls: Any) -> Axis:
     """The axis of a class.
 
     Raises:
-        UsageError: if it has none.
+        UsageError: if it derives from no axis's base class.
     """
     for axis in AXES:
         if isinstance(cls, type) and issubclass(cls, axis.base):

@@ -1,4 +1,4 @@
-"""What a distribution over codes promises, be it a prior p(z) or a guide q(z|x)."""
+"""The contract of a distribution over codes: a prior p(z) or a guide q(z|x)."""
 
 import pyro.distributions as dist
 import torch
@@ -26,10 +26,10 @@ def draw(codes: Codes, *shape: int) -> Tensor:
 
 
 def require_density(codes: Codes) -> None:
-    """Go on where log_prob takes any z: it raises NotImplementedError or UsageError where it does not.
+    """Skip the check if log_prob refuses other z than its own draws (NotImplementedError or UsageError).
 
     Raises:
-        NotApplicable: if it does not, or if this is a point mass.
+        NotApplicable: in that case, or if this is a point mass.
     """
     require_spread(codes)
     try:
@@ -39,7 +39,7 @@ def require_density(codes: Codes) -> None:
 
 
 def require_spread(codes: Codes) -> None:
-    """Go on where draws differ.
+    """Skip the check if all draws are equal.
 
     Raises:
         NotApplicable: if this is a point mass.
@@ -50,7 +50,7 @@ def require_spread(codes: Codes) -> None:
 
 
 def expect_codes(codes: Codes, batch: tuple[int, ...], latent: int) -> None:
-    """Shapes are right, and a row's density is that of the row alone."""
+    """Check the shapes of the distribution, its draws and its log-densities, and that the latter are finite."""
     expect_shape("batch shape", codes.batch_shape, batch)
     expect_shape("event shape", codes.event_shape, (latent,), "end with .to_event(1)")
     with torch.no_grad():
@@ -62,7 +62,7 @@ def expect_codes(codes: Codes, batch: tuple[int, ...], latent: int) -> None:
 
 
 def expect_codes_normalised(on_line: Codes, on_plane: Codes) -> None:
-    """In double precision: over the line to 1e-6, over the plane to 2e-3.
+    """The density must integrate to 1 in double precision: over the line within 1e-6, over the plane within 2e-3.
 
     Args:
         on_line: with one latent dimension and batch shape ().
@@ -81,17 +81,17 @@ def masses_on(grid: Grid, codes: Codes) -> Tensor:
 
 
 def expect_draws_follow(codes: Codes) -> None:
-    """20,000 draws of one latent dimension against the integral of the density."""
+    """Compare 20,000 draws of one latent dimension with the integral of the density."""
     draws = draw(codes, 20_000)
     grid = line(draws)
     expect_distributed(draws, grid, masses_on(grid, codes))
 
 
 def expect_density_of_draws(codes: Codes) -> None:
-    """40,000 draws in any number of dimensions against their own densities."""
+    """Compare 40,000 draws in any number of dimensions with their own densities."""
 
     def drawn(n: int) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():  # of both: a density remembered with the draw has no gradient then
+        with torch.no_grad():  # both: a log-density cached with the draw then has no gradient
             z = draw(codes, n)
             return z, codes.log_prob(z)
 
@@ -99,7 +99,7 @@ def expect_density_of_draws(codes: Codes) -> None:
 
 
 def expect_moments(codes: Codes) -> None:
-    """20,000 draws against `mean` and `variance`, each within 5.5 standard errors: false alarm 4e-8 an entry.
+    """Compare 20,000 draws with `mean` and `variance`, within 5.5 standard errors: false alarms 4e-8 for each entry.
 
     Raises:
         NotApplicable: if these are not implemented.
@@ -115,7 +115,7 @@ def expect_moments(codes: Codes) -> None:
 
 
 def expect_rows_apart(codes: Codes, rows: list[Codes]) -> None:
-    """The log-density of a batch is that of its rows.
+    """The log-density of a batch must equal that of its rows, each evaluated alone.
 
     Args:
         codes: batch shape `[B]`.

@@ -1,4 +1,4 @@
-"""What a check is, how it is run, and how it says what is wrong."""
+"""What a check is, how it is run, and how it reports a failure."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,11 +11,11 @@ from pyro_vae.process.switches import checking
 from pyro_vae.testing.parts import Part
 
 Check = Callable[[Part], None]
-"""One promise of an axis, as a function of a part that raises where it is broken; its name is the promise's name."""
+"""One property that an axis requires, as a function of a part that raises if it does not hold; named after it."""
 
 
 class ContractError(AssertionError):
-    """A part that does not keep a promise of its axis.
+    """A part fails a check of its axis.
 
     Args:
         part: the part, with its options.
@@ -30,16 +30,16 @@ class ContractError(AssertionError):
         self.part, self.check, self.expected, self.got, self.remedy = part, check, expected, got, remedy
 
 
-class NotApplicable(Exception):  # noqa: N818 - no error: the part makes no such promise
-    """A check that says nothing about this part; the message says why."""
+class NotApplicable(Exception):  # noqa: N818 - not an error: the part need not have the property
+    """A check that does not apply to this part; the message gives the reason."""
 
 
 class _Broken(Exception):  # noqa: N818 - becomes a ContractError once part and check are known
-    """Something was not as expected."""
+    """A failed check, before part and check are named."""
 
 
 def expect(condition: object, expected: str, got: object, remedy: str = "") -> None:
-    """Go on if a condition holds.
+    """Fail unless a condition holds.
 
     Args:
         condition: what must hold.
@@ -68,20 +68,20 @@ def expect_close(name: str, got: Tensor, expected: Tensor, rtol: float = 1e-4, a
 
 
 def expect_finite(name: str, value: Tensor) -> None:
-    """Every entry must be a number."""
+    """Every entry must be finite."""
     bad = ~value.isfinite()
     expect(not bad.any(), f"{name} to be finite", f"{int(bad.sum())} of {bad.numel()} entries that are not")
 
 
 def expect_gradients(module: nn.Module, what: str) -> None:
-    """After `backward`, every parameter that is trained has a finite gradient that is not zero."""
+    """After `backward`, every trained parameter must have a finite gradient that is not all zero."""
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             expect_gradient(f"parameter {name!r}", parameter.grad, what)
 
 
 def expect_gradient(name: str, gradient: Tensor | None, what: str) -> None:
-    """A gradient must be there, finite and not all zero."""
+    """A gradient must exist, be finite and not all zero."""
     remedy = "use it, or register it as a buffer; detach() and branches cut gradients off"
     expect(gradient is not None, f"a gradient of {what} for {name}", "none", remedy)
     assert gradient is not None
@@ -92,7 +92,8 @@ def expect_gradient(name: str, gradient: Tensor | None, what: str) -> None:
 def run_check(check: Check, part: Part, seed: int = 0) -> None:
     """Run one check of a part.
 
-    It draws by a seed of its own, with distributions validated; the caller's generators and settings are left alone.
+    Draws depend on `seed` and the check's name; arguments of distributions are validated. The caller's generators and
+    settings do not change.
 
     Args:
         check: one of its axis's checks.
@@ -100,8 +101,8 @@ def run_check(check: Check, part: Part, seed: int = 0) -> None:
         seed: seed of the draws.
 
     Raises:
-        ContractError: if the part breaks it, or fails in any other way.
-        NotApplicable: if it says nothing about this part.
+        ContractError: if the part fails the check, or raises any other error.
+        NotApplicable: if the check does not apply to this part.
     """
     try:
         with seeded(seed, "check", check.__name__), checking(True), torch.enable_grad():
@@ -116,5 +117,5 @@ def run_check(check: Check, part: Part, seed: int = 0) -> None:
 
 
 def not_applicable(reason: Any) -> NotApplicable:
-    """A reason in one line."""
+    """`NotApplicable` with the reason on one line."""
     return NotApplicable(" ".join(str(reason).split()))

@@ -1,4 +1,4 @@
-"""What a guide promises."""
+"""The contract of a guide."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ def _guide(part: Part, latent: int | None = None) -> Any:
 
 
 def _params(guide: Guide, *leading: int, scale: float = 0.5, dtype: torch.dtype = torch.float32) -> Tensor:
-    """What an encoder may return."""
+    """Random variational parameters, as an encoder may return them."""
     return scale * torch.randn(*leading, *guide.param_shape, dtype=dtype)
 
 
@@ -54,7 +54,7 @@ def _one(part: Part, latent: int) -> codes.Codes:
 
 
 def takes_its_options(part: Part) -> None:
-    """It is built with its defaults and with every option its signature offers."""
+    """It can be built with its defaults and with every option in its signature."""
     expect_takes_options(part, build)
 
 
@@ -69,7 +69,7 @@ def shapes(part: Part) -> None:
 
 
 def rows_do_not_mix(part: Part) -> None:
-    """q(z|x) of one datum does not depend on the data beside it."""
+    """q(z|x) of one datum does not depend on the other data of the batch."""
     guide = _guide(part).double()
     params = _params(guide, 4, dtype=torch.float64)
     codes.expect_rows_apart(guide.distribution(params), [guide.distribution(row) for row in params])
@@ -92,7 +92,7 @@ def draws_follow_the_density(part: Part) -> None:
 
 
 def density_at_a_copy(part: Part) -> None:
-    """The log-density at a draw is that at any equal tensor, and so is its gradient."""
+    """At a draw and at a copy of it, the log-density and its gradient are equal."""
     guide = _guide(part, 3).double()
     params = _params(guide, 5, scale=0.3, dtype=torch.float64)
     codes.require_density(guide.distribution(params))
@@ -111,13 +111,13 @@ def _at_a_draw(guide: Guide, params: Tensor, copied: bool) -> tuple[Tensor, Tens
 
 
 def moments(part: Part) -> None:
-    """`mean` and `variance`, where it has them, are those of its draws."""
+    """`mean` and `variance`, if implemented, agree with its draws."""
     guide = _guide(part)
     codes.expect_moments(guide.distribution(_params(guide)))
 
 
 def starts_as_wide_as_the_prior(part: Part) -> None:
-    """Where it starts (`initial_params`) the standard deviations of q(z|x) are between 0.5 and 2, in each dimension."""
+    """At `initial_params` the standard deviations of q(z|x) are between 0.5 and 2, in each dimension."""
     guide = build(part, 3)
     start = guide.initial_params()
     expect_shape("initial_params of shape", start.shape, guide.param_shape)
@@ -131,7 +131,7 @@ def starts_as_wide_as_the_prior(part: Part) -> None:
 
 
 def gradients(part: Part) -> None:
-    """A draw has a gradient for every number the encoder gives, and with its log-density for every parameter."""
+    """A draw has a gradient for each variational parameter; with its log-density, for every parameter of the guide."""
     guide = _guide(part, 3)
     params = _params(guide, 64, scale=1.0).requires_grad_()
     distribution = guide.distribution(params)
@@ -147,15 +147,15 @@ def gradients(part: Part) -> None:
 
 
 def _score(z: Tensor) -> Tensor:
-    """A function of codes without symmetries, `[*leading]`."""
+    """An asymmetric function of codes, `[*leading]`."""
     weight = torch.linspace(0.3, 1.1, z.shape[-1], dtype=z.dtype)
     return (z @ weight).sin() + (0.5 * z.square()) @ weight.flip(0)
 
 
 def gradient_of_an_average(part: Part) -> None:
-    """The gradient of draws is unbiased: on average that of E[f(z)] by quadrature, in one dimension.
+    """The pathwise gradient is unbiased: its mean is the gradient of E[f(z)] by quadrature, in one dimension.
 
-    20,000 draws, within 5.5 standard errors: false alarm 4e-8 for each number the encoder gives.
+    20,000 draws, within 5.5 standard errors: false alarms 4e-8 for each variational parameter.
     """
     guide = _guide(part, 1).double()
     one = _params(guide, dtype=torch.float64).requires_grad_()
@@ -174,10 +174,10 @@ def _bounded(z: Tensor) -> Tensor:
 
 
 def single_precision(part: Part) -> None:
-    """The log-density at its own draws is right in float32, also for large and ill-conditioned parameters.
+    """The log-density at its own draws is accurate in float32, also for large and ill-conditioned parameters.
 
-    In 20 dimensions, 2,000 draws: -log q in float32 averages to that in float64 on the same noise, to within 0.05 nats
-    and 5.5 standard errors of their difference, with the same spread; and to the entropy where that is known.
+    In 20 dimensions, 2,000 draws: -log q in float32 averages to that in float64 on the same noise, within 0.05 nats
+    and 5.5 standard errors of their difference, with the same spread; its mean is the entropy, if that is implemented.
     """
     guide, draws = _guide(part, 20), []
     params = _params(guide, scale=3.0)
@@ -203,7 +203,7 @@ def _expect_entropy(distribution: codes.Codes, neg_log_q: Tensor) -> None:
 
 
 def copies_and_loads(part: Part) -> None:
-    """A deep copy is the same, and a state dict is all there is to know."""
+    """A deep copy computes the same, and so does a fresh instance with its state dict."""
     params = _params(build(part), 5)
 
     def evaluate(guide: Guide) -> Tensor:
@@ -214,13 +214,13 @@ def copies_and_loads(part: Part) -> None:
 
 
 def moves_and_casts(part: Part) -> None:
-    """All its tensors move with it, and it computes in the type of its parameters."""
+    """`to` moves all its tensors, and it computes in the dtype of its parameters."""
     params = _params(build(part), 5, dtype=torch.float64)
     expect_moves_and_casts(lambda: build(part), lambda guide: guide.distribution(params).rsample())
 
 
 def can_be_recorded(part: Part) -> None:
-    """A recorded graph of a draw and its log-density holds for other data and other weights."""
+    """A recorded graph of a draw and its log-density is also correct for other data and other weights."""
     guide = _guide(part)
 
     def function(params: Tensor) -> Tensor:

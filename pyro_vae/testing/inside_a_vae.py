@@ -1,4 +1,4 @@
-"""What a part promises inside a VAE, beside the default parts of the other axes."""
+"""The contract of a part inside a VAE whose other parts are the defaults."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ from pyro_vae.testing.modules import expect_moves_and_casts, expect_recordable, 
 from pyro_vae.testing.parts import Part
 
 CONTEXT = (4,)
-"""Shape of the context that a part is given if it refuses to be without."""
+"""Shape of the context of a part that requires one."""
 
 
 ARGUMENTS: dict[type, str] = {Prior: "prior", Likelihood: "likelihood", Guide: "guide"}
@@ -46,7 +46,7 @@ ROWS = 4
 
 
 def shapes_for(part: Part, latent: int | None = None) -> Shapes:
-    """The sizes of a part, with a context if it refuses to be without one."""
+    """The sizes of a part, with a context if it requires one."""
     for context in (None, CONTEXT):
         shapes = part.shapes(latent, context)
         try:
@@ -63,7 +63,7 @@ class Case:
 
     Args:
         make: builds the VAE, each time with fresh weights.
-        context: `[ROWS, *context]` for a part that needs one.
+        context: `[ROWS, *context]` for a part that requires one.
     """
 
     make: Any
@@ -110,7 +110,7 @@ def _first_that_builds(makes: Iterator[Any]) -> Any:
 
 
 def events_for(part: Part) -> tuple[tuple[int, ...], ...]:
-    """Shapes of data to try a network on: the part's own, a vector, a grey image, one with channels."""
+    """Shapes of data to try a network on: that of the part, a vector, a grey image, an image with channels."""
     return (part.event, (6,), (8, 8), (3, 8, 8))
 
 
@@ -145,7 +145,7 @@ def _traced(program: Any, x: Tensor, inputs: Mapping[str, Tensor]) -> Mapping[st
 
 
 def weighs_by_its_densities(part: Part) -> None:
-    """`importance` gives log p(x|z), log p(z) and log q(z|x) of its draws, each as the parts state them."""
+    """`importance` gives log p(x|z) and log p(z) as the likelihood and the prior give them at its draws."""
     case = case_of(part)
     vae = case.vae()
     x = data_for(vae.likelihood)
@@ -160,7 +160,7 @@ def weighs_by_its_densities(part: Part) -> None:
 
 
 def leaves_out_what_is_not_observed(part: Part) -> None:
-    """Under a mask exactly the observed elements count, and what stands in the others' place does not matter."""
+    """With a mask, log p(x|z) sums over exactly the observed elements; the others may hold any value, also nan."""
     case = case_of(part)
     vae = case.vae().eval()
     x, z = data_for(vae.likelihood), torch.randn(ROWS, vae.shapes.latent)
@@ -195,7 +195,7 @@ def trains_by_the_elbo(part: Part) -> None:
 
 
 def step_can_be_recorded(part: Part) -> None:
-    """A recorded graph of the loss holds for other data, other noise and other weights."""
+    """A recorded graph of the loss is also correct for other data, other noise and other weights."""
     case = case_of(part)
     vae = case.vae()
     inputs, others = ([data_for(vae.likelihood), *case.inputs.values()] for _ in range(2))
@@ -208,7 +208,7 @@ def step_can_be_recorded(part: Part) -> None:
 
 
 def description_rebuilds(part: Part) -> None:
-    """A VAE built from the saved description, with the saved weights, is the same."""
+    """A VAE rebuilt from the saved description and weights computes the same."""
     case = case_of(part)
     vae = case.vae().eval()
     try:
@@ -231,13 +231,13 @@ def _modules_in(description: Any) -> set[str]:
 
 
 def _seen(vae: VAE, x: Tensor, z: Tensor, given: Mapping[str, Any]) -> Tensor:
-    """Draws of the guide and log-likelihoods, by a seed."""
+    """Draws of the guide and log-likelihoods, with a fixed seed."""
     with seeded(1, "seen"):
         return torch.cat([vae.encode(x, **given).rsample(), vae.decode(z, **given).log_prob(x).unsqueeze(-1)], -1)
 
 
 def vae_moves_and_casts(part: Part) -> None:
-    """The whole VAE moves, and computes in double precision if told to."""
+    """`to` moves the whole VAE, and after `double()` it computes in double precision."""
     case = case_of(part)
     x, given = data_for(case.make().likelihood), {name: value.double() for name, value in case.inputs.items()}
     expect_moves_and_casts(case.make, lambda vae: vae.encode(x, **given).rsample())

@@ -1,4 +1,4 @@
-"""What a likelihood promises. Its data are its own draws, so that nothing here knows any family."""
+"""The contract of a likelihood. Data are its own draws, so that no check depends on the family."""
 
 from functools import partial
 from math import nan
@@ -32,7 +32,7 @@ from pyro_vae.testing.modules import (
 from pyro_vae.testing.parts import Part
 
 _NEAR, _CLIPPED = 0.02, 1.1e-3
-"""How near a decoder starts to the data's mean: standard deviations of the data, and what means are clipped by."""
+"""Allowed error of the initial mean: in standard deviations of the data, and absolute, as means are clipped."""
 
 
 def build(part: Part) -> Likelihood:
@@ -45,17 +45,17 @@ def _likelihood(part: Part) -> Any:
 
 
 def _params(likelihood: Likelihood, *leading: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """What a decoder may return."""
+    """Random parameters, as a decoder may return them."""
     return torch.randn(*leading, *likelihood.param_shape, dtype=dtype)
 
 
 def takes_its_options(part: Part) -> None:
-    """It is built with its defaults and with every option its signature offers."""
+    """It can be built with its defaults and with every option in its signature."""
     expect_takes_options(part, build)
 
 
 def elementwise(part: Part) -> None:
-    """For any leading dimensions: independent elements, draws inside the support with finite log-densities."""
+    """With any leading dimensions: independent elements, draws inside the support, finite log-densities."""
     likelihood = _likelihood(part)
     expect_shape("param_shape", likelihood.param_shape, (likelihood.num_params, *part.event))
     for leading in LEADING:
@@ -70,7 +70,7 @@ def elementwise(part: Part) -> None:
 
 
 def elements_do_not_mix(part: Part) -> None:
-    """The density of one element is a function of its own value and parameters, whatever the others are."""
+    """The density of one element depends on its own value and parameters alone."""
     likelihood = _likelihood(part).double()
     params = _params(likelihood, 3, dtype=torch.float64).requires_grad_()
     x = likelihood(params).sample()
@@ -81,11 +81,11 @@ def elements_do_not_mix(part: Part) -> None:
     others = likelihood(params).sample()
     others[first] = x[first]
     got = likelihood(params).log_prob(others)[first]
-    expect_close("log p(x_1|z) whatever the other elements are", got, likelihood(params).log_prob(x)[first])
+    expect_close("log p(x_1|z) with other values of the other elements", got, likelihood(params).log_prob(x)[first])
 
 
 def _measured(part: Part) -> tuple[Any, Grid, Tensor, Tensor]:
-    """One p(x|z) in double precision, points and their probabilities, and 20,000 draws."""
+    """One p(x|z) in double precision, a grid with its probabilities, and 20,000 draws."""
     likelihood = _likelihood(part).double()
     with torch.no_grad():
         distribution = likelihood(_params(likelihood, dtype=torch.float64))
@@ -106,7 +106,7 @@ def draws_follow_the_density(part: Part) -> None:
 
 
 def mean(part: Part) -> None:
-    """`mean`, where it has one, is that of its density."""
+    """`mean`, if implemented, is that of its density."""
     distribution, grid, masses, _ = _measured(part)
     try:
         got = distribution.mean.expand(grid.points.shape[1:])
@@ -118,7 +118,7 @@ def mean(part: Part) -> None:
 
 
 def gradients(part: Part) -> None:
-    """The log-density has a gradient for every parameter of every element, and for its own, equal to its slope."""
+    """Log-densities have gradients for parameters of all elements and of the module, equal to finite differences."""
     likelihood = _likelihood(part).double()
     params = _params(likelihood, 8, dtype=torch.float64).requires_grad_()
     x = likelihood(params).sample()
@@ -135,7 +135,7 @@ def gradients(part: Part) -> None:
 
 
 def checks_its_data(part: Part) -> None:
-    """`check` takes draws and the placeholder, and refuses NaN, infinity, values outside and other shapes."""
+    """`check` accepts draws and the placeholder; it refuses nan, infinity, values outside and other shapes."""
     likelihood = _likelihood(part)
     x = likelihood(_params(likelihood, 4)).sample()
     likelihood.check(x)
@@ -162,7 +162,7 @@ def _expect_refusal(likelihood: Likelihood, x: Tensor, said: list[str]) -> None:
 
 
 def placeholder_counts_for_nothing(part: Part) -> None:
-    """The placeholder has a finite density with finite gradients, so that a mask can leave it out."""
+    """The placeholder has a finite log-density with finite gradients, so that times 0 they are 0, not nan."""
     likelihood = _likelihood(part)
     params = (4 * _params(likelihood, 8)).requires_grad_()
     distribution = likelihood(params)
@@ -175,7 +175,7 @@ def placeholder_counts_for_nothing(part: Part) -> None:
 
 
 def starts_at_the_mean(part: Part) -> None:
-    """`initial_params` of a mean and spread that it can have give that mean; those of constant data are finite."""
+    """`initial_params` for a possible mean and standard deviation give that mean; for constant data they are finite."""
     _, grid, masses, _ = _measured(part)
     expected, spread = _moments(grid, masses)
     likelihood = build(part)
@@ -206,7 +206,7 @@ def _initial(likelihood: Likelihood, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def single_precision(part: Part) -> None:
-    """In float32 log-densities of draws are right to 1e-3 (1 + |log p|), for parameters of moderate size."""
+    """In float32 log-densities of draws are accurate to 1e-3 (1 + |log p|), for parameters of moderate size."""
     likelihood = _likelihood(part)
     params = (2 * _params(likelihood, 50)).clamp(-5, 5)
     with torch.no_grad():
@@ -217,7 +217,7 @@ def single_precision(part: Part) -> None:
 
 
 def stays_finite(part: Part) -> None:
-    """Of parameters as large as 20 the log-density and its gradient are finite, whatever the data."""
+    """For parameters of +-20 the log-density and its gradient are finite."""
     likelihood = _likelihood(part)
     x = likelihood(_params(likelihood, 50)).sample()
     params = (20 * _params(likelihood, 50).sign()).requires_grad_()
@@ -228,7 +228,7 @@ def stays_finite(part: Part) -> None:
 
 
 def copies_and_loads(part: Part) -> None:
-    """A deep copy is the same, and a state dict is all there is to know."""
+    """A deep copy computes the same, and so does a fresh instance with its state dict."""
     likelihood = build(part)
     params = _params(likelihood, 5)
     x = likelihood(params).sample()
@@ -236,13 +236,13 @@ def copies_and_loads(part: Part) -> None:
 
 
 def moves_and_casts(part: Part) -> None:
-    """All its tensors move with it, and it computes in the type of its parameters."""
+    """`to` moves all its tensors, and it computes in the dtype of its parameters."""
     params = _params(build(part), 5, dtype=torch.float64)
     expect_moves_and_casts(partial(build, part), lambda likelihood: likelihood(params).sample())
 
 
 def can_be_recorded(part: Part) -> None:
-    """A recorded graph of its log-density holds for other data, other parameters and other weights."""
+    """A recorded graph of its log-density is also correct for other data, other parameters and other weights."""
     likelihood = _likelihood(part)
     params, others = _params(likelihood, 5), _params(likelihood, 5)
     x, y = likelihood(params).sample(), likelihood(others).sample()

@@ -1,6 +1,6 @@
-"""Integrals, sums and statistics that densities and draws are held against, in double precision.
+"""Integrals, sums and statistics to check densities and draws, in double precision.
 
-Tests by draws state their false-alarm rate; the draws are seeded, so a part that passes keeps passing.
+Tests by draws state their false-alarm rate. The draws are seeded, so a result does not change between runs.
 """
 
 from collections.abc import Callable
@@ -18,20 +18,20 @@ from pyro_vae.testing.contract import expect, not_applicable
 LogDensity = Callable[[Tensor], Tensor]
 
 POINTS = 50_001
-"""Points on a line; more would change no digit that is compared."""
+"""Points on a line; with more, no compared digit changes."""
 _PIECE = 20_000
 _TAIL = 200_000
-"""Values tried on each side where a discrete support has no bound."""
+"""Values tried on each side of a discrete support without a bound."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Points of a support, with weights by which values of a function add up to its integral, or to its sum.
+    """Points of a support, with quadrature weights (1 for a discrete support).
 
     Args:
         points: `[n, *event]`, rising along the first dimension.
         weights: `[n, *event]`; ones where the support is discrete.
-        discrete: whether it is.
+        discrete: whether the support is.
     """
 
     points: Tensor
@@ -39,7 +39,7 @@ class Grid:
     discrete: bool = False
 
     def masses(self, log_density: LogDensity) -> Tensor:
-        """The probability at each point, `[n, *event]`; in pieces, for families that need much memory a point."""
+        """The probability at each point, `[n, *event]`; computed in pieces to limit memory."""
         return torch.cat([log_density(points) for points in self.points.split(_PIECE)]).exp() * self.weights
 
 
@@ -50,10 +50,10 @@ def grid_over(support: constraints.Constraint, draws: Tensor, reach: float = 1e1
     """A grid on the support of one element.
 
     Args:
-        support: a constraint on one number. A discrete one that torch does not know is taken for evenly spaced, or has
-            its points as `values`.
-        draws: `[m, *event]`, to see where the probability is.
-        reach: how far the tails are followed, in spreads of the draws.
+        support: a constraint on one number. A discrete one that is not torch's must list its points as `values`, or be
+            evenly spaced.
+        draws: `[m, *event]`, to locate the probability.
+        reach: how far the grid goes into the tails, in half interquartile ranges of the draws.
     """
     if support.is_discrete:
         return _lattice(support, draws)
@@ -92,7 +92,7 @@ def _interval(low: float, high: float, draws: Tensor) -> Grid:
 
 
 def _lattice(support: Any, draws: Tensor) -> Grid:
-    """All points of a discrete support, of which torch knows integers; others say `values`, or are evenly spaced."""
+    """All points of a discrete support: torch's integers, the support's `values`, or evenly spaced points."""
     known = _known_points(support)
     points = _column((_spaced(support, draws) if known is None else known).double(), draws)
     points = points.expand(-1, *draws.shape[1:])
@@ -106,12 +106,12 @@ def _known_points(support: Any) -> Tensor | None:
         return torch.tensor([0.0, 1.0])
     low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
     if low is None or type(support).__module__ != "torch.distributions.constraints":
-        return None  # bounds of a class that is not torch's may be those of anything
+        return None  # other classes may mean something else by bounds
     return torch.arange(int(low), int(low) + _TAIL if high is None else int(high) + 1, dtype=torch.float64)
 
 
 def _spaced(support: Any, draws: Tensor) -> Tensor:
-    """The draws' lattice, as far as the support goes."""
+    """The lattice of the draws, inside the support."""
     drawn = draws.unique()
     step = drawn.diff().min() if len(drawn) > 1 else torch.ones((), dtype=draws.dtype)
     points = drawn[0] + step * torch.arange(-_TAIL, _TAIL, dtype=torch.float64)
@@ -126,7 +126,7 @@ def square(draws: Tensor, points: int = 301) -> Grid:
 
 
 def _location(draws: Tensor) -> tuple[Tensor, Tensor]:
-    """The median and half the distance of the quartiles, by element; spread 1 where all draws are equal."""
+    """Median and half the interquartile range of each element; 1 if all draws are equal."""
     low, centre, high = draws.double().quantile(torch.tensor([0.25, 0.5, 0.75]).double(), dim=0)
     return centre, torch.where(high > low, (high - low) / 2, 1.0)
 
@@ -149,8 +149,8 @@ def expect_normalised(masses: Tensor, tolerance: float = 1e-6) -> None:
 def expect_distributed(draws: Tensor, grid: Grid, masses: Tensor) -> None:
     """Draws `[m, *event]` must follow probabilities `[n, *event]` on a grid.
 
-    By the largest difference between the two distribution functions, below 3.2 / sqrt(m): false alarm below 3e-9 for
-    each element, whatever the distribution (Dvoretzky-Kiefer-Wolfowitz inequality with Massart's constant).
+    The two distribution functions must differ by less than 3.2 / sqrt(m): false alarms below 3e-9 for each element and
+    any distribution (Dvoretzky-Kiefer-Wolfowitz inequality with Massart's constant).
     """
     share = masses.cumsum(0) - (0 if grid.discrete else masses / 2)
     at = grid.points + (1e-7 * (1 + grid.points.abs()) if grid.discrete else 0)  # equal up to rounding counts as equal
@@ -166,7 +166,7 @@ def _rows(values: Tensor) -> Tensor:
 
 
 def expect_mean(name: str, samples: Tensor, expected: Tensor, tolerance: float = 0.0) -> None:
-    """The mean of samples `[n, ...]` must be as expected within 5.5 standard errors: false alarm 4e-8 an entry."""
+    """The mean of samples `[n, ...]` must be as expected, within 5.5 standard errors: false alarms 4e-8 an entry."""
     samples, expected = samples.detach().double(), expected.detach().double()
     error, off = samples.std(0) / len(samples) ** 0.5, samples.mean(0) - expected
     worst = int((off.abs() - 5.5 * error - tolerance).nan_to_num(nan=torch.inf).argmax())
@@ -178,12 +178,12 @@ def expect_mean(name: str, samples: Tensor, expected: Tensor, tolerance: float =
 def expect_boxes_filled(draw: Callable[[int], tuple[Tensor, Tensor]], boxes: int = 4) -> None:
     r"""Draws and their log-densities must agree: a box A has volume E[1(z in A) / q(z)].
 
-    Holds in any dimension and needs the density at its own draws alone. The boxes lie around first draws where the
-    density is high; each is checked by others, within 5.5 standard errors.
+    Works in any dimension and needs the density at its own draws alone. The boxes are centred at draws of high density;
+    each is checked with other draws, within 5.5 standard errors.
 
     Args:
         draw: number of draws -> draws `[n, L]` and their log-densities `[n]`.
-        boxes: how many.
+        boxes: number of boxes.
     """
     pilot, log_density = (a.double() for a in draw(2000))
     half = pilot.std(0) / 2
@@ -200,7 +200,7 @@ def expect_boxes_filled(draw: Callable[[int], tuple[Tensor, Tensor]], boxes: int
 
 
 class SameNoise(TorchDispatchMode):
-    """Within it, noise in single precision is noise in double precision, rounded: both precisions draw the same.
+    """Inside, noise in single precision is noise in double precision, rounded: both precisions draw the same.
 
     Rounded towards zero, so that a number below 1 stays below 1.
     """

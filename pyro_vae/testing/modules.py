@@ -1,4 +1,4 @@
-"""What parts promise whatever their axis, as torch modules or as values, and what the axes need to check them."""
+"""The contract of parts of every axis, as torch modules or as values, and helpers to check them."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -22,11 +22,11 @@ LEADING: tuple[tuple[int, ...], ...] = ((), (4,), (3, 4), (2, 3, 4))
 """Leading dimensions to try: none, a batch, particles and a batch, and more."""
 
 small_mlp = partial(MLP, hidden=(5,), activation="tanh")
-"""A network whose output stays moderate, however large the data are that a likelihood draws."""
+"""A network with moderate outputs, even for large data."""
 
 
 def perturbed(module: nn.Module) -> Any:
-    """The module with its parameters moved a little, so that none that starts at zero hides another.
+    """The module with its parameters moved a little: a parameter of zero could hide the effect of another.
 
     A weight moves by at most 1 / sqrt(its inputs), so that outputs of wide networks stay moderate too.
     """
@@ -38,7 +38,7 @@ def perturbed(module: nn.Module) -> Any:
 
 
 def expect_takes_options(part: Part, build: Callable[[Part], object]) -> None:
-    """The defaults build, and so does every value that an annotation offers, alone or beside another."""
+    """Building must accept the defaults and every value in an annotation, alone or with one other option."""
     build(part)
     offered = offered_by(part.cls)
     single = [(name, value) for name, values in offered.items() for value in values]
@@ -62,7 +62,7 @@ def _builds(part: Part, build: Callable[[Part], object]) -> bool:
 
 
 def expect_value(part: Part) -> None:
-    """A frozen dataclass: two of the same fields are equal, and so are copies and what a run saves."""
+    """A frozen dataclass: instances with the same fields, copies and saved ones must be equal."""
     first, second = part(), part()
     frozen = is_dataclass(first) and getattr(first, "__dataclass_params__").frozen  # noqa: B009 - unknown to the types
     expect(frozen, "a frozen dataclass", f"{part.cls.__name__}, which is none", "put @dataclass(frozen=True) above it")
@@ -77,7 +77,7 @@ def expect_value(part: Part) -> None:
 
 
 def expect_tensors_registered(module: nn.Module) -> None:
-    """Every tensor of a module is a parameter or a buffer, so that it moves with the module."""
+    """Every tensor of a module must be a parameter or a buffer, so that it moves with the module."""
     for name, owner in module.named_modules():
         for key, value in vars(owner).items():
             expect(
@@ -89,11 +89,11 @@ def expect_tensors_registered(module: nn.Module) -> None:
 
 
 def expect_moves_and_casts(build: Callable[[], nn.Module], evaluate: Callable[[Any], Tensor]) -> None:
-    """`to` reaches every tensor, and in double precision the result is double.
+    """`to` must move every tensor, and a module in double precision must compute in double precision.
 
     Args:
         build: makes the module.
-        evaluate: makes something of it, in the type of its parameters and inputs.
+        evaluate: computes a tensor with it, in the dtype of its parameters and inputs.
     """
     module = build()
     expect_tensors_registered(module)
@@ -104,7 +104,7 @@ def expect_moves_and_casts(build: Callable[[], nn.Module], evaluate: Callable[[A
 
 
 def expect_copies_and_loads(build: Callable[[], nn.Module], evaluate: Callable[[Any], Tensor]) -> None:
-    """A deep copy, and a fresh one with its state, make the same; `evaluate` draws nothing, or is seeded."""
+    """A deep copy and a fresh instance with its state must compute the same; `evaluate` is deterministic."""
     module = perturbed(build())
     expected = evaluate(module)
     expect_close("from a deep copy a value", evaluate(deepcopy(module)), expected)
@@ -116,9 +116,9 @@ def expect_copies_and_loads(build: Callable[[], nn.Module], evaluate: Callable[[
 def expect_recordable(
     module: nn.Module, function: Callable[..., Tensor], inputs: Sequence[Tensor], others: Sequence[Tensor]
 ) -> None:
-    """If `function` can be recorded as a graph, the graph computes it at other inputs and weights too.
+    """If `function` can be recorded as a graph, the graph must be correct for other inputs and weights too.
 
-    A value that was read off the first inputs and baked in would show here.
+    It fails if the graph contains a constant that depends on the first inputs.
     """
     try:
         with checking(False):

@@ -1,4 +1,4 @@
-"""What a network promises, at every pair of shapes that it takes."""
+"""The contract of a network, at every pair of shapes that it accepts."""
 
 from collections.abc import Callable
 from math import nan, prod
@@ -34,9 +34,9 @@ Shape = tuple[int, ...]
 
 
 def build(part: Part) -> dict[tuple[Shape, Shape], Make]:
-    """How to make the network, for each pair of shapes that it does not refuse by UsageError.
+    """A factory of the network for each pair of shapes that it does not refuse by UsageError.
 
-    The pairs are those of encoders and decoders for data of several shapes: the part's own, a vector, images.
+    The pairs are those of encoders and decoders for data of several shapes: that of the part, a vector, images.
 
     Raises:
         UsageError: if it refuses all of them.
@@ -57,12 +57,12 @@ def build(part: Part) -> dict[tuple[Shape, Shape], Make]:
 
 
 def takes_its_options(part: Part) -> None:
-    """It is built for some shapes, with its defaults and with every option its signature offers."""
+    """For some shapes it can be built with its defaults and with every option in its signature."""
     expect_takes_options(part, build)
 
 
 def keeps_leading_dimensions(part: Part) -> None:
-    """[*leading, *in_shape] to [*leading, *out_shape]; in evaluation one row does not depend on the others."""
+    """[*leading, *in_shape] to [*leading, *out_shape]; in evaluation mode rows are independent."""
     for (in_shape, out_shape), make in build(part).items():
         network = perturbed(make()).eval()
         for leading in LEADING:
@@ -94,7 +94,7 @@ def depends_on_every_input(part: Part) -> None:
 
 
 def starts_at_an_output_bias(part: Part) -> None:
-    """`set_output_bias` adds to what the output is with a bias of zero."""
+    """`set_output_bias(b)` adds b to the output with a bias of zero."""
     for (in_shape, out_shape), make in build(part).items():
         network, x, bias = make().eval(), torch.randn(5, *in_shape), torch.randn(out_shape)
         outputs = []
@@ -108,7 +108,7 @@ def starts_at_an_output_bias(part: Part) -> None:
 
 
 def starts_constant(part: Part) -> None:
-    """`start_output_at` leaves an output as it is, or puts constants where these are not nan."""
+    """`start_output_at` leaves the output unchanged, or makes elements constant where its values are not nan."""
     for (in_shape, out_shape), make in build(part).items():
         network, x = make().eval(), torch.randn(5, *in_shape)
         values = torch.randn(prod(out_shape))
@@ -121,7 +121,7 @@ def starts_constant(part: Part) -> None:
 
 
 def computes_in_bfloat16(part: Part) -> None:
-    """Under `computing_in(torch.bfloat16)` the output is in the input's type, and right to some per cent."""
+    """Under `computing_in(torch.bfloat16)`: the input's dtype, and an error of at most 10 % of the largest output."""
     for (in_shape, _), make in build(part).items():
         network, x = make().eval(), torch.randn(16, *in_shape)
         with torch.no_grad():
@@ -133,24 +133,24 @@ def computes_in_bfloat16(part: Part) -> None:
 
 
 def copies_and_loads(part: Part) -> None:
-    """A deep copy is the same, and a state dict is all there is to know."""
+    """A deep copy computes the same, and so does a fresh instance with its state dict."""
     for (in_shape, _), make in build(part).items():
         expect_copies_and_loads(make, _at(torch.randn(5, *in_shape)))
 
 
 def moves_and_casts(part: Part) -> None:
-    """All its tensors move with it, and it computes in the type of its parameters."""
+    """`to` moves all its tensors, and it computes in the dtype of its parameters."""
     for (in_shape, _), make in build(part).items():
         expect_moves_and_casts(make, _at(torch.randn(5, *in_shape, dtype=torch.float64)))
 
 
 def _at(x: Tensor) -> Callable[[Network], Tensor]:
-    """The network's output at x, in evaluation."""
+    """The network's output at x, in evaluation mode."""
     return lambda network: network.eval()(x)
 
 
 def can_be_recorded(part: Part) -> None:
-    """A recorded graph holds for other inputs and other weights."""
+    """A recorded graph is also correct for other inputs and other weights."""
     for (in_shape, _), make in build(part).items():
         network = make().eval()
         expect_recordable(network, network, [torch.randn(5, *in_shape)], [torch.randn(5, *in_shape)])

@@ -1,4 +1,4 @@
-"""What an objective promises."""
+"""The contract of an objective."""
 
 from dataclasses import replace
 from typing import Any, get_args, get_type_hints
@@ -34,17 +34,17 @@ _REPEATS = 100
 
 
 def build(part: Part) -> Any:
-    """The objective as it is made."""
+    """The objective with its schedules."""
     return part()
 
 
 def _objective(part: Part) -> Any:
     """The objective with numbers in place of its schedules."""
-    return _told(part().at(0.5, 1.0))
+    return _with_num_data(part().at(0.5, 1.0))
 
 
-def _told(objective: Any) -> Any:
-    """The objective with the number of data, if it needs it, as in `fit`."""
+def _with_num_data(objective: Any) -> Any:
+    """The objective with the number of data, if it needs it, as `fit` sets it."""
     return objective.for_data(1000) if hasattr(objective, "for_data") else objective
 
 
@@ -55,17 +55,17 @@ def _pair(part: Part) -> tuple[VAE, Tensor]:
 
 
 def takes_its_options(part: Part) -> None:
-    """It is built with its defaults and with every option its signature offers."""
+    """It can be built with its defaults and with every option in its signature."""
     expect_takes_options(part, build)
 
 
 def is_a_value(part: Part) -> None:
-    """A frozen dataclass: two of the same fields are equal, and so are copies and what a run saves."""
+    """A frozen dataclass: instances with the same fields, copies and saved ones are equal."""
     expect_value(part)
 
 
 def is_a_loss(part: Part) -> None:
-    """A finite scalar with a gradient for every parameter of model and guide; the same from the same seed."""
+    """A finite scalar with a gradient for every parameter of model and guide; the same for the same seed."""
     vae, x = _pair(part)
     objective = _objective(part)
     with seeded(1, "loss"):
@@ -79,9 +79,9 @@ def is_a_loss(part: Part) -> None:
 
 
 def sums_over_the_rows(part: Part) -> None:
-    """Of every datum twice the loss is twice as large on average, not the same: it is a sum.
+    """The loss is a sum over data: a batch that has every datum twice doubles its mean.
 
-    100 evaluations each, within 5.5 standard errors: false alarm 4e-8.
+    100 evaluations each, within 5.5 standard errors: false alarms 4e-8.
     """
     vae, x = _pair(part)
     objective = _objective(part)
@@ -96,7 +96,7 @@ def sums_over_the_rows(part: Part) -> None:
 
 
 def passes_arguments_on(part: Part) -> None:
-    """Further arguments reach both programs: a mask of ones changes nothing, one with holes does."""
+    """Further arguments reach both programs: a mask of ones changes nothing, one with zeros does."""
     vae, x = _pair(part)
     objective, ones = _objective(part), torch.ones_like(x, dtype=torch.bool)
     holes = ones.clone()
@@ -133,7 +133,7 @@ def _tensorial(objective: Any) -> Any:
 
 
 def can_be_recorded(part: Part) -> None:
-    """A recorded graph of the loss and its gradients holds for other data, other noise and other weights."""
+    """A recorded graph of the loss and its gradients is also correct for other data, other noise and other weights."""
     vae, x = _pair(part)
     loss = _tensorial(_objective(part))
 
@@ -157,20 +157,20 @@ def can_be_recorded(part: Part) -> None:
 
 
 def is_met_by_the_exact_posterior(part: Part) -> None:
-    """A bound is -log p(x), whatever the draws, where the guide is the exact posterior (probabilistic PCA)."""
+    """If the guide is the exact posterior (probabilistic PCA), a bound equals -log p(x) for every draw."""
     objective = _objective(part)
     if not getattr(objective, "is_bound", True):
         raise not_applicable("is_bound is False: no bound on log p(x)")
     process = linear_process()
     vae, x = make_exact(linear_vae(process), process), process.sample(16, seed=1)
     expected = -process.log_prob(x).sum()
-    remedy = "where it is none, override `is_bound`"
+    remedy = "if the loss is no bound, override `is_bound`"
     got = objective(vae.model, vae.guide, x).detach()
     expect((got - expected).abs() < 1e-6, f"-log p(x) = {expected:.8f} at the exact posterior", f"{got:.8f}", remedy)
 
 
 class TwoLayers(nn.Module):
-    """A pair of programs that is no VAE: p(z2) p(z1|z2) p(x|z1) and q(z2|x) q(z1|x)."""
+    """A pair of programs that is not a VAE: p(z2) p(z1|z2) p(x|z1) and q(z2|x) q(z1|x)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class TwoLayers(nn.Module):
 
 
 def takes_any_pair(part: Part) -> None:
-    """It works for programs with other sites than a VAE's, or refuses them by UsageError."""
+    """It works for programs with sites other than a VAE's, or refuses them by UsageError."""
     pair, x, objective = TwoLayers(), torch.randn(6, 3), _objective(part)
     try:
         loss = objective(pair.model, pair.guide, x)
@@ -204,7 +204,7 @@ def takes_any_pair(part: Part) -> None:
 
 
 def leaves_the_programs_alone(part: Part) -> None:
-    """What model and guide mean is not changed by it, nor by what it raises: the evidence stays as it was."""
+    """It leaves model and guide unchanged: log-weights after a loss equal those before it."""
     vae, x = _pair(part)
     objective = _objective(part)
     weights = []
@@ -216,7 +216,7 @@ def leaves_the_programs_alone(part: Part) -> None:
 
 
 def follows_its_schedules(part: Part) -> None:
-    """A field that takes a schedule follows it: `schedules`, `at`, `holding` and `settled` agree."""
+    """Each field that accepts a schedule follows it, in `schedules`, `at`, `holding` and `settled`."""
     names = [name for name, hint in get_type_hints(type(part())).items() if Schedule in get_args(hint)]
     if not names:
         raise not_applicable("no field takes a schedule")
@@ -253,7 +253,7 @@ def _expect_held(part: Part, objective: Any, name: str) -> None:
     settled = objective.at(0.5, 2.0)
     for chosen in (settled, settled.holding({name: torch.tensor(getattr(settled, name))})):
         with seeded(1, "held"), torch.no_grad():
-            losses.append(_told(chosen).tensor_loss(vae.model, vae.guide, x))
+            losses.append(_with_num_data(chosen).tensor_loss(vae.model, vae.guide, x))
     expect_close(f"with a tensor held as {name!r} the loss", losses[1], losses[0])
 
 

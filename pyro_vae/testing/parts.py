@@ -1,12 +1,12 @@
-"""Which parts there are, and which of their options to try.
+"""The parts of an axis, and which of their options to try.
 
-A class is tried with its defaults, and with what its signature offers: every value of a `Literal` and both values of a
-`bool`, in all combinations where there are at most 12, else one at a time. Options whose values an annotation can't
-tell (numbers, tuples, other parts) are named by the class itself, each entry added to the defaults:
+A class is tried with its defaults and with the values in its signature: every value of a `Literal` and both values of
+a `bool`, in all combinations if there are at most 12, otherwise one at a time. For other options (numbers, tuples,
+parts) the class lists the values to try, each entry added to the defaults:
 
     variants: ClassVar[tuple[dict[str, Any], ...]] = ({"hidden": ()}, {"hidden": (5, 4), "activation": "softplus"})
 
-A combination that the class refuses by `UsageError` is left out, but every single value must be taken in some.
+A combination that the class refuses by `UsageError` is left out, but some combination must accept each value.
 """
 
 import inspect
@@ -24,16 +24,16 @@ from pyro_vae.errors import UsageError
 from pyro_vae.shapes import Shapes
 
 _MOST = 12
-"""The most combinations to try in full."""
+"""At most this many combinations are all tried."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A class with options, and the sizes to check it at.
+    """A class with options, and the sizes to check it with.
 
     Args:
         cls: the class.
-        options: its own options, by keyword.
+        options: keyword arguments other than the sizes.
         event: shape of one datum.
         latent: number of latent dimensions.
     """
@@ -45,7 +45,7 @@ class Part:
 
     @property
     def factory(self) -> Any:
-        """What a VAE takes: the class, or a partial of it."""
+        """What a VAE accepts as a part: the class, or a partial of it."""
         return partial(self.cls, **self.options) if self.options else self.cls
 
     def __call__(self, *sizes: Any) -> Any:
@@ -61,7 +61,7 @@ class Part:
 
 
 def parts_of(value: Any, variants: bool = True, **sizes: Any) -> list[Part]:
-    """What to check of a class (itself and its variants), or of a `functools.partial` of one (that alone).
+    """The settings to check of a class (its defaults and options), or of a `functools.partial` of one (that alone).
 
     Args:
         value: a class, or a partial of one with keywords.
@@ -80,7 +80,7 @@ def parts_of(value: Any, variants: bool = True, **sizes: Any) -> list[Part]:
 
 
 def options_of(cls: type) -> list[dict[str, Any]]:
-    """The options to try a class with, its defaults first; a combination may be one that it refuses."""
+    """The options to try a class with, defaults first; the class may refuse some combinations."""
     offered = offered_by(cls)
     if prod(1 + len(values) for values in offered.values()) <= _MOST:
         choices = [[{}, *({name: value} for value in values)] for name, values in offered.items()]
@@ -91,7 +91,7 @@ def options_of(cls: type) -> list[dict[str, Any]]:
 
 
 def offered_by(cls: type) -> dict[str, list[Any]]:
-    """The values beside the default that the signature of a class offers, for options of a few values."""
+    """For each option of a class annotated as `Literal` or `bool`, its values other than the default."""
     signature = inspect.signature(cls, eval_str=True)
     found = {name: _values(p.annotation, p.default) for name, p in signature.parameters.items()}
     return {name: values for name, values in found.items() if values}
@@ -116,7 +116,7 @@ def _modules(module: ModuleType) -> Iterator[ModuleType]:
 
 
 def _values(annotation: Any, default: Any) -> list[Any]:
-    """The values of the `Literal`s and bools in an annotation, but the default; none where there is no default."""
+    """The values of `Literal` and `bool` in an annotation, without the default; empty if there is no default."""
     if default is inspect.Parameter.empty:
         return []
     parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
@@ -127,7 +127,7 @@ def _values(annotation: Any, default: Any) -> list[Any]:
 
 
 def _shown(value: Any) -> str:
-    """A value in few words: classes and partials by their names."""
+    """A short text for a value: classes and partials by their names."""
     if isinstance(value, partial):
         return f"{_shown(value.func)}({_listed(value.keywords)})"
     return value.__name__ if isinstance(value, type) else repr(value)

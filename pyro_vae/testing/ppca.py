@@ -19,7 +19,7 @@ def linear_process(dim: int = 6, latent: int = 3, scale: float = 0.7, seed: int 
 
 
 def linear_vae(process: LinearGaussian, guide: type = FullNormal, hidden: tuple[int, ...] = ()) -> VAE:
-    """A VAE in double precision whose model is the process; its encoder is as it starts.
+    """A VAE in double precision whose model is the process; its encoder is untrained.
 
     Args:
         process: the process.
@@ -38,7 +38,7 @@ def linear_vae(process: LinearGaussian, guide: type = FullNormal, hidden: tuple[
 
 
 def make_exact(vae: VAE, process: LinearGaussian) -> VAE:
-    """Give the affine encoder of a `FullNormal` guide the exact posterior: every log-weight is then log p(x)."""
+    """Set the affine encoder of a `FullNormal` guide to the exact posterior, so that every log-weight is log p(x)."""
     latent = process.weight.shape[1]
     mean_at_zero, covariance = process.posterior(torch.zeros(process.weight.shape[0], dtype=torch.float64))
     scale = torch.linalg.cholesky(covariance)

@@ -1,4 +1,4 @@
-"""What a prior promises."""
+"""The contract of a prior."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -25,14 +25,14 @@ from pyro_vae.testing.parts import Part
 
 @dataclass(frozen=True)
 class _Given:
-    """A prior, with what it is called with."""
+    """A prior and the arguments that it is called with."""
 
     prior: Prior
     encode: Encode
     dtype: torch.dtype = torch.float32
 
     def context(self, *leading: int) -> Tensor | None:
-        """A context where the prior takes one."""
+        """A random context; None if the prior takes none."""
         shape = self.prior.shapes.context
         return None if shape is None else torch.randn(*leading, *shape, dtype=self.dtype)
 
@@ -41,24 +41,24 @@ class _Given:
 
 
 def build(part: Part, latent: int | None = None) -> Prior:
-    """The prior, with a context where it refuses to be without."""
+    """The prior, with a context if it requires one."""
     return part(whole.shapes_for(part, latent))
 
 
 def _given(part: Part, latent: int | None = None, double: bool = False) -> _Given:
-    """The prior, its parameters moved a little, and the map x -> q(z|x) of a small VAE."""
+    """The prior with slightly moved parameters, and the map x -> q(z|x) of a small VAE."""
     prior = perturbed(build(part, latent))
     vae = VAE(part.event, prior.shapes.latent, encoder=small_mlp, decoder=small_mlp)
     return _Given(prior.double(), vae.double().encode, torch.float64) if double else _Given(prior, vae.encode)
 
 
 def takes_its_options(part: Part) -> None:
-    """It is built with its defaults and with every option its signature offers."""
+    """It can be built with its defaults and with every option in its signature."""
     expect_takes_options(part, build)
 
 
 def shapes(part: Part) -> None:
-    """Event shape (latent,); batch shape (), or that of its context; draws and densities follow."""
+    """Event shape (latent,); batch shape () or that of the context; draws and log-densities have them too."""
     for latent in (1, part.latent, 20):
         given = _given(part, latent)
         for leading in LEADING:
@@ -66,7 +66,7 @@ def shapes(part: Part) -> None:
 
 
 def rows_do_not_mix(part: Part) -> None:
-    """The density of one code does not depend on those beside it."""
+    """The density of one code does not depend on the other codes of the batch."""
     given = _given(part, double=True)
     context = given.context(4)
     batch = given.prior(given.encode, context).expand(torch.Size((4,)))
@@ -86,12 +86,12 @@ def draws_follow_the_density(part: Part) -> None:
 
 
 def moments(part: Part) -> None:
-    """`mean` and `variance`, where it has them, are those of its draws."""
+    """`mean` and `variance`, if implemented, agree with its draws."""
     codes.expect_moments(_given(part)())
 
 
 def gradients(part: Part) -> None:
-    """The log-density of any codes has a gradient for them and for every parameter."""
+    """The log-density has a gradient for the codes and for every parameter."""
     given = _given(part)
     z = torch.randn(64, part.latent, requires_grad=True)
     given(64).log_prob(z).sum().backward()
@@ -100,7 +100,7 @@ def gradients(part: Part) -> None:
 
 
 def depends_on_its_context(part: Part) -> None:
-    """A prior built with a context uses it."""
+    """A prior built with a context depends on it."""
     given = _given(part)
     if given.context() is None:
         raise not_applicable("a prior p(z) without context")
@@ -110,20 +110,20 @@ def depends_on_its_context(part: Part) -> None:
 
 
 def copies_and_loads(part: Part) -> None:
-    """A deep copy is the same, and a state dict is all there is to know."""
+    """A deep copy computes the same, and so does a fresh instance with its state dict."""
     given = _given(part)
     z, context = torch.randn(5, part.latent), given.context(5)
     expect_copies_and_loads(lambda: build(part), lambda prior: prior(given.encode, context).log_prob(z))
 
 
 def moves_and_casts(part: Part) -> None:
-    """All its tensors move with it, and it computes in the type of its parameters."""
+    """`to` moves all its tensors, and it computes in the dtype of its parameters."""
     given = _given(part, double=True)
     expect_moves_and_casts(lambda: build(part), lambda prior: prior(given.encode, given.context()).sample())
 
 
 def can_be_recorded(part: Part) -> None:
-    """A recorded graph of its log-density holds for other codes and other weights."""
+    """A recorded graph of its log-density is also correct for other codes and other weights."""
     given = _given(part)
     context = given.context(5)
     inputs, others = ([torch.randn(5, part.latent)] for _ in range(2))

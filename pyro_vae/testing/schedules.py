@@ -1,4 +1,4 @@
-"""What a schedule promises."""
+"""The contract of a schedule."""
 
 from math import isfinite
 from typing import Any
@@ -16,27 +16,27 @@ def build(part: Part) -> Any:
 
 
 def takes_its_options(part: Part) -> None:
-    """It is built with its defaults and with every option its signature offers."""
+    """It can be built with its defaults and with every option in its signature."""
     expect_takes_options(part, build)
 
 
 def is_a_value(part: Part) -> None:
-    """A frozen dataclass: two of the same fields are equal, and so are copies and what a run saves."""
+    """A frozen dataclass: instances with the same fields, copies and saved ones are equal."""
     expect_value(part)
 
 
 def is_a_finite_number(part: Part) -> None:
-    """A finite number at all times, the same when asked again, for trainings of any length."""
+    """A finite number at all times, the same at each call, for trainings of any length."""
     for total in (0.5, 1.0, 30.0, 1000.0):
         values = [part()(t * total / 30, total) for t in _TIMES]
         again = [part()(t * total / 30, total) for t in _TIMES]
         bad = [v for v in values if not isinstance(v, int | float) or not isfinite(v)]
         expect(not bad, f"finite numbers over a training of {total} epochs", bad[:3])
-        expect(values == again, "a function of time alone", "other values when asked again")
+        expect(values == again, "a function of time alone", "other values at a second call")
 
 
 def settles_for_good(part: Part) -> None:
-    """From a time at which it says it is settled, its value no longer changes."""
+    """Once `settled` is True, its value no longer changes."""
     schedule = part()
     for total in (30.0, 20.0):
         final = schedule(total, total)

@@ -325,7 +325,7 @@ def test_gaps_are_bars_side_by_side_with_their_errors():
         plots.inference_gaps({})
 
 
-@pytest.mark.parametrize(("information", "note"), [(0.5, ""), (2.5, ", reached: more data would tell more")])
+@pytest.mark.parametrize(("information", "note"), [(0.5, ""), (2.5, ", reached: use more data")])
 def test_surgery_shows_the_kl_its_parts_and_log_n(information, note):
     kl, zero = estimates(*[2.0, 4.0] * 10), estimates(*[0.0] * 20)
     first, second = estimates(*[information] * 20), estimates(*[3.0 - information] * 20)
