@@ -27,6 +27,7 @@ from pyro_vae.likelihoods import Normal
 from pyro_vae.networks import MLP
 from pyro_vae.statistics.averages import Averaged, of_draws
 from pyro_vae.testing.ppca import linear_process, linear_vae, make_exact
+from tests.support.suites import slow_but
 
 PROCESS = linear_process(dim=6, latent=2, scale=0.7)
 QUICK = Search(lr=0.1, max_steps=1000, selection=64)
@@ -221,7 +222,7 @@ GUIDES = [
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=["iaf", "spline", "mixture", "semi"])
-@pytest.mark.parametrize("starts", [1, 2])
+@pytest.mark.parametrize("starts", slow_but([2], [1, 2]))
 def test_every_family_is_refined_and_no_weight_is_touched(guide, starts):
     vae, x = linear_vae(PROCESS, guide), data(3)
     before, generator = state(vae), torch.get_rng_state()

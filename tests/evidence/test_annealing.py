@@ -25,6 +25,7 @@ from tests.evidence.test_importance_sampling import normal_pair, two_layer_guide
 from tests.evidence.test_quadrature_exact import quadrature
 from tests.support.networks import Dropping
 from tests.support.ppca import make_exact, truth, vae_of
+from tests.support.suites import slow_but
 
 QUICK = Annealing(num_temperatures=10, num_chains=4, num_leapfrog=2, start="prior")
 GOOD = Annealing(num_temperatures=300, num_chains=8, num_leapfrog=3, start="prior")
@@ -139,6 +140,7 @@ class TestAgainstExactValues:
             assert ((result.log_p - exact).abs() < 5 * result.standard_error + 1e-3).all()
             assert (result.log_p - exact).abs().mean() < 0.2
 
+    @pytest.mark.slow
     def test_from_a_flow(self, process):
         """The density of a flow away from its own draws, and its gradient."""
         vae, x = vae_of(process, partial(InverseAutoregressiveFlow, hidden=(4,), context=2)), process.sample(4, seed=1)
@@ -220,7 +222,7 @@ class TestPrograms:
         exact = torch.distributions.MultivariateNormal(bias, covariance).log_prob(x[:, mask[0]])
         assert ((result.log_p - exact).abs() < 5 * result.standard_error + 1e-3).all()
 
-    @pytest.mark.parametrize("start", ["prior", "guide"])
+    @pytest.mark.parametrize("start", slow_but(["guide"], ["prior", "guide"]))
     def test_layers_of_latents(self, start):
         vae = HierarchicalVAE((4,), latent_dims=(3, 2)).double()
         how = Annealing(num_temperatures=20, num_chains=4, num_leapfrog=2, start=start)
@@ -253,7 +255,7 @@ class TestGraphs:
         log_once.cache_clear()
 
     @pytest.mark.parametrize("start", ["prior", "guide"])
-    @pytest.mark.parametrize("num", [7, 60])
+    @pytest.mark.parametrize("num", slow_but([7], [7, 60]))
     def test_agree_with_the_programs(self, monkeypatch, start, num):
         """Recorded but not compiled, whole blocks and filled-up ones, all chains at once or some."""
         recorded = []
@@ -269,6 +271,7 @@ class TestGraphs:
         a, b = (ais(vae.model, vae.guide, x, annealing=how, compile=c, max_rows=rows) for c in (True, False))
         assert len(recorded) == 1 and torch.allclose(a.log_weights, b.log_weights, atol=1e-8)
 
+    @pytest.mark.slow
     def test_compiled(self):
         vae, x = VAE((16,), 2), torch.rand(7, 16).round()
         a, b = (ais(vae.model, vae.guide, x, annealing=QUICK, compile=c) for c in (True, False))

@@ -18,12 +18,13 @@ from pyro_vae.networks import MLP
 from tests.evidence.test_quadrature import one_site
 from tests.support.networks import Dropping
 from tests.support.ppca import truth, vae_of
+from tests.support.suites import slow_but
 
 FEW = {"num_samples": 150, "hmc": HMC(num_warmup=100, num_leapfrog=3)}
 FEWEST = {"num_samples": 50, "hmc": HMC(num_warmup=20, num_leapfrog=2)}
 
 
-@pytest.mark.parametrize("latent", [1, 2, 3])
+@pytest.mark.parametrize("latent", slow_but([3], [1, 2, 3]))
 def test_probabilistic_pca(latent):
     """12 data, each within 5 of its standard errors, themselves known to 12%: false alarm < 1e-4.
 

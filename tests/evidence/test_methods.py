@@ -19,6 +19,7 @@ from pyro_vae.process.seeding import seeded
 from tests.evidence.test_quadrature_exact import quadrature as over_a_square
 from tests.support.networks import Dropping
 from tests.support.ppca import make_exact, truth, vae_of
+from tests.support.suites import slow_but
 
 FAST = {
     "importance": {"num_particles": 4000},
@@ -71,7 +72,7 @@ def assert_right(method, vae, x, exact):
 class TestExact:
     """On the truth: false alarm below 5e-5 a case, where weights are healthy and errors so calibrated."""
 
-    @pytest.mark.parametrize("latent", [1, 2, 3])
+    @pytest.mark.parametrize("latent", slow_but([1], [1, 2, 3]))
     @pytest.mark.parametrize("method", METHODS)
     def test_probabilistic_pca(self, method, latent):
         if (method == "quadrature" and latent == 3) or (method == "prior" and latent > 1):

@@ -132,7 +132,8 @@ class TestAnyGuide:
         error = evidence.standard_error_monte_carlo
         assert abs(evidence.mean - process.log_prob(x).mean().item()) < 5 * error
 
-    @pytest.mark.parametrize("guide", [pytest.param(DiagonalNormal, marks=pytest.mark.slow), FullNormal])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("guide", [DiagonalNormal, FullNormal])
     def test_trained_guide_is_within_two_hundredths_of_a_nat(self, guide):
         """A guide trained from scratch, decoder frozen: importance sampling at K = 5000 finds log p(x)."""
         process = truth(dim=5, latent=2, scale=1.0)

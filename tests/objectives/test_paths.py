@@ -81,7 +81,7 @@ def test_objectives_invert_nothing(make, objective, monkeypatch):
 
 
 @each
-@pytest.mark.parametrize("objective", [StickingTheLanding(2), DReG(3)], ids=str)
+@pytest.mark.parametrize("objective", [pytest.param(StickingTheLanding(2), marks=pytest.mark.slow), DReG(3)], ids=str)
 def test_recorded_is_eager(make, objective):
     vae, x = VAE((6,), 3, guide=make, encoder=SMALL, decoder=SMALL), torch.rand(5, 6).round()
     loss = Loss(vae, objective, lambda batch: batch, lambda size: 0.0)
