@@ -665,10 +665,8 @@ class TestUsage:
 class TestProcess:
     """`python -m pyro_vae`, as a shell sees it."""
 
-    def test_fit_then_evaluate(self):
-        result = shell("fit", FAST, "--epochs 1 --run r --json")
-        assert result.code == 0 and result.json["epochs"] == 1 and "Warning" not in result.err
-        result = shell("evaluate r --num_particles 10 --json")
+    def test_evaluate(self, run):
+        result = shell("evaluate", run, "--num_particles 10 --json")
         assert result.code == 0 and result.json["num_data"] == 200 and not result.err
 
     def test_stopped_by_sigterm(self):
@@ -764,5 +762,6 @@ class TestOwnClass:
         assert result.code == 2 and "StudentT does not say where a decoder starts" in result.error
 
     def test_in_a_process(self):
-        assert shell("fit", FAST, "--vae.likelihood mine.StudentT --epochs 1 --run r").code == 0
+        result = shell("fit", FAST, "--vae.likelihood mine.StudentT --epochs 1 --run r --json")
+        assert result.code == 0 and result.json["epochs"] == 1 and "Warning" not in result.err
         assert done("evaluate r --num_particles 5 --trust mine")["num_data"] == 200

@@ -64,6 +64,7 @@ def test_clusters(tmp_path, capsys):
     assert (tmp_path / "clusters-1.png").stat().st_size > 1000 and "mean of 2 seeds" in capsys.readouterr().out
 
 
+@pytest.mark.slow  # M2 alone is among the recipes, two stages among the clusters
 def test_m1_m2(capsys):
     """Classes are found in the codes of a VAE that saw no label, better than chance by far."""
     sizes = ["--m1_epochs", 20, "--m1_latent_dim", 8, "--hidden", 64, "--latent_dim", 2, "--batch_size", 50]

@@ -268,6 +268,7 @@ def test_mask_leaves_out_exactly_the_unobserved(make):
     torch.testing.assert_close(got.squeeze(0), (vae.likelihood(vae.decoder(z)).log_prob(x) * mask).sum((-1, -2)))
 
 
+@pytest.mark.slow  # the checks of `tests/testing/test_parts.py` do it of the defaults
 @each
 def test_can_be_recorded(make):
     """Loss and gradients as one graph, which gives the same on other data and parameters."""

@@ -38,6 +38,7 @@ from pyro_vae.training.fitting import fit
 from pyro_vae.training.shares import _refuse_batch_norm
 from pyro_vae.training.steps import Batch, EagerStep, GraphStep, Loss, choose_step
 from tests.support.networks import Foreign, ForeignFlat, ForeignWrong, NoModule
+from tests.support.suites import once_a_class
 
 CONV = partial(ConvNet, channels=(3, 8), hidden=(6,))
 RES = partial(ResNet, channels=(3, 8), hidden=(6,), blocks=1)
@@ -376,7 +377,7 @@ def graph_step(vae, x, objective=None):
 
 class TestTraining:
     @pytest.mark.parametrize("network", [GatedMLP, CONV, RES, Foreign], ids=name_of)
-    @pytest.mark.parametrize("objective", [ELBO(), ELBO(num_particles=3)], ids=str)
+    @pytest.mark.parametrize("objective", once_a_class([ELBO(num_particles=3), ELBO()]), ids=str)
     def test_recorded_steps_are_the_eager_ones(self, network, objective):
         vae, x = digits_vae(network, likelihood=partial(Normal, scale="per_element")), digits(10)
         results = []
@@ -389,6 +390,7 @@ class TestTraining:
         for gradient, reference in zip(gradients, references, strict=True):
             torch.testing.assert_close(gradient, reference, rtol=1e-3, atol=1e-3)
 
+    @pytest.mark.slow
     def test_a_compiled_step(self):
         """Compiling compares with an eager run by itself; here that it did not fall back."""
         vae, x = digits_vae(partial(ConvNet, channels=(4,), hidden=())), digits(10)

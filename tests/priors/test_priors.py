@@ -46,6 +46,7 @@ from pyro_vae.shapes import Shapes
 from pyro_vae.tasks.generation import sample
 from pyro_vae.training.fitting import fit
 from pyro_vae.training.steps import Batch, EagerStep, GraphStep, Loss
+from tests.support.suites import once_a_class
 
 EVENT = (2, 3)
 SMALL = partial(MLP, hidden=(5,))
@@ -249,6 +250,7 @@ class TestDensities:
         with pytest.raises(UsageError, match="the VAE has no context"):
             ConditionalNormal(Shapes(EVENT, 2))
 
+    @pytest.mark.slow  # the checks of `tests/testing/test_parts.py` do it of the defaults
     @every_prior
     def test_normalises(self, prior):
         """In two dimensions, by the trapezoid rule; a flow, which costs most, is narrow."""
@@ -477,21 +479,21 @@ class TestInPrograms:
         torch.testing.assert_close(torch.distributions.kl_divergence(q, p.expand((1,)))[0], expected, rtol=1e-6, atol=0)
 
     @every_prior
-    def test_recorded_step(self, prior):
+    @pytest.mark.parametrize("objective", once_a_class([ELBO(), ELBO(num_particles=2, analytic_kl=True)]), ids=str)
+    def test_recorded_step(self, prior, objective):
         """The recorded gradients against eager ones on the same noise."""
         vae, x = make(prior), binary(6)
-        for objective in (ELBO(), ELBO(num_particles=2, analytic_kl=True)):
-            loss = Loss(vae, objective, lambda batch: batch, lambda batch: 0.0)
-            step = GraphStep(loss, full=0)
-            step.prepare(Batch(x), 0.0, 1.0)
-            results = []
-            for function in (step, EagerStep(loss)):
-                with seeded(2):
-                    value, parameters, gradients = function(Batch(x), 0.0, 1.0)
-                results.append([value, *gradients])
-            assert len(parameters) == len(list(vae.parameters()))
-            for a, b in zip(*results, strict=True):
-                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        loss = Loss(vae, objective, lambda batch: batch, lambda batch: 0.0)
+        step = GraphStep(loss, full=0)
+        step.prepare(Batch(x), 0.0, 1.0)
+        results = []
+        for function in (step, EagerStep(loss)):
+            with seeded(2):
+                value, parameters, gradients = function(Batch(x), 0.0, 1.0)
+            results.append([value, *gradients])
+        assert len(parameters) == len(list(vae.parameters()))
+        for a, b in zip(*results, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
     @every_prior
     def test_recorded_evidence(self, prior):
