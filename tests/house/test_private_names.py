@@ -8,6 +8,7 @@ import ast
 import importlib
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -74,14 +75,19 @@ def is_private(name):
     return re.fullmatch(r"_[A-Za-z]\w*", name) is not None
 
 
-FILES = {str(path.relative_to(PACKAGE)): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
-NODES = [(file, node) for file, tree in FILES.items() for node in ast.walk(tree)]
 NAMES = {last(path) for path in USED}
+
+
+@cache
+def all_nodes():
+    """The syntax of the package: (file, node)."""
+    files = {str(path.relative_to(PACKAGE)): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+    return [(file, node) for file, tree in files.items() for node in ast.walk(tree)]
 
 
 def defined():
     """The private names that the package defines: functions, classes, variables, attributes of `self` and `cls`."""
-    for _, node in NODES:
+    for _, node in all_nodes():
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             yield node.name
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -120,8 +126,8 @@ def mentioned(node):
 def uses():
     """The files by private name of a dependency."""
     own, found = set(defined()) - NAMES, {}
-    stored = {(file, node.attr) for file, node in NODES if is_own_store(node)}
-    for file, node in NODES:
+    stored = {(file, node.attr) for file, node in all_nodes() if is_own_store(node)}
+    for file, node in all_nodes():
         for name in mentioned(node):
             if is_private(name) and name not in own and (file, name) not in stored:
                 found.setdefault(name, set()).add(file)
