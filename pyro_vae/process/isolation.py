@@ -26,11 +26,11 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from pyro.poutine.block_messenger import BlockMessenger
 from pyro.poutine.indep_messenger import IndepMessenger
-from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 
 from pyro_vae.errors import UsageError
+from pyro_vae.process.pyro_internals import handlers
 from pyro_vae.process.switches import put_back_on_error
 from pyro_vae.process.torch_cache import environment_kept
 from pyro_vae.process.turns import one_at_a_time
@@ -113,7 +113,7 @@ def _refuse_handlers(name: str) -> None:
     A trace of parameters only is that of `pyro.infer.SVI` around its loss, and needs them.
     """
     hidden = False
-    for handler in reversed(_PYRO_STACK):
+    for handler in reversed(handlers()):
         if isinstance(handler, IndepMessenger):
             raise UsageError(
                 f"{name} was called inside pyro.plate({handler.name!r}), which would add a dimension to the programs "
