@@ -1,12 +1,12 @@
 """Digits clustered without labels by a VAE with a mixture prior, over several seeds: accuracy, NMI and ARI.
 
-For each seed: train with a standard normal prior, put 10 normals on the codes by EM, train all together (VaDE), assign
-the test images, compare with their labels, which nothing before has seen.
+For each seed: train with a standard normal prior, fit 10 normals to the codes by EM, train all parameters together
+(VaDE), assign the test images to clusters, and compare with their labels, which were not used before.
 
     python examples/clusters.py --data mnist.npz --valid_size 5000 --hidden 500 --lr 1e-3 --batch_size 100 --epochs 30
 
-Without options it takes the packaged digits and a minute. The matching of clusters with classes is the best there is
-for the test images, as usual.
+Without options it uses the packaged digits and takes a minute. As usual, clusters are matched with classes in the best
+way for the test images.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def _trained(data: Dataset, seed: int, options: argparse.Namespace) -> VAE:
 
 
 def _picture(found: Clustering, x: torch.Tensor, seed: int) -> object:
-    """A row for each cluster: the images that belong to it most surely."""
+    """One row for each cluster: the images with the highest probability of it."""
     surest = found.probabilities.topk(_SHOWN, 0).indices.T
     return plots.image_grid(
         x[surest].flatten(0, 1), columns=_SHOWN, title=f"Ten test images of each cluster, seed {seed}"
@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits")
     parser.add_argument(
-        "--valid_size", type=int, default=0, help="hold out the last n of train; 0: it has a valid split"
+        "--valid_size", type=int, default=0, help="hold out the last n of train; 0: use the valid split of the data"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--components", type=int, default=10)
@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--joint_epochs", type=int, default=20, help="with the mixture")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--batch_size", type=int, default=50)
-    parser.add_argument("--precision", default="float32", help="of the training")
+    parser.add_argument("--precision", default="float32", help="precision of the training")
     parser.add_argument("--out", default="runs/clusters")
     return parser
 

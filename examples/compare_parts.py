@@ -1,12 +1,12 @@
-"""One table: what a guide, a prior, an objective or a second stochastic layer is worth, in nats of log p(x).
+"""A table of the differences in log p(x) by guide, prior, objective and a second stochastic layer, in nats.
 
-Every row is trained with `pyro-vae fit` for the same number of passes and estimated with `pyro-vae evaluate` on the
-same images with the same K; differences are paired image by image. A row that is there already is not trained again.
+Every row is trained with `pyro-vae fit` for the same number of epochs and estimated with `pyro-vae evaluate` on the
+same images with the same K; differences are paired by image. A row that has already been trained is not trained again.
 
     python examples/compare_parts.py --data static_mnist.npz --epochs 100 --out runs/parts           # hours
     python examples/compare_parts.py --data static_mnist.npz --tables guides objectives --out runs/parts
 
-Without options it takes the packaged digits and few epochs: whether it all runs.
+Without options it uses the packaged digits and few epochs, to test that everything runs.
 """
 
 import argparse
@@ -38,7 +38,7 @@ _ONE_LAYER = ["--vae.latent_dim", "50", *_dense("MLP", 200)]
 _TWO_LAYERS = [
     *("--vae", "HierarchicalVAE", "--vae.latent_dims", "[100, 50]"),
     *_dense("MLP", 200),
-    *_dense("MLP", 100, ("upper_encoder", "upper_decoder"), activation="tanh"),  # bounded: codes far out are fed back
+    *_dense("MLP", 100, ("upper_encoder", "upper_decoder"), activation="tanh"),  # bounded; codes are not
 ]
 _GATED = ["--vae.latent_dim", "40", *_dense("GatedMLP", 300)]
 
@@ -60,8 +60,8 @@ TABLES: dict[str, dict[str, list[str]]] = {
     },
     "layers": {"one": _ONE_LAYER, "two": _TWO_LAYERS},
 }
-"""Options of `pyro-vae fit` for each row; the first of a table is what the others are compared with. All but the
-objectives' own table take the command's KL warm-up, which IWAE does not have."""
+"""Options of `pyro-vae fit` for each row; the others are compared with the first of a table. All but the table
+of objectives use the command's KL warm-up, which IWAE does not have."""
 
 
 def main(options: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]:
@@ -77,7 +77,7 @@ def main(options: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def _run(out: Path, parts: list[str], options: argparse.Namespace) -> Path:
-    """A trained and evaluated run; rows of two tables with the same parts are one run."""
+    """A trained and evaluated run; rows of two tables with the same parts share a run."""
     name = "-".join(word.strip("[]").replace(", ", "x") for word in parts if not word.startswith("--"))
     run, common = out / name, ["--data", options.data, "--epochs", str(options.epochs), "--seed", str(options.seed)]
     _call("fit", *common, "--precision", options.precision, *parts, "--run", str(run), *options.fit)
@@ -144,9 +144,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", default="digits")
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     parser.add_argument("--epochs", type=int, default=5, help="passes over the training data")
-    parser.add_argument("--precision", default="float32", help="of the training; log p(x) is always in float32")
+    parser.add_argument("--precision", default="float32", help="precision of training; log p(x) is always in float32")
     parser.add_argument("--num_particles", type=int, default=5000)
-    parser.add_argument("--num_data", type=int, default=None, help="so many test images, evenly spread")
+    parser.add_argument("--num_data", type=int, default=None, help="number of test images, evenly spread")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="runs/parts", help="folder of the run directories")
     parser.add_argument("--fit", nargs=argparse.REMAINDER, default=[], help="further options of pyro-vae fit")

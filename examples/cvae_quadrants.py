@@ -1,14 +1,14 @@
-"""Conditional VAEs on the quadrants of MNIST: log p(missing pixels | given pixels), beside a network without a code.
+"""Conditional VAEs on the quadrants of MNIST: log p(missing pixels | given pixels), and a network without a code.
 
 The setting of Pyro's tutorial (after Sohn et al. 2015): 1, 2 or 3 quadrants of a grey image are given, 500-500 hidden
 units, 200 latent dimensions, Adam at 1e-3, batches of 128, at most 50 epochs; all figures are the cross-entropy of the
-grey values of the missing pixels, nats per image. Here the last 10,000 of train are held out to choose the epoch by,
-which the tutorial does by the test set.
+grey values of the missing pixels, nats per image. Here the last 10,000 of train are held out to choose the epoch;
+the tutorial uses the test set.
 
     python examples/cvae_quadrants.py --data mnist.npz --out runs/quadrants
 
-Without options it takes the packaged digits and a minute. The baseline gives each pixel a probability of its own: it
-cannot say that pixels hang together. Its figure is exact. The CVAE's are the ELBO (10 draws, as in the tutorial) and
+Without options it uses the packaged digits and takes a minute. The baseline has independent pixels: it cannot express
+their dependence. Its figure is exact. The CVAE's are the ELBO (10 draws, as in the tutorial) and
 the importance-sampling estimate, both upper bounds on its negative log-likelihood in expectation.
 """
 
@@ -48,7 +48,7 @@ def main(options: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 
 def _train(data: Dataset, run: Path, options: argparse.Namespace) -> VAE:
-    """A CVAE whose prior, decoder and guide are given the pixels, with the weights of its best epoch."""
+    """A CVAE whose prior, decoder and guide depend on the given pixels, with the weights of its best epoch."""
     network = partial(MLP, hidden=(options.hidden, options.hidden), activation="relu")
     with seeded(options.seed, "init"):
         vae = VAE(
@@ -66,7 +66,7 @@ def _train(data: Dataset, run: Path, options: argparse.Namespace) -> VAE:
 
 
 def _score(vae: VAE, data: Dataset, options: argparse.Namespace) -> dict[str, float]:
-    """Negative conditional log-likelihood of the test images, with its errors."""
+    """Negative conditional log-likelihood of the test images, with its standard errors."""
     x, c = data.split("test"), data.widen_inputs(data.given("test"))["c"]
     elbo = bound(vae.model, vae.guide, x, c=c, num_particles=10, seed=options.seed).elbo
     evidence = log_marginal(vae.model, vae.guide, x, c=c, num_particles=options.num_particles, seed=options.seed)
@@ -82,7 +82,7 @@ def _score(vae: VAE, data: Dataset, options: argparse.Namespace) -> dict[str, fl
 
 
 def _train_baseline(data: Dataset, options: argparse.Namespace) -> nn.Module:
-    """A plain network from the given pixels to the others, trained alike, with the weights that are best on `valid`."""
+    """A network from the given pixels to the others, trained the same way, with the best weights on `valid`."""
     (c, x), shapes = _pixels(data, "train"), (data.input_shapes["c"], data.event_shape)
     best, weights = float("inf"), {}
     with seeded(options.seed, "baseline"):
@@ -112,7 +112,7 @@ def _score_baseline(network: nn.Module, data: Dataset) -> dict[str, float]:
 
 
 def _picture(vae: VAE, network: nn.Module, data: Dataset, given: int, options: argparse.Namespace) -> Any:
-    """A column for each of 10 test images: what is given, the truth, the baseline's means, three of the CVAE's."""
+    """One column for each of 10 test images: given pixels, truth, means of the baseline, three means of the CVAE."""
     c, x = (pixels[:10] for pixels in _pixels(data, "test"))
     drawn = [sample(vae, len(c), seed=seed, c=c).mean for seed in range(3)]
     rows = [torch.full_like(x, 0.5), x, network(c).sigmoid(), *drawn]
@@ -136,14 +136,14 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits")
     parser.add_argument(
-        "--valid_size", type=int, default=0, help="hold out the last n of train; 0: it has a valid split"
+        "--valid_size", type=int, default=0, help="hold out the last n of train; 0: use the valid split of the data"
     )
-    parser.add_argument("--given", type=int, nargs="+", default=[1, 2, 3], help="how many quadrants")
+    parser.add_argument("--given", type=int, nargs="+", default=[1, 2, 3], help="numbers of given quadrants")
     parser.add_argument("--latent_dim", type=int, default=200)
     parser.add_argument("--hidden", type=int, default=500)
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--precision", default="float32", help="of the CVAE's training; what is reported is in float32")
+    parser.add_argument("--precision", default="float32", help="precision of the CVAE's training, not of results")
     parser.add_argument("--num_particles", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="runs/quadrants")

@@ -1,6 +1,6 @@
-"""A VQ-VAE: a grid of discrete codes, a prior over them learned afterwards, and the bound on log p(x) of both.
+"""A VQ-VAE: a grid of discrete codes, a prior over them that is learned afterwards, and the bound on log p(x) of both.
 
-On the packaged 8x8 digits, with a grid of 2x2 codes, it takes some seconds. For MNIST, with a grid of 7x7:
+With the packaged 8x8 digits and a grid of 2x2 codes it takes some seconds. For MNIST, with a grid of 7x7:
 
     python examples/discrete_codes.py --data mnist --binarize dynamic --codes 7 7 --size 128 --width 64 --epochs 50
 """

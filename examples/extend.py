@@ -1,9 +1,9 @@
-"""Parts of your own: a likelihood, a prior and a guide, put to the contract of their axes, then used.
+"""Parts of your own: a likelihood, a prior and a guide, checked by the contract of their axes, then used.
 
     python examples/extend.py
 
-Nothing is registered: a class in a file of yours is a part, from Python (`likelihood=Logistic`), from the command line
-(`--vae.likelihood extend.Logistic`) and in a run directory (`load(run, trust=["extend"])`).
+No registration is needed: a class in your own file can be used from Python (`likelihood=Logistic`), from the command
+line (`--vae.likelihood extend.Logistic`) and in a run directory (`load(run, trust=["extend"])`).
 """
 
 import argparse
@@ -44,7 +44,7 @@ class Logistic(Likelihood):
         return dist.Logistic(params[0], params[1].exp() + self.min_scale)
 
     def initial_params(self, mean: Tensor, std: Tensor) -> Tensor:
-        """The means, and the logs of the scales that have these standard deviations."""
+        """The means, and the log scales for these standard deviations."""
         return torch.stack([mean, (std * 3**0.5 / pi).clamp(min=1e-2).log()])
 
 
@@ -56,7 +56,7 @@ class HeavyTails(Prior):
         df: degrees of freedom, more than 2.
     """
 
-    variants: ClassVar[tuple[dict[str, Any], ...]] = ({"df": 20.0},)  # further settings that the contract is tried with
+    variants: ClassVar[tuple[dict[str, Any], ...]] = ({"df": 20.0},)  # further options for the contract's checks
 
     def __init__(self, shapes, df: float = 8.0) -> None:
         super().__init__(shapes)
@@ -83,7 +83,7 @@ class DiagonalLaplace(Guide):
 
 
 def main(epochs: int) -> None:
-    """Check the parts, train a VAE of them, estimate log p(x)."""
+    """Check the parts, train a VAE with them, estimate log p(x)."""
     for part in (Logistic, HeavyTails, DiagonalLaplace):
         outcomes = check_part(part)
         passed = [outcome for outcome in outcomes if not outcome.left_out]

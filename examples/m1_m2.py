@@ -1,13 +1,14 @@
-"""Semi-supervised digits by two models, M1+M2: the codes of a VAE without labels are the data of one with a few.
+"""Semi-supervised digits by two models, M1+M2: a VAE's codes are the data of a second model with few labels.
 
-A VAE (M1) is trained on all images; from then on a datum is a draw of its q(z|x), of the dimensions in use. Model M2 of
-these codes has a class and a code of its own. It learns in a few passes what takes it hundreds over pixels: a pass is
-cheap, and classes lie apart in the codes (Kingma et al. 2014). On MNIST, with the VAE of `examples/static_mnist.yaml`:
+A VAE (M1) is trained on all images; the data of M2 are draws from its q(z|x), in the active dimensions. M2 has a class
+and a second code as latent variables. It needs a few epochs instead of hundreds on pixels, and an epoch is cheap, since
+classes are well separated in the codes of M1 (Kingma et al. 2014). On MNIST, with the VAE of
+`examples/static_mnist.yaml`:
 
     pyro-vae fit --config examples/static_mnist.yaml --data static_mnist.npz --run runs/m1
     python examples/m1_m2.py --data mnist.npz --m1 runs/m1 --labelled 100 --repeats 150 --draws 5 --epochs 8
 
-Without options it takes the packaged digits and a minute. `--repeats` is how often each labelled datum is in train.
+Without options it uses the packaged digits and takes a minute. `--repeats`: copies of each labelled datum in train.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from pyro_vae.schedules import Cosine
 
 
 def main(options: argparse.Namespace) -> float:
-    """Train M1 unless there is one, train M2 on its codes, classify; returns the accuracy."""
+    """Train M1 unless a run is given, train M2 on its codes, classify; returns the accuracy."""
     data = load_data(
         options.data, binarize="dynamic", labelled=options.labelled, repeats=options.repeats, seed=options.seed
     )
@@ -63,7 +64,7 @@ def codes_of(m1: VAE, data: Dataset, draws: int, seed: int) -> Dataset:
 
 
 def _m1(options: argparse.Namespace) -> VAE:
-    """A VAE of the images, each counted once, whether it has a label or not."""
+    """A VAE of all images, with or without label, each counted once."""
     images = load_data(options.data, binarize="dynamic", seed=options.seed)
     with seeded(options.seed, "m1"):
         network = partial(MLP, hidden=(options.hidden,))
@@ -73,7 +74,7 @@ def _m1(options: argparse.Namespace) -> VAE:
 
 
 def _settings(options: argparse.Namespace) -> dict:
-    """What both trainings share."""
+    """Options of both trainings."""
     adam = partial(torch.optim.Adam, lr=options.lr)
     return {"optimizer": adam, "lr_schedule": Cosine(), "batch_size": options.batch_size, "seed": options.seed}
 
@@ -87,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--m1_latent_dim", type=int, default=20)
     parser.add_argument("--draws", type=int, default=10, help="codes of each datum of train")
     parser.add_argument("--labelled", type=int, default=50)
-    parser.add_argument("--repeats", type=int, default=5, help="how often each labelled datum is in train")
+    parser.add_argument("--repeats", type=int, default=5, help="copies of each labelled datum in train")
     parser.add_argument("--alpha", type=float, default=5.0, help="weight of log q(y|x)")
     parser.add_argument("--dropout", type=float, default=0.2, help="of the classifier")
     parser.add_argument("--latent_dim", type=int, default=10, help="of M2")

@@ -1,13 +1,13 @@
-"""Semi-supervised digits: model M2 with the labels of a few, its accuracy on the test set, and log p(x).
+"""Semi-supervised digits: model M2 with few labels, its accuracy on the test set, and log p(x).
 
-The classifier q(y|x) first learns from the labels alone, then all is trained together. Each labelled datum is in train
-so often (`--repeats`) that data with a label count as much as those without: else y comes to stand for slant or width,
-which the bound likes as well as the class. On MNIST (Kingma et al. 2014: 500 hidden units, 100 or 3000 labels):
+The classifier q(y|x) is first trained on the labels alone, then all parameters together. Labelled data are repeated in
+train (`--repeats`) until they have the same total weight as those without; otherwise y may encode slant or width, which
+increases the bound as much as the class does. On MNIST (Kingma et al. 2014: 500 hidden units, 100 or 3000 labels):
 
     python examples/m2.py --data mnist.npz --labelled 3000 --activation silu --supervised_steps 3000 --epochs 20
     python examples/m2.py --data mnist.npz --labelled 100 --supervised_steps 500 --epochs 120
 
-Without options it takes the packaged digits and a minute. A pass goes through all data, the repeated ones included.
+Without options it uses the packaged digits and takes a minute. An epoch includes the repeated data.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def main(options: argparse.Namespace) -> float:
 
 
 def _teach(classifier: torch.nn.Module, data: Dataset, options: argparse.Namespace) -> None:
-    """Train the classifier on the data with a label, each binarised afresh whenever it is seen."""
+    """Train the classifier on the labelled data, binarised anew at each use."""
     optimizer = torch.optim.Adam(classifier.parameters(), lr=options.lr)
     known = data.inputs["y"]["train"]
     rows = (known >= 0).nonzero().squeeze(-1)
@@ -73,14 +73,14 @@ def _teach(classifier: torch.nn.Module, data: Dataset, options: argparse.Namespa
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options, with those of the published setting where they are not of size."""
+    """The options; defaults are those of the paper, except sizes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits")
     parser.add_argument("--valid_size", type=int, default=0, help="hold out the last n of train")
     parser.add_argument("--labelled", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=None, help="of each labelled datum; default N / N_labelled")
     parser.add_argument("--alpha", type=float, default=5.0, help="weight of log q(y|x)")
-    parser.add_argument("--supervised_steps", type=int, default=1000, help="of the classifier by itself")
+    parser.add_argument("--supervised_steps", type=int, default=1000, help="steps of the classifier alone")
     parser.add_argument("--dropout", type=float, default=0.5, help="of the classifier")
     parser.add_argument("--latent_dim", type=int, default=20)
     parser.add_argument("--hidden", type=int, default=500)

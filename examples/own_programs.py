@@ -1,8 +1,8 @@
-"""Your own Pyro programs: two latent layers, trained by `fit`, scored by `log_marginal`, checked against the truth.
+"""Your own Pyro programs: two latent layers, trained by `fit`; `log_marginal` and the exact value.
 
 The model is linear and Gaussian, z2 ~ N(0, 1), z1 ~ N(a z2, 1), x_d ~ N(w_d z1, 1), so that log p(x) is known exactly
-and the estimate can be compared with it. Nothing here is a `VAE`: any module with `model(x)` and `guide(x)` will do, as
-long as its sample sites lie in one plate over the data at dimension -1.
+and the estimate can be compared with it. Nothing here is a `VAE`: any module with `model(x)` and `guide(x)` can be used
+if its sample sites are in one plate over the data at dimension -1.
 
     python examples/own_programs.py
 """

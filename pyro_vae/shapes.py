@@ -11,7 +11,7 @@ class Shapes:
     Args:
         event: shape of one datum x, e.g. `(28, 28)`; every entry at least 1.
         latent: number of latent dimensions of z, at least 1.
-        context: shape of one datum's context c, e.g. `(10,)` for a one-hot label; None where there is none.
+        context: shape of one datum's context c, e.g. `(10,)` for a one-hot label; None without context.
     """
 
     event: tuple[int, ...]

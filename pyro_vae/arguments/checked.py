@@ -149,7 +149,7 @@ def _further(function: str, known: Signature, index: int, value: Any, rows: int 
 
 
 def _beside(name: str, value: Any, rows: int | None) -> Any:
-    """What the programs are given beside the data: with as many rows, or one for all."""
+    """The further inputs of the programs: with one row for each datum, or one for all."""
     if value is None:
         return None
     value = tensor(name, value)

@@ -240,7 +240,7 @@ class Autoencoder(Called, nn.Module, ABC):
 
 
 def start_near_prior(encoder: nn.Module, guide: Guide, size: int | None = None) -> None:
-    """Make the guide start about as wide as a standard normal prior, whatever the scale of the data.
+    """Make the guide start about as wide as a standard normal prior, for every scale of the data.
 
     With Glorot's initial weights an encoder's output grows with the data, and a width is its exponential. So the
     parameters in `Guide.initial_params` start as constants, if the network supports it.
@@ -260,7 +260,7 @@ def start_near_prior(encoder: nn.Module, guide: Guide, size: int | None = None) 
 class Conditional(Autoencoder):
     """An autoencoder that may be conditioned on a context c, each of its programs with or without it.
 
-    `shapes.context` is the shape of one datum's c, None where there is none; `arguments["conditions"]` names the
+    `shapes.context` is the shape of one datum's c, None without context; `arguments["conditions"]` names the
     programs, `"decoder"` and `"guide"`, whose networks take it. Whether the prior takes it depends on its class.
     """
 

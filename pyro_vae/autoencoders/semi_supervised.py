@@ -30,7 +30,7 @@ class SemiSupervisedVAE(Autoencoder):
     .. math:: y \sim p(y), \quad z \sim p(z), \quad x \sim p(x | \mathrm{decoder}(z, y)); \qquad
         q(y, z | x) = q(y | \mathrm{classifier}(x)) \, q(z | \mathrm{encoder}(x, y))
 
-    Both programs take the labels as the input `y`, int64 `[B]`, -1 where there is none. Where there is a label the
+    Both programs take the labels as the input `y`, int64 `[B]`, -1 without label. With a label the
     guide is a point mass on it in place of q(y|x). So one program of the joint density serves all rows of a batch: each
     row's log-weight is log p(x, y, z) - log q(z|x, y) with a label, and log p(x, y, z) - log q(y|x) - log q(z|x, y)
     without, and their means are bounds on log p(x, y) and log p(x). Two sites with masks (Pyro's `obs_mask`) would say

@@ -225,7 +225,7 @@ class _Point(dist.Delta):
 
 
 _VECTORS_PER_ENTRY = 4
-"""To choose the start of the codebook from: neighbouring positions of a few images are much alike."""
+"""Vectors drawn for each entry to initialise the codebook: those of a few images would be too similar."""
 
 
 def _refuse_context(c: Tensor | None) -> None:

@@ -1,13 +1,13 @@
-"""The same numbers, sooner: recorded graphs, their rewrites, what weights alone decide, torch's backends.
+"""The same numbers, faster: recorded graphs, their rewrites, cached values, torch's backends.
 
 A program is run once, and the tensor operations that it made are recorded as a graph, which inductor compiles. From
-then on only the graph runs: no Pyro, no autograd. What it is fixed to (shapes, the storage of the parameters) is its
-cache key; parameters, data and remembered tensors are its inputs. `inference/pairs.py` records the two programs of a
+then on only the graph runs: no Pyro, no autograd. Its cache key has all that it depends on (shapes, the storage of the
+parameters); parameters, data and cached tensors are its inputs. `inference/pairs.py` records the two programs of a
 Pyro pair, `training/steps.py` a loss with its gradients, `evidence/annealing_path.py` the density of a Markov chain.
 
 recording.py    a program's tensor operations, run once and recorded
 rewrites.py     cheaper forms of recorded operations
 memory.py       values that depend on weights alone, computed once for many runs
 caching.py      recorded graphs kept for later calls, each under a cache key
-backends.py     devices, and torch's process-wide settings for the time of a `with` block
+backends.py     devices, and torch's process-wide settings inside a `with` block
 """

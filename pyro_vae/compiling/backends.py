@@ -1,8 +1,8 @@
-"""Settings of torch's backends for the time of a `with` block; they are process-wide switches.
+"""Settings of torch's backends inside a `with` block; they are process-wide switches.
 
 `fast_cpu`: torch's float32 products use MKL, slow on some CPUs where oneDNN's kernels are as exact; there a training
 step takes 1.4 to 2.0 times as long without (docs/performance.md). `exact_products` keeps a GPU from rounding the
-factors of float32 products, which would change reported numbers. The C library's allocator is left alone: its settings
+factors of float32 products, which would change reported numbers. The C library's allocator is not changed: its settings
 can't be read, so they could not be restored.
 """
 
@@ -23,8 +23,8 @@ _EXACT = 1e-5
 
 
 _FASTER, _NOT_SLOWER = 1.4, 0.8
-"""How much faster oneDNN must be, on CPUs that MKL is made for and on others (there it is 1.05 to 2). Far from the
-measured ratios, so that timing noise cannot flip the choice between two runs of one command."""
+"""How many times faster oneDNN must be, on CPUs that MKL is made for and on others (there it is 1.05 to 2). Far from
+the measured ratios, so that timing noise cannot flip the choice between two runs of one command."""
 
 
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -35,11 +35,11 @@ def fast_cpu(onednn: bool | None = None, threads: int | None = None) -> Iterator
     """Run a block with the faster settings; they are restored at the end.
 
     Args:
-        onednn: whether float32 products go to oneDNN; None to measure it (once a process).
-        threads: number of threads; None for the present number.
+        onednn: whether float32 products go to oneDNN; None to measure it (once in a process).
+        threads: number of threads; None to keep the current number.
 
     Yields:
-        Whether float32 products go to oneDNN: what to pass to get the same bits again.
+        Whether float32 products go to oneDNN; pass it as `onednn` to get the same bits again.
     """
     before = torch.get_num_threads()
     if threads is not None:
@@ -69,7 +69,7 @@ def exact_products() -> Iterator[None]:
 def onednn_is_better() -> bool:
     """Whether oneDNN multiplies float32 matrices as exactly as MKL here, and faster.
 
-    On a CPU with AMX the same switch rounds the factors to bfloat16: its error gives it away.
+    On a CPU with AMX the same switch rounds the factors to bfloat16, which the error shows.
     """
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(size, generator=generator) for size in ((256, 784), (784, 500)))
@@ -80,7 +80,7 @@ def onednn_is_better() -> bool:
 
 
 def _is_intel() -> bool:
-    """Whether the CPU is from Intel; True where the system does not say."""
+    """Whether the CPU is from Intel; True if unknown."""
     try:
         return "GenuineIntel" in (info := _CPU_INFO.read_text()) or "vendor_id" not in info
     except OSError:
@@ -107,7 +107,7 @@ def _onednn(use: bool) -> Iterator[None]:
         yield
         return
     before = switch.fp32_precision
-    switch.fp32_precision = "bf16"  # what the switch is called; without AMX the kernels are float32's
+    switch.fp32_precision = "bf16"  # the name of the switch; without AMX the kernels compute in float32
     try:
         yield
     finally:
@@ -115,7 +115,7 @@ def _onednn(use: bool) -> Iterator[None]:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called `name`; `"auto"` is CUDA where there is one.
+    """The device called `name`; `"auto"` is CUDA if available.
 
     Raises:
         UsageError: if there is no such device.

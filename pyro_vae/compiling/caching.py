@@ -1,7 +1,7 @@
 """Recorded graphs kept for later calls, each under a cache key: a second estimate need not record and compile again.
 
-Without it, a second estimate of 100 data with K = 1000 takes 1.4 times as long where inductor's cache on disk is filled
-(0.2 s more), and some ten seconds more where it is not (docs/performance.md).
+Without it, a second estimate of 100 data with K = 1000 takes 1.4 times as long with inductor's cache on disk
+(0.2 s more), and some ten seconds more without it (docs/performance.md).
 """
 
 from collections.abc import Hashable, Sequence
@@ -19,19 +19,19 @@ Kept = TypeVar("Kept")
 
 @dataclass(frozen=True)
 class CacheKey:
-    """Everything visible that a recorded graph is fixed to; graphs with equal keys may be used for one another.
+    """All visible values that a recorded graph depends on; graphs with equal keys may be used for one another.
 
-    Plain attributes of modules (numbers, functions) can't be seen from outside, so whoever takes a graph from the cache
-    compares it with the programs first.
+    Plain attributes of modules (numbers, functions) are not visible, so a graph from the cache must be compared with
+    the programs before it is used.
 
     Args:
-        recorded: what was recorded, and the numbers that it was recorded with.
+        recorded: name of the recorded function, and the numbers that it was recorded with.
         inputs: shape, dtype and device of each input.
         storage: address, dtype and device of each parameter and buffer. A kept graph holds its parameters' storage, so
             that no other tensor can have the address.
-        buffers: how often each buffer was changed in place: a graph has buffers as constants.
-        precisions: that of the products of each module, None for that of its weights.
-        threads: of torch; a compiled graph divides its loops by their number.
+        buffers: version counter of each buffer: buffers are constants in a graph.
+        precisions: dtype of the products of each module, None for that of its weights.
+        threads: number of torch's threads; a compiled graph divides its loops by it.
     """
 
     recorded: Hashable
@@ -59,7 +59,7 @@ class GraphCache(Generic[Kept]):
     """The latest graphs of each module, dropped together with the module.
 
     Args:
-        most: graphs kept for a module.
+        most: maximum number of graphs for a module.
     """
 
     def __init__(self, most: int) -> None:
@@ -71,7 +71,7 @@ class GraphCache(Generic[Kept]):
         return self._kept.setdefault(module, {})
 
     def keep(self, module: nn.Module, key: CacheKey, graphs: Kept) -> None:
-        """Keep graphs, in the place of the oldest where there are `most`."""
+        """Keep graphs; replaces the oldest if there are already `most`."""
         kept = self.of(module)
         while len(kept) >= self.most:
             del kept[next(iter(kept))]

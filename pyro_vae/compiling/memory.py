@@ -1,9 +1,9 @@
-"""Values that a module computes from its weights alone, computed once for many runs.
+"""A cache for values that a module computes from its weights alone, for many runs.
 
-An estimate of log p(x) runs a model some hundred times for each block of data. A prior that is made of q(z|u) at
-learned inputs u (`VampPrior`) would run the encoder on all of them each time. While weights do not change, such a
-module hands its tensors to `remember` and gets them back by `recall`. Only the caller of `remembering` knows that
-weights do not change: outside of it nothing is remembered. Without it, log p(x) takes 1.3 to 1.5 times as long with a
+An estimate of log p(x) runs a model some hundred times for each block of data. A prior that is a mixture of
+q(z|u) at learned inputs u (`VampPrior`) would run the encoder on all of them each time. Such a module stores its
+tensors by `remember` and gets them back by `recall`. The caller of `remembering` guarantees that weights do not change
+inside; outside of it nothing is stored. Without the cache, log p(x) takes 1.3 to 1.5 times as long with a
 VampPrior of 500 components, 1.1 times with 50 (docs/performance.md).
 """
 
@@ -24,7 +24,7 @@ class Memory(dict[nn.Module, tuple[Tensor, ...]]):
         return [tensor for tensors in self.values() for tensor in tensors]
 
     def shapes(self) -> list[torch.Size]:
-        """Of `tensors()`."""
+        """The shapes of `tensors()`."""
         return [tensor.shape for tensor in self.tensors()]
 
     def holding(self, tensors: Sequence[Tensor]) -> Self:
@@ -38,13 +38,13 @@ _active: ContextVar[Memory | None] = ContextVar("memory", default=None)
 
 @contextmanager
 def remembering(known: Memory | None = None) -> Iterator[Memory]:
-    """Let modules remember, inside the block, what depends on weights alone.
+    """Inside the block, modules cache values that depend on weights alone.
 
     The caller guarantees that inside no weight, mode or precision of products changes, and that no gradient for a
     weight is needed. A nested block starts with an empty memory.
 
     Args:
-        known: what is remembered from the start; it is copied.
+        known: initial contents, which are copied.
 
     Example:
         >>> module = nn.Linear(2, 3)
@@ -64,7 +64,7 @@ def remembering(known: Memory | None = None) -> Iterator[Memory]:
 
 @contextmanager
 def forgetting() -> Iterator[None]:
-    """Compute everything anew inside the block: in a recorded graph a remembered tensor would be a constant."""
+    """Switch the cache off inside the block: in a recorded graph a cached tensor would be a constant."""
     token = _active.set(None)
     try:
         yield
@@ -73,17 +73,17 @@ def forgetting() -> Iterator[None]:
 
 
 def recall(module: nn.Module) -> tuple[Tensor, ...] | None:
-    """What a module has remembered; None if nothing."""
+    """The cached tensors of a module, or None."""
     memory = _active.get()
     return None if memory is None else memory.get(module)
 
 
 def remember(module: nn.Module, tensors: Sequence[Tensor] | None) -> None:
-    """Remember tensors that depend on a module's weights alone, without their gradients; outside `remembering` nothing.
+    """Cache tensors that depend on a module's weights alone, without gradients; only inside `remembering`.
 
     Args:
         module: the module that computed them.
-        tensors: what to remember; None if it can't be.
+        tensors: the tensors; None to store nothing.
     """
     memory = _active.get()
     if memory is not None and tensors is not None:

@@ -1,11 +1,11 @@
 """Run a program once, keep the tensor operations it made, and run only those from then on.
 
-A Pyro program spends most of its time on a small batch in Python: handlers, plates, traces. `make_fx` records what it
-did to tensors, gradients included, as one graph, with nothing of Pyro or autograd left in it; inductor compiles it. The
+A Pyro program spends most of its time on a small batch in Python: handlers, plates, traces. `make_fx` records its
+tensor operations, with those of the gradients, as one graph without Pyro or autograd; inductor compiles it. The
 graph does the same operations with the same draws, so compiled and eager runs agree to rounding.
 
-What can be recorded is static: shapes and Python branches are those of the first run. A program that reads a tensor's
-value (`.item()`, `if tensor`) is refused by `make_fx`, and `Unrecordable` says so.
+Shapes and Python branches of a graph are those of the recorded run. A program that reads a tensor's value (`.item()`,
+`if tensor`) can't be recorded by `make_fx`: `Unrecordable` is raised.
 """
 
 import logging
@@ -36,8 +36,8 @@ _INDUCTOR = {
 }
 
 
-class Unrecordable(Exception):  # noqa: N818 - a reason to go on without, not an error
-    """A program that can't be turned into a graph; the message says why."""
+class Unrecordable(Exception):  # noqa: N818 - not an error: the caller runs the program itself
+    """A program that can't be recorded as a graph; the message gives the reason."""
 
 
 class Graph:
@@ -45,8 +45,8 @@ class Graph:
 
     Args:
         run: the function, of the parameters followed by the inputs.
-        parameters: the module's parameters, read at every call, so that training in place is seen.
-        backend: what runs it: `"inductor"`, `"torch.compile"` or `"graph"`.
+        parameters: the module's parameters, read at every call, so that in-place updates take effect.
+        backend: what runs the graph: `"inductor"`, `"torch.compile"` or `"graph"`.
     """
 
     def __init__(self, run: Runner, parameters: Sequence[Tensor], backend: str) -> None:
@@ -68,7 +68,8 @@ def record(
         module: whose parameters are inputs of the graph; other tensors that `function` reaches are constants in it.
         function: of tensors, to a sequence of tensors.
         inputs: an example of the inputs; shapes, types and devices are fixed by it.
-        compile: whether to compile the graph by inductor; falls back, logged, where that is not possible.
+        compile: whether to compile the graph by inductor; if that fails, the graph runs uncompiled, and the reason is
+            logged.
 
     Raises:
         Unrecordable: if the function reads the values of its tensors, or fails when run.
@@ -94,10 +95,10 @@ def record_gradients(
 
     Args:
         module: whose parameters are differentiated.
-        function: of tensors, to `(value, minimised)`: what to report, and what to differentiate.
+        function: of tensors, to `(value, minimised)`: the loss to report, and the one to differentiate.
         inputs: an example of the inputs.
         compile: as for `record`.
-        check: called when the graph is recorded, before the seconds that compiling takes; it may refuse.
+        check: called after recording, before compiling, which takes seconds; may raise `Unrecordable`.
 
     Returns:
         A graph that returns the value followed by the gradients, and the parameters that they belong to: those that
@@ -171,7 +172,7 @@ def _record(run: Runner, parameters: Sequence[Tensor], inputs: Sequence[Tensor])
 
 
 def _compiled(graph: GraphModule, example: list[Tensor], replayed: bool) -> tuple[Runner, str]:
-    """The graph compiled by the first way that works, or as it is; and what that way is called.
+    """The graph, compiled by the first backend that works, or uncompiled; and the name of the backend.
 
     `replayed`: on a GPU as a CUDA graph, one launch for all its kernels; its outputs hold until the next call.
     """
@@ -181,7 +182,7 @@ def _compiled(graph: GraphModule, example: list[Tensor], replayed: bool) -> tupl
         try:
             with seeded(0, "compile"), _quiet(), _contained(), torch.no_grad():
                 return build(rewritten, example, options), backend
-        except Exception as error:  # private parts of torch: whatever they raise, the graph itself still runs
+        except Exception as error:  # private parts of torch may raise anything; the uncompiled graph still runs
             log_once(f"{backend} can't compile the graph ({type(error).__name__}: {_first_line(error)})")
     return graph, "graph"
 
@@ -194,7 +195,7 @@ def _guarded(graph: GraphModule, example: list[Tensor], options: dict[str, Any])
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch's own remarks on recording and compiling to itself."""
+    """Suppress torch's messages on recording and compiling."""
     loggers = [logging.getLogger(name) for name in ("torch.utils.cpp_extension", "torch._inductor", "torch._dynamo")]
     levels: Mapping[logging.Logger, int] = {logger: logger.level for logger in loggers}
     try:
@@ -210,7 +211,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _contained() -> Iterator[None]:
-    """Put back what inductor changes in the process: the limit of recursion, which it raises each time, and tqdm."""
+    """Restore what inductor changes in the process: the recursion limit, which it raises each time, and tqdm."""
     before = sys.getrecursionlimit()
     try:
         with bars_contained():

@@ -1,4 +1,4 @@
-"""Cheaper forms of what recorded graphs compute, found by the operations themselves, whatever class they came from.
+"""Rewrites of recorded graphs to cheaper operations, found by patterns of operations, not by classes.
 
 A Bernoulli log-likelihood is `sum(x l - softplus(l))`, and after the matrix products the logarithm in softplus is most
 of its cost. With `e = exp(-|l|)`,
@@ -11,7 +11,7 @@ made from the same `e`.
 A linear layer is `addmm`, which on a CPU first writes the bias to every row of its result, an extra pass. As a
 product followed by an addition, the addition goes into the kernel that comes next.
 
-Only compiled graphs gain: one kernel does it all, where single operations would each read and write the memory. By
+Only compiled graphs gain: they run in one kernel, while separate operations each read and write the memory. By
 docs/performance.md: softplus 2 to 4 % of a training step, 12 % of log p(x); `addmm` 2 % of a step, in bfloat16 4 %.
 """
 
@@ -28,11 +28,11 @@ aten = torch.ops.aten
 
 
 _LANES = 16
-"""Elements side by side, each with its own product: as many as a vector register holds."""
+"""Number of parallel products: the elements of a vector register."""
 
 
 _MOST_FACTORS = 100
-"""Each in [1, 2], so that a product stays below the largest float32, 2^128."""
+"""Factors lie in [1, 2], so that their product stays below the largest float32, 2^128."""
 
 
 _VIEWS = (aten.view.default, aten.reshape.default)
@@ -69,11 +69,11 @@ def part_addmm(graph: GraphModule) -> GraphModule:
 
 
 def _product_and_bias(bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return torch.mm(a, b) - -bias  # the same number as a sum, which inductor would take for addmm again
+    return torch.mm(a, b) - -bias  # equal to a sum, but inductor would turn a sum into addmm again
 
 
 def group_softplus(graph: GraphModule) -> GraphModule:
-    """Rewrite every `sum(a - softplus(l))` over last dimensions that the pattern fits; others stay as they are.
+    """Rewrite every `sum(a - softplus(l))` over last dimensions that matches the pattern.
 
     Args:
         graph: operations as recorded; changed in place.
@@ -94,7 +94,7 @@ def group_softplus(graph: GraphModule) -> GraphModule:
 
 
 def _sum_of_softplus(total: Node) -> tuple[Node, Node, Node, int] | None:
-    """(the sum, a, l, elements summed) where a node is `view(a - softplus(l)).sum(-1)`, with nothing else using it."""
+    """(the sum, a, l, elements summed) if a node is `view(a - softplus(l)).sum(-1)` without other uses inside."""
     if total.op != "call_function" or total.target is not aten.sum.dim_IntList or total.args[1:] != ([-1],):
         return None
     view = total.args[0]
@@ -143,7 +143,7 @@ def _sigmoid_times(gradient: Tensor, logits: Tensor) -> Tensor:
 
 
 def _call(graph: GraphModule, node: Node, function: Callable[..., Tensor], *args: Any) -> None:
-    """Put the operations of `function` in the place of a node."""
+    """Replace a node by the operations of `function`."""
     tensors = [_value(arg) for arg in args if isinstance(arg, Node)]
     rest = args[len(tensors) :]
     recorded = traced(lambda *values: function(*values, *rest), *tensors)

@@ -87,9 +87,9 @@ def semi_supervised(data: Dataset, labelled: int, seed: int = 0, repeats: int = 
 
     Equally many are kept of each class, or one more of some. `labels` keeps all, to measure accuracy.
 
-    A batch is drawn from labelled and unlabelled data alike, so where labels are rare few batches have one, and the
-    noise of the gradient is large. `repeats` puts each labelled datum into train several times: it counts as often in
-    the bound, while the weight of `SemiSupervisedELBO`'s other term falls as it should.
+    A batch is drawn from labelled and unlabelled data with the same probability, so where labels are rare few batches
+    have one, and the noise of the gradient is large. `repeats` puts each labelled datum into train several times: it
+    counts as often in the bound, while the weight of `SemiSupervisedELBO`'s other term falls as it should.
 
     Args:
         data: a data set with labels from 0 for train.

@@ -109,10 +109,10 @@ def load_data(
     """Read a named data set, a file or a folder.
 
     Floats are kept as they are; integers of which the largest is 1 are kept as 0 and 1; other uint8 are divided by 255,
-    and other integers need `divide_by`. All splits are scaled alike.
+    and other integers need `divide_by`. All splits are scaled by the same factor.
 
     Where all splits are uint8 (or bool) they stay so in memory, and are divided a batch at a time. An `.npy` file is
-    mapped: it may be larger than memory, whatever it holds.
+    memory-mapped: it may be larger than memory.
 
     Args:
         source: `digits` (embedded, divided by 16), `linear_gaussian` (synthetic, its evidence known), `mnist`,

@@ -1,7 +1,7 @@
-"""Is the guide calibrated? Tests on data drawn from the model itself, whose codes are known.
+"""Simulation-based calibration: is the guide calibrated on data drawn from the model, whose codes are known?
 
-If z* ~ p(z) and x ~ p(x|z*), then z* is a draw from p(z|x). Where q(z|x) is the posterior, z* can't be distinguished
-from the guide's own draws: its rank among them is uniform, its credible sets hold it as often as they say.
+If z* ~ p(z) and x ~ p(x|z*), then z* is a draw from p(z|x). If q(z|x) is the posterior, the rank of z* among draws of
+the guide is uniform, and a credible set of level a contains it with probability a.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,27 +29,27 @@ from pyro_vae.process.seeding import generator, seeded
 from pyro_vae.statistics.uniformity import Band, counts_below, p_values, sign_walk_p_value, simultaneous_band
 
 Summary = Callable[[Mapping[str, Tensor], Tensor], Tensor]
-"""A number for each draw: from the latents `[draws, N, *event]` by site name, and x `[N, *event]`, to `[draws, N]`."""
+"""Maps the latents `[draws, N, *event]` by site name and x `[N, *event]` to one number for each draw, `[draws, N]`."""
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 _DENSITY = "log q(z|x)"
-_TOLD = 2.0
-"""Standard errors above which a shift, or a spread, of the ranks is reported."""
+_CLEAR = 2.0
+"""A shift, or a spread, of the ranks is reported if it is larger than this many standard errors."""
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
     r"""Ranks of simulated codes among the guide's draws, and whether they are uniform.
 
-    Every quantity has its own rank: each latent dimension, their norm, log p(x|z), log q(z|x), the user's own.
-    Chances of false alarms are for all quantities together: `alpha` is divided by their number (Bonferroni).
+    The ranked quantities are each latent dimension, their norm, log p(x|z), log q(z|x) and the caller's `summaries`.
+    The probability of a false alarm is for all of them together: `alpha` is divided by their number (Bonferroni).
 
     Args:
-        ranks: how many of the L draws are below the truth, `[N, Q]`, from 0 to L; ties are broken at random.
-        names: of the Q quantities.
+        ranks: number of the L draws below the truth, `[N, Q]`, from 0 to L; ties are broken at random.
+        names: names of the Q quantities.
         num_draws: L.
-        seed: the seed of the draws.
-        alpha: the chance that a calibrated guide is flagged anywhere.
+        seed: seed of the draws.
+        alpha: probability that any quantity of a calibrated guide is flagged.
     """
 
     ranks: Tensor
@@ -60,12 +60,12 @@ class Calibration:
 
     @property
     def points(self) -> Tensor:
-        """Where the distribution function is looked at, `k / (L + 1)` for k = 0 ... L + 1, `[L + 2]`."""
+        """The points of the distribution function, `k / (L + 1)` for k = 0 ... L + 1, `[L + 2]`."""
         return torch.arange(self.num_draws + 2, dtype=torch.float64) / (self.num_draws + 1)
 
     @cached_property
     def difference(self) -> Tensor:
-        """The share of ranks below k, less the k / (L + 1) that is expected, at `points`, `[L + 2, Q]`."""
+        """The share of ranks below k minus its expectation k / (L + 1), at `points`, `[L + 2, Q]`."""
         counts = counts_below(self.ranks.numpy(), self.num_draws)
         inner = torch.from_numpy(counts).double() / len(self.ranks)
         nothing = torch.zeros(1, len(self.names), dtype=torch.float64)
@@ -73,9 +73,9 @@ class Calibration:
 
     @property
     def band(self) -> tuple[Tensor, Tensor]:
-        """The bounds of `difference` at `points`, `[L + 2]` each: a quantity is flagged where it leaves them.
+        """The bounds of `difference` at `points`, `[L + 2]` each; a quantity outside them at any point is flagged.
 
-        Of calibrated guides at most a share `alpha` leaves them, at any point, in any quantity.
+        A calibrated guide leaves them at any point in any quantity with probability at most `alpha`.
         """
         band = self._band
         zero = np.zeros(1)
@@ -84,7 +84,7 @@ class Calibration:
 
     @cached_property
     def p_values(self) -> Tensor:
-        """The exact chance that a calibrated guide's ranks look as unlikely somewhere, of each quantity, `[Q]`."""
+        """The exact probability that ranks of a calibrated guide are as unlikely at some point, `[Q]`."""
         return torch.from_numpy(p_values(self.ranks.numpy(), self.num_draws))
 
     @property
@@ -94,15 +94,15 @@ class Calibration:
 
     @property
     def calibrated(self) -> bool:
-        """Whether nothing is flagged: no proof, as few data hide a lot; `band` tells how much."""
+        """Whether nothing is flagged. With few data large errors stay undetected; `band` shows how large."""
         return not self.flagged.any()
 
     @property
     def verdicts(self) -> dict[str, str]:
-        """What the guide's draws of each quantity are, in words.
+        """A verdict on the guide's draws of each quantity, in words.
 
-        `"calibrated"`; where flagged, `"too low"` or `"too high"` for a shift of the mean rank, `"too narrow"` or `"too
-        wide"` for a spread, whichever is the more certain; `"misshapen"` where it is neither.
+        `"calibrated"`; if flagged, `"too low"` or `"too high"` for a shift of the mean rank, `"too narrow"` or `"too
+        wide"` for a spread, whichever is larger in standard errors; `"misshapen"` if neither is clear.
         """
         flagged = self.flagged.tolist()
         shift, spread = (value.tolist() for value in self._shift_and_spread())
@@ -112,13 +112,13 @@ class Calibration:
         }
 
     def coverage(self, levels: Sequence[float] = LEVELS) -> "Coverage":
-        r"""How often the guide's credible sets hold the truth.
+        r"""How often the guide's credible sets contain the truth.
 
-        Central sets of each quantity, between the quantiles `(1 - level) / 2` and `(1 + level) / 2` of the draws; of
-        log q(z|x) the upper part, which is the set of highest density of the whole code.
+        Central sets of each quantity, between the quantiles `(1 - level) / 2` and `(1 + level) / 2` of the draws; for
+        log q(z|x) the upper part, which is the highest-density set of the whole code.
 
         Args:
-            levels: what the sets should hold, between 0 and 1; moved to the nearest level that L draws can have.
+            levels: levels of the sets, between 0 and 1; moved to the nearest level that L draws allow.
 
         Raises:
             UsageError: if a level is out of range, or needs more draws.
@@ -132,7 +132,7 @@ class Calibration:
         return Coverage(1 - 2 * cut.double() / (self.num_draws + 1), held, self.names, len(self.ranks), self.alpha)
 
     def location(self) -> "Location":
-        """Whether the truth lies above the draws as often and as far as below (VSBC)."""
+        """Whether the truth lies above the draws as often and as far as below them (VSBC)."""
         distance = (2 * self.ranks - self.num_draws).numpy()
         p = [sign_walk_p_value(column) for column in distance.T]
         bias = self._fractions().mean(0) - 0.5
@@ -169,19 +169,19 @@ class Calibration:
         return (self.ranks.double() + 0.5) / (self.num_draws + 1)
 
     def _variance(self) -> float:
-        """Of a uniform rank's fraction."""
+        """The variance of a uniform rank, as a fraction."""
         cells = self.num_draws + 1
         return (cells**2 - 1) / (12 * cells**2)
 
     def _shift_and_spread(self) -> tuple[Tensor, Tensor]:
-        """How far the ranks' mean and variance are from those of uniform ones, in standard errors, `[Q]` each."""
+        """Mean and variance of the ranks minus those of uniform ranks, in standard errors, `[Q]` each."""
         n, fractions = len(self.ranks), self._fractions()
         shift = (fractions.mean(0) - 0.5) / (self._variance() / n) ** 0.5
         return shift, (fractions.var(0, correction=0) - self._variance()) / (1 / 180 / n) ** 0.5
 
 
 def _verdict(shift: float, spread: float) -> str:
-    if max(abs(shift), abs(spread)) < _TOLD:
+    if max(abs(shift), abs(spread)) < _CLEAR:
         return "misshapen"
     if abs(shift) >= abs(spread):
         return "too low" if shift > 0 else "too high"
@@ -189,7 +189,7 @@ def _verdict(shift: float, spread: float) -> str:
 
 
 def _draws_outside(level: float, num_draws: int) -> int:
-    """Draws on each side of a central set."""
+    """Number of draws on each side of a central set."""
     if not 0 < level < 1:
         raise UsageError(f"a level must be between 0 and 1, got {level}")
     outside = round((1 - level) / 2 * (num_draws + 1))
@@ -206,14 +206,14 @@ def _possible(levels: Sequence[float], num_draws: int) -> list[float]:
 
 @dataclass(frozen=True, eq=False)
 class Coverage:
-    """How often credible sets hold the truth.
+    """How often credible sets contain the truth.
 
     Args:
-        levels: how often they should, `[J]`.
-        shares: how often they do, `[J, Q]`.
-        names: of the Q quantities; `"log q(z|x)"` stands for the set of highest density of the whole code.
-        num_data: N, over which the shares are taken.
-        alpha: the chance that any of a calibrated guide is flagged.
+        levels: the levels of the sets, `[J]`.
+        shares: shares of the data whose truth is inside, `[J, Q]`.
+        names: names of the Q quantities; `"log q(z|x)"` is the highest-density set of the whole code.
+        num_data: N.
+        alpha: probability that any share of a calibrated guide is flagged.
     """
 
     levels: Tensor
@@ -224,7 +224,7 @@ class Coverage:
 
     @property
     def standard_errors(self) -> Tensor:
-        """Binomial standard errors of the shares of a calibrated guide, `[J]`."""
+        """Binomial standard errors of the shares for a calibrated guide, `[J]`."""
         return (self.levels * (1 - self.levels) / self.num_data).sqrt()
 
     @property
@@ -237,7 +237,7 @@ class Coverage:
 
     @property
     def flagged(self) -> Tensor:
-        """Which shares are not what they should be, `[J, Q]` bool: p-value at most `alpha / (J Q)`."""
+        """Which shares differ from their level, `[J, Q]` bool: p-value at most `alpha / (J Q)`."""
         return self.p_values <= self.alpha / self.shares.numel()
 
     def summary(self) -> dict[str, Any]:
@@ -252,14 +252,14 @@ class Location:
 
     .. math:: p_i = P_q(z < z^*_i)
 
-    is symmetric about 1/2 where q is at the right place on average, however narrow it is.
+    is symmetric about 1/2 if q is centred correctly on average, however narrow it is.
 
     Args:
-        bias: mean of p - 1/2, `[Q]`; positive where the truth is above the draws, so that the guide lies too low.
-        standard_error: that of a bias of a calibrated guide.
-        p_values: the chance that symmetric p are so far from symmetric, `[Q]` (Butler's test; exact).
-        names: of the Q quantities.
-        alpha: the chance that any of a guide without bias is flagged.
+        bias: mean of p - 1/2, `[Q]`; positive if the truth is above the draws: the guide lies too low.
+        standard_error: standard error of a bias for a calibrated guide.
+        p_values: p-values of the hypothesis that p is symmetric, `[Q]` (Butler's test; exact).
+        names: names of the Q quantities.
+        alpha: probability that any quantity of a guide without bias is flagged.
 
     References:
         Yao, Vehtari, Simpson & Gelman 2018, Yes, but did it work? Evaluating variational inference.
@@ -294,37 +294,38 @@ def simulation_based_calibration(
     progress: Callable[[int], object] | None = None,
     **inputs: Tensor,
 ) -> Calibration:
-    r"""Rank codes drawn from the model among the guide's draws for the data drawn with them.
+    r"""Rank codes drawn from the model among draws of the guide for the simulated data.
 
     .. math:: z^* \sim p(z), \quad x \sim p(x|z^*), \quad z_1 \ldots z_L \sim q(z|x), \qquad
         r = \#\{l : z_l < z^*\}
 
-    uniform on 0 ... L for every quantity if q(z|x) = p(z|x). A guide that is too narrow puts the truth outside its
-    draws too often, one that is biased on one side of them. It tests the guide on data that the *model* makes: it says
-    nothing about how well the model fits real data (see `posterior_predictive_check`), nor about q(z|x) at data unlike
-    the model's, and biases that cancel over the data are not seen in a dimension's ranks (but log p(x|z) and log
-    q(z|x), which look at the data, often tell).
+    is uniform on 0 ... L for every quantity if q(z|x) = p(z|x). If the guide is too narrow, the truth is too often
+    outside its draws; if it is biased, too often on one side. The test uses data drawn from the *model*: it says
+    nothing about how well the model fits real data (see `posterior_predictive_check`), nor about q(z|x) at other data.
+    Biases that cancel over the data do not show in the ranks of a latent dimension, but often in those of log p(x|z)
+    and log q(z|x), which depend on the data.
 
     Args:
         model: Pyro program of p(x, z), with one data plate.
         guide: Pyro program of q(z|x).
-        x: data of the right shape, `[N, *event]`: N are simulated, and the values are not used. Some 1000 tell a lot.
+        x: data of the right shape, `[N, *event]`; N data are simulated, and these values are not used. About 1000 are
+            enough for most purposes.
         *args: further tensors with the data in front, passed to both programs.
-        num_draws: L, draws of the guide for each datum. With 199, levels of 1, 2, ... % are had exactly.
+        num_draws: L, draws of the guide for each datum. With 199, levels of 1, 2, ... % are exact.
         summaries: further quantities by name; see `Summary`.
-        alpha: the chance that a calibrated guide is flagged in any quantity.
-        seed: seed of the draws; the caller's generators are left alone.
-        max_rows: the most (datum, draw) pairs in one run of the model; bounds memory.
+        alpha: probability that any quantity of a calibrated guide is flagged.
+        seed: seed of the draws; the caller's generators do not change.
+        max_rows: maximum number of (datum, draw) pairs in one run of the model; limits memory.
         max_plate_nesting: number of plate dimensions the programs use.
-        to_x: makes x of the observed sites' draws; see `simulate`.
+        to_x: computes x from the draws of the observed sites; see `simulate`.
         progress: called with the number of data done so far, after each block of 50.
-        **inputs: tensors with the data in front that both programs take by name, e.g. `c`: what is given, is given.
+        **inputs: tensors with the data in front that both programs take by name, e.g. `c`; they are not simulated.
 
     Returns:
         A `Calibration`, on the CPU.
 
     Raises:
-        UsageError: if a size is not positive, or the model can't be drawn from (see `simulate`).
+        UsageError: if a size is not positive, or nothing can be drawn from the model (see `simulate`).
         NumericalError: if a draw or a log-density is nan.
 
     References:
@@ -371,12 +372,12 @@ def _ranks(quantities: "_Quantities", start: int, num_draws: int, seed: int) -> 
 
 
 class _Quantities:
-    """What is ranked, of the draws of one block of simulated data.
+    """The ranked quantities, for one block of simulated data.
 
     Args:
         pair: the programs.
         simulated: the codes and the data.
-        summaries: the user's own quantities.
+        summaries: the caller's quantities.
     """
 
     def __init__(self, pair: EagerPair, simulated: Simulated, summaries: Mapping[str, Summary]) -> None:
@@ -385,13 +386,13 @@ class _Quantities:
         self.names: tuple[str, ...] = ()
 
     def of_truth(self) -> Tensor:
-        """Of the code that the datum was drawn with, `[block, Q]`."""
+        """The quantities of the true codes, `[block, Q]`."""
         latents, nesting = self.simulated.latents, self.pair.nesting
         sites = sites_at(self.pair.guide, latents, *self.data, max_plate_nesting=nesting, role="guide")
         return self.of(latents, log_density(sites.values(), nesting))[0]
 
     def of(self, latents: Mapping[str, Tensor], log_guide: Tensor) -> Tensor:
-        """Of draws by site, and their log q(z|x): `[draws, block, Q]`, on the CPU."""
+        """The quantities of draws by site with their log q(z|x), `[draws, block, Q]`, on the CPU."""
         latents = in_order(latents, self.simulated.latents)
         flat = flattened(latents, latents, self.pair.nesting).double()
         names = element_names(latents, latents, self.pair.nesting)

@@ -1,4 +1,4 @@
-"""Which model gives held-out data the higher log p(x), with the error of the *difference*, datum by datum."""
+"""Models ranked by log p(x) of held-out data, with standard errors of the paired differences."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,28 +14,30 @@ from pyro_vae.evidence import Evidence
 from pyro_vae.statistics.averages import at_least, number, standard_error
 
 _STEPS = 2000
-"""The most steps of EM for the stacking weights; each raises the mixture's log-density."""
+"""Maximum number of EM steps for the stacking weights."""
 _STILL = 1e-7
-"""Change of the weights in a step at which they are taken to have converged."""
+"""EM stops if no weight changes by more than this in a step."""
 _HEADS = ("rank", "log p(x)", "se", "difference", "se", "se(MC)", "bias", "flagged", "weight")
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A model among others. All in nats per datum, averaged over the same data.
+    """One of the compared models. All numbers in nats per datum, averaged over the same data.
 
     Args:
-        name: which model.
+        name: name of the model.
         log_p: its log p(x).
-        standard_error: that of `log_p`, from having N data.
-        difference: log p(x) less that of the best model, at most 0.
-        standard_error_difference: that of `difference`, from having N data: of the paired differences, which vary far
-            less than log p(x) does. It holds the Monte Carlo error as well, since that differs from datum to datum.
-        standard_error_monte_carlo: the part of it that comes from finitely many draws, of both models; too small where
-            data of either are flagged.
-        bias: about how far `log_p` lies below the truth for want of draws, half the mean squared Monte Carlo error.
-        flagged: share of the data whose estimate is not to be trusted.
-        weight: share of the model in the mixture of all that gives the data the highest log-density (stacking).
+        standard_error: standard error of `log_p` from the sample of N data.
+        difference: log p(x) minus that of the best model, at most 0.
+        standard_error_difference: standard error of `difference` from the sample of N data. Paired differences vary far
+            less than log p(x). It includes the Monte Carlo error, which is independent between data.
+        standard_error_monte_carlo: the part of it from finitely many draws for both models; too small if data of either
+            are flagged.
+        bias: approximate amount by which `log_p` is too low because of finitely many draws: half the mean squared Monte
+            Carlo error.
+        flagged: share of the data whose estimate is unreliable.
+        weight: weight of the model in the mixture of all models that has the highest log-density of the data
+            (stacking).
         error_is_at_least: whether `standard_error_monte_carlo` is known to be too small.
     """
 
@@ -78,7 +80,7 @@ class Comparison:
         return {"num_data": self.num_data, "models": [asdict(model) for model in self.models]}
 
     def __str__(self) -> str:
-        """The table for people: models from the best to the worst."""
+        """A table of the models from the best to the worst."""
         width = max(len("model"), *(len(model.name) for model in self.models))
         rows = [_row(rank, model) for rank, model in enumerate(self.models)]
         widths = [max(map(len, column)) for column in zip(_HEADS, *rows, strict=True)]
@@ -110,17 +112,17 @@ def compare(evidence: Mapping[str, Evidence]) -> Comparison:
         se(\Delta) = \mathrm{sd}_i(\cdot) / \sqrt N
 
     An easy datum is easy for all models, so the error of a paired difference is far smaller than those of the means.
-    With a single datum it is not known. Importance sampling underestimates log p(x) the more, the worse the guide: look
+    With a single datum it is unknown. Importance sampling underestimates log p(x), and more so for a worse guide: look
     at `bias` and `flagged` before you call a model worse, and take more draws.
 
     Args:
-        evidence: an `Evidence` by model's name, as `log_marginal` gives it.
+        evidence: results of `log_marginal` by the names of the models.
 
     Returns:
         A `Comparison`, best model first.
 
     Raises:
-        UsageError: if there are fewer than two, or they are of different data, or a fast estimate is among them.
+        UsageError: if there are fewer than two, they are of different data, or one is a fast estimate (`precision`).
 
     References:
         Vehtari, Gelman & Gabry 2017, Practical Bayesian model evaluation using leave-one-out cross-validation and WAIC,
@@ -172,7 +174,7 @@ def _stacking(log_p: Tensor) -> list[float]:
 def _check(evidence: Mapping[str, Evidence]) -> None:
     if not isinstance(evidence, Mapping) or not all(isinstance(found, Evidence) for found in evidence.values()):
         raise UsageError(
-            "evidence: expected what log_marginal gives for each model, by a name, e.g. compare({'first': "
+            "evidence: expected the results of log_marginal by name, e.g. compare({'first': "
             f"log_marginal(...), 'second': log_marginal(...)}}), got {shown(evidence)}"
         )
     if len(evidence) < 2:
@@ -182,15 +184,15 @@ def _check(evidence: Mapping[str, Evidence]) -> None:
             raise UsageError(f"{name!r} is a fast estimate in {found.precision}: estimate it in full precision")
     sizes = {name: len(found.log_p) for name, found in evidence.items()}
     if len(set(sizes.values())) > 1:
-        raise UsageError(f"models are compared on the same data, got {_told(sizes)} data")
+        raise UsageError(f"models are compared on the same data, got {_listed(sizes)} data")
     known = {name: found.data for name, found in evidence.items() if found.data is not None}
     if len(set(known.values())) > 1:
-        marks = _told({name: data[:8] for name, data in known.items()})
+        marks = _listed({name: data[:8] for name, data in known.items()})
         raise UsageError(
             f"models are compared on the same data, given the same inputs, but these differ (fingerprints {marks}): "
             "estimate all on one x"
         )
 
 
-def _told(values: Mapping[str, Any]) -> str:
+def _listed(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}: {value}" for name, value in values.items())

@@ -140,7 +140,7 @@ def inference_gaps(
 
     Members are chosen by some draws and their ELBOs are estimated by others, so no estimate is optimistic: given the
     members, L[q*] and L[q] are unbiased. What is found is at most the best, so that the amortisation gap is too small
-    and the approximation gap too large, if anything; both sum to the total whatever was found. log p(x) estimated by
+    and the approximation gap too large, if anything; both always sum to the total. log p(x) estimated by
     importance sampling is too small, if anything, which makes the approximation gap too small.
 
     The result is a function of `(x, evidence, num_particles, search, seed)`, and a datum's does not depend on the data
@@ -261,7 +261,7 @@ def _flags(evidence: LogEvidence, num: int) -> Tensor:
 
 
 def _difference(a: Averaged, b: Averaged) -> Averaged:
-    """Of two that were estimated by draws of their own."""
+    """The difference of two averages whose draws are independent, with its errors."""
     errors = (a.standard_errors.square() + b.standard_errors.square()).sqrt()
     return Averaged(a.values - b.values, errors, a.is_at_least or b.is_at_least)
 
@@ -342,7 +342,7 @@ def compare_gaps(train: InferenceGaps, test: InferenceGaps) -> GapComparison:
 
     Args:
         train: of data that the VAE was trained on.
-        test: of other data, measured alike.
+        test: the gaps of other data, with the same settings.
 
     Returns:
         A `GapComparison`.
@@ -353,7 +353,7 @@ def compare_gaps(train: InferenceGaps, test: InferenceGaps) -> GapComparison:
     if min(len(train.elbo), len(test.elbo)) < 2:
         raise UsageError("a comparison of averages needs at least 2 data of each, for their errors")
     if train.num_particles != test.num_particles:
-        raise UsageError(f"measured with {train.num_particles} and {test.num_particles} draws: measure them alike")
+        raise UsageError(f"measured with {train.num_particles} and {test.num_particles} draws: use the same number")
     return GapComparison(train, test)
 
 

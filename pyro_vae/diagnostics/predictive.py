@@ -1,4 +1,4 @@
-"""Do data drawn from the model look like the data? Posterior and prior predictive checks by test statistics."""
+"""Posterior and prior predictive checks: test statistics of the data and of data sets drawn from the model."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import seeded
 
 Statistic = Callable[[Tensor], Tensor | float]
-"""One number of a set of data, `[N, *event]`."""
+"""Maps a set of data, `[N, *event]`, to one number."""
 
 _COPIES = 10
-"""Replicated data sets that are drawn and held at once."""
+"""Replicated data sets drawn at once, which limits memory."""
 
 
 def _mean(x: Tensor) -> Tensor:
@@ -47,22 +47,22 @@ STATISTICS: Mapping[str, Statistic] = {
     "share of nonzero": _nonzero,
     "sd of data's means": _sd_of_means,
 }
-"""Of all elements of all data: their mean, standard deviation, share that is not 0; and the spread of each datum's own
-mean over the data."""
+"""Mean, standard deviation and share of nonzero values over all elements of all data; standard deviation over the data
+of each datum's mean."""
 
 
 @dataclass(frozen=True, eq=False)
 class PredictiveCheck:
-    """Test statistics of the data, and of data sets drawn from the model.
+    """Test statistics of the data and of data sets drawn from the model.
 
     Args:
         observed: T(x), `[T]`.
         replicated: T(x_rep) of each replicated data set, `[S, T]`.
-        names: of the T statistics.
-        method: where the codes came from: a `method` of `posterior`, or `"prior"`.
-        unreliable: share of the data whose codes are flagged by `posterior`; 0 for the prior's.
-        seed: the seed of the draws.
-        alpha: the chance that a model that is right is flagged anywhere.
+        names: names of the T statistics.
+        method: how the codes were drawn: a `method` of `posterior`, or `"prior"`.
+        unreliable: share of the data whose codes are flagged by `posterior`; 0 for `"prior"`.
+        seed: seed of the draws.
+        alpha: probability that any statistic of a correct model is flagged.
     """
 
     observed: Tensor
@@ -75,7 +75,7 @@ class PredictiveCheck:
 
     @property
     def p_values(self) -> Tensor:
-        """P(T(x_rep) > T(x)) + P(=) / 2, `[T]`: near 0 the model makes too little of it, near 1 too much."""
+        """P(T(x_rep) > T(x)) + P(T(x_rep) = T(x)) / 2, `[T]`: near 0 T is too small in the model, near 1 too large."""
         above = (self.replicated > self.observed).double() + (self.replicated == self.observed).double() / 2
         return above.mean(0)
 
@@ -87,17 +87,17 @@ class PredictiveCheck:
 
     @property
     def two_sided(self) -> Tensor:
-        """The chance to be as far on either side, `[T]`, with T(x) counted among the replications: never 0.
+        """The two-sided p-values, `[T]`, with T(x) counted among the replications, so never 0.
 
-        Exact for the prior's codes. Codes of the posterior have seen the data, which draws p-values to the middle, so a
-        small one tells the more.
+        Exact for `"prior"`. Codes drawn from the posterior depend on the data, which moves p-values towards the middle:
+        the check is then conservative.
         """
         counted = [((side).sum(0) + 1) / (len(self.replicated) + 1) for side in self._sides()]
         return (2 * torch.minimum(*counted)).clamp(max=1).double()
 
     @property
     def flagged(self) -> Tensor:
-        """Which statistics the model gets wrong, `[T]` bool: `two_sided` at most `alpha / T`."""
+        """Which statistics differ from the model's, `[T]` bool: `two_sided` at most `alpha / T`."""
         return self.two_sided <= self.alpha / len(self.names)
 
     def summary(self) -> dict[str, Any]:
@@ -145,31 +145,31 @@ def posterior_predictive_check(
 
     .. math:: z^{(s)} \sim p(z|x), \quad x^{(s)}_{rep} \sim p(x|z^{(s)}), \qquad p_T = P(T(x_{rep}) > T(x))
 
-    Codes drawn for the data themselves ask whether the model can make data like these at their own codes; with
-    `method="prior"` they come from p(z), which asks whether p(x) makes data like these, and is the stricter test (Box's
-    prior predictive check). A calibrated model is flagged with a chance of at most `alpha`, over all statistics.
+    With codes drawn from the posterior, the check asks whether p(x|z) at the codes of the data gives similar data. With
+    `method="prior"` codes come from p(z), and it asks whether p(x) gives similar data, which is stricter (Box's prior
+    predictive check). A correct model is flagged with probability at most `alpha`, over all statistics.
 
     Args:
         model: Pyro program of p(x, z), with one data plate.
         guide: Pyro program of q(z|x).
         x: data `[N, *event]`.
         *args: further tensors with the data in front, passed to both programs.
-        statistics: T by name, each of a set of data `[N, *event]`; None for `STATISTICS`.
-        num_draws: S, replicated data sets: at least `2 T / alpha` for anything to be flagged.
-        method: how the codes are drawn: as in `posterior`, or from the `"prior"`.
+        statistics: T by name, functions of a set of data `[N, *event]`; None for `STATISTICS`.
+        num_draws: S, number of replicated data sets: at least `2 T / alpha`, so that something can be flagged.
+        method: how the codes are drawn: a `method` of `posterior`, or `"prior"`.
         num_particles: K of `posterior`.
-        alpha: the chance that a model that is right is flagged in any statistic.
-        seed: seed of the draws; the caller's generators are left alone.
+        alpha: probability that any statistic of a correct model is flagged.
+        seed: seed of the draws; the caller's generators do not change.
         max_plate_nesting: number of plate dimensions the programs use.
-        to_x: makes x of the observed sites' draws; see `simulate`.
+        to_x: computes x from the draws of the observed sites; see `simulate`.
         progress: called with the number of replicated data sets so far, after each 10.
         **inputs: tensors with the data in front that both programs take by name, e.g. `c`.
 
     Returns:
-        A `PredictiveCheck`, on the CPU. Memory: ten copies of the data, and all codes.
+        A `PredictiveCheck`, on the CPU. It needs memory for ten copies of the data and for all codes.
 
     Raises:
-        UsageError: if a number is out of range, nothing could be flagged with so few draws, or as for `posterior`.
+        UsageError: if a number is out of range, `num_draws` is too small to flag anything, or as for `posterior`.
         NumericalError: if a statistic of the data is not finite.
 
     References:
@@ -218,7 +218,7 @@ def _check(method: str, num_draws: int, count: int, alpha: float, size: int) -> 
 
 
 def fewest_draws(count: int = len(STATISTICS), alpha: float = 0.05) -> int:
-    """The replicated data sets that suffice for something to be flagged: `2 T / alpha` for T statistics."""
+    """The smallest number of replicated data sets that can flag something: `2 T / alpha` for T statistics."""
     return int(2 * count / alpha)
 
 

@@ -1,4 +1,4 @@
-"""ELBO surgery: the KL of codes as what they tell of the data, and how far their aggregate is from the prior."""
+"""ELBO surgery: the average KL as mutual information of codes and data plus the KL of the aggregate posterior."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from pyro_vae.process.seeding import seeded
 from pyro_vae.statistics.averages import Averaged, of_draws
 
 _SATURATED = 1.0
-"""Nats below log N from which on the information is limited by the number of data."""
+"""If the information is within this many nats of log N, the number of data limits it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,19 +29,19 @@ class ElboSurgery:
         - \underbrace{I_q(n; z)}_{\text{information}} - \underbrace{KL(q(z) \| p(z))}_{\text{marginal KL}}, \qquad
         q(z) = \frac1N \sum_n q(z|x_n)
 
-    The terms of the N data themselves are unbiased. As estimates for the population that the data come from, the
-    information is too small on average and the marginal KL too large by as much: `information_upper` bounds it from
-    above, on average. Where the information is near log N, which it can't exceed, it says little about the population.
+    The estimates are unbiased for these N data. For the population that the data come from, the information is too
+    small on average and the marginal KL too large by the same amount; on average `information_upper` is an upper bound
+    of the information. If the information is near its maximum log N, it says little about the population.
 
     Args:
         reconstruction: E[log p(x_n|z)] of each datum.
         kl: KL(q(z|x_n) || p(z)) of each datum.
         information: E[log q(z|x_n) - log q(z)] of each datum; its average is I_q(n; z), at most log N.
-        information_upper: the same with the other data alone in q(z), an upper bound for the population; infinite
-            where a datum's codes are nowhere near those of the others, and nan for a single datum.
+        information_upper: the same with q(z) of the other data only, an upper bound for the population; infinite if
+            q(z) of the other data is zero (in double precision) at a datum's codes, and nan for a single datum.
         marginal_kl: E[log q(z) - log p(z)] of each datum; its average is KL(q(z) || p(z)).
-        num_particles: draws of each datum.
-        seed: of the draws.
+        num_particles: draws for each datum.
+        seed: seed of the draws.
     """
 
     reconstruction: Averaged
@@ -59,20 +59,20 @@ class ElboSurgery:
 
     @property
     def most(self) -> float:
-        """Log N, what the information can be at most, nats."""
+        """Log N, the maximum of the information, nats."""
         return log(len(self.kl))
 
     @property
     def saturated(self) -> bool:
-        """Whether the information is within 1 nat of log N: then it tells the number of data, and hardly the model.
+        """Whether the information is within 1 nat of log N, so that it depends mainly on the number of data.
 
-        Codes of images often tell some 30 nats, so no number of data is enough: the population's information is known
-        to lie between the two bounds, and its marginal KL between 0 and the one measured.
+        The information of codes of images is often about 30 nats, so no feasible N is enough: the population's
+        information lies between the two bounds, and its marginal KL between 0 and the estimate.
         """
         return self.information.mean > self.most - _SATURATED
 
     def summary(self) -> dict[str, Any]:
-        """Averages with their errors, as plain numbers."""
+        """Averages with their standard errors, as plain numbers."""
         names = ("reconstruction", "kl", "information", "information_upper", "marginal_kl")
         return {
             "elbo": self.elbo,
@@ -107,26 +107,26 @@ def elbo_surgery(
     progress: Callable[[int], object] | None = None,
     **inputs: Tensor,
 ) -> ElboSurgery:
-    r"""Split the average KL into what codes tell of the data and the KL of the aggregate posterior from the prior.
+    r"""Split the average KL into the information of codes about data and the KL of the aggregate posterior.
 
     .. math:: \frac1N \sum_n KL(q(z|x_n) \| p(z)) = I_q(n; z) + KL(q(z) \| p(z))
 
-    The aggregate posterior is that of all the data given, none left out and no minibatch in its place: the density of
-    every draw under every datum's q(z|x), `num_particles N^2` of them, in blocks of bounded memory. Its average
-    information is I_q(n; z) of these N data without bias, by draws. Of the population it is a lower bound on average
-    (the mean over data sets of size N rises to I_q(x; z) with N, and never exceeds log N), and the same with each
-    datum's own term left out is an upper bound (Poole et al. 2019). The errors of the averages take q(z) as given.
+    The aggregate posterior is that of all N data, not of a minibatch: the log-density of every draw under every datum's
+    q(z|x) is computed, `num_particles N^2` in total, in blocks of bounded memory. The information is an unbiased Monte
+    Carlo estimate of I_q(n; z) of these N data. For the population it is a lower bound on average (its mean over data
+    sets of size N rises to I_q(x; z) with N, and never exceeds log N); without each datum's own term it is an upper
+    bound (Poole et al. 2019). The standard errors of the averages treat q(z) as known.
 
-    Where p(z) depends on an input (`ConditionalNormal`), `marginal_kl` is E[log q(z) - log p(z|c)] and no KL.
+    If p(z) depends on an input (`ConditionalNormal`), `marginal_kl` is E[log q(z) - log p(z|c)], which is not a KL.
 
     Args:
         model: Pyro program of p(x, z), with one data plate.
-        guide: Pyro program of q(z|x), with a density.
+        guide: Pyro program of q(z|x), without point masses.
         x: data `[N, *event]`.
         *args: further tensors with the data in front, passed to both programs.
         num_particles: draws for each datum, at least 2.
-        seed: seed of the draws; the caller's generators are left alone.
-        max_rows: the most (draw, datum) pairs in one run of the guide; bounds memory.
+        seed: seed of the draws; the caller's generators do not change.
+        max_rows: maximum number of (draw, datum) pairs in one run of the guide; limits memory.
         max_plate_nesting: number of plate dimensions the programs use.
         progress: called with the number of data done so far.
         **inputs: tensors with the data in front that both programs take by name.
@@ -171,7 +171,7 @@ def elbo_surgery(
 def _samples(
     model: Program, guide: Program, data: Sequence[Tensor], start: int, num: int, seed: int, nesting: int
 ) -> ImportanceSamples:
-    """Draws of one tile of data, a function of the seed and the tile."""
+    """Draws for one tile of data; they depend on the seed and the tile."""
     tile = [a[start : start + TILE_DATA] for a in data]
     size, sizes = len(tile[0]), {"num_particles": num, "max_plate_nesting": nesting}
     with seeded(seed, "elbo_surgery", start):
@@ -206,23 +206,23 @@ class _Aggregate:
 
     Args:
         guide: Pyro program of q(z|x).
-        data: its arguments, all of the data.
-        max_rows: the most (draw, datum) pairs in one run.
-        nesting: plate dimensions it uses.
+        data: its arguments, for all data.
+        max_rows: maximum number of (draw, datum) pairs in one run.
+        nesting: number of plate dimensions it uses.
     """
 
     def __init__(self, guide: Program, data: Sequence[Tensor], max_rows: int, nesting: int) -> None:
         self.guide, self.data, self.max_rows, self.nesting = guide, data, max_rows, nesting
 
     def densities(self, samples: ImportanceSamples, start: int) -> tuple[Tensor, Tensor]:
-        """Log q(z) of draws of the data from `start` on: with all data, and without the datum of the draw.
+        """Log q(z) of draws for the data from `start` on: over all data, and without the datum of the draw.
 
         Args:
             samples: the draws, `[num, n]`.
             start: the position of their first datum.
 
         Returns:
-            Each `[num, n]`, nats, double precision; the second is nan where there are no others.
+            Each `[num, n]`, nats, double precision; the second is nan for a single datum.
         """
         num, size = samples.log_guide.shape
         log_guide, total = samples.log_guide.double(), len(self.data[0])
@@ -239,7 +239,7 @@ class _Aggregate:
         return torch.logaddexp(others, log_guide) - log(total), left_out
 
     def _by_data(self, codes: Mapping[str, Tensor]) -> Iterator[tuple[int, Tensor]]:
-        """Log q(z|x_m) of codes for block after block of the data: where it begins, and `[codes, block]`."""
+        """Log q(z|x_m) of codes, for one block of data after another: position of the block, and `[codes, block]`."""
         count = len(next(iter(codes.values())))
         size = max(1, self.max_rows // count)
         for first in range(0, len(self.data[0]), size):

@@ -1,4 +1,4 @@
-"""Several processes that fail together: where one can't go on, all of them say why."""
+"""Errors of several processes: if one fails, all raise the same error."""
 
 import json
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ from pyro_vae.errors import PeerLost, PyroVaeError, Stopped
 
 @contextmanager
 def agreed(world: World) -> Iterator[None]:
-    """A part of the work that all processes go through, without sums; they leave it together, or with the same error.
+    """A block, without collectives, that all processes leave together: normally, or with the same error.
 
-    Where some raise an error of ours, all raise that of the lowest rank, marked as `shared`. An error of any other kind
-    ends its process, and the others lose it.
+    If some raise a `PyroVaeError`, all raise that of the lowest rank, marked as `shared`. An error of any other class
+    ends its process, and the others raise `PeerLost`.
 
     Raises:
         PyroVaeError: of the same class and with the same message on every process.
@@ -51,7 +51,7 @@ def texts(world: World, own: str) -> list[str]:
 
 
 def _encoded(error: PyroVaeError | None) -> str:
-    """The nearest class that all processes know, and the message."""
+    """The class of the error, or its nearest base class in `errors.py`, and the message."""
     if error is None:
         return ""
     known = next(cls for cls in type(error).__mro__ if getattr(errors, cls.__name__, None) is cls)

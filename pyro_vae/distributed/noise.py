@@ -1,8 +1,9 @@
-"""The noise of one process, shared by several: each gets its rows of what one process would draw.
+"""The random numbers of one process for several: each gets its rows of the draws of one process.
 
 Inside a sample site every process draws the random numbers of the whole batch and keeps its rows, at a cost of about
-4 % of an eager training step of 100 rows. Streams for blocks of rows would need no interception, but would change the
-results of one process, run its programs once a block, and repeat what is drawn once a batch (docs/performance.md).
+4 % of an eager training step of 100 rows. Random streams for blocks of rows would need no interception, but would
+change the results of one process, run its programs once for each block, and repeat draws that are made once for a batch
+(docs/performance.md).
 """
 
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ class ShardedNoise(Messenger):
 
     Raises:
         UsageError: if this process has no rows. Inside: for a site outside the data plate or in a subsampled one; for a
-            draw that depends on other rows' parameters (Gamma, Poisson and whatever rejects proposals); and for random
+            draw that depends on other rows' parameters (rejection samplers, e.g. Gamma and Poisson); and for random
             numbers drawn outside sample sites (dropout).
 
     Example:
@@ -109,7 +110,7 @@ class ShardedNoise(Messenger):
         if self._watch and _generator_state() != self._state:
             raise UsageError(
                 f"random numbers were drawn outside the sample sites (dropout? a hidden site?), {where}: they can't be "
-                f"shared out so that the result is that of one process; leave them out, {_ALONE}"
+                f"distributed with the result of one process; leave them out, {_ALONE}"
             )
 
 
@@ -117,7 +118,7 @@ _ALONE = "or run one process (without torchrun)"
 
 
 def _generator_state() -> list[bytes]:
-    """The state of torch's generators, whatever mode (tracing, fake tensors) the program runs in."""
+    """The state of torch's generators, also inside a mode (tracing, fake tensors)."""
     with outside_modes():
         states = [torch.default_generator.get_state()]
         if torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():
@@ -133,19 +134,19 @@ _SHARED_OUT = {
     *(_aten.normal_, _aten.uniform_, _aten.exponential_, _aten.cauchy_, _aten.log_normal_, _aten.geometric_),
     *(_aten.random_, _aten.bernoulli_, _aten.bernoulli, _aten.normal, _aten.multinomial),
 }
-"""Operations that take the same number of random numbers for a row whatever its parameters are, so that the parameters
-of other processes' rows need not be known. Rejection samplers (gamma, Dirichlet, Poisson, binomial) don't."""
+"""Operations that use the same number of random numbers for every value of a row's parameters, so that those of other
+processes' rows are not needed. Rejection samplers (gamma, Dirichlet, Poisson, binomial) are not among them."""
 
 
 _LAYOUT = {_aten.rand_like, _aten.randn_like, _aten.randint_like}
-"""Operations that number the elements by their place in memory."""
+"""Operations that draw the elements in their order in memory."""
 
 
 class _WholeBatch(TorchDispatchMode):
-    """Inside one draw: random operations are done for the whole batch, and return this process's rows.
+    """Inside one draw: random operations run for the whole batch and return this process's rows.
 
-    At the level of dispatch, because there every random operation is seen, wherever it is called from, and tracers see
-    what is done in its place.
+    A dispatch mode sees every random operation, independent of its caller, and tracers see the operations that replace
+    it.
 
     Args:
         site: the name of the site, for messages.
@@ -171,7 +172,7 @@ class _WholeBatch(TorchDispatchMode):
         return self._draw(func, args, kwargs)
 
     def _draw(self, func: Any, args: Any, kwargs: Any) -> Tensor:
-        """Enlarge whatever has the shape of the draw, draw, and narrow."""
+        """Enlarge the tensor arguments to the whole batch, draw, and narrow."""
         size = _size_argument(func)
         in_place = changes_in_place(func)
         tensors = [a for a in args if isinstance(a, Tensor)]
@@ -220,14 +221,14 @@ class _WholeBatch(TorchDispatchMode):
 
     def _refusal(self, func: Any, why: str) -> UsageError:
         return UsageError(
-            f"site {self.site!r} draws with {func}, which can't be shared out over processes so that the result is "
-            f"that of one: {why}; take another distribution, {_ALONE}"
+            f"site {self.site!r} draws with {func}, which can't be distributed over processes with the result of "
+            f"one: {why}; take another distribution, {_ALONE}"
         )
 
 
 @cache
 def _is_random(func: Any) -> bool:
-    """Whether an operation draws: torch tags most of those, and all others take a generator."""
+    """Whether an operation draws: torch tags most of these, and the others have a `generator` argument."""
     tagged = torch.Tag.nondeterministic_seeded in func.tags
     return tagged or "generator" in argument_names(func)
 

@@ -1,4 +1,4 @@
-"""Several processes on one batch: who we are among them, and sums over them."""
+"""Several processes on one batch: rank and size of the group, and its collectives."""
 
 import os
 import re
@@ -19,8 +19,8 @@ from pyro_vae.errors import PeerLost, UsageError
 from pyro_vae.process.torch_internals import abort_process_group
 
 TIMEOUT = 600.0
-"""Seconds to wait for another process. One that dies is noticed at once (over gloo), so this is for one that hangs; it
-must exceed the longest stretch that a process works alone: compiling, reading data, writing to a slow disk."""
+"""Seconds to wait for another process. Gloo notices at once a process that dies, so this is for one that hangs; it must
+exceed the longest time between two collectives: compiling, reading data, writing to a slow disk."""
 
 
 # ---- the processes ---------------------------------------------------------------------------------------------------
@@ -28,14 +28,14 @@ must exceed the longest stretch that a process works alone: compiling, reading d
 
 @dataclass(frozen=True)
 class World:
-    """The processes that train together, seen from one of them. All must call its methods in the same order.
+    """The group of processes that train together. All processes must call its methods in the same order.
 
-    With one process every method is immediate and `torch.distributed` is never touched.
+    With one process no method communicates, and `torch.distributed` is not used.
 
     Args:
-        rank: which of them this is, from 0.
-        size: how many there are.
-        device: where this process computes.
+        rank: rank of this process, from 0.
+        size: number of processes.
+        device: device of this process.
     """
 
     rank: int = 0
@@ -52,7 +52,7 @@ class World:
         """This process's rows of a batch of `n`: contiguous, in order of rank, the sizes differing by at most 1.
 
         With fewer rows than processes some get none: such a process skips its program (Pyro has no empty plate) and
-        takes part in the sums with zeros, so that the sum is still that of one process and nobody waits for it.
+        adds zeros to the sums, so that the sum is that of one process and no process waits.
 
         Example:
             >>> [World(rank, 2).rows(7) for rank in range(2)]
@@ -64,16 +64,16 @@ class World:
 
     @torch.no_grad()
     def sums(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The sum of each tensor over the processes, the same bits on all of them.
+        """The sum of each tensor over the processes, with the same bits on all of them.
 
-        One reduction for all tensors of a dtype and device, through a buffer that is kept for the next call with the
-        same shapes: the results are parts of it, to be used before that call.
+        One reduction for all tensors of a dtype and device, in a buffer that is reused by the next call with the same
+        shapes: the results are views of it, valid until that call.
 
         Args:
             tensors: of the same shapes, dtypes and order on every process.
 
         Returns:
-            The sums, where the tensors are; with one process the tensors themselves.
+            The sums, on the tensors' devices; with one process the tensors themselves.
 
         Raises:
             PeerLost: if another process is gone or does not answer.
@@ -97,7 +97,7 @@ class World:
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over the processes: `sums` in place.
 
-        Where it fails, the tensors are as they were.
+        If it fails, the tensors are unchanged.
 
         Raises:
             PeerLost: if another process is gone or does not answer.
@@ -113,7 +113,7 @@ class World:
             shard: `[n, *rest]`; n may differ between processes, and be 0; `rest` and the dtype may not.
 
         Returns:
-            `[sum of n, *rest]`, on the shard's device, without gradients, to the bit.
+            `[sum of n, *rest]`, on the shard's device, without gradients, bit for bit.
 
         Raises:
             PeerLost: if another process is gone or does not answer.
@@ -132,7 +132,7 @@ class World:
         return torch.cat(parts).reshape(sum(lengths), *shard.shape[1:]).to(shard.device)
 
     def broadcast(self, data: bytes | None) -> bytes:
-        """The bytes of process 0, on every process; what the others pass is not looked at.
+        """The bytes of process 0, on every process; those of other processes are ignored.
 
         Raises:
             UsageError: if process 0 passes None.
@@ -151,7 +151,7 @@ class World:
         return buffer.cpu().numpy().tobytes()
 
     def largest(self, number: int) -> int:
-        """The largest of the processes' whole numbers, on every process: how they decide together (to stop, to save).
+        """The maximum of an integer over the processes, on every process; used for common decisions (to stop, to save).
 
         Raises:
             PeerLost: if another process is gone or does not answer.
@@ -163,7 +163,7 @@ class World:
         return int(value)
 
     def barrier(self) -> None:
-        """Wait until every process is here.
+        """Wait for all processes.
 
         Raises:
             PeerLost: if another process is gone or does not answer.
@@ -172,11 +172,11 @@ class World:
 
     @property
     def _control(self) -> torch.device:
-        """Where small messages travel: by the CPU if it has a backend, since gloo notices a dead process at once."""
+        """Device for small messages: the CPU if it has a backend, since gloo notices a dead process at once."""
         return torch.device("cpu") if _carries("cpu") else self.device
 
     def _buffer(self, group: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """One flat tensor for a list of tensors, and its parts in their shapes."""
+        """One flat tensor for a list of tensors, and views of it in their shapes."""
         first = group[0]
         key = (first.dtype, first.device, tuple(tensor.shape for tensor in group))
         if key not in self._flat:
@@ -187,7 +187,7 @@ class World:
         return self._flat[key]
 
     def _all(self, tensor: Tensor) -> list[Tensor]:
-        """A tensor of every process, all of one shape."""
+        """The tensors of all processes, which have one shape."""
         tensor = tensor if _carries(tensor.device.type) else tensor.to(self.device)
         parts = [torch.empty_like(tensor) for _ in range(self.size)]
         self._together(lambda: dist.all_gather(parts, tensor))
@@ -196,12 +196,12 @@ class World:
     def _together(self, collective: Callable[[], object]) -> None:
         try:
             collective()
-        except RuntimeError as error:  # gloo and nccl raise no narrower class in common
+        except RuntimeError as error:  # the narrowest class that gloo and nccl both raise
             raise PeerLost(self.rank, self.size, _reason(error)) from error
 
 
 def _as_bytes(tensor: Tensor) -> Tensor:
-    """Gloo gathers no booleans and few of the small floats, but bytes it does."""
+    """A view as bytes, since gloo can't gather bool and some small float types."""
     return tensor.view(torch.uint8)
 
 
@@ -220,13 +220,13 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def connect(device: torch.device | str = "cpu", timeout: float = TIMEOUT) -> Iterator[World]:
-    """Join the processes that `torchrun` has started beside this one, and leave them at the end.
+    """Join the group of processes that `torchrun` has started, and leave it at the end.
 
-    Tensors on the CPU travel by gloo, those on CUDA devices by nccl. Outside torchrun the world is this process alone.
-    A process group that is there already (the caller's) is used, and left alone.
+    Tensors on the CPU are sent by gloo, those on CUDA devices by nccl. Without torchrun the group is this process
+    alone. If the caller has initialised a process group, that is used and not closed.
 
     Args:
-        device: where to compute; for `"cuda"` each process takes the device of its `LOCAL_RANK`.
+        device: device to compute on; for `"cuda"` each process takes the device of its `LOCAL_RANK`.
         timeout: seconds after which a process that does not answer counts as lost.
 
     Yields:
@@ -234,7 +234,7 @@ def connect(device: torch.device | str = "cpu", timeout: float = TIMEOUT) -> Ite
 
     Raises:
         UsageError: if torchrun's environment variables are incomplete or wrong, or there is no device for this process.
-        PeerLost: if the others can't be met.
+        PeerLost: if the other processes can't be reached.
 
     Example:
         >>> with connect("cpu") as world:
@@ -260,7 +260,7 @@ def connect(device: torch.device | str = "cpu", timeout: float = TIMEOUT) -> Ite
 
 
 def _place() -> tuple[int, int] | None:
-    """(rank, size) by torchrun's environment variables; None outside torchrun, and where it starts one process."""
+    """(rank, size) from torchrun's environment variables; None without torchrun, or for a single process."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return None
     rank, size = _number("RANK"), _number("WORLD_SIZE")
@@ -285,11 +285,11 @@ def _number(name: str) -> int:
 
 
 def _own_device(device: torch.device) -> torch.device:
-    """The device of this process, made the current one."""
+    """The device of this process; also makes it the current CUDA device."""
     if device.type != "cuda":
         return device
     if "LOCAL_RANK" not in os.environ:
-        raise UsageError("LOCAL_RANK says which CUDA device a process takes, and is not set: start with torchrun")
+        raise UsageError("LOCAL_RANK, the index of the CUDA device of a process, is not set: start with torchrun")
     local, count = _number("LOCAL_RANK"), torch.cuda.device_count()
     if not 0 <= local < count:
         raise UsageError(
@@ -301,19 +301,19 @@ def _own_device(device: torch.device) -> torch.device:
 
 
 _joined = count()
-"""How often this process has joined: a store outlives a group, and still has the addresses of its members."""
+"""Number of groups that this process has joined: a store lives longer than a group, and keeps its addresses."""
 
 
 _stores: dict[tuple[str | None, ...], Any] = {}
-"""Kept as long as the process: when it leaves a group the others may be about to read."""
+"""Kept until the process ends: when it leaves a group, other processes may still read from the store."""
 
 
 def _join(world: World, timeout: float) -> None:
-    """Make the process group; a world on CUDA has gloo beside nccl, for what is on the CPU."""
+    """Initialise the process group; on CUDA it also has gloo, for tensors on the CPU."""
     backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
     if not dist.is_available() or not dist.is_gloo_available():
-        raise UsageError("this build of torch has no gloo, by which processes talk: run one process")
-    # Its functions take the group of the moment they are defined as a default, and would keep ours from ending.
+        raise UsageError("this build of torch has no gloo, which several processes need: run one process")
+    # At import its functions take the current group as a default argument, which would keep our group alive.
     import_module("torch.distributed.nn.functional")
     wait = timedelta(seconds=timeout)
     try:
@@ -323,11 +323,11 @@ def _join(world: World, timeout: float) -> None:
     except RuntimeError as error:
         raise PeerLost(world.rank, world.size, _reason(error)) from error
     except ValueError as error:
-        raise UsageError(f"can't meet the other processes: {error}; start with torchrun") from error
+        raise UsageError(f"can't reach the other processes: {error}; start with torchrun") from error
 
 
 def _store(world: World, wait: timedelta) -> "dist.Store":
-    """Where the processes find one another, new for every group."""
+    """The store by which the processes find each other, new for every group."""
     place = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
     if place not in _stores:
         _stores[place] = next(dist.rendezvous("env://", world.rank, world.size, timeout=wait))[0]
@@ -338,7 +338,7 @@ def _store(world: World, wait: timedelta) -> "dist.Store":
 
 @contextmanager
 def _blocking_nccl() -> Iterator[None]:
-    """Have nccl report a timeout as an error to who waits; by default it ends the process, with nothing saved."""
+    """Make nccl raise an error at a timeout; by default it ends the process, with nothing saved."""
     name = "TORCH_NCCL_BLOCKING_WAIT"
     before = os.environ.get(name)
     os.environ.setdefault(name, "1")
@@ -350,7 +350,7 @@ def _blocking_nccl() -> Iterator[None]:
 
 
 def _leave(abort: bool = False) -> None:
-    """Leave the process group. After an error nccl is aborted: an orderly end would wait for the others."""
+    """Leave the process group. After an error nccl is aborted: a normal end would wait for the others."""
     if not dist.is_initialized():
         return
     (abort_process_group if abort else dist.destroy_process_group)()

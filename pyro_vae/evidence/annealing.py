@@ -56,7 +56,7 @@ def ais(
 
     with z_0 drawn from f_0, the prior or the guide, and z_t from z_(t-1) by a trajectory of Hamiltonian Monte Carlo
     that leaves the density at beta_t invariant. E[w] = p(x), so that `log mean exp` over the chains is in expectation a
-    lower bound, whatever the schedule and however badly the chains mix. Each datum has its own step sizes. They are
+    lower bound, for every schedule and however badly the chains mix. Each datum has its own step sizes. They are
     found by a separate run (with a fifth of the temperatures), independent of the one whose weights are used, so w
     stays unbiased.
 

@@ -114,7 +114,7 @@ def appendix_d(
     HMC draws from the posterior, starting at draws of the guide; q is fitted to the first half of the draws of each
     datum, and the mean is taken over the second half. The identity holds for any density q, but its variance is finite
     only where q has lighter tails than the posterior. So q is a normal density with the draws' mean and full
-    covariance, truncated to the ellipsoid that contains `probability` of it: the ratio is then bounded, whatever the
+    covariance, truncated to the ellipsoid that contains `probability` of it: the ratio is then bounded, for every
     posterior's tails (Geweke 1999). For a normal posterior its relative variance is `1 / probability - 1`.
 
     The estimate of 1/p(x) is unbiased, so by Jensen's inequality that of log p(x) is too high on average, where

@@ -90,7 +90,7 @@ class Evidence(Estimate):
 
         Those whose Pareto k is likely above `threshold` given the k-hat of *all* data, or unknown: see
         `reliability.untrustworthy`. A single k-hat below the threshold proves nothing: if the draws missed the tail of
-        the weights, k-hat and log p(x) are both too low. So data that are all alike are flagged together.
+        the weights, k-hat and log p(x) are both too low. So if all data are similar, they are flagged together.
         """
         return untrustworthy(self.pareto_k, self.num_particles, self.threshold)
 

@@ -24,7 +24,7 @@ class MixtureOfNormals(Guide):
     .. math:: q(z|x) = \sum_k \pi_k(x) N(z; \mu_k(x), \mathrm{diag}(\exp(s_k(x)))^2)
 
     Draws are differentiable in all parameters, weights included, by implicit reparameterisation: with S the map from z
-    to its conditional distribution functions, S(z) is uniform whatever the parameters are, so a draw moves with them by
+    to its conditional distribution functions, S(z) is uniform for all parameters, so a draw moves with them by
 
     .. math:: dz = -(\partial S / \partial z)^{-1} \, \partial S, \qquad
         S_i(z) = \sum_k p(k | z_{<i}) \Phi((z_i - \mu_{ki}) / \sigma_{ki})

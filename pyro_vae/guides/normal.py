@@ -31,8 +31,8 @@ class DiagonalNormal(Guide):
     .. math:: q(z|x) = N(z; \mu(x), \mathrm{diag}(\exp(s(x)))^2)
 
     The encoder gives `(mu, s)`, `[2, latent]`, with `s` the log standard deviation. Here as in all guides the
-    exponential is continued by its tangent above s = 10 and by a power below -30: whatever an encoder gives, nothing
-    overflows.
+    exponential is continued by its tangent above s = 10 and by a power below -30: for every output of an encoder,
+    nothing overflows.
 
     Args:
         shapes: the sizes of the VAE.
@@ -173,7 +173,7 @@ class _LowRank(FromNoise):
     For S^-1 (z - mu) = v = e_1 + U e_2 the quadratic form is the least squares v^T (I + U U^T)^{-1} v =
     min_d |e_1 - U d|^2 + |e_2 + d|^2: what is left of (e_1, e_2) outside the columns of (U, -I). Taking the columns out
     one by one (modified Gram-Schmidt, backward stable) gives it as a sum of squares, and their norms on the way give
-    log det(I + U U^T) / 2. At a z that is no draw of its own, (v, 0) serves as noise.
+    log det(I + U U^T) / 2. At a z that it has not drawn, (v, 0) is used as noise.
     """
 
     def __init__(self, loc: Tensor, log_scale: Tensor, columns: Tensor) -> None:

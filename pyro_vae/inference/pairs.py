@@ -108,7 +108,7 @@ class Example:
 
     @classmethod
     def of(cls, pair: EagerPair, data: Sequence[Tensor], particles: int) -> Self:
-        """Run the programs on a block, with a piece of so many particles."""
+        """Run the programs on a block, for one piece of the particles."""
         with seeded(0, "record"):
             latents, log_guide = pair.draw(padded(data))
         piece = next(pieces(cut(latents, TILE_PARTICLES, len(data[0]), pair.nesting), particles))
@@ -261,7 +261,7 @@ def _compiled(pair: EagerPair, data: Sequence[Tensor]) -> GraphPair:
 
 
 def _name(program: Program) -> Hashable:
-    """Which of its owner's programs it is, and the names of its keyword arguments."""
+    """The name of the program in its owner, and the names of its keyword arguments."""
     called = getattr(program, "program", program)
     return getattr(called, "__qualname__", type(called).__qualname__), getattr(program, "names", ())
 

@@ -170,7 +170,7 @@ def posterior(
 
     Resampling is systematic: a draw is taken `num_draws w_k / sum w` times, rounded up or down at random, so draws
     repeat, and are worth about ESS independent ones. The order is random. The result is a function of `(x, num_draws,
-    method, num_particles, seed)`, whatever the data that follow; the weights are those of `log_marginal` with the same
+    method, num_particles, seed)` and not on later data; the weights are those of `log_marginal` with the same
     seed and K. The guide draws twice in place of keeping K codes: memory is that of the result, and 16 K bytes for each
     of 50 data.
 

@@ -1,4 +1,4 @@
-"""Data drawn from a model: codes from p(z), and data from p(x|z) at given codes, by running the program unobserved."""
+"""Codes and data drawn from a model, by running the program without its observations."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,18 +18,18 @@ from pyro_vae.process.pyro_internals import is_deterministic
 from pyro_vae.process.seeding import seeded
 
 ToX = Callable[[Mapping[str, Tensor]], Tensor]
-"""From the draws of the observed sites, by name, to the data that the programs are called with."""
+"""Maps the draws of the observed sites, by name, to the data that the programs are called with."""
 
 
 @dataclass(frozen=True, eq=False)
 class Simulated:
-    """Codes and data drawn from a model, one for each row that it was called with.
+    """Codes and data drawn from a model, one of each for every row that it was called with.
 
     Args:
         latents: z ~ p(z), `[1, N, *event]` by site name, in the order in which the model draws them.
         x: x ~ p(x|z), `[N, *event]`.
-        args: the further arguments, as they were given.
-        inputs: the inputs by name; those that are observed sites of the model are drawn too.
+        args: the further positional arguments, unchanged.
+        inputs: the keyword arguments; those that are observed sites of the model are drawn too.
     """
 
     latents: Mapping[str, Tensor]
@@ -52,7 +52,8 @@ def simulate(
 
     .. math:: z \sim p(z|c), \qquad x \sim p(x|z, c)
 
-    The draws are a function of `seed` and of a row's place. Evaluation mode; the caller's generators are left alone.
+    The draws depend on `seed` and on the position of the row. Runs in evaluation mode; the caller's generators do not
+    change.
 
     Args:
         model: Pyro program of p(x, z), with one data plate.
@@ -60,14 +61,14 @@ def simulate(
         *args: further tensors of the program, with the data in front.
         seed: seed of the draws.
         max_plate_nesting: number of plate dimensions the program uses.
-        to_x: makes x of the observed sites' draws (`[N, *event]` by name); None where one of them is x.
-        **inputs: what else the program takes by name, e.g. `c`. One named as an observed site is drawn.
+        to_x: computes x from the draws of the observed sites (`[N, *event]` by name); None if one of them is x.
+        **inputs: keyword arguments of the program, e.g. `c`. One that is named as an observed site is drawn.
 
     Returns:
         The draws, on the device of `x`.
 
     Raises:
-        UsageError: if the observed sites are not what the program is called with, and `to_x` does not say how.
+        UsageError: if the observed sites do not match the arguments of the program, and there is no `to_x`.
         NumericalError: if a draw is not finite.
 
     Example:
@@ -99,7 +100,7 @@ def simulate_block(
     nesting: int = 1,
     to_x: ToX | None = None,
 ) -> Simulated:
-    """`simulate` for the rows of one block, from `start` on; arguments as there."""
+    """`simulate` for one block of rows, from `start` on; same arguments."""
     rows = slice(start, start + TILE_DATA)
     given = [a[rows] for a in (x, *args, *inputs.values())]
     first, *others = padded(given)
@@ -120,18 +121,18 @@ def draw(
     max_plate_nesting: int = 1,
     **inputs: Any,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Run a model with its observed sites drawn.
+    """Run a model and draw its observed sites too.
 
     Args:
         model: Pyro program of p(x, z).
-        *args: its arguments.
+        *args: positional arguments of the program.
         latents: codes by site, `[num_particles, N, *event]`; None to draw them from p(z).
-        num_particles: how many of each datum.
+        num_particles: draws for each datum.
         max_plate_nesting: number of plate dimensions the program uses.
-        **inputs: its arguments by name.
+        **inputs: keyword arguments of the program.
 
     Returns:
-        The draws of the latent, and of the observed sites, `[num_particles, N, *event]` by name.
+        The draws of the latent sites and those of the observed sites, `[num_particles, N, *event]` by name.
 
     Raises:
         UsageError: if the model has a factor, or no observed site.
@@ -159,13 +160,13 @@ def as_data(
     nesting: int = 1,
     to_x: ToX | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """What the programs are to be called with, from one particle of the observed sites' draws.
+    """The arguments of the programs, from one particle of the observed sites' draws.
 
     Args:
         observed: draws by site, `[1, N, *event]`.
-        x: what they were called with.
-        inputs: the same by name.
-        nesting: plate dimensions the program uses.
+        x: the data that the model was called with.
+        inputs: its keyword arguments.
+        nesting: number of plate dimensions the program uses.
         to_x: as for `simulate`.
 
     Raises:
@@ -188,12 +189,12 @@ def as_data(
 
 
 def _like(drawn: Tensor, given: Tensor) -> Tensor:
-    """On the same device; a whole number where such were given, else as precise as it was drawn."""
+    """Draws on the device of `given`; converted to its dtype if that is an integer type."""
     return drawn.to(given.device) if given.is_floating_point() else drawn.to(given)
 
 
 def _without_plates(value: Tensor, nesting: int) -> Tensor:
-    """Without the dimensions of inner plates that the site is not in."""
+    """Drop the dimensions of inner plates that the site is not in."""
     for _ in range(nesting - 1):
         value = value[0] if value.shape[0] == 1 else value
     return value

@@ -1,4 +1,4 @@
-"""Latent sites in the model's order, whatever order a guide draws them in.
+"""Latent sites in the model's order, independent of the order in the guide.
 
 All code that joins values of several sites uses this order, so that columns of the truth and of the draws match.
 """

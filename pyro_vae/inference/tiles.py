@@ -1,6 +1,6 @@
 """Log-weights of any number of particles in bounded memory: random numbers come in tiles of fixed size.
 
-Each tile of `TILE_DATA` data and `TILE_PARTICLES` particles has a random stream of its own, so that a result does not
+Each tile of `TILE_DATA` data and `TILE_PARTICLES` particles has its own random stream, so that a result does not
 depend on how the work is cut, on the data that follow, nor on how many processes share it.
 """
 
@@ -61,7 +61,7 @@ def draws(
 ) -> Iterator[Draws]:
     """The guide's draws that `log_weights` weighs, and their log q(z|x), tile by tile; arguments as there.
 
-    The first are the same whatever `num_particles` is, and all of them are at each call.
+    The first draws do not depend on `num_particles`, and each call returns the same draws.
 
     Args:
         pair: the programs.

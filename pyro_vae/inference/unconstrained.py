@@ -1,7 +1,7 @@
-"""A Pyro pair at given data as functions of one flat, unconstrained real vector a datum: what samplers walk on.
+"""A Pyro pair at given data as log-densities of one flat, unconstrained real vector for each datum, for samplers.
 
-The Jacobians of the maps from real numbers to the latent sites' supports are counted, so every density here is one of
-the flat vector z, and its integral over z is that of the program over its own latents.
+Every log-density includes the Jacobian of the map from the real vector to the latent sites' supports, so its integral
+over the vector equals that of the program over its latent sites.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,7 +32,7 @@ class Target:
     .. math:: \log p(x, z) = \log p(x, l(z)) + \log |\det l'(z)|
 
     with l the map from z to the latent sites, in the order in which the model draws them: torch's `biject_to` of each
-    site's support in the model, the identity on real numbers. Programs run in evaluation mode, and gradients flow to z.
+    site's support in the model (the identity for real numbers). Programs run in evaluation mode; z gets gradients.
 
     Args:
         model: Pyro program of p(x, z), with one data plate at dimension -1 and continuous latent sites.
@@ -43,8 +43,8 @@ class Target:
         **inputs: tensors with the data in front that both programs take by name, e.g. `c`.
 
     Raises:
-        DataError: if there are no data, or an input has not one row for each datum.
-        UsageError: if a latent site is discrete, its support depends on another one, or no bijection to it is known.
+        DataError: if there are no data, or an input does not have one row for each datum.
+        UsageError: if a latent site is discrete, its support depends on another site, or no bijection to it is known.
 
     Example:
         >>> from pyro_vae.autoencoders.vae import VAE
@@ -67,7 +67,7 @@ class Target:
         self.size = sum(site.size for site in self.sites)
 
     def flat(self, latents: Mapping[str, Tensor]) -> Tensor:
-        """The vectors of latents.
+        """The vectors z of latents; the inverse of `latents`.
 
         Args:
             latents: values by site name, `[S, N, *event]`, with inner plates between S and N.
@@ -85,7 +85,7 @@ class Target:
         return flattened(free, free, self.nesting)
 
     def latents(self, z: Tensor) -> dict[str, Tensor]:
-        """The latents of vectors `[S, N, size]`, by site name, `[S, N, *event]`: the inverse of `flat`."""
+        """The latents of vectors `[S, N, size]`, by site name, `[S, N, *event]`."""
         return self._split(z)[0]
 
     def log_likelihood(self, z: Tensor) -> Tensor:
@@ -109,19 +109,19 @@ class Target:
         return log_likelihood.expand(z.shape[:2]), log_prior.expand(z.shape[:2]) + log_det
 
     def log_guide(self, z: Tensor) -> Tensor:
-        """Log q(z|x), `[S, N]`, nats. It runs the guide, encoder and all."""
+        """Log q(z|x), `[S, N]`, nats. It runs the guide with its encoder."""
         latents, log_det = self._split(z)
         with self._evaluated():
             sites = sites_at(self.guide, latents, *self.data, max_plate_nesting=self.nesting, role="guide")
             return log_density(sites.values(), self.nesting).expand(z.shape[:2]) + log_det
 
     def draw_guide(self, num: int, seed: int = 0, first: int = 0) -> tuple[Tensor, Tensor]:
-        """Draws from q(z|x) and their log-densities; a datum's do not depend on the data that follow.
+        """Draws from q(z|x) and their log-densities. Those of a datum do not depend on the data after it.
 
         Args:
             num: draws for each datum.
-            seed: of the draws; the caller's generators are left alone.
-            first: the position of the first datum in the whole set, a multiple of 50: it names the random streams.
+            seed: seed of the draws; the caller's generators do not change.
+            first: the position of the first datum in the whole set, a multiple of 50; part of the seeds.
 
         Returns:
             z `[num, N, size]` and log q(z|x) `[num, N]`, nats.
@@ -134,19 +134,19 @@ class Target:
         return self._draw(self.model, num, "draw prior", seed, first)[0]
 
     def at(self, *data: Tensor) -> Self:
-        """The same with other data of the same shapes and the same supports."""
+        """The same target with other data of the same shapes and supports."""
         other = copy(self)
         other.data = data
         return other
 
     @property
     def is_same_for_all_data(self) -> bool:
-        """Whether no site's support differs between the data."""
+        """Whether every site has the same support for all data."""
         origins = [site.origin.movedim(self.nesting, 0) for site in self.sites]
         return all(torch.equal(origin, origin[:1].expand_as(origin)) for origin in origins)
 
     def has_supports_of(self, other: "Target") -> bool:
-        """Whether all sites have the same supports here as there, and the data the same shapes."""
+        """Whether the sites of both targets have the same supports, and their data the same shapes and dtypes."""
         shapes = [(x.shape, x.dtype) for x in self.data] == [(x.shape, x.dtype) for x in other.data]
         return shapes and all(torch.equal(a.origin, b.origin) for a, b in zip(self.sites, other.sites, strict=True))
 
@@ -174,14 +174,14 @@ class Target:
         return latents, log_det
 
     def _find_sites(self) -> list["_Site"]:
-        """The latent sites; from two draws, so that a support that depends on another site is seen."""
+        """The latent sites, from two draws: if a support differs between them, it depends on another site."""
         with self._evaluated(), torch.no_grad():
             first, second = (self._sites_of_draw(number) for number in range(2))
         for one, other in zip(first, second, strict=True):
             if not torch.equal(one.origin, other.origin):
                 raise UsageError(
-                    f"the support of site {one.name!r} depends on another latent site: the set that z lives in would "
-                    "move with z. Make it a function of a site with a fixed support, e.g. u ~ Uniform(0, 1), w = u * z"
+                    f"the support of site {one.name!r} depends on another latent site: the range of z would change "
+                    "with z. Make it a function of a site with a fixed support, e.g. u ~ Uniform(0, 1), w = u * z"
                 )
         return first
 
@@ -196,7 +196,7 @@ class Target:
 
     @contextmanager
     def _evaluated(self) -> Iterator[None]:
-        """Evaluation mode, with gradients where the caller has them."""
+        """Evaluation mode; gradients are on if the caller has them on."""
         enabled = torch.is_grad_enabled()
         with evaluation_mode(self.model, self.guide), torch.set_grad_enabled(enabled):
             yield
@@ -208,9 +208,9 @@ class _Site:
 
     Args:
         name: its name.
-        shape: of its unconstrained value for one datum, inner plates in front.
-        transform: from there to the site's support.
-        origin: where the transform takes zero, `[1, *inner, N, *event]`.
+        shape: shape of the unconstrained value of one datum, inner plates in front.
+        transform: map from the unconstrained value to the site's support.
+        origin: the transform of zero, `[1, *inner, N, *event]`; two supports are compared by it.
     """
 
     name: str
@@ -223,7 +223,7 @@ class _Site:
         return prod(self.shape)
 
     def free(self, value: Tensor) -> Tensor:
-        """The unconstrained value of one of the site."""
+        """The unconstrained value of a value of the site."""
         free: Any = self.transform.inv(value)
         return free
 
@@ -235,11 +235,11 @@ def _site(name: str, value: Tensor, transform: Transform, nesting: int) -> _Site
 
 
 def _transform(name: str, model: Any, guide: Any) -> Transform:
-    """The bijection from real numbers to the support of a site, as the model has it, or else the guide."""
+    """The bijection from real numbers to the support of a site in the model, or, if none is known, in the guide."""
     if any(_is_discrete(fn) for fn in (model, guide)):
         raise UsageError(
-            f"latent site {name!r} is discrete: there are no gradients to walk along. Sum it out in the model, or give "
-            "its values as an input; log_marginal (importance sampling) takes discrete sites as they are"
+            f"latent site {name!r} is discrete, so there is no gradient. Sum over it in the model, or give "
+            "its values as an input; log_marginal (importance sampling) accepts discrete sites"
         )
     for fn in (model, guide):
         try:
@@ -260,7 +260,7 @@ def _is_discrete(fn: Any) -> bool:
 
 
 def _plain(support: constraints.Constraint) -> constraints.Constraint:
-    """That of a mixture is its components'."""
+    """The support of a mixture is that of its components."""
     return getattr(support, "base_constraint", support) if "MixtureSameFamily" in type(support).__name__ else support
 
 

@@ -1,6 +1,6 @@
-"""The heart: one vectorised run of any Pyro (model, guide) pair gives every log-density of every particle and datum.
+"""One vectorised run of any Pyro (model, guide) pair gives all log-densities of every particle and datum.
 
-The ELBO, IWAE, log p(x), effective sample sizes, Pareto k, resampled posteriors and scores are reductions of it.
+The ELBO, IWAE, log p(x), effective sample sizes, Pareto k and resampled posteriors are computed from these numbers.
 """
 
 from collections.abc import Iterable, Mapping
@@ -38,7 +38,7 @@ class ImportanceSamples:
 
     @property
     def log_weights(self) -> Tensor:
-        """The log-weights log p(x|z) + log p(z) - log q(z|x), `[particles, batch]`, nats; their mean is the ELBO's."""
+        """The log-weights log p(x|z) + log p(z) - log q(z|x), `[particles, batch]`, nats; their mean is the ELBO."""
         return self.log_likelihood + self.log_prior - self.log_guide
 
     @property
@@ -51,12 +51,12 @@ class ImportanceSamples:
 def importance(
     model: Program, guide: Program, *args: Any, num_particles: int, max_plate_nesting: int = 1, **kwargs: Any
 ) -> ImportanceSamples:
-    r"""Draw `num_particles` codes for every datum and weigh them, in one run of each program.
+    r"""Draw `num_particles` codes for every datum and compute their log-weights, in one run of each program.
 
     .. math:: z_k \sim q(z|x), \qquad \log w_k = \log p(x, z_k) - \log q(z_k | x)
 
-    The guide's network runs once on the batch, not once a particle. Gradients flow where the caller lets them.
-    Scales on sites (`poutine.scale`, subsampling) are ignored: a density is not a training weight. Masks count.
+    The guide's network runs once on the batch, not once for each particle. Gradients are on if the caller has them on.
+    Scales of sites (`poutine.scale`, subsampling) are ignored, since they are weights of a loss; masks are applied.
 
     Args:
         model: Pyro program of p(x, z), with every sample site in one data plate at dimension -1.
@@ -101,7 +101,7 @@ class Proposal:
 
 
 def propose(guide: Program, *args: Any, num_particles: int, max_plate_nesting: int = 1, **kwargs: Any) -> Proposal:
-    """The guide's half of `importance`: draws and their log q(z|x)."""
+    """The first half of `importance`: draws from the guide and their log q(z|x)."""
     if num_particles < 1:
         raise UsageError(f"num_particles must be at least 1, got {num_particles}")
     trace = _run(guide, num_particles, max_plate_nesting, args, kwargs)
@@ -115,7 +115,7 @@ def propose(guide: Program, *args: Any, num_particles: int, max_plate_nesting: i
 def weigh(
     model: Program, latents: Mapping[str, Tensor], *args: Any, max_plate_nesting: int = 1, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
-    """The model's half of `importance`: `(log p(x|z), log p(z))`, each `[particles, batch]`, at given latents.
+    """The second half of `importance`: `(log p(x|z), log p(z))` of given latents, each `[particles, batch]`.
 
     Args:
         model: Pyro program of p(x, z).
@@ -138,7 +138,7 @@ def _log_terms(sites: Mapping[str, Any], latents: Mapping[str, Tensor], nesting:
 def model_order(
     model: Program, latents: Mapping[str, Tensor], *args: Any, max_plate_nesting: int = 1, **kwargs: Any
 ) -> list[str]:
-    """The names of latent sites in the order in which the model draws them: that of all results.
+    """The names of latent sites in the order in which the model draws them, which all results have.
 
     Args:
         model: Pyro program of p(x, z); it runs on the first draw of the first datum.
@@ -161,18 +161,18 @@ def sites_at(
     role: Literal["model", "guide"] = "model",
     **kwargs: Any,
 ) -> dict[str, Any]:
-    """The sample sites of a program run on given latents, by name; their densities are what is wanted.
+    """The sample sites of a program run at given latents, by name, with their distributions.
 
     Args:
         program: a Pyro program, with every sample site in one data plate at dimension -1.
         latents: values by site name, `[particles, batch, *event]`.
         *args: arguments of the program.
         max_plate_nesting: number of plate dimensions the program uses.
-        role: what the program is, for messages.
+        role: name of the program in messages.
         **kwargs: keyword arguments of the program.
 
     Raises:
-        UsageError: if a site is outside the data plate, or the latents are not the program's.
+        UsageError: if a site is outside the data plate, or the latents do not match the program's sites.
     """
     num_particles = next(iter(latents.values())).shape[0]
     trace = _run(poutine.condition(program, data=dict(latents)), num_particles, max_plate_nesting, args, kwargs)
@@ -182,16 +182,16 @@ def sites_at(
 
 
 def refuse_point_masses(guide: Program, *args: Any, max_plate_nesting: int = 1, **kwargs: Any) -> None:
-    """Refuse a guide that puts all probability on single points: weights p(x, z) / q(z|x) say nothing about p(x) then.
+    """Refuse a guide with a point mass: weights p(x, z) / q(z|x) are then no estimate of p(x).
 
     Args:
         guide: Pyro program of q(z|x).
-        *args: its arguments.
+        *args: arguments of the guide.
         max_plate_nesting: number of plate dimensions it uses.
-        **kwargs: its keyword arguments.
+        **kwargs: keyword arguments of the guide.
 
     Raises:
-        UsageError: with the site.
+        UsageError: if a site is a point mass; names the site.
     """
     for name, site in sample_sites(_run(guide, 1, max_plate_nesting, args, kwargs)).items():
         if is_point_mass(site["fn"]):
@@ -202,11 +202,11 @@ def refuse_point_masses(guide: Program, *args: Any, max_plate_nesting: int = 1, 
 
 
 _INSTEAD = {
-    True: "Take a guide with a width (e.g. train DiagonalNormal for the same decoder, frozen), or compare autoencoders "
-    "by their reconstructions",
+    True: "Take a guide with a density (e.g. train DiagonalNormal for the same decoder, frozen), or compare "
+    "autoencoders by their reconstructions",
     False: "Its values are discrete, so evidence.bound gives a lower bound: log p(x|k) + log p(k)",
 }
-"""What to do about a guide of single points: of numbers, and of discrete codes."""
+"""What to do instead, for point masses on real numbers (True) and on discrete codes (False)."""
 
 
 def _run(program: Program, num_particles: int, nesting: int, args: Any, kwargs: Any) -> poutine.Trace:
@@ -234,13 +234,13 @@ def _check_match(guide: set[str], unmatched: set[str], model: set[str]) -> None:
 
 
 def log_density(sites: Iterable[Mapping[str, Any]], nesting: int = 1) -> Tensor:
-    """The log-density of sites of a trace, `[particles, batch]`, nats: masked, never scaled, summed over the sites."""
+    """The log-density of sites of a trace, `[particles, batch]`, nats: masked, not scaled, summed over the sites."""
     first, *others = (per_datum(site["fn"].log_prob(site["value"]), site, nesting) for site in sites)
     return sum(others, first)
 
 
 def per_datum(values: Tensor, site: Mapping[str, Any], nesting: int = 1) -> Tensor:
-    """Values of a site's batch shape, masked as the site is, summed over its inner plates: `[particles, batch]`."""
+    """Values of a site's batch shape, with its mask applied, summed over its inner plates: `[particles, batch]`."""
     values = scale_and_mask(values, mask=site["mask"])
     size = {frame.dim: frame.size for frame in site["cond_indep_stack"]}
     values = values.expand([size.get(dim, 1) for dim in range(-1 - nesting, 0)])

@@ -96,7 +96,7 @@ class Likelihood(Called, nn.Module, ABC):
         if elements.batch_shape != expected:
             raise UsageError(
                 f"{type(self).__name__}.distribution must have its parameters' batch shape {list(expected)}, got "
-                f"{list(elements.batch_shape)}: a scale of its own must broadcast to {list(self.shapes.event)}"
+                f"{list(elements.batch_shape)}: its scale must broadcast to {list(self.shapes.event)}"
             )
         return elements
 

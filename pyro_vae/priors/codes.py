@@ -63,7 +63,7 @@ class AutoregressiveCodes(CodePrior):
     .. math:: p(k) = \prod_{i=1}^n p(k_i | k_1, \ldots, k_{i-1})
 
     Exact and normalised; a draw takes n runs of the network. It starts at the uniform distribution. Published VQ-VAEs
-    use a PixelCNN; attention sees all earlier codes, for grids and sequences alike.
+    use a PixelCNN; attention sees all earlier codes, for grids and for sequences.
 
     Args:
         shapes: the sizes of the autoencoder.

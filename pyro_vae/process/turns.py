@@ -18,7 +18,7 @@ class _Turn:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.holder: tuple[int, str] | None = None
-        self.told = False
+        self.warned = False
 
 
 _turn = _Turn()
@@ -45,8 +45,8 @@ def one_at_a_time(name: str) -> Iterator[None]:
 
 def _tell_once(turn: _Turn, what: str) -> None:
     """Log it the first time only: a pool of threads would repeat it at each call."""
-    if not turn.told:
-        turn.told = True
+    if not turn.warned:
+        turn.warned = True
         _log.warning(
             f"{what}, which runs in another thread: pyro_vae runs one call at a time in a process, as Pyro and torch "
             "keep their state there. Use processes to work in parallel; inside a call don't wait for another thread's"

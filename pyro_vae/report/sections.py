@@ -170,7 +170,7 @@ def gaps(subject: Subject) -> Finding:
         found["train"] = _gaps(subject, train, subject.importance_sampled(train, "gaps, log p(x), train"), "train")
     names = {"total": "log p(x) - ELBO", "approximation": "approximation gap", "amortisation": "amortisation gap"}
     rows = [
-        {"nats per datum": text, **{split: _told(getattr(result, name)) for split, result in found.items()}}
+        {"nats per datum": text, **{split: _reported(getattr(result, name)) for split, result in found.items()}}
         for name, text in names.items()
     ]
     numbers: dict[str, Any] = {split: result.summary() for split, result in found.items()}
@@ -213,7 +213,7 @@ def _of_gaps(found: InferenceGaps) -> list[Warned]:
         warnings.append(Warned(what, advice))
     if unfinished > 0.05:
         what = f"The search for the best member was cut off for {unfinished:.0%} of the data (more than 5%)."
-        warnings.append(Warned(what, "The amortisation gap may be larger than told: allow more steps."))
+        warnings.append(Warned(what, "The amortisation gap may be larger than reported: allow more steps."))
     if negative > 0.01:
         what = f"A gap is negative beyond its error for {negative:.1%} of the data (more than 1%)."
         warnings.append(Warned(what, "Their log p(x) is estimated too low: see Pareto k and the bracket."))
@@ -238,7 +238,7 @@ def latents(subject: Subject) -> Finding:
         "marginal_kl": "marginal KL",
         "kl": "KL, the sum of the two",
     }
-    rows = [{"nats per datum": text, "": _told(getattr(terms, name))} for name, text in names.items()]
+    rows = [{"nats per datum": text, "": _reported(getattr(terms, name))} for name, text in names.items()]
     rows.insert(2, {"nats per datum": "information about x, at most", "": f"{terms.information_upper.mean:.3f}"})
     figures = {
         "Spread of each dimension's posterior mean over the data": plots.active_units(stats),
@@ -281,8 +281,8 @@ def calibration(subject: Subject) -> Finding:
     warnings = []
     if flagged:
         counts = {verdict: sum(v == verdict for v in flagged.values()) for verdict in flagged.values()}
-        told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-        what = f"The guide is not calibrated: {len(flagged)} of {len(found.names)} quantities are flagged ({told})."
+        listed = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+        what = f"The guide is not calibrated: {len(flagged)} of {len(found.names)} quantities are flagged ({listed})."
         advice = (
             "Its draws are not those of the posterior: for questions about codes take posterior(method='psis') or "
             "'hmc', or a wider family. Log p(x) is corrected by its weights all the same."
@@ -329,7 +329,7 @@ def predictive(subject: Subject) -> Finding:
         what = f"Data drawn from the model differ from the data in: {', '.join(bad)}."
         advice = "Look at samples; another likelihood, a better prior or longer training may be needed."
         warnings.append(Warned(what, advice))
-    text = "Statistics of the data beside those of data sets of the same size that the model draws from its prior."
+    text = "Statistics of the data, and of data sets of the same size that the model draws with codes from its prior."
     figures = {"Statistics of replicated data, and of the data (line)": plots.predictive_check(found)}
     note = f"{len(data.x)} data, {len(found.replicated)} replications. {_seed(subject)}"
     return Finding(Section("Predictive check", text, [rows], figures, warnings, note), summary)
@@ -367,7 +367,7 @@ def _in_two(text: str) -> tuple[str, str]:
     return (f"{first}).", f"{rest}. {advice}".strip()) if rest else (f"{what}.", advice)
 
 
-def _told(value: Averaged) -> str:
+def _reported(value: Averaged) -> str:
     monte_carlo = at_least(number(value.standard_error_monte_carlo), value.is_at_least)
     return f"{value.mean:.3f} (se {number(value.standard_error_data)}, {monte_carlo})"
 

@@ -101,7 +101,7 @@ def vae_parts(description: Any) -> tuple[str, dict[str, Any]]:
         raise CheckpointError(f"can't build the VAE from its description: expected a mapping, got {description!r}")
     if unknown := set(description) - {"class_path", "init_args"}:
         raise CheckpointError(
-            f"can't build the VAE from its description: {sorted(map(str, unknown))} beside class_path"
+            f"can't build the VAE from its description: {sorted(map(str, unknown))} next to class_path"
         )
     return description["class_path"], dict(description.get("init_args") or {})
 
@@ -195,10 +195,10 @@ def import_class(path: Any, trust: Sequence[str]) -> type:
 def _path_of(cls: type) -> str:
     if "." in cls.__qualname__ or cls.__module__ == "__main__":
         raise UsageError(
-            f"can't save {cls.__qualname__}: define it in a module that can be imported (a file beside the notebook), "
+            f"can't save {cls.__qualname__}: define it in a module that can be imported (a file next to the notebook), "
             "outside of functions and classes"
         )
     module = cls.__module__
-    if module.startswith(("torch.optim.", "pyro_vae.")):  # by the public name, whatever file of the package defines it
+    if module.startswith(("torch.optim.", "pyro_vae.")):  # by the public name, for every file of the package
         module = ".".join(module.split(".")[:2])
     return f"{module}.{cls.__qualname__}"

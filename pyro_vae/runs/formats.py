@@ -240,7 +240,7 @@ def parse_metrics(data: bytes, where: str) -> list[dict[str, int | float]]:
     except (csv.Error, *_MALFORMED) as error:
         raise CheckpointError(f"{where} is damaged: {error}") from error
     if columns and (len(set(columns)) < len(columns) or "epoch" not in columns):
-        raise CheckpointError(f"{where} is damaged: expected the column epoch and no two alike, got {columns}")
+        raise CheckpointError(f"{where} is damaged: expected the column epoch and no duplicates, got {columns}")
     for number, row in enumerate(rows, start=1):
         if type(row["epoch"]) is not int or row["epoch"] != number:
             raise CheckpointError(f"{where} is damaged: row {number} is of epoch {row['epoch']}")

@@ -50,9 +50,9 @@ def untrustworthy(pareto_k: Tensor, num_particles: int, below: float) -> Tensor:
     are underestimated. So the distribution G of k over the data is estimated from all k-hat (its most likely value on a
     grid, by EM, with one datum's worth of prior spread evenly), and a datum is flagged where the posterior probability
     of k above the threshold, given the other data, is more than 0.2; if more than a fifth of the data are flagged, then
-    the rest from 0.05 on. If all data are alike, all are flagged or none is, whatever their own k-hat; if they fall
-    into groups far enough apart, each group is judged by itself; a datum alone is judged by its k-hat and the error of
-    it, which says little for one datum and few draws: take more data, or more draws.
+    the rest from 0.05 on. If all data are similar, all or none are flagged, independent of their own k-hat; if they
+    fall into groups far enough apart, each group is judged by itself; a datum alone is judged by its k-hat and the
+    error of it, which says little for one datum and few draws: take more data, or more draws.
 
     Args:
         pareto_k: k-hat of each datum, `[N]`; -inf where all weights in the tail are equal, nan where not known.

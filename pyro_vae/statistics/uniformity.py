@@ -1,8 +1,8 @@
 """Are ranks uniform? Exact p-values, and simultaneous bands for the empirical distribution function.
 
-The ranks of N draws among L others, where all L + 1 come from one distribution, fall into L + 1 cells alike. The counts
-C_k of ranks below k are then binomial, and together a Markov chain, so the chance that all of them stay within bounds
-is a product of small matrices: no simulation.
+The ranks of N draws among L others, where all L + 1 come from one distribution, fall into L + 1 cells with equal
+probability. The counts C_k of ranks below k are then binomial, and together a Markov chain, so the chance that all of
+them stay within bounds is a product of small matrices: no simulation.
 """
 
 from dataclasses import dataclass

@@ -29,7 +29,7 @@ class CodebookUsage:
 
     @property
     def perplexity(self) -> float:
-        """The exponential of the entropy of the shares: K where all entries are used alike, 1 where one is used."""
+        """The exponential of the entropy of the shares: K if all entries are used equally, 1 if only one is used."""
         shares = self.counts.double() / self.counts.sum()
         return torch.special.entr(shares).sum().exp().item()
 

@@ -284,7 +284,7 @@ PROGRAMS = {
     ),
     "a VAE to load": (lambda: pyro_vae.load(PAIR), "path: expected the path of a run directory, got"),
     "two models compared": (lambda: pyro_vae.compare(PAIR, PAIR), "compare: too many positional arguments"),
-    "numbers compared": (lambda: pyro_vae.compare({"a": 1.0, "b": 2.0}), "evidence: expected what log_marginal gives"),
+    "numbers compared": (lambda: pyro_vae.compare({"a": 1.0, "b": 2.0}), "expected the results of log_marginal"),
     "no classes": (lambda: pyro_vae.classify(PAIR, X), "vae: expected a SemiSupervisedVAE, which has classes, got a "),
 }
 

@@ -90,7 +90,7 @@ def test_the_wine_table(shared):
     [
         ("a,b\n1,2\n3\n", ("line 3 has 1 columns, line 1 has 2",)),
         ("a,b\n1,2\n3,4,5\n", ("line 3 has 3 columns, line 1 has 2",)),
-        ("x,species\n5.1,setosa\n", ("line 2, column 2 ('species') is 'setosa', no number: leave such columns out",)),
+        ("x,species\n5.1,setosa\n", ("line 2, column 2 ('species') is 'setosa', not a number: leave",)),
         ("1,2\n3,abc\n", ("line 2, column 2 is 'abc'",)),
         ("1,abc\n3,4\n", ("line 1 has both numbers and text ('abc')",)),
         ("1,,3\n4,5,6\n", ("line 1, column 2 has no value ('')", "fill it in")),
@@ -100,9 +100,9 @@ def test_the_wine_table(shared):
         ("a,b\n", ("no rows of numbers below its first line", "'a, b'")),
         ("# nothing\n\n", ("no line with data",)),
         ('a,b\n"1,2\n', ("line 2 has 1 columns, line 1 has 2",)),
-        ("day,x\n2024-05-01,3\n", ("line 2, column 1 ('day') is '2024-05-01', no number",)),
+        ("day,x\n2024-05-01,3\n", ("line 2, column 1 ('day') is '2024-05-01', not a number",)),
         ("Dear reader,\nthis is a letter.\n", ("line 2 has 1 columns, line 1 has 2",)),
-        ("x\n1_000\n", ("line 2, column 1 ('x') is '1_000', no number",)),
+        ("x\n1_000\n", ("line 2, column 1 ('x') is '1_000', not a number",)),
         ("a,b\n1,2,\n3,4,\n", ("line 2 has 3 columns, line 1 has 2",)),
     ],
 )
@@ -137,9 +137,9 @@ def other_archive(path):
 
 FILES = {
     "empty.npz": (b"", ("it is empty (0 bytes)",)),
-    "garbage.npz": (b"garbage" * 99, ("no .npz file but text, beginning 'garbage",)),
+    "garbage.npz": (b"garbage" * 99, ("not an .npz file but text, beginning 'garbage",)),
     "noise.npz": (bytes(range(256)), ("no kind that is known here", "expected .npz, .npy, CSV or IDX")),
-    "text.npy": ("1,2,3\n", ("no .npy file but text, beginning '1,2,3",)),
+    "text.npy": ("1,2,3\n", ("not an .npy file but text, beginning '1,2,3",)),
     "text.csv.gz": (gzip.compress(b"1,2\n"), ("compressed by gzip: unpack it first",)),
     "x.h5": (b"\x89HDF\r\n\x1a\n" + bytes(99), ("an HDF5 file: read it with h5py and", "numpy.savez")),
     "x.parquet": (b"PAR1" + bytes(99), ("a Parquet file: read it with pandas",)),
@@ -169,10 +169,10 @@ def test_paths_that_are_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for source, parts in (
         ("https://example.org/x.npz", ("is an address: download it",)),
-        (tmp_path / "pipe", ("no regular file",)),
-        ("/dev/null", ("no regular file",)),
+        (tmp_path / "pipe", ("not a regular file",)),
+        ("/dev/null", ("not a regular file",)),
         (tmp_path / "tain.npz", ("no data at", "(did you mean 'train.npz'?)")),
-        (tmp_path, ("is a folder and holds no IDX files", "a file in it, e.g. train.npz")),
+        (tmp_path, ("is a folder without IDX files", "a file in it, e.g. train.npz")),
         ("", ("no data at ''",)),
         ("x\0y", ("no data at",)),
         ("~nobody-of-this-name/x.npz", ("no data at",)),
@@ -258,7 +258,7 @@ def test_a_table_with_an_endless_field(tmp_path):
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_what_is_no_file_in_the_place_of_idx_images(tmp_path, make):
     make(tmp_path / "train-images-idx3-ubyte")
-    with refused(DataError, "holds no IDX files"):
+    with refused(DataError, "without IDX files"):
         load_data(tmp_path)
 
 

@@ -83,7 +83,7 @@ def _check_same(first: _Entry, other: _Entry) -> None:
     if first.x.shape != other.x.shape or not torch.equal(first.x, other.x):
         raise UsageError(
             f"log p(x) of different data can't be compared: {first.name} has {first.data.protocol}, and {other.name} "
-            f"has {other.data.protocol}; fit both to data prepared alike, or name the same by --data"
+            f"has {other.data.protocol}; fit both to data prepared the same way, or give the same by --data"
         )
     if first.data_sha256 != other.data_sha256:
         names = [", ".join(entry.inputs) or "nothing" for entry in (first, other)]

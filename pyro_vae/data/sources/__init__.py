@@ -1,4 +1,4 @@
-"""Where data come from: a named set, an `.npz`, an `.npy`, a CSV, IDX files; read as the arrays they hold, unscaled."""
+"""Sources of data: a named set, an `.npz`, an `.npy`, a CSV, IDX files; read as arrays, unscaled."""
 
 import os
 import re
@@ -30,7 +30,7 @@ _TORCHVISION = {
 NAMES = ("digits", "linear_gaussian", *_TORCHVISION)
 
 
-# The arrays of an `.npz`: ours, Keras's, and the bare ones.
+# Names of arrays in an `.npz`: this package's, Keras's, and x and y.
 _DATA_KEYS = {"train": ("train", "x_train", "x"), "valid": ("valid", "x_valid"), "test": ("test", "x_test")}
 
 
@@ -48,21 +48,21 @@ _KNOWN = [name for keys in (_DATA_KEYS, _LABEL_KEYS, _CONTEXT_KEYS) for names in
 
 
 _HOW_TO_INSTALL = (
-    "an extra of this package: pip install 'pyro-vae[images]' (beside a CPU build of torch, from the same index as "
+    "an extra of this package: pip install 'pyro-vae[images]' (with a CPU build of torch, from the same index as "
     "torch), or pass the path of a folder with the IDX files"
 )
 
 
 @dataclass(frozen=True)
 class Raw:
-    """What a source holds, and what was done to it.
+    """The arrays of a source.
 
     Args:
-        name: of the source.
+        name: name of the source.
         arrays: the data by split.
-        labels: labels by split, or why they can't be read: not everybody needs them.
-        note: what was done to the arrays.
-        contexts: contexts by split, where they were asked for.
+        labels: labels by split, or the reason why they can't be read, which matters only if they are used.
+        note: a change that was made to the arrays.
+        contexts: contexts by split, if requested.
     """
 
     name: str
@@ -73,16 +73,16 @@ class Raw:
 
 
 def read(source: str | Path, root: str | Path | None, download: bool, contexts: bool = False) -> Raw:
-    """Read a source; `pyro_vae.data.load_data` says what it may be.
+    """Read a source; see `pyro_vae.data.load_data`.
 
     Args:
         source: a name or a path.
-        root: where the downloadable sets lie.
-        download: whether to fetch one that is not there.
+        root: folder of the downloadable sets.
+        download: whether to download a set that is not there.
         contexts: whether to read the contexts of an `.npz` too.
 
     Raises:
-        DataError: it is unknown, absent or damaged.
+        DataError: if it is unknown, absent or damaged.
     """
     if source == "digits":
         return _read_npz(_DIGITS, contexts)
@@ -97,7 +97,7 @@ def _existing(source: str | Path) -> Path:
     """The path of a file or a folder.
 
     Raises:
-        DataError: if there is none.
+        DataError: if it does not exist.
     """
     if re.match(r"\w+://", str(source)):
         raise DataError(f"{str(source)!r} is an address: download it, and give the path of the file")
@@ -106,10 +106,10 @@ def _existing(source: str | Path) -> Path:
         if str(source) and (path.is_file() or path.is_dir()):
             return path
         there = str(source) and path.exists()
-    except (OSError, ValueError, RuntimeError):  # no name that a file can have
+    except (OSError, ValueError, RuntimeError):  # not a valid file name
         there = False
     if there:
-        raise DataError(f"{str(source)!r} is no regular file: expected the path of one, or of a folder with IDX files")
+        raise DataError(f"{str(source)!r} is not a regular file: expected the path of one, or a folder with IDX files")
     raise DataError(_unknown(str(source)))
 
 
@@ -121,7 +121,7 @@ def _unknown(source: str) -> str:
 
 
 def _nearest_file(source: str) -> str:
-    """A file in the same folder with a name that is alike."""
+    """A suggestion: a file in the same folder with a similar name."""
     try:
         path = Path(source).expanduser()
         names = [other.name for other in path.parent.iterdir()]
@@ -140,7 +140,7 @@ def _read_file(path: Path, contexts: bool) -> Raw:
         return Raw(path.stem, {"train": read_csv(path)})
     if kind == "gzip":
         raise DataError(f"can't read {path}: it is compressed by gzip: unpack it first; expected {READABLE}")
-    expected = "train-images-idx3-ubyte, with t10k-images-idx3-ubyte beside it for test"
+    expected = "train-images-idx3-ubyte, with t10k-images-idx3-ubyte in the same folder for test"
     raise DataError(f"can't read {path}: it is an IDX file, and must be called {expected}")
 
 
@@ -161,7 +161,7 @@ def _read_npz(path: Path, contexts: bool) -> Raw:
 
 
 def _lenient(content: Arrays, name: str) -> np.ndarray | str:
-    """An array, or why it can't be read."""
+    """An array, or the reason why it can't be read."""
     try:
         return content[name]
     except DataError as error:
@@ -169,7 +169,7 @@ def _lenient(content: Arrays, name: str) -> np.ndarray | str:
 
 
 def _chosen(names: Iterable[str], keys: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-    """By split the first of its names that is there."""
+    """The first name of each split that exists."""
     there = set(names)
     found = {split: next((name for name in wanted if name in there), None) for split, wanted in keys.items()}
     return {split: name for split, name in found.items() if name is not None}
@@ -207,10 +207,10 @@ def _download(set_name: str, root: Path) -> None:
         from torchvision import datasets
     except ModuleNotFoundError as error:
         raise DataError(f"downloading {set_name} takes torchvision, {_HOW_TO_INSTALL}") from error
-    except Exception as error:  # one that was built for another torch fails with more than ImportError
+    except Exception as error:  # one built for another version of torch raises other errors than ImportError
         raise DataError(
-            f"torchvision, which downloads {set_name}, can't be imported ({reason(error)}): install the one that "
-            "belongs to this torch, or pass the path of a folder with the IDX files"
+            f"torchvision, which downloads {set_name}, can't be imported ({reason(error)}): install the version "
+            "for this torch, or pass the path of a folder with the IDX files"
         ) from error
     options = {"split": "balanced"} if set_name == "EMNIST" else {}
     try:

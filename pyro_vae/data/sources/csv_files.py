@@ -1,4 +1,4 @@
-"""A table of numbers in a text file: CSV with or without a header, or what `numpy.savetxt` writes."""
+"""Tables of numbers in text files: CSV with or without a header, or written by `numpy.savetxt`."""
 
 import csv
 import re
@@ -18,16 +18,16 @@ _MISSING = ("", "na", "n/a", "null", "none", "?", "-")
 
 
 def read_csv(path: Path) -> np.ndarray:
-    """The numbers of a table, `[N, columns]` in double precision; every column is data, labels too.
+    """The numbers of a table, `[N, columns]` in double precision; every column is data, also one with labels.
 
-    Between columns is `;`, a tab, `,` or white space, whichever the first line has, in this order. The first line may
-    name the columns; lines that begin with `#` are comments. Fields may be in double quotes.
+    The delimiter is the first of `;`, tab, `,` and white space that the first line contains. The first line may name
+    the columns; lines that begin with `#` are comments. Fields may be in double quotes.
 
     Args:
         path: the file, in UTF-8.
 
     Raises:
-        DataError: with the line and the column of what is no number.
+        DataError: with the line and the column of a field that is not a number.
     """
     with reading(path):
         return _read(path)
@@ -51,7 +51,7 @@ def _read(path: Path) -> np.ndarray:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not empty and no comment, counted from 1."""
+    """The lines that are neither empty nor comments, with their numbers from 1."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, 1):
             if (text := line.partition("#")[0].strip(" \r\n\f")).strip():
@@ -59,7 +59,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _first_line(path: Path) -> tuple[int, list[str], str | None]:
-    """The number of the first line, its fields, and what is between them (None for white space)."""
+    """The number of the first line, its fields, and the delimiter (None for white space)."""
     first = next(_lines(path), None)
     if first is None:
         raise DataError(f"can't read {path}: it has no line with data")
@@ -83,10 +83,10 @@ def _number(field: str) -> float | None:
 
 
 def _names_columns(path: Path, line: int, fields: list[str]) -> bool:
-    """Whether the first line is a header: text, or column numbers beside some text.
+    """Whether the first line is a header: text, or consecutive column numbers with some text.
 
     Raises:
-        DataError: if it may be either, or heads row numbers that would be taken for data.
+        DataError: if that is not clear, or a column without a name holds row numbers, which would be read as data.
     """
     numbers = [value for value in map(_number, fields) if value is not None]
     text = [field for field in fields if _number(field) is None and field.lower() not in _MISSING]
@@ -106,7 +106,7 @@ def _names_columns(path: Path, line: int, fields: list[str]) -> bool:
 
 
 def _problem(path: Path, first: int, has_header: bool, names: list[str], delimiter: str | None) -> str:
-    """The first field that is no number, or the first line that has more or fewer of them."""
+    """The first field that is not a number, or the first line with another number of fields."""
     for number, text in _lines(path):
         if number == first and has_header:
             continue
@@ -125,7 +125,7 @@ def _remedy(field: str) -> str:
         return f"has no value ({field!r}): fill it in, or leave the row out"
     if re.fullmatch(r"[-+]?\d+,\d+", field):
         return f"is {field!r}: write decimals with a point"
-    return f"is {field[:40]!r}, no number: leave such columns out, or code them as numbers"
+    return f"is {field[:40]!r}, not a number: leave such columns out, or code them as numbers"
 
 
 def _shown(fields: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""What a file holds, by its first bytes; and in one line what to do where that is nothing we read."""
+"""The format of a file by its first bytes; for formats that are not read here, how to convert them."""
 
 import csv
 import errno
@@ -32,7 +32,7 @@ DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What reading a damaged file is known to raise."""
+"""Errors that reading a damaged file can raise."""
 
 
 Format = Literal["npy", "zip", "gzip", "idx", "text"]
@@ -74,10 +74,10 @@ _CONTROL = frozenset(range(32)) - frozenset(b"\t\n\r\f")
 
 
 def format_of(path: Path) -> Format:
-    """What a file holds.
+    """The format of a file.
 
     Raises:
-        DataError: if that is nothing that can be read here; it says how to convert it where that is known.
+        DataError: if it can't be read here, with how to convert it if that is known.
     """
     with reading(path), path.open("rb") as file:
         head = file.read(4096)
@@ -93,27 +93,27 @@ def format_of(path: Path) -> Format:
 
 
 def _text_of(path: Path, head: bytes) -> Format:
-    """Text may be a table, but not under a name that says otherwise."""
+    """`"text"`, which may be a table, unless the file's extension is that of another format."""
     if path.suffix in (".npz", ".npy", ".gz"):
         begins = head[:20].decode(errors="replace")
-        raise DataError(f"can't read {path}: it is no {path.suffix} file but text, beginning {begins!r}")
+        raise DataError(f"can't read {path}: it is not an {path.suffix} file but text, beginning {begins!r}")
     return "text"
 
 
 def _unknown(head: bytes) -> str:
-    return f"of no kind that is known here, beginning {head[:8]!r}"
+    return f"of an unknown format, beginning {head[:8]!r}"
 
 
 @contextmanager
 def reading(path: Path, what: str = "") -> Iterator[None]:
-    """Errors inside that come of a damaged file become one `DataError` with its path, the system's a `FileError`.
+    """Turn errors inside from a damaged file into a `DataError` with its path, errors of the system into a `FileError`.
 
     Args:
         path: the file.
-        what: the part of it that is read, for the message.
+        what: the part of it that is read, for messages.
 
     Raises:
-        DataError: if the file holds something else than it should.
+        DataError: if the contents are not as expected.
         FileError: if the system can't read it.
     """
     try:
@@ -127,7 +127,7 @@ def reading(path: Path, what: str = "") -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """The error in one line; a library's advice to read what is unsafe is not passed on."""
+    """The error in one line, without a library's advice to read unsafe files."""
     text = " ".join(str(error).split())
     if "pickle" in text or "max_header_size" in text:
         return "its header is damaged"
@@ -139,15 +139,15 @@ def reason(error: Exception) -> str:
 
 
 def check_memory(path: Path, size: int, instead: str) -> None:
-    """Refuse what this machine could not hold, before it is tried: a small file may unpack to very much.
+    """Refuse arrays larger than this machine's memory before they are read: a small file may unpack to many bytes.
 
     Args:
         path: the file.
         size: bytes in memory.
-        instead: what to do.
+        instead: what to do, for the message.
 
     Raises:
-        DataError: if there is not so much memory.
+        DataError: if `size` is larger than the memory.
     """
     there = memory()
     if there is not None and size > there:
@@ -156,7 +156,7 @@ def check_memory(path: Path, size: int, instead: str) -> None:
 
 
 def memory() -> int | None:
-    """Bytes of memory of this machine; None where that can't be told."""
+    """Bytes of memory of this machine; None if unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -164,5 +164,5 @@ def memory() -> int | None:
 
 
 def opened(path: Path):
-    """The file, unpacked while it is read where it is compressed by gzip."""
+    """The open file, decompressed while it is read if it is `.gz`."""
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")

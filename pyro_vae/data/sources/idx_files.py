@@ -1,4 +1,4 @@
-"""IDX files, as MNIST and its like come in: bytes behind a header, perhaps compressed by gzip."""
+"""IDX files, the format of MNIST: a header followed by bytes, possibly compressed by gzip."""
 
 import math
 import re
@@ -13,7 +13,7 @@ IMAGES = re.compile(r".*train-images-idx3-ubyte(\.gz)?")
 
 
 def training_images(folder: Path) -> Path:
-    """The file of training images in a folder, or in one below as torchvision lays them.
+    """The file of training images in a folder, or in a subfolder `raw` as torchvision makes it.
 
     Raises:
         DataError: if there is none, or more than one set.
@@ -33,19 +33,19 @@ def _only_set(folder: Path) -> Path:
         if found:
             return next(iter(found.values()))
     raise DataError(
-        f"{folder} is a folder and holds no IDX files: expected train-images-idx3-ubyte or train-images-idx3-ubyte.gz"
+        f"{folder} is a folder without IDX files: expected train-images-idx3-ubyte or train-images-idx3-ubyte.gz"
         f"{_others(folder)}"
     )
 
 
 def _others(folder: Path) -> str:
-    """Which files in it could be meant."""
+    """A suggestion: a file in the folder that can be read."""
     names = sorted(path.name for path in folder.iterdir() if path.suffix in (".npz", ".npy", ".csv"))
     return f", or the path of a file in it, e.g. {names[0]}" if names else ""
 
 
 def idx_files(folder: Path, prefix: str, kind: str) -> dict[str, Path]:
-    """The files of a kind by split; where a packed and an unpacked one are there, the unpacked one."""
+    """The files of a kind by split; of a compressed and an uncompressed one, the latter."""
     stems = {"train": ("train",), "test": ("t10k", "test")}
     candidates = [
         (split, folder / f"{prefix}{stem}-{kind}-ubyte{packed}")
@@ -57,10 +57,10 @@ def idx_files(folder: Path, prefix: str, kind: str) -> dict[str, Path]:
 
 
 def read_idx_file(path: Path, dims: int) -> np.ndarray:
-    """Unsigned bytes in so many dimensions.
+    """Read an array of unsigned bytes with `dims` dimensions.
 
     Raises:
-        DataError: if the file holds anything else, or not all of them.
+        DataError: if the file holds anything else, or is incomplete.
     """
     start = 4 + 4 * dims
     with reading(path), opened(path) as file:

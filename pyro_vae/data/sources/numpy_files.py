@@ -1,4 +1,4 @@
-"""Arrays in an `.npy` or an `.npz`, looked at before they are read: their types, and whether they are whole."""
+"""Arrays in an `.npy` or an `.npz`; their types and sizes are checked before they are read."""
 
 import logging
 import math
@@ -28,7 +28,7 @@ _OBJECTS = (
 
 
 class Header(NamedTuple):
-    """What an array is, before it is read; `start` bytes of the file come before its values."""
+    """The header of an array; `start` bytes of the file come before its values."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -36,15 +36,15 @@ class Header(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of its values."""
+        """Size of the values in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """The array of an `.npy`, mapped.
+    """The array of an `.npy`, memory-mapped.
 
     Raises:
-        DataError: if it is damaged, or of Python objects.
+        DataError: if it is damaged, or contains Python objects.
     """
     with reading(path):
         with path.open("rb") as file:
@@ -52,19 +52,19 @@ def read_npy(path: Path) -> np.ndarray:
         if header is None:
             return np.load(path, mmap_mode="r", allow_pickle=False)
         _check(header, path.stat().st_size, f"the array of {path}")
-        if header.size == 0:  # nothing can be mapped
+        if header.size == 0:  # an empty array can't be mapped
             return np.zeros(header.shape, header.dtype)
         return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 class Arrays:
-    """The arrays of an `.npz`, each read when it is asked for.
+    """The arrays of an `.npz`, each read on access.
 
     Args:
         path: the file.
 
     Raises:
-        DataError: if it is no archive of arrays.
+        DataError: if it is not an archive of arrays.
     """
 
     def __init__(self, path: Path) -> None:
@@ -85,7 +85,7 @@ class Arrays:
         check_memory(self.path, size, "save the data as one .npy, which is mapped and may be larger than memory")
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """An array, whole in memory."""
+        """An array, read into memory."""
         with reading(self.path, repr(name)), zipfile.ZipFile(self.path) as archive:
             header = self._look(archive, name)
             if header is not None:
@@ -102,7 +102,7 @@ class Arrays:
         return header
 
     def warn_of_others(self, used: Iterable[str], known: Iterable[str]) -> None:
-        """Log which arrays are not read, with the known name that is nearest.
+        """Warn of arrays that are not read, with the most similar known name.
 
         Args:
             used: the names that are read.
@@ -118,7 +118,7 @@ class Arrays:
 
 
 def _header(file: IO[bytes]) -> Header | None:
-    """Of an array in a file; None in a version that numpy alone knows."""
+    """The header of an array in a file; None for a version of the format without public reader in numpy."""
     read = _HEADERS.get(np.lib.format.read_magic(file))
     if read is None:
         return None
@@ -127,7 +127,7 @@ def _header(file: IO[bytes]) -> Header | None:
 
 
 def _check(header: Header, size: int, what: str) -> None:
-    """Refuse an array of objects, or one whose values are not all there, or not all that is there."""
+    """Refuse an array of Python objects, and one with fewer or more bytes of values than its header states."""
     if header.dtype.hasobject:
         raise DataError(f"{what} holds {_OBJECTS}")
     if any(n < 0 for n in header.shape):
