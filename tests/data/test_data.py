@@ -289,7 +289,7 @@ def test_download_with_a_torchvision_that_cannot_be_imported(tmp_path, monkeypat
 
     real_import = builtins.__import__
     monkeypatch.setattr(builtins, "__import__", fails)
-    with refused(DataError, "torchvision", "can't be imported (operator", "install the one", "path"):
+    with refused(DataError, "torchvision", "can't be imported (operator", "install the version", "path"):
         load_data("mnist", root=tmp_path, download=True)
 
 

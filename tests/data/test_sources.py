@@ -138,7 +138,7 @@ def other_archive(path):
 FILES = {
     "empty.npz": (b"", ("it is empty (0 bytes)",)),
     "garbage.npz": (b"garbage" * 99, ("not an .npz file but text, beginning 'garbage",)),
-    "noise.npz": (bytes(range(256)), ("no kind that is known here", "expected .npz, .npy, CSV or IDX")),
+    "noise.npz": (bytes(range(256)), ("unknown format", "expected .npz, .npy, CSV or IDX")),
     "text.npy": ("1,2,3\n", ("not an .npy file but text, beginning '1,2,3",)),
     "text.csv.gz": (gzip.compress(b"1,2\n"), ("compressed by gzip: unpack it first",)),
     "x.h5": (b"\x89HDF\r\n\x1a\n" + bytes(99), ("an HDF5 file: read it with h5py and", "numpy.savez")),

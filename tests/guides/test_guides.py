@@ -597,7 +597,7 @@ class TestDelta:
     def test_evidence_is_refused(self, guide):
         vae, x = vae_with(guide), binary()
         before = torch.get_rng_state()
-        with pytest.raises(UsageError, match=r"site 'z' of the guide is a Delta.*guide with a width"):
+        with pytest.raises(UsageError, match=r"site 'z' of the guide is a Delta.*guide with a density"):
             log_marginal(vae.model, vae.guide, x)
         assert (torch.get_rng_state() == before).all()
 

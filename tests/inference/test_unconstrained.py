@@ -178,7 +178,7 @@ def test_supports_of_each_datum():
 
 def test_refusals():
     coin = pair(lambda x: dist.Bernoulli(0.5), lambda x: dist.Bernoulli(0.5))
-    with pytest.raises(UsageError, match="'z' is discrete: there are no gradients"):
+    with pytest.raises(UsageError, match="'z' is discrete, so there is no gradient"):
         Target(*coin, torch.ones(3))
     with pytest.raises(DataError, match=r"expected data, .* got \[0\] rows"):
         Target(*coin, torch.ones(0))

@@ -268,7 +268,7 @@ class TestAnyAutoencoder:
             ({"class_path": "os.system"}, "refused to import"),
             ({"class_path": None}, "refused to import"),
             ({"class_path": "pyro_vae.VAE", "init_args": [3]}, "expected a mapping"),
-            ({"class_path": "pyro_vae.VAE", "latent_dim": 3}, r"\['latent_dim'\] beside class_path"),
+            ({"class_path": "pyro_vae.VAE", "latent_dim": 3}, r"\['latent_dim'\] next to class_path"),
             ({"class_path": "pyro_vae.VAE"}, "can't build the VAE from its description: .*event_shape"),
             ([3], "expected a mapping"),
             (
