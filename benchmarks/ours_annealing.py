@@ -9,7 +9,6 @@ takes.
 
 from argparse import Namespace
 from collections.abc import Callable
-from typing import Any
 
 from common import PIXELS, Memory, evidence_parser, evidence_problem, time_evidence
 from ours_evidence import make
@@ -18,7 +17,7 @@ from torch_common import Warnings, set_up
 
 from pyro_vae import VAE, ais
 from pyro_vae.evidence import Annealing
-from pyro_vae.inference.posteriors import posterior
+from pyro_vae.inference import HMC, posterior
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -44,10 +43,10 @@ def _ais(vae: VAE, x: Tensor, args: Namespace) -> Callable[[int], float]:
 
 def _hmc(vae: VAE, x: Tensor, args: Namespace) -> Callable[[int], float]:
     half = args.temperatures // 2
-    sizes: dict[str, Any] = {"num_draws": half * args.chains, "num_chains": args.chains, "num_warmup": half}
+    num_draws, settings = half * args.chains, HMC(num_chains=args.chains, num_warmup=half, num_leapfrog=4)
 
     def run(num: int) -> float:
-        posterior(vae.model, vae.guide, x[:num], method="hmc", num_leapfrog=4, **sizes)
+        posterior(vae.model, vae.guide, x[:num], method="hmc", num_draws=num_draws, hmc=settings)
         return 0.0
 
     return run

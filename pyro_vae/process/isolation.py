@@ -93,9 +93,9 @@ def _isolated(function: Callable[P, R], gradients: Callable[[], bool]) -> Callab
         if _is_nested():
             with _usual_modes(gradients()):
                 return function(*args, **kwargs)
-        if runs_programs:
-            _refuse_handlers(name)
         with _inside(name), _usual_modes(gradients()), _refusing_inference_tensors(name):
+            if runs_programs:  # once no other call runs: the handlers of its programs are in the same list
+                _refuse_handlers(name)
             call: Callable[..., R] = function
             parts, named = ordinary((args, kwargs))
             return call(*parts, **named)

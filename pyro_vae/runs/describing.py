@@ -129,6 +129,7 @@ def build_vae(description: Mapping[str, Any], trust: Sequence[str] = ()) -> Any:
         if is_part and not (isinstance(factory, type) and issubclass(factory, nn.Module)):
             raise CheckpointError(f"vae.{name} must be a module class, got {factory!r}")
     try:
+        signature(cls).bind(**arguments)
         return cls(**arguments)
     except PyroVaeError:
         raise
