@@ -15,6 +15,7 @@ from pyro_vae.autoencoders import VAE, Autoencoder
 from pyro_vae.errors import CheckpointError, PyroVaeError, UsageError
 from pyro_vae.runs.old_paths import current
 
+_MANY = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 _PARTS = ("prior", "likelihood", "guide", "encoder", "decoder")
 
 
@@ -128,8 +129,10 @@ def build_vae(description: Mapping[str, Any], trust: Sequence[str] = ()) -> Any:
         is_part = isinstance(factory, type) or (name in _PARTS and value is not None)
         if is_part and not (isinstance(factory, type) and issubclass(factory, nn.Module)):
             raise CheckpointError(f"vae.{name} must be a module class, got {factory!r}")
+    needed = [name for name, p in signature(cls).parameters.items() if p.default is p.empty and p.kind not in _MANY]
+    if missing := [name for name in needed if name not in arguments]:
+        raise CheckpointError(f"can't build the VAE from its description: it lacks {', '.join(missing)}")
     try:
-        signature(cls).bind(**arguments)
         return cls(**arguments)
     except PyroVaeError:
         raise

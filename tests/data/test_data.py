@@ -1183,7 +1183,9 @@ except (RuntimeError, MemoryError):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit counts memory without mapped files on Linux alone")
-@pytest.mark.parametrize(("dtype", "size"), [("u1", 120 * 2**20), ("f4", 400 * 2**20)])
+@pytest.mark.parametrize(
+    ("dtype", "size"), [("u1", 120 * 2**20), pytest.param("f4", 400 * 2**20, marks=pytest.mark.slow)]
+)
 def test_data_larger_than_memory(tmp_path, dtype, size):
     """A file (with holes, so the disk is spared) whose floats take 400 MB and more, in 96 MB beyond the imports."""
     for name, rows in (("small", 100), ("large", size // 4096 // np.dtype(dtype).itemsize)):
