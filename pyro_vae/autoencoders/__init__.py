@@ -1,10 +1,12 @@
 """Parts composed into two Pyro programs, `model` and `guide`. To add one, write a file here: an `Autoencoder`.
 
-base.py                Autoencoder, and Conditional, with a context c
-vae.py                 VAE: one latent variable z
-hierarchical.py        HierarchicalVAE: z in layers
-semi_supervised.py     SemiSupervisedVAE: a class y in addition to z
-vector_quantized.py    VQVAE: discrete codes k
+Its files:
+
+    base.py                Autoencoder, and Conditional, with a context c
+    vae.py                 VAE: one latent variable z
+    hierarchical.py        HierarchicalVAE: z in layers
+    semi_supervised.py     SemiSupervisedVAE: a class y in addition to z
+    vector_quantized.py    VQVAE: discrete codes k
 """
 
 from pyro_vae.autoencoders.base import Autoencoder, Conditional

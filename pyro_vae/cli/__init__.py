@@ -1,19 +1,21 @@
 """The command `pyro-vae`. Its commands are the files in `commands/`; torch is imported once all names are known.
 
-commands/          a file a command: its options, and `run`
-work/              what the longer commands do; the only files here that import torch
-finding.py         which commands there are
-parsing.py         a parser of options; plain ones, and those that name a class
-class_options.py, option_groups.py
-options that name a class; options that several commands have
-given.py, described.py, values.py
-from words and YAML to the whole description of an object
-library.py, sources.py
-the classes that can be named, imported or read from their sources without import
-helping.py, mistakes.py, failures.py
-the texts of help, of mistakes in options, and of exceptions
-home.py, streams.py
-`~` in paths; standard streams that are closed, full or broken
+Its files:
+
+    commands/          a file a command: its options, and `run`
+    work/              what the longer commands do; the only files here that import torch
+    finding.py         which commands there are
+    parsing.py         a parser of options; plain ones, and those that name a class
+    class_options.py, option_groups.py
+                       options that name a class; options that several commands have
+    given.py, described.py, values.py
+                       from words and YAML to the whole description of an object
+    library.py, sources.py
+                       the classes that can be named, imported or read from their sources without import
+    helping.py, mistakes.py, failures.py
+                       the texts of help, of mistakes in options, and of exceptions
+    home.py, streams.py
+                       `~` in paths; standard streams that are closed, full or broken
 """
 
 import os

@@ -5,9 +5,9 @@ then on only the graph runs: no Pyro, no autograd. Its cache key has all that it
 parameters); parameters, data and cached tensors are its inputs. `inference/pairs.py` records the two programs of a
 Pyro pair, `training/steps.py` a loss with its gradients, `evidence/annealing_path.py` the density of a Markov chain.
 
-recording.py    a program's tensor operations, run once and recorded
-rewrites.py     cheaper forms of recorded operations
-memory.py       values that depend on weights alone, computed once for many runs
-caching.py      recorded graphs kept for later calls, each under a cache key
-backends.py     devices, and torch's process-wide settings inside a `with` block
+    recording.py    a program's tensor operations, run once and recorded
+    rewrites.py     cheaper forms of recorded operations
+    memory.py       values that depend on weights alone, computed once for many runs
+    caching.py      recorded graphs kept for later calls, each under a cache key
+    backends.py     devices, and torch's process-wide settings inside a `with` block
 """

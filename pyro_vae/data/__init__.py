@@ -1,16 +1,18 @@
 """What is trained on. `load_data` reads a named set or a file, `as_dataset` takes an array; both give a `Dataset`.
 
-loading.py            load_data, as_dataset
-dataset.py            Dataset: access to the splits, whole, in parts, or a batch at a time
-splits.py             train, valid and test as they are stored, with labels and inputs
-storage.py            one split in memory or in a file, read part by part
-preparation.py        scaling, binarisation, dequantisation: a class each
-checks.py             what a Dataset refuses
-inputs.py             inputs made of labels or of elements: a context c, or the labels y of a few
-sources/              named sets and file formats; to add a format, a file there and a line in its `__init__`
-linear_gaussian.py    a process whose log p(x) is known
-support.py            which likelihoods fit which values
-fingerprint.py        a short name for some data
+Its files:
+
+    loading.py            load_data, as_dataset
+    dataset.py            Dataset: access to the splits, whole, in parts, or a batch at a time
+    splits.py             train, valid and test as they are stored, with labels and inputs
+    storage.py            one split in memory or in a file, read part by part
+    preparation.py        scaling, binarisation, dequantisation: a class each
+    checks.py             what a Dataset refuses
+    inputs.py             inputs made of labels or of elements: a context c, or the labels y of a few
+    sources/              named sets and file formats; to add a format, a file there and a line in its `__init__`
+    linear_gaussian.py    a process whose log p(x) is known
+    support.py            which likelihoods fit which values
+    fingerprint.py        a short name for some data
 """
 
 from pyro_vae.data.dataset import Dataset

@@ -1,10 +1,12 @@
 """Distributions and numerics that torch and Pyro lack; nothing here knows a VAE.
 
-elements.py         independent elements, and numerics that several likelihoods share
-from_noise.py       laws of functions of standard normal noise
-mixture.py          mixtures of many components in bounded memory
-point_masses.py     distributions without width
-zuko_flows.py       normalising flows of zuko
-code_sequence.py    sequences of whole numbers, each given those before it
-log_scales.py       logarithms of scales that don't overflow
+Its files:
+
+    elements.py         independent elements, and numerics that several likelihoods share
+    from_noise.py       laws of functions of standard normal noise
+    mixture.py          mixtures of many components in bounded memory
+    point_masses.py     distributions without width
+    zuko_flows.py       normalising flows of zuko
+    code_sequence.py    sequences of whole numbers, each given those before it
+    log_scales.py       logarithms of scales that don't overflow
 """

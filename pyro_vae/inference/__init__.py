@@ -1,16 +1,18 @@
 """Running any Pyro pair (model, guide) at given data: importance weights, simulated data, posterior draws, HMC.
 
-programs.py         a Pyro program before it is run: its modules, its sites, its evaluation mode
-weighing.py         importance: one vectorised run gives every log-density of every particle and datum
-sites.py            latent sites in one order
-tiles.py            random numbers in tiles, so that a result does not depend on how the work is cut
-pairs.py            a pair as one function from data to log-weights, eager or as a recorded graph
-simulating.py       data drawn from a model
-unconstrained.py    a pair as functions of one flat real vector, for samplers
-hamiltonian.py      hmc: Hamiltonian Monte Carlo for all data at once; HMC: its settings
-trajectories.py     chains that move by leapfrog steps
-adaptation.py       their warm-up: step sizes and scales
-posteriors.py       posterior: draws from p(z|x)
+Its files:
+
+    programs.py         a Pyro program before it is run: its modules, its sites, its evaluation mode
+    weighing.py         importance: one vectorised run gives every log-density of every particle and datum
+    sites.py            latent sites in one order
+    tiles.py            random numbers in tiles, so that a result does not depend on how the work is cut
+    pairs.py            a pair as one function from data to log-weights, eager or as a recorded graph
+    simulating.py       data drawn from a model
+    unconstrained.py    a pair as functions of one flat real vector, for samplers
+    hamiltonian.py      hmc: Hamiltonian Monte Carlo for all data at once; HMC: its settings
+    trajectories.py     chains that move by leapfrog steps
+    adaptation.py       their warm-up: step sizes and scales
+    posteriors.py       posterior: draws from p(z|x)
 """
 
 from pyro_vae.inference.hamiltonian import HMC, HMCResult, hmc

@@ -1,8 +1,10 @@
 """All diagnostics of a trained model on one page. To add a section, write a function of a `Subject` in `sections.py`.
 
-subject.py     what a report is about, and what a section returns
-sections.py    diagnose, and its sections
-html.py        the page
+Its files:
+
+    subject.py     what a report is about, and what a section returns
+    sections.py    diagnose, and its sections
+    html.py        the page
 """
 
 from pyro_vae.report.sections import diagnose

@@ -1,9 +1,11 @@
 """Numbers about draws; nothing here knows a model.
 
-averages.py       averages with their errors
-pareto.py         Pareto's k of importance weights
-reliability.py    which Pareto k to believe
-convergence.py    R-hat and effective sample sizes of chains
-uniformity.py     whether ranks are uniform
-rounding.py       how far a log-weight may be off by rounding
+Its files:
+
+    averages.py       averages with their errors
+    pareto.py         Pareto's k of importance weights
+    reliability.py    which Pareto k to believe
+    convergence.py    R-hat and effective sample sizes of chains
+    uniformity.py     whether ranks are uniform
+    rounding.py       how far a log-weight may be off by rounding
 """

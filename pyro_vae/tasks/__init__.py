@@ -1,9 +1,11 @@
 """What a trained model is for. To add a task, write a function in a file here.
 
-generation.py        sample, reconstruct, manifold
-clustering.py        cluster, with_clusters, clustering_scores
-classification.py    classify, label_evidence, accuracy
-codebook.py          codebook_usage
+Its files:
+
+    generation.py        sample, reconstruct, manifold
+    clustering.py        cluster, with_clusters, clustering_scores
+    classification.py    classify, label_evidence, accuracy
+    codebook.py          codebook_usage
 """
 
 from pyro_vae.tasks.classification import Accuracy, accuracy, classify, label_evidence
