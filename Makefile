@@ -30,7 +30,7 @@ check: $(INSTALLED)  ## lint, format and types, as continuous integration runs t
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pyro_vae needs Python 3.11 or newer: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e '.[images,test,dev]'
+	$(BIN)/python -m pip install --quiet -e '.[images,sklearn,test,dev]'
 	touch $@
 
 clean:
