@@ -5,12 +5,12 @@ best member of a family in `refining`) and `calibration` (with its bands in `ecd
 `comparison` at the model. `calibration` and `predictive` need scipy, so they are imported by their own names.
 """
 
-from pyro_vae.diagnostics.best_member import Search
 from pyro_vae.diagnostics.collapse import CollapseWatch, collapse_warnings
 from pyro_vae.diagnostics.comparison import Compared, Comparison, compare
 from pyro_vae.diagnostics.gaps import GapComparison, InferenceGaps, compare_gaps, inference_gaps
 from pyro_vae.diagnostics.latents import ACTIVE_VARIANCE, LatentStatistics, latent_statistics
 from pyro_vae.diagnostics.surgery import ElboSurgery, elbo_surgery
+from pyro_vae.inference.best_member import Search
 
 __all__ = [
     "ACTIVE_VARIANCE",

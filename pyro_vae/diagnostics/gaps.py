@@ -11,9 +11,9 @@ from torch import Tensor
 from pyro_vae.arguments.checked import checked
 from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.compiling.backends import exact_products, fast_cpu
-from pyro_vae.diagnostics.best_member import Block, Family, Refined, Search, best_members
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.evidence import log_marginal
+from pyro_vae.inference.best_member import Block, Family, Refined, Search, best_members
 from pyro_vae.inference.programs import evaluation_mode
 from pyro_vae.inference.tiles import TILE_DATA
 from pyro_vae.inference.weighing import refuse_point_masses

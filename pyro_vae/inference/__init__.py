@@ -13,8 +13,10 @@ Its files:
     trajectories.py     chains that move by leapfrog steps
     adaptation.py       their warm-up: step sizes and scales
     posteriors.py       posterior: draws from p(z|x)
+    best_member.py      the best member of a guide's family for each datum, and how it is looked for (Search)
 """
 
+from pyro_vae.inference.best_member import Search
 from pyro_vae.inference.hamiltonian import HMC, HMCResult, hmc
 from pyro_vae.inference.posteriors import Posterior, posterior
 from pyro_vae.inference.programs import Program, evaluation_mode
@@ -28,6 +30,7 @@ __all__ = [
     "ImportanceSamples",
     "Posterior",
     "Program",
+    "Search",
     "Simulated",
     "Target",
     "evaluation_mode",

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from pyro_vae.autoencoders import VAE, HierarchicalVAE
-from pyro_vae.diagnostics.best_member import Family, Refined, Search
 from pyro_vae.diagnostics.gaps import InferenceGaps, compare_gaps, inference_gaps
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.evidence import Evidence, bound, log_marginal
@@ -23,6 +22,7 @@ from pyro_vae.guides import (
     SemiAmortized,
     SplineFlow,
 )
+from pyro_vae.inference.best_member import Family, Refined, Search
 from pyro_vae.likelihoods import Normal
 from pyro_vae.networks import MLP
 from pyro_vae.statistics.averages import Averaged, of_draws

@@ -14,11 +14,11 @@ from matplotlib.image import imread
 
 from pyro_vae import plots
 from pyro_vae.diagnostics import LatentStatistics
-from pyro_vae.diagnostics.best_member import Refined
 from pyro_vae.diagnostics.gaps import InferenceGaps
 from pyro_vae.diagnostics.surgery import ElboSurgery
 from pyro_vae.errors import FileError, UsageError
 from pyro_vae.evidence import Evidence
+from pyro_vae.inference.best_member import Refined
 from pyro_vae.statistics.averages import Averaged
 from pyro_vae.tasks.generation import Generated
 

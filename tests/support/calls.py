@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 import pyro_vae as pv
 from pyro_vae import evidence, plots, report
-from pyro_vae.diagnostics.best_member import Search
 from pyro_vae.diagnostics.calibration import Calibration, simulation_based_calibration
 from pyro_vae.diagnostics.predictive import posterior_predictive_check
 from pyro_vae.evidence import Annealing, log_marginal
 from pyro_vae.evidence.methods import METHODS
 from pyro_vae.guides import SemiAmortized
+from pyro_vae.inference.best_member import Search
 from pyro_vae.inference.hamiltonian import HMC, hmc
 from pyro_vae.inference.posteriors import METHODS as DRAWN_BY
 from pyro_vae.inference.posteriors import posterior

@@ -2,15 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from pyro_vae.arguments.values import plain_fields
-from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.errors import UsageError
-from pyro_vae.guides import Guide
+from pyro_vae.inference.programs import owners
 from pyro_vae.inference.tiles import TILE_DATA, padded
 from pyro_vae.inference.weighing import weigh
 from pyro_vae.process.seeding import seeded
@@ -106,6 +105,22 @@ class Refined:
     steps: Tensor
 
 
+class Amortized(Protocol):
+    """A model with one continuous code, and an encoder that gives the parameters of its guide: an `Autoencoder`."""
+
+    posterior: Any
+    """The family: its `param_shape` and `distribution(params)`, a `pyro_vae.guides.Guide`."""
+    code_site: str | None
+
+    def model(self, x: Tensor, **inputs: Any) -> Any:
+        """The Pyro program of p(x, z)."""
+        ...
+
+    def guide_params(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> Tensor:
+        """The parameters of q(z|x), `[N, *param_shape]`."""
+        ...
+
+
 class Family:
     """A guide's family as a function of each datum's own numbers, `[N, size]`: parameters, then copies of weights.
 
@@ -117,12 +132,13 @@ class Family:
         UsageError: if its draws are not reparameterised.
     """
 
-    def __init__(self, vae: Autoencoder, copies: bool = False) -> None:
+    def __init__(self, vae: Amortized, copies: bool = False) -> None:
         self.guide = guide = vae.posterior
         weights = dict(guide.named_parameters()) if copies else {}
         self.weights = {name: weight.detach() for name, weight in weights.items()}
         self.sizes = [int(torch.Size(guide.param_shape).numel()), *(w.numel() for w in self.weights.values())]
-        example: Any = guide.distribution(next(vae.parameters()).new_zeros(guide.param_shape))
+        weight = next(iter(owners(vae.model)[0].parameters()))
+        example: Any = guide.distribution(weight.new_zeros(guide.param_shape))
         if not example.has_rsample:
             raise UsageError(
                 f"the draws of {type(guide).__name__} are not reparameterised: there is no gradient to climb, and the "
@@ -206,9 +222,9 @@ class Family:
 class _Drawing(nn.Module):
     """A guide's draw of one datum, as the module that `functional_call` wants."""
 
-    def __init__(self, guide: Guide) -> None:
+    def __init__(self, guide: Any) -> None:
         super().__init__()
-        self.guide = guide
+        self.guide: Any = guide
 
     def forward(self, params: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         return _drawn(self.guide.distribution(params), noise)
@@ -230,7 +246,7 @@ class Block:
         seed: of the draws.
     """
 
-    def __init__(self, vae: Autoencoder, family: Family, inputs: Mapping[str, Any], start: int, seed: int) -> None:
+    def __init__(self, vae: Amortized, family: Family, inputs: Mapping[str, Any], start: int, seed: int) -> None:
         self.vae, self.family, self.inputs, self.start, self.seed = vae, family, dict(inputs), start, seed
 
     def encoded(self) -> Tensor:
@@ -242,7 +258,7 @@ class Block:
     def log_weights(self, own: Tensor, num: int, *keys: object) -> Tensor:
         """Of `num` draws of each q, `[num, n]`, nats; their mean is an estimate of its ELBO."""
         z, log_q = self.family.draw(own, num, self.start, self.seed, *keys)
-        assert self.vae.code_site is not None  # checked by `inference_gaps`
+        assert self.vae.code_site is not None  # checked by the callers
         log_likelihood, log_prior = weigh(self.vae.model, {self.vae.code_site: z}, **self.inputs)
         return log_likelihood + log_prior - log_q
 
