@@ -9,6 +9,7 @@ What you choose (a new part is one class in one of these):
     objectives/       losses of any Pyro pair, frozen values
     schedules.py      numbers that change while training
     autoencoders/     parts composed into two Pyro programs, `model` and `guide`
+    channels/         p(y|x): how what was observed came from x
 
 What you do:
 

@@ -112,3 +112,121 @@ def solve(increasing: Callable[[Tensor], Tensor], target: Tensor, low: Tensor, h
         below = increasing(middle) < target
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     return (low + high) / 2
+
+
+class Exactly(Elements):
+    """Elements that are known.
+
+    Args:
+        value: the values, broadcastable to `batch_shape`.
+        batch_shape: the shape of the elements.
+    """
+
+    def __init__(self, value: Tensor, batch_shape: torch.Size) -> None:
+        self.value = value
+        super().__init__(batch_shape, constraints.real)
+
+    def log_density(self, value: Tensor) -> Tensor:
+        """0 at the value, minus infinity elsewhere."""
+        return torch.where(value == self.value, 0.0, -torch.inf)
+
+    def draw(self, shape: torch.Size) -> Tensor:
+        """The value."""
+        return self.value.expand(shape)
+
+    @property
+    def mean(self) -> Tensor:
+        """The value."""
+        return self.value.expand(self.batch_shape)
+
+    @property
+    def variance(self) -> Tensor:
+        """0."""
+        return torch.zeros_like(self.mean)
+
+
+class Finite(Elements):
+    """Elements with the same finitely many values, each element with its own probabilities.
+
+    Args:
+        points: the values, `[V]`.
+        log_weights: log-probabilities up to a constant for each element, `[V, *batch_shape]`.
+    """
+
+    def __init__(self, points: Tensor, log_weights: Tensor) -> None:
+        self.points, self.probs = points, log_weights.softmax(0)
+        super().__init__(log_weights.shape[1:], constraints.real)
+
+    def log_density(self, value: Tensor) -> Tensor:
+        """The log-probability of the value; minus infinity of others."""
+        points = self.points.reshape(-1, *[1] * value.dim())
+        return (self.probs * (points == value)).sum(0).log()
+
+    def draw(self, shape: torch.Size) -> Tensor:
+        """By the inverse of the distribution function."""
+        u = torch.rand(shape, dtype=self.probs.dtype, device=self.probs.device)
+        below = self.probs.cumsum(0)[:-1]
+        index = sum((u >= cut for cut in below), torch.zeros_like(u, dtype=torch.long))
+        return self.points[index]
+
+    @property
+    def mean(self) -> Tensor:
+        """The average of the values."""
+        return self._average(self.points)
+
+    @property
+    def variance(self) -> Tensor:
+        """The average square less that of the mean."""
+        return self._average(self.points.square()) - self.mean.square()
+
+    def _average(self, values: Tensor) -> Tensor:
+        return torch.tensordot(values.to(self.probs.dtype), self.probs, 1).expand(self.batch_shape)
+
+
+class Either(Elements):
+    """One of two distributions for each element.
+
+    Args:
+        which: whether it is the first, broadcastable to the batch shape.
+        first: where `which`.
+        second: elsewhere.
+    """
+
+    def __init__(self, which: Tensor, first: dist.TorchDistribution, second: dist.TorchDistribution) -> None:
+        self.which, self.first, self.second = which, first, second
+        super().__init__(torch.broadcast_shapes(first.batch_shape, second.batch_shape), constraints.real)
+
+    def log_density(self, value: Tensor) -> Tensor:
+        """Of the distribution that the element has."""
+        return torch.where(self.which, self.first.log_prob(value), self.second.log_prob(value))
+
+    def draw(self, shape: torch.Size) -> Tensor:
+        """Draws of both."""
+        return torch.where(self.which, *(d.expand(shape).sample() for d in (self.first, self.second)))
+
+    @property
+    def mean(self) -> Tensor:
+        """The means."""
+        return torch.where(self.which, self.first.mean, self.second.mean)
+
+    @property
+    def variance(self) -> Tensor:
+        """The variances."""
+        return torch.where(self.which, self.first.variance, self.second.variance)
+
+
+def finite_values(elements: dist.TorchDistribution) -> Tensor | None:
+    """The values that elements have, if they are finitely many and the same for all: binary, grey levels.
+
+    Returns:
+        `[V]` in the type and on the device of the parameters; None for other distributions.
+    """
+    support: Any = elements.support
+    if support is constraints.boolean:
+        values = torch.tensor([0.0, 1.0])
+    elif isinstance(found := getattr(support, "values", None), Tensor):
+        values = found
+    else:
+        return None
+    example = elements.log_prob(values[0].expand(elements.batch_shape))
+    return values.to(example)

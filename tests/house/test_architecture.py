@@ -17,7 +17,7 @@ ROWS = [
     "process arguments",
     "schedules networks distributions data compiling distributed",
     "priors likelihoods guides inference",
-    "autoencoders objectives evidence",
+    "autoencoders objectives evidence channels",
     "runs tasks diagnostics",
     "training plots testing",
     "report __init__",
