@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from pyro_vae.tasks.clustering import cluster, clustering_scores, with_clusters
     from pyro_vae.tasks.codebook import codebook_usage
     from pyro_vae.tasks.generation import reconstruct, sample
+    from pyro_vae.tasks.scores import score
     from pyro_vae.training.code_prior import fit_code_prior
     from pyro_vae.training.fitting import fit
     from pyro_vae.training.refit import compare_priors, refit_prior
@@ -92,6 +93,7 @@ _HOMES = {
     "codebook_usage": "tasks",
     "reconstruct": "tasks",
     "sample": "tasks",
+    "score": "tasks",
     "with_clusters": "tasks",
     "seeded": "process.seeding",
 }
@@ -131,6 +133,7 @@ __all__ = [
     "refit_prior",
     "sample",
     "schedules",
+    "score",
     "seeded",
     "simulation_based_calibration",
     "testing",

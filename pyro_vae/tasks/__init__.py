@@ -6,27 +6,35 @@ Its files:
     clustering.py        cluster, with_clusters, clustering_scores
     classification.py    classify, label_evidence, accuracy
     codebook.py          codebook_usage
+    scores/              score, threshold, detection: how anomalous a datum is
 """
 
 from pyro_vae.tasks.classification import Accuracy, accuracy, classify, label_evidence
 from pyro_vae.tasks.clustering import Clustering, ClusteringScores, cluster, clustering_scores, with_clusters
 from pyro_vae.tasks.codebook import CodebookUsage, codebook_usage
 from pyro_vae.tasks.generation import Generated, manifold, reconstruct, sample
+from pyro_vae.tasks.scores import Detection, Scores, Threshold, detection, score, threshold
 
 __all__ = [
     "Accuracy",
     "Clustering",
     "ClusteringScores",
     "CodebookUsage",
+    "Detection",
     "Generated",
+    "Scores",
+    "Threshold",
     "accuracy",
     "classify",
     "cluster",
     "clustering_scores",
     "codebook_usage",
+    "detection",
     "label_evidence",
     "manifold",
     "reconstruct",
     "sample",
+    "score",
+    "threshold",
     "with_clusters",
 ]

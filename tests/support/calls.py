@@ -30,6 +30,8 @@ from pyro_vae.schedules import Linear
 from pyro_vae.tasks import generation as tasks
 from pyro_vae.tasks.classification import label_evidence
 from pyro_vae.tasks.generation import Generated
+from pyro_vae.tasks.scores import METHODS as SCORED_BY
+from pyro_vae.tasks.scores import detection, score, states, threshold
 from pyro_vae.training.refit import compare_priors, cross_entropy
 
 SMALL = {"encoder": partial(MLP, hidden=(4,)), "decoder": partial(MLP, hidden=(4,))}
@@ -202,6 +204,16 @@ CALLS: dict[str, Call] = {
         lambda t: pv.clustering_scores(t.x[:, 0].long(), t.x[:, 1].long()), "clustering_scores", False
     ),
     "codebook_usage": Call(lambda t: pv.codebook_usage(t.vqvae, t.x), "codebook_usage"),
+    **{
+        f"score by {name}": Call(
+            lambda t, name=name: score(t.vae, t.x, name, num_particles=20, **scoring(t, name)), "score"
+        )
+        for name in SCORED_BY
+    },
+    "score, layers": Call(lambda t: score(t.layers, t.x, "ratio", num_particles=20), "score"),
+    "states": Call(lambda t: states(t.vae, t.x, num_particles=20), "states"),
+    "threshold": Call(lambda t: threshold(t.x[:, 0], 0.5), "threshold", False),
+    "detection": Call(lambda t: detection(t.x[:, 0], t.x[:, 1], num_resamples=9), "detection", False),
     "fit_code_prior": Call(
         lambda t: pv.fit_code_prior(t.vqvae, t.dataset, epochs=1, batch_size=5, progress=False), "fit_code_prior"
     ),
@@ -216,6 +228,17 @@ CALLS: dict[str, Call] = {
     "check_part": Call(lambda t: len(pv.testing.check_part(Linear, variants=False)), "check_part", False),
 }
 """By a name of their own. Whatever draws has a seed."""
+
+
+def scoring(things: Things, method: str) -> dict[str, Any]:
+    """The options that a score can't do without, and small ones."""
+    return {
+        "typicality": {"reference": things.x},
+        "density_of_states": {"reference": data(12)},
+        "ensemble": {"others": [things.refined]},
+        "ratio": {"background": things.refined},
+        "regret": {"max_steps": 50, "selection": 4},
+    }.get(method, {})
 
 
 def seeded_importance(model: Any, guide: Any, x: Tensor) -> Any:
