@@ -17,7 +17,7 @@ What you do:
     training/         `fit`: the loop, a step, its settings; and other priors fitted afterwards
     evidence/         log p(x) of any pair, a file a method, each with its error and its health
     diagnostics/      what to believe of a model, a guide and its codes
-    tasks/            what a trained model is for: sample, reconstruct, cluster, classify, count codes
+    tasks/            what a trained model is for: sample, reconstruct, restore, score, cluster, classify, count codes
     plots/            results to matplotlib figures
     report/           all diagnostics on one page
     runs/             a run directory: descriptions of parts, state, files, loading

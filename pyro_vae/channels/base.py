@@ -108,6 +108,24 @@ class Channel(ABC):
         """Which elements of x an observation says something of, `[*leading, *event]`, from which of y were observed."""
         return seen
 
+    def known(self, y: Tensor, event: Shape) -> Tensor:
+        """Which elements of x the observation determines, `[N, *event]` bool; by default none."""
+        return torch.zeros((len(y), *event), dtype=torch.bool, device=y.device)
+
+    def log_likelihood(self, y: Tensor, x: Tensor) -> Tensor:
+        """Log p(y|x) of whole data, `[N]`, nats; gaps count 0.
+
+        Args:
+            y: `[N, *observed]`, nan where not observed.
+            x: `[N, *event]`.
+
+        Raises:
+            NotExactError: if p(y|x) has no density that is a product over the elements.
+        """
+        seen = ~y.isnan()
+        terms = self.log_density(torch.where(seen, y, 0.0), x)
+        return torch.where(seen, terms, 0.0).flatten(1).sum(1)
+
     def observe(self, elements: dist.TorchDistribution, y: Tensor, placeholder: float = 0.0) -> Tensor:
         """As `log_prob`, for a y with gaps (nan), whose terms are 0.
 

@@ -59,6 +59,10 @@ class Missing(Channel):
         rows, columns = (torch.arange(size, device=x.device) for size in x.shape[-2:])
         return _PLANES[self.pattern](rows[:, None], columns, *x.shape[-2:]).expand(x.shape)
 
+    def log_density(self, y: Tensor, x: Tensor) -> Tensor:
+        """0 where an observed value is that of x."""
+        return torch.where(y == x, 0.0, -torch.inf)
+
     def log_prob(self, elements: dist.TorchDistribution, y: Tensor) -> Tensor:
         """Log p(x|z) at the observed values."""
         return elements.log_prob(y)
@@ -66,6 +70,10 @@ class Missing(Channel):
     def restored(self, elements: dist.TorchDistribution, y: Tensor) -> dist.TorchDistribution:
         """The observed values."""
         return Exactly(y, elements.batch_shape)
+
+    def known(self, y: Tensor, event: tuple[int, ...]) -> Tensor:
+        """What was observed."""
+        return ~y.isnan()
 
     def check(self, y: Tensor, likelihood: Any) -> None:
         """Refuse observed values outside the likelihood's support."""

@@ -14,7 +14,7 @@ from pyro_vae.runs.old_paths import current
 
 _REFUSED = ("LBFGS", "Muon", "SparseAdam")
 """Optimizers that training here cannot use: they need several losses per step, only matrices, or sparse gradients."""
-_AXES = ("autoencoders", "priors", "likelihoods", "guides", "networks", "objectives", "schedules")
+_AXES = ("autoencoders", "priors", "likelihoods", "guides", "networks", "objectives", "schedules", "channels")
 _MODULES = (*(f"pyro_vae.{name}" for name in _AXES), "torch.optim")
 """Modules whose classes can be named without their module."""
 

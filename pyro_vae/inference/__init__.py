@@ -14,6 +14,7 @@ Its files:
     adaptation.py       their warm-up: step sizes and scales
     posteriors.py       posterior: draws from p(z|x)
     best_member.py      the best member of a guide's family for each datum, and how it is looked for (Search)
+    members.py          a pair whose guide has parameters of its own for each datum
 """
 
 from pyro_vae.inference.best_member import Search

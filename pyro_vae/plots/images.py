@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import ceil
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,6 +56,29 @@ def image_grid(images: Tensor, columns: int = 10, title: str = "") -> "Figure":
     axes = figure.subplots()
     _draw_tiles(axes, [images], columns, limits)
     _name_tiles(figure, title, images, limits, own)
+    return figure
+
+
+def labelled_columns(images: Tensor, labels: Sequence[str], title: str = "") -> "Figure":
+    """Draw images row by row, with a label above each column.
+
+    Args:
+        images: `[rows * len(labels), *event]`.
+        labels: one for each column.
+        title: text above.
+
+    Returns:
+        The figure.
+
+    Raises:
+        UsageError: as `image_grid`.
+    """
+    images, columns = _checked(images, len(labels)), len(labels)
+    figure = _tiled_figure(images, columns)
+    axes = figure.subplots()
+    _draw_tiles(axes, [images], columns, value_limits(images))
+    _label_classes(axes, images, labels, columns, _GAP)
+    figure.suptitle("\n".join(wrap(title, 14 * columns)), fontsize=TEXT)
     return figure
 
 

@@ -7,13 +7,19 @@ Its files:
     classification.py    classify, label_evidence, accuracy
     codebook.py          codebook_usage
     scores/              score, threshold, detection: how anomalous a datum is
+    restoring.py         restore: x given what was observed of it
+    restored.py          its result, Restored
+    strength.py          infer_strength: how strong the noise of a channel is
 """
 
 from pyro_vae.tasks.classification import Accuracy, accuracy, classify, label_evidence
 from pyro_vae.tasks.clustering import Clustering, ClusteringScores, cluster, clustering_scores, with_clusters
 from pyro_vae.tasks.codebook import CodebookUsage, codebook_usage
 from pyro_vae.tasks.generation import Generated, manifold, reconstruct, sample
+from pyro_vae.tasks.restored import Restored
+from pyro_vae.tasks.restoring import restore
 from pyro_vae.tasks.scores import Detection, Scores, Threshold, detection, score, threshold
+from pyro_vae.tasks.strength import Strength, infer_strength
 
 __all__ = [
     "Accuracy",
@@ -24,15 +30,19 @@ __all__ = [
     "Generated",
     "Scores",
     "Threshold",
+    "Restored",
+    "Strength",
     "accuracy",
     "classify",
     "cluster",
     "clustering_scores",
     "codebook_usage",
     "detection",
+    "infer_strength",
     "label_evidence",
     "manifold",
     "reconstruct",
+    "restore",
     "sample",
     "score",
     "threshold",

@@ -1,19 +1,15 @@
 """`pyro-vae sample` and `pyro-vae reconstruct`: pictures or arrays from a trained VAE."""
 
-from pathlib import Path
-from typing import Any
-
 import torch
 from jsonargparse import Namespace
 from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae.cli.work.draws import NUM, Drawn, cycled, full_rows, of_classes, of_each_class
-from pyro_vae.cli.work.places import Place, wanted
+from pyro_vae.cli.work.outputs import output_of, save_output
 from pyro_vae.cli.work.printing import print_result
 from pyro_vae.cli.work.saved_runs import DataSettings, SavedRun, load_split, open_saved
 from pyro_vae.errors import UsageError
-from pyro_vae.runs.files import packed
 from pyro_vae.tasks.generation import reconstruct, sample
 
 
@@ -25,13 +21,13 @@ def run_sample(options: Namespace) -> int:
     options.num = options.num or _default_num(saved, options)
     shown = _given(saved, options)
     context = {"context": "each" if options.context is None else options.context} if shown.given else {}
-    place = _output(saved, options, "samples", *(f"context{value}" for value in context.values()))
+    place = output_of(saved, options, "samples", *(f"context{value}" for value in context.values()))
     drawn = sample(saved.vae, options.num, seed=options.seed, **shown.given)
     result = {"weights": saved.weights, "num": options.num, "seed": options.seed}
     print_result({**result, **context, "saved": str(place.path)}, options.json)
     given = {"context" if name == "c" else name: value for name, value in shown.given.items()}  # as in data files
     arrays = {**drawn.latents, "mean": drawn.mean, "x": drawn.x, **given}
-    _save(place, arrays, lambda: plots.samples(drawn, columns=shown.columns, labels=shown.labels))
+    save_output(place, arrays, lambda: plots.samples(drawn, columns=shown.columns, labels=shown.labels))
     return 0
 
 
@@ -84,7 +80,7 @@ def run_reconstruct(options: Namespace) -> int:
     saved = open_saved(options)
     chosen = load_split(saved, options, options.num)
     data, x = chosen.data, chosen.x
-    place = _output(saved, options, "reconstructions", options.split)
+    place = output_of(saved, options, "reconstructions", options.split)
     mean = reconstruct(saved.vae, x, num_particles=options.num_particles, seed=options.seed, **chosen.inputs)
     error = (x - mean).square().mean().item()
     result = {
@@ -95,31 +91,5 @@ def run_reconstruct(options: Namespace) -> int:
         "seed": options.seed,
     }
     print_result({**result, "mean_squared_error": error, "saved": str(place.path)}, options.json)
-    _save(place, {"x": x, "mean": mean}, lambda: plots.reconstructions(x, mean))
+    save_output(place, {"x": x, "mean": mean}, lambda: plots.reconstructions(x, mean))
     return 0
-
-
-def _output(saved: SavedRun, options: Namespace, name: str, *further: str) -> Place:
-    """The file for the result, checked that it can be written.
-
-    By default it is in the run directory, under a name that no picture of `fit` has.
-
-    """
-    data = [] if options.data is None else [Path(options.data).stem]
-    name = "-".join([name, *data, *further, f"num{options.num}", f"seed{options.seed}"])
-    event = saved.vae.shapes.event
-    ending = "png" if plots.drawable(event) else "npz"
-    place = wanted(options.out, saved.path, f"pictures/{name}.{ending}")
-    if place.path.suffix == ".png" and ending == "npz":
-        raise UsageError(
-            f"--out {place.path.name}: data of shape {event} have no picture here: give a file ending in .npz"
-        )
-    if place.path.suffix not in (".png", ".npz"):
-        raise UsageError(f"--out must end in .png (a picture) or .npz (arrays), got {place.path.name!r}")
-    place.check()
-    return place
-
-
-def _save(place: Place, arrays: dict[str, Tensor], draw: Any) -> None:
-    as_picture = place.path.suffix == ".png"
-    place.write(plots.encoded(draw()) if as_picture else packed({name: v.cpu() for name, v in arrays.items()}))
