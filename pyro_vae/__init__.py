@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from pyro_vae.tasks.clustering import cluster, clustering_scores, with_clusters
     from pyro_vae.tasks.codebook import codebook_usage
     from pyro_vae.tasks.generation import reconstruct, sample
+    from pyro_vae.tasks.imputing import impute
+    from pyro_vae.tasks.pooling import pool
     from pyro_vae.tasks.scores import score
     from pyro_vae.training.code_prior import fit_code_prior
     from pyro_vae.training.fitting import fit
@@ -91,6 +93,8 @@ _HOMES = {
     "cluster": "tasks",
     "clustering_scores": "tasks",
     "codebook_usage": "tasks",
+    "impute": "tasks",
+    "pool": "tasks",
     "reconstruct": "tasks",
     "sample": "tasks",
     "score": "tasks",
@@ -118,6 +122,7 @@ __all__ = [
     "fit",
     "fit_code_prior",
     "guides",
+    "impute",
     "inference",
     "inference_gaps",
     "latent_statistics",
@@ -127,6 +132,7 @@ __all__ = [
     "log_marginal",
     "networks",
     "objectives",
+    "pool",
     "priors",
     "reconstruct",
     "compare_priors",

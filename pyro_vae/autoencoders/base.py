@@ -72,6 +72,9 @@ class Autoencoder(Called, nn.Module, ABC):
     """The name of that site where it is continuous: `encode`, `decode`, `guide_params` and `posterior` are of it."""
     posterior: Guide
     """The family of q(z|x); only with a `code_site`."""
+    missing_site: str | None = None
+    """The latent site of the missing elements of x, `[*event]`, of a model that draws them (`NotAtRandom`); what it
+    has at observed elements means nothing. None for a model that integrates them out."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -106,6 +106,7 @@ def to_arviz(
         max_rows=max_rows,
         max_plate_nesting=max_plate_nesting,
         progress=progress,
+        expect=None,
         **inputs,
     )
     program, data = Called(model, list(inputs)), (x, *args, *inputs.values())

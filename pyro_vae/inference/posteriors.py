@@ -17,7 +17,7 @@ from pyro_vae.inference.hamiltonian import HMC, HMCResult, hmc
 from pyro_vae.inference.pairs import EagerPair
 from pyro_vae.inference.programs import Called, Program, evaluation_mode
 from pyro_vae.inference.sites import in_order
-from pyro_vae.inference.tiles import TILE_DATA, TILE_PARTICLES, draws
+from pyro_vae.inference.tiles import TILE_DATA, TILE_PARTICLES, draws, pieces
 from pyro_vae.inference.unconstrained import Target
 from pyro_vae.inference.weighing import model_order, refuse_point_masses
 from pyro_vae.process.isolation import isolated
@@ -27,6 +27,10 @@ from pyro_vae.statistics.reliability import untrustworthy
 from pyro_vae.statistics.rounding import rounding_error
 
 Method = Literal["guide", "sir", "psis", "hmc"]
+
+
+Function = Callable[[Mapping[str, Tensor], Sequence[Tensor]], Tensor]
+"""Of draws by site name, `[particles, batch, *event]`, and the data: values `[particles, batch, ...]`."""
 
 
 METHODS = ("guide", "sir", "psis", "hmc")
@@ -78,6 +82,7 @@ class Posterior:
         seed: the seed of the draws.
         weights: those of the guide's draws; None for `"hmc"`.
         chains: the chains of `"hmc"`; else None.
+        expected: the posterior mean of the function `expect`, `[N, ...]`, double precision; None without one.
     """
 
     draws: Mapping[str, Tensor]
@@ -85,6 +90,7 @@ class Posterior:
     seed: int
     weights: Weights | None = None
     chains: HMCResult | None = None
+    expected: Tensor | None = None
 
     @property
     def num_draws(self) -> int:
@@ -156,6 +162,7 @@ def posterior(
     max_rows: int = 4096,
     max_plate_nesting: int = 1,
     progress: Callable[[int], object] | None = None,
+    expect: Function | None = None,
     **inputs: Tensor,
 ) -> Posterior:
     r"""Draw from p(z|x) for every datum.
@@ -187,6 +194,10 @@ def posterior(
         max_rows: the most (datum, particle) pairs in one run of the model; bounds memory.
         max_plate_nesting: number of plate dimensions the programs use.
         progress: called with the number of data done so far.
+        expect: a function of the latents `[particles, batch, *event]`, by site name, and of the list of the data of a
+            block (`x`, `*args` and `**inputs` in their order), with values `[particles, batch, ...]`. Its posterior
+            mean is computed from all K draws with their weights (smoothed for `"psis"`, equal for `"guide"`), or from
+            all draws of the chains: less noise than from `num_draws` draws.
         **inputs: tensors with the data in front that both programs take by name, e.g. `c`.
 
     Returns:
@@ -215,11 +226,11 @@ def posterior(
             refuse_point_masses(pair.guide, *(a[:1] for a in data), max_plate_nesting=max_plate_nesting)
         if method == "hmc":
             draws_of, chains = _by_hmc(pair, data, num_draws, hmc or HMC(), seed, report)
-            return Posterior(draws_of, method, seed, chains=chains)
-        draws_of, weights = _by_weights(pair, data, num_draws, method, num_particles, seed, report)
+            return Posterior(draws_of, method, seed, None, chains, _plain_mean(expect, draws_of, data, pair))
+        draws_of, weights, expected = _by_weights(pair, data, num_draws, method, num_particles, seed, report, expect)
         one = {name: value[:1].to(x.device) for name, value in draws_of.items()}
         order = model_order(pair.model, one, *data, max_plate_nesting=max_plate_nesting)
-    return Posterior(in_order(draws_of, order), method, seed, weights)
+    return Posterior(in_order(draws_of, order), method, seed, weights, None, expected)
 
 
 def _check(method: str, size: int, **numbers: int) -> None:
@@ -238,16 +249,18 @@ def _by_weights(
     num_particles: int,
     seed: int,
     report: Callable[[int], object],
-) -> tuple[dict[str, Tensor], Weights]:
-    """Draws of the guide, as they come or resampled, and their weights, block by block."""
+    expect: Function | None,
+) -> tuple[dict[str, Tensor], Weights, Tensor | None]:
+    """Draws of the guide, as they come or resampled, their weights and means of a function, block by block."""
     num_particles, blocks = max(num_particles, num_draws) if method == "guide" else num_particles, []
     for start in range(0, len(data[0]), TILE_DATA):
         block = [a[start : start + TILE_DATA] for a in data]
-        blocks.append(_block(pair, block, start, num_draws, method, num_particles, seed))
+        blocks.append(_block(pair, block, start, num_draws, method, num_particles, seed, expect))
         report(start + len(block[0]))
-    latents, *columns = zip(*blocks, strict=True)
+    latents, means, *columns = zip(*blocks, strict=True)
     log_w, ess, k = (torch.cat(column, -1) for column in columns)
-    return _joined(latents, pair.nesting), Weights(log_w, ess, k, num_particles)
+    expected = None if expect is None else torch.cat(means)
+    return _joined(latents, pair.nesting), Weights(log_w, ess, k, num_particles), expected
 
 
 def _by_hmc(
@@ -294,18 +307,71 @@ def _one(results: Sequence[HMCResult]) -> HMCResult:
 
 
 def _block(
-    pair: EagerPair, data: Sequence[Tensor], start: int, num_draws: int, method: str, num_particles: int, seed: int
-) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
-    """The draws of one block, their log-weights `[num_draws, block]`, the ESS and Pareto's k of each datum."""
+    pair: EagerPair,
+    data: Sequence[Tensor],
+    start: int,
+    num_draws: int,
+    method: str,
+    num_particles: int,
+    seed: int,
+    expect: Function | None,
+) -> tuple[dict[str, Tensor], Tensor | None, Tensor, Tensor, Tensor]:
+    """The draws of one block, the means of `expect`, the draws' log-weights `[num_draws, block]`, the ESS and Pareto's
+    k of each datum.
+    """
     log_w, rounding = _weighed(pair, data, start, num_particles, seed)
     tails = smooth_tail(np.ascontiguousarray(log_w.T), num_particles, rounding.numpy())
     smoothed, k = map(torch.from_numpy, tails)
     used = smoothed.T if method == "psis" else log_w
     first = torch.arange(num_draws)[:, None].expand(-1, len(data[0]))
     chosen = first if method == "guide" else _resample(used, num_draws, start, seed)
-    latents = _pick(pair, data, start, chosen, num_particles, seed)
+    shares = (torch.zeros_like(used) if method == "guide" else used).softmax(0)
+    mean = None if expect is None else _Mean(expect, data, shares, pair.max_rows)
+    latents = _pick(pair, data, start, chosen, num_particles, seed, mean)
     ess = torch.exp(2 * used.logsumexp(0) - (2 * used).logsumexp(0)).clamp(1, num_particles)
-    return latents, log_w.gather(0, chosen), ess, k
+    return latents, None if mean is None else mean.total, log_w.gather(0, chosen), ess, k
+
+
+class _Mean:
+    """The weighted mean of a function of draws that come piece by piece.
+
+    Args:
+        expect: the function.
+        data: a block of data.
+        shares: the normalised weights of all draws, `[particles, block]`, on the CPU.
+        max_rows: the most (datum, particle) pairs in one call.
+    """
+
+    def __init__(self, expect: Function, data: Sequence[Tensor], shares: Tensor, max_rows: int) -> None:
+        self.expect, self.data, self.shares, self.done = expect, data, shares, 0
+        self.particles = max(1, max_rows // len(data[0]))
+        self.total = torch.zeros(())
+
+    def add(self, latents: Mapping[str, Tensor]) -> None:
+        """Take the next draws; those of weight 0 for all data are left out."""
+        for piece in pieces(latents, self.particles):
+            size = len(next(iter(piece.values())))
+            shares = self.shares[self.done : self.done + size]
+            self.done += size
+            if shares.any():
+                values = self.expect(piece, self.data).double().cpu()
+                self.total = self.total + torch.einsum("kn,kn...->n...", shares, values)
+
+
+def _plain_mean(
+    expect: Function | None, latents: Mapping[str, Tensor], data: Sequence[Tensor], pair: EagerPair
+) -> Tensor | None:
+    """The mean of a function over the draws of chains, `[N, ...]`."""
+    if expect is None:
+        return None
+    size, means = len(next(iter(latents.values()))), []
+    for start in range(0, len(data[0]), TILE_DATA):
+        block = [a[start : start + TILE_DATA] for a in data]
+        count = len(block[0])
+        mean = _Mean(expect, block, torch.full((size, count), 1 / size, dtype=torch.float64), pair.max_rows)
+        mean.add({name: v.narrow(pair.nesting, start, count).to(block[0].device) for name, v in latents.items()})
+        means.append(mean.total)
+    return torch.cat(means)
 
 
 def _weighed(
@@ -342,12 +408,20 @@ def _resample(log_w: Tensor, num_draws: int, start: int, seed: int) -> Tensor:
 
 
 def _pick(
-    pair: EagerPair, data: Sequence[Tensor], start: int, chosen: Tensor, num_particles: int, seed: int
+    pair: EagerPair,
+    data: Sequence[Tensor],
+    start: int,
+    chosen: Tensor,
+    num_particles: int,
+    seed: int,
+    mean: _Mean | None,
 ) -> dict[str, Tensor]:
     """The chosen draws by site, `[num_draws, *plates, block, *event]`, out of the same tiles that were weighed."""
     found: dict[str, Tensor] = {}
     tiles = draws(pair, data, start, num_particles, seed, pair.nesting)
     for first, (latents, _) in zip(range(0, num_particles, TILE_PARTICLES), tiles, strict=True):
+        if mean is not None:
+            mean.add(latents)
         rows, columns = ((chosen >= first) & (chosen < first + TILE_PARTICLES)).nonzero(as_tuple=True)
         for name, value in latents.items():
             value = value.movedim(pair.nesting, 1).cpu()

@@ -6,6 +6,7 @@ Its files:
     pareto.py         Pareto's k of importance weights
     reliability.py    which Pareto k to believe
     convergence.py    R-hat and effective sample sizes of chains
+    intervals.py      intervals of draws, and scores of predictions by draws
     uniformity.py     whether ranks are uniform
     rounding.py       how far a log-weight may be off by rounding
 """

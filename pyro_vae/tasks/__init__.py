@@ -10,12 +10,16 @@ Its files:
     restoring.py         restore: x given what was observed of it
     restored.py          its result, Restored
     strength.py          infer_strength: how strong the noise of a channel is
+    imputing.py          impute, imputation_error
+    pooling.py           pool: Rubin's rules
 """
 
 from pyro_vae.tasks.classification import Accuracy, accuracy, classify, label_evidence
 from pyro_vae.tasks.clustering import Clustering, ClusteringScores, cluster, clustering_scores, with_clusters
 from pyro_vae.tasks.codebook import CodebookUsage, codebook_usage
 from pyro_vae.tasks.generation import Generated, manifold, reconstruct, sample
+from pyro_vae.tasks.imputing import ImputationError, Imputed, imputation_error, impute
+from pyro_vae.tasks.pooling import Pooled, pool
 from pyro_vae.tasks.restored import Restored
 from pyro_vae.tasks.restoring import restore
 from pyro_vae.tasks.scores import Detection, Scores, Threshold, detection, score, threshold
@@ -28,6 +32,9 @@ __all__ = [
     "CodebookUsage",
     "Detection",
     "Generated",
+    "ImputationError",
+    "Imputed",
+    "Pooled",
     "Scores",
     "Threshold",
     "Restored",
@@ -39,8 +46,11 @@ __all__ = [
     "codebook_usage",
     "detection",
     "infer_strength",
+    "imputation_error",
+    "impute",
     "label_evidence",
     "manifold",
+    "pool",
     "reconstruct",
     "restore",
     "sample",

@@ -82,7 +82,7 @@ def sample(vae: Autoencoder, num: int, seed: int = 0, c: Tensor | None = None, *
     """
     if num < 1:
         raise UsageError(f"num must be at least 1, got {num}")
-    inputs = _inputs(vae, num, inputs, c)
+    inputs = inputs_of(vae, num, inputs, c)
     with evaluation_mode(vae):
         tiles = [_sample_tile(vae, inputs, start, seed) for start in range(0, num, _TILE)]
     latents = {name: torch.cat([tile.latents[name] for tile in tiles])[:num] for name in tiles[0].latents}
@@ -98,7 +98,7 @@ def _sample_tile(vae: Autoencoder, inputs: Mapping[str, Tensor], start: int, see
         sites = _sites(poutine.condition(vae.model, given), blank, **given)
         likelihood = sites.pop("x")["fn"]
         _check_given({name: sites[name] for name in given if name in sites})
-        mean = _mean(likelihood).cpu()
+        mean = mean_of(likelihood).cpu()
         latents = {name: site["value"].cpu() for name, site in sites.items() if not site["is_observed"]}
         return Generated(latents, mean, likelihood.sample().cpu())
 
@@ -154,8 +154,8 @@ def reconstruct(
         torch.Size([5, 8, 8])
     """
     _check(vae, x, num_particles)
-    observed = {} if mask is None else {"mask": _fitted(mask, x)}
-    inputs = {"x": x, **observed, **_inputs(vae, len(x), inputs, c)}
+    observed = {} if mask is None else {"mask": fitted_mask(mask, x)}
+    inputs = {"x": x, **observed, **inputs_of(vae, len(x), inputs, c)}
     with evaluation_mode(vae):
         return torch.cat(
             [
@@ -174,7 +174,7 @@ def _reconstruct_tile(
     def particle(k: int) -> Tensor:
         with seeded(seed, "reconstruct", start, k):
             drawn = {name: site["value"] for name, site in _sites(vae.guide, **given).items()}
-            return _mean(_sites(poutine.condition(vae.model, data=drawn), **given)["x"]["fn"])
+            return mean_of(_sites(poutine.condition(vae.model, data=drawn), **given)["x"]["fn"])
 
     return (reduce(torch.add, map(particle, range(num_particles))) / num_particles).cpu()
 
@@ -226,7 +226,7 @@ def manifold(vae: Autoencoder, side: int = 20, margin: float = 0.05, c: Tensor |
     z = torch.stack([first, second], -1).reshape(-1, 2).to(next(vae.parameters()))
     with evaluation_mode(vae):
         given = None if c is None else c.to(z.device)
-        means = torch.cat([_mean(vae.decode(tile, given)).cpu() for tile in z.split(_TILE)])
+        means = torch.cat([mean_of(vae.decode(tile, given)).cpu() for tile in z.split(_TILE)])
     return means.reshape(side, side, *vae.shapes.event)
 
 
@@ -237,7 +237,7 @@ def _check(vae: Autoencoder, x: Tensor, num_particles: int) -> None:
         raise UsageError(f"num_particles must be at least 1, got {num_particles}")
 
 
-def _fitted(mask: Tensor, x: Tensor) -> Tensor:
+def fitted_mask(mask: Tensor, x: Tensor) -> Tensor:
     """The mask, `[N, *event]`."""
     try:
         fitted = mask.expand(x.shape)
@@ -248,7 +248,7 @@ def _fitted(mask: Tensor, x: Tensor) -> Tensor:
     return fitted
 
 
-def _inputs(vae: Autoencoder, num: int, inputs: Mapping[str, Tensor], c: Tensor | None) -> dict[str, Tensor]:
+def inputs_of(vae: Autoencoder, num: int, inputs: Mapping[str, Tensor], c: Tensor | None) -> dict[str, Tensor]:
     """The inputs of the programs in addition to x, by name, `[num, ...]`."""
     for name, value in inputs.items():
         if len(value) != num:
@@ -279,7 +279,7 @@ def _tile(a: Tensor, start: int) -> Tensor:
     return torch.cat([tile, tile[-1:].expand(_TILE - len(tile), *tile.shape[1:])])
 
 
-def _mean(likelihood: torch.distributions.Distribution) -> Tensor:
+def mean_of(likelihood: torch.distributions.Distribution) -> Tensor:
     """E[x|z], `[*leading, *event]`."""
     try:
         mean = likelihood.mean

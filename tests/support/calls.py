@@ -36,6 +36,7 @@ from pyro_vae.training.refit import compare_priors, cross_entropy
 
 SMALL = {"encoder": partial(MLP, hidden=(4,)), "decoder": partial(MLP, hidden=(4,))}
 ANNEALING = {"num_temperatures": 2, "num_chains": 2, "num_leapfrog": 1}
+GAPS = torch.arange(4) < 3
 SETTINGS = HMC(num_chains=2, num_warmup=3, num_leapfrog=2)
 OPTIONS = {
     "importance": {"num_particles": 60},
@@ -184,6 +185,11 @@ CALLS: dict[str, Call] = {
     "sample": Call(lambda t: pv.sample(t.vae, 3), "sample"),
     "reconstruct": Call(lambda t: pv.reconstruct(t.vae, t.x), "reconstruct"),
     "manifold": Call(lambda t: tasks.manifold(t.vae, side=2), "manifold"),
+    "impute": Call(lambda t: pv.impute(t.vae, t.x, torch.arange(4) < 3, 3, num_particles=60), "impute"),
+    "impute by HMC": Call(
+        lambda t: pv.impute(t.vae, t.x, torch.arange(4) < 3, 3, method="hmc", hmc=SETTINGS), "impute"
+    ),
+    "pool": Call(lambda t: pv.pool(t.x, 1 + t.x), "pool", False),
     "fit": Call(lambda t: fitted(t.vae, t.dataset), "fit"),
     "fit on a tensor": Call(lambda t: fitted(t.vae, t.x, start_at_mean=True), "fit"),
     "fit in bf16": Call(lambda t: fitted(t.vae, t.x, precision="bf16"), "fit"),
