@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyro
 import pytest
+import sympy  # noqa: F401 - torch's compiler imports it, and its first import adds a filter of warnings
 import torch
 
 import pyro_vae as pv

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import pyro_vae as pv
 from pyro_vae import evidence, plots, report
+from pyro_vae.channels import BitFlip, Missing
 from pyro_vae.diagnostics.calibration import Calibration, simulation_based_calibration
 from pyro_vae.diagnostics.predictive import posterior_predictive_check
 from pyro_vae.evidence import Annealing, log_marginal
@@ -30,14 +31,17 @@ from pyro_vae.schedules import Linear
 from pyro_vae.tasks import generation as tasks
 from pyro_vae.tasks.classification import label_evidence
 from pyro_vae.tasks.generation import Generated
+from pyro_vae.tasks.restoring import restore
 from pyro_vae.tasks.scores import METHODS as SCORED_BY
 from pyro_vae.tasks.scores import detection, score, states, threshold
+from pyro_vae.tasks.strength import infer_strength
 from pyro_vae.training.refit import compare_priors, cross_entropy
 
 SMALL = {"encoder": partial(MLP, hidden=(4,)), "decoder": partial(MLP, hidden=(4,))}
 ANNEALING = {"num_temperatures": 2, "num_chains": 2, "num_leapfrog": 1}
 GAPS = torch.arange(4) < 3
 SETTINGS = HMC(num_chains=2, num_warmup=3, num_leapfrog=2)
+RESTORING = {"search": Search(max_steps=5), "hmc": SETTINGS}
 OPTIONS = {
     "importance": {"num_particles": 60},
     "psis": {"num_particles": 60},
@@ -189,6 +193,11 @@ CALLS: dict[str, Call] = {
     "impute by HMC": Call(
         lambda t: pv.impute(t.vae, t.x, torch.arange(4) < 3, 3, method="hmc", hmc=SETTINGS), "impute"
     ),
+    "restore": Call(lambda t: restore(t.vae, t.x, Missing(), num_draws=5, num_particles=50, **RESTORING), "restore"),
+    "infer_strength": Call(
+        lambda t: infer_strength(t.vae, t.x, [BitFlip(0.1), BitFlip(0.3)], num_particles=20, refine=False),
+        "infer_strength",
+    ),
     "pool": Call(lambda t: pv.pool(t.x, 1 + t.x), "pool", False),
     "fit": Call(lambda t: fitted(t.vae, t.dataset), "fit"),
     "fit on a tensor": Call(lambda t: fitted(t.vae, t.x, start_at_mean=True), "fit"),
@@ -271,6 +280,9 @@ PLOTS: dict[str, Callable[[Things], Any]] = {
     "predictive_check": lambda t: plots.predictive_check(CALLS["posterior_predictive_check"].run(t)),
     "rank_ecdf": lambda t: plots.rank_ecdf(_RANKS),
     "reconstructions": lambda t: plots.reconstructions(t.x.reshape(-1, 2, 2), t.x.reshape(-1, 2, 2)),
+    "restorations": lambda t: plots.restorations(
+        restore(t.vae, t.x, Missing(), num_draws=2, num_particles=20, method="encoder"), t.x
+    ),
     "samples": lambda t: plots.samples(Generated({"z": t.x}, t.x.reshape(-1, 2, 2), t.x.reshape(-1, 2, 2))),
     "value_limits": lambda t: plots.value_limits(t.x.reshape(-1, 2, 2)),
 }
