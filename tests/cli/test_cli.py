@@ -544,7 +544,10 @@ class TestUsage:
     @pytest.mark.parametrize(
         ("words", "parts"),
         [
-            ("", ["expected a command: fit, evaluate, compare, diagnose, sample, reconstruct, cluster, refit, info"]),
+            (
+                "",
+                ["expected a command: fit, evaluate, compare, diagnose, sample, reconstruct, restore, cluster, refit"],
+            ),
             ("fti", ["unknown command 'fti', did you mean 'fit'?", "evaluate"]),
             ("fit --epohcs 3", ["unknown option '--epohcs', did you mean '--epochs'?", "--batch_size"]),
             ("evaluate r --num_particle 3", ["unknown option '--num_particle', did you mean '--num_particles'?"]),
