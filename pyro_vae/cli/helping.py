@@ -22,6 +22,13 @@ class HelpFormatter(DefaultHelpFormatter):
     def __init__(self, prog: str, **keywords: Any) -> None:
         super().__init__(prog, **{"max_help_position": 28, "width": 110, **keywords})
 
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """The command's description: paragraphs are wrapped; an indented line, an example, stays as it is."""
+        parts = re.split(r"(^ +.+$)", text, flags=re.MULTILINE)
+        wrap = super()._fill_text
+        filled = (part if part.startswith(" ") else wrap(part, width, indent) for part in parts)
+        return "\n".join(filter(str.strip, filled))
+
     def _format_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any) -> str:
         positional = [
             f"{a.metavar or a.dest.upper()}{' ...' if a.nargs == '+' else ''}" for a in actions if not a.option_strings

@@ -257,7 +257,7 @@ def parser_of(command: str) -> CommandParser:
     set_dumper(_MODE, dump_yaml)
     parser = CommandParser(
         prog=f"pyro-vae {command}",
-        description=" ".join(docstring_of(command).split()),
+        description=docstring_of(command),
         exit_on_error=False,
         allow_abbrev=False,
         parser_mode=_MODE,

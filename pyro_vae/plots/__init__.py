@@ -2,7 +2,7 @@
 
 Only matplotlib's object-oriented interface is used: no window, no `pyplot`, no global setting. matplotlib is imported
 by the first figure, not with this package. `base` has the common style; the figures are in `training`, `images`,
-`diagnostics` and `calibration`.
+`diagnostics`, `calibration` and `scores`.
 """
 
 from pyro_vae.plots.base import encoded, save
@@ -10,10 +10,12 @@ from pyro_vae.plots.calibration import comparison, coverage, predictive_check, r
 from pyro_vae.plots.diagnostics import active_units, elbo_surgery, inference_gaps, latent_kl, pareto_k
 from pyro_vae.plots.images import drawable, image_grid, manifold, reconstructions, samples, value_limits
 from pyro_vae.plots.restoring import restorations
+from pyro_vae.plots.scores import anomaly_scores
 from pyro_vae.plots.training import curves, robust_limits
 
 __all__ = [
     "active_units",
+    "anomaly_scores",
     "comparison",
     "coverage",
     "curves",

@@ -268,6 +268,9 @@ ROWS = [{"epoch": i, "train_elbo": -i, "train_reconstruction": -i, "train_kl": 0
 _RANKS = Calibration(torch.arange(60).reshape(20, 3) % 20, ("a", "b", "log q(z|x)"), 19, seed=0)
 PLOTS: dict[str, Callable[[Things], Any]] = {
     "active_units": lambda t: plots.active_units(pv.latent_statistics(t.vae, t.x)),
+    "anomaly_scores": lambda t: plots.anomaly_scores(
+        CALLS["score by elbo"].run(t), CALLS["score by elbo"].run(t), 3.0, t.x.reshape(-1, 2, 2), t.x[:, 0]
+    ),
     "comparison": lambda t: plots.comparison(pv.compare({"a": _log_marginal(t), "b": _log_marginal(t)})),
     "coverage": lambda t: plots.coverage(_RANKS.coverage()),
     "curves": lambda t: plots.curves(ROWS),

@@ -9,6 +9,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.arguments.checked import checked, pair_of
+from pyro_vae.arguments.remedies import spoken
 from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.errors import UsageError
 from pyro_vae.inference.programs import Called, evaluation_mode, sample_sites
@@ -140,9 +141,10 @@ def _tile(model: Any, guide: Any, data: Sequence[Tensor], above: int) -> Tensor:
     order = model_order(model, cut(drawn.latents, 1, 1, 1), *(value[:1] for value in data))
     upper = order[: len(order) - above]
     if not 1 <= above < len(order):
+        other = spoken("background=vae", "--background RUN")
         raise UsageError(
             f"a ratio of layers needs a model with several, such as a HierarchicalVAE, and above from 1 to one less; "
-            f"this one draws {', '.join(order)}, and above is {above}: or pass background=, a second model"
+            f"this one draws {', '.join(order)}, and above is {above}: or pass {other}, a second model"
         )
     log_likelihood, log_prior = weigh(model, drawn.latents, *data)
     log_upper = _from_upper_layers(model, {name: drawn.latents[name] for name in upper}, data)

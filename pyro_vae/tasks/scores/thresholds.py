@@ -7,6 +7,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
+from pyro_vae.arguments.remedies import option
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.tasks.scores.results import Scores
 
@@ -107,10 +108,15 @@ def threshold(scores: Scores | Tensor, false_alarms: float = 0.01) -> Threshold:
         fewest = ceil(1 / Fraction(str(false_alarms))) - 1
         raise UsageError(
             f"{len(values)} calibration scores can't promise {false_alarms:g} false alarms: give at least {fewest}, or "
-            f"false_alarms of at least {1 / (len(values) + 1):.2g}"
+            f"{option('false_alarms', f'{_upwards(1 / (len(values) + 1)):g}')}"
         )
     value = values.sort(descending=True).values[rank - 1].item()
     return Threshold(value, float(false_alarms), len(values), scores.method if isinstance(scores, Scores) else None)
+
+
+def _upwards(rate: float) -> float:
+    """A rate rounded upwards to three decimals or fewer digits, so that it can be promised."""
+    return ceil(rate * 1000) / 1000
 
 
 def _rank(false_alarms: float, count: int) -> int:

@@ -63,7 +63,7 @@ def test_alarms():
 
 
 def test_refusals():
-    with pytest.raises(UsageError, match=r"give at least 99, or false_alarms of at least 0\.02"):
+    with pytest.raises(UsageError, match=r"give at least 99, or false_alarms=0\.02"):
         threshold(torch.arange(50.0), 0.01)
     assert threshold(torch.arange(99.0), 0.01).rank == 1
     for alpha in (0, 1, 1.5, "much", True):
