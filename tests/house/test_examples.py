@@ -72,3 +72,35 @@ def test_m1_m2(capsys):
     told = capsys.readouterr().out
     assert "3 draws of q(z|x)" in told and "50 labels" in told
     assert found > 0.5
+
+
+def test_held_out_digits(tmp_path, capsys):
+    """A cell a digit, every score in it; what is saved is not done again."""
+    sizes = ["--digits", 6, "--epochs", 3, "--background_epochs", 1, "--hidden", 16, "--max_steps", 50]
+    options = [*sizes, "--num_particles", 20, "--members", 2, "--out", tmp_path]
+    table = run("held_out_digits", *options)
+    cell = table["digit6-latent2"]
+    assert len(cell) == 10 and all(0 <= c["auroc"]["low"] <= c["auroc"]["value"] <= 1 for c in cell.values())
+    assert cell["elbo"]["num_anomalies"] + cell["elbo"]["num_normal"] == 200
+    assert "| `ensemble` |" in capsys.readouterr().out
+    assert run("held_out_digits", *options) == table
+
+
+def test_fashion_against_mnist(tmp_path, capsys):
+    """On digits upside down: every way has its row, and the pictures are there."""
+    sizes = ["--epochs", 3, "--background_epochs", 1, "--hidden", 16, "--max_steps", 50, "--num_data", 60]
+    table = run("fashion_against_mnist", *sizes, "--num_particles", 20, "--members", 2, "--out", tmp_path)
+    assert len(table) == 11 and table == json.loads((tmp_path / "table-all.json").read_text())
+    assert all(row["num_normal"] == 60 and row["seconds"] > 0 for row in table.values())
+    assert (
+        tmp_path / "regret-50-steps.png"
+    ).stat().st_size > 1000 and "| regret, 50 steps |" in capsys.readouterr().out
+
+
+def test_false_alarms(tmp_path):
+    """The mean over 300 divisions is the promise, within 4 standard errors: false alarm 6e-5 for each of 6."""
+    table = run("false_alarms", "--divisions", 300, "--out", tmp_path)
+    assert len(table) == 6 and table == json.loads((tmp_path / "table.json").read_text())
+    for found in table.values():
+        assert abs(found["mean"] - found["promise"]) < 4 * found["standard_error"]
+        assert found["range"][0] <= found["promise"] <= found["range"][1] and found["num_calibration"] == 200
