@@ -235,9 +235,11 @@ class Autoencoder(Called, nn.Module, ABC):
         return x if mask is None else torch.where(mask, x, self.likelihood.placeholder)
 
     def _input(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """The input of an encoder: standardised data, with the placeholder where they are not observed."""
+        """The input of an encoder: standardised data, with the placeholder where they are not observed, as the
+        likelihood gives them to encoders.
+        """
         if self.data_mean is None or self.data_std is None:
-            return self._tensor(x, mask)
+            return self.likelihood.encoder_input(self._tensor(x, mask), mask)
         x = (self._tensor(x, None) - self.data_mean) / self.data_std
         return x if mask is None else torch.where(mask, x, self.likelihood.placeholder)
 

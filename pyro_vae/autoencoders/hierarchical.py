@@ -177,10 +177,10 @@ class HierarchicalVAE(Conditional):
         """One network a layer, from what is below it to its normal's parameters, and to d in a ladder."""
         *lower, top = self.latent_dims
         if self.ladder:
-            inputs = [self.shapes.event, *[(width,)] * len(lower)]
+            inputs = [self.likelihood.input_shape, *[(width,)] * len(lower)]
             outputs: list[tuple[int, ...]] = [*((2 * size + width,) for size in lower), (2 * top,)]
         else:
-            inputs = [self.shapes.event, *((size,) for size in lower)]
+            inputs = [self.likelihood.input_shape, *((size,) for size in lower)]
             outputs = [(2, size) for size in self.latent_dims]
         made = zip([encoder, *[upper_encoder] * len(lower)], inputs, outputs, strict=True)
         encoders = [self._network("guide", *network) for network in made]

@@ -115,8 +115,8 @@ class SemiSupervisedVAE(Autoencoder):
         self.likelihood = likelihood(self.shapes)
         self.posterior = guide(self.shapes)
         self._standardize(standardize)
-        self.classifier = build(classifier, self.shapes.event, (classes,))
-        self.encoder = conditioned(encoder, self.shapes.event, self.posterior.param_shape, (classes,))
+        self.classifier = build(classifier, self.likelihood.input_shape, (classes,))
+        self.encoder = conditioned(encoder, self.likelihood.input_shape, self.posterior.param_shape, (classes,))
         start_near_prior(self.encoder, self.posterior)
         self.decoder = conditioned(decoder, (latent_dim,), self.likelihood.param_shape, (classes,))
 

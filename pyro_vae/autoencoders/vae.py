@@ -36,7 +36,8 @@ class VAE(Conditional):
         prior: p(z), called with `Shapes`.
         likelihood: p(x|z), called with `Shapes`.
         guide: q(z|x), called with `Shapes`.
-        encoder: network, called with `(event_shape, guide.param_shape)`; any torch module built so will do.
+        encoder: network, called with `(likelihood.input_shape, guide.param_shape)`, for most likelihoods the event
+            shape; any torch module built so will do.
         decoder: network, called with `((latent_dim,), likelihood.param_shape)`.
         context: shape of one datum's context c, e.g. `(10,)` for a one-hot label; None for none. A network that takes c
             is called with the shape of its input joined with c (`Network.joined_shape`).
@@ -96,7 +97,7 @@ class VAE(Conditional):
         self.likelihood = likelihood(self.shapes)
         self.posterior = guide(self.shapes)
         self._standardize(standardize)
-        self.encoder = self._network("guide", encoder, self.shapes.event, self.posterior.param_shape)
+        self.encoder = self._network("guide", encoder, self.likelihood.input_shape, self.posterior.param_shape)
         start_near_prior(self.encoder, self.posterior)
         self.decoder = self._network("decoder", decoder, (latent_dim,), self.likelihood.param_shape)
 

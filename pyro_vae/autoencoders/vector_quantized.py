@@ -114,7 +114,7 @@ class VQVAE(Autoencoder):
         self.likelihood = likelihood(self.shapes)
         self.quantizer = Quantizer(codebook_size, embedding_dim, update, decay, restart)
         self._standardize(standardize)
-        self.encoder = build(encoder, event_shape, (embedding_dim, *codes))
+        self.encoder = build(encoder, self.likelihood.input_shape, (embedding_dim, *codes))
         self.decoder = build(decoder, self._decoded_shape(decoder), self.likelihood.param_shape)
 
     def model(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

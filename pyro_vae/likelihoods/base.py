@@ -1,6 +1,8 @@
 """`Likelihood`, the base class: the check of the data and of the decoder's output are the same for all."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
 
 import pyro.distributions as dist
 from pyro.distributions import constraints
@@ -71,8 +73,50 @@ class Likelihood(Called, nn.Module, ABC):
 
     @property
     def param_shape(self) -> tuple[int, ...]:
-        """What the decoder must return for one code: `(num_params, *event)`."""
+        """What the decoder must return for one code: `(num_params, *event)`.
+
+        A likelihood whose elements have different numbers of parameters has its own, and its own `split`.
+        """
         return (self.num_params, *self.shapes.event)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """What an encoder gets for one datum: the shape of `encoder_input`, by default the event shape."""
+        return self.shapes.event
+
+    def encoder_input(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What an encoder gets in place of x: of a size with which networks train; by default x itself.
+
+        Args:
+            x: data `[*leading, *event]`, also outside the support (learned inputs of a prior, noisy data).
+            mask: True where an element is observed; elsewhere x has the placeholder, and no value of it may count.
+
+        Returns:
+            `[*leading, *input_shape]`.
+        """
+        return x
+
+    def start_from(self, parts: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+        """Take from the training data what this likelihood needs to know of them; by default nothing. `fit` calls it.
+
+        Args:
+            parts: data `[rows, *event]` part by part, each with its mask of observed elements, or None.
+        """
+
+    def averaged(self, elements: Any) -> Tensor:
+        """Numbers of p(x|z) whose averages over codes z decide the best value of x, by default E[x|z].
+
+        Args:
+            elements: p(x|z), as a program of an autoencoder has it at its site `"x"`.
+
+        Returns:
+            `[*leading, *numbers]`.
+        """
+        return elements.mean
+
+    def best(self, averages: Tensor) -> Tensor:
+        """The value of x that is reported, `[*leading, *event]`, for averages of `averaged`; by default they are it."""
+        return averages
 
     def forward(self, params: Tensor) -> dist.TorchDistribution:
         """Map the decoder's output `[*leading, *param_shape]` to elementwise p(x|z).
@@ -83,8 +127,8 @@ class Likelihood(Called, nn.Module, ABC):
         dims = params.dim() - len(self.param_shape)
         if dims < 0 or params.shape[dims:] != self.param_shape:
             raise UsageError(
-                f"{type(self).__name__} needs parameters of shape [..., {', '.join(map(str, self.param_shape))}], the "
-                f"number of parameters and the event shape; the decoder returned {list(params.shape)}"
+                f"{type(self).__name__} needs parameters of shape [..., {', '.join(map(str, self.param_shape))}], its "
+                f"param_shape; the decoder returned {list(params.shape)}"
             )
         elements = self.distribution(*self.split(params))
         if elements.event_shape:
@@ -125,10 +169,14 @@ class Likelihood(Called, nn.Module, ABC):
             where = tuple(bad.nonzero()[0].tolist())
             raise DataError(
                 f"{name}: {int(bad.sum())} of {x.numel()} values are outside the support of {type(self).__name__} "
-                f"({_in_words(self.data_support)}), the first is {x[where].item():.6g} at {where}: {self._advice(x)}"
+                f"({self.allowed_at(where[1:])}), the first is {x[where].item():.6g} at {where}: {self.advice(x)}"
             )
 
-    def _advice(self, x: Tensor) -> str:
+    def allowed_at(self, index: tuple[int, ...]) -> str:
+        """The values that the element at an index of the event can have, in words."""
+        return _in_words(self.data_support)
+
+    def advice(self, x: Tensor) -> str:
         """What to do about data outside the support, in terms of Python or of the command line."""
         fits, remedy = fitting(x), in_words(self.remedy)
         return f"{fits}; otherwise {remedy}" if fits else remedy

@@ -3,6 +3,7 @@
 Its files:
 
     averages.py       averages with their errors
+    running.py        means and spreads of observed values, part by part
     pareto.py         Pareto's k of importance weights
     reliability.py    which Pareto k to believe
     convergence.py    R-hat and effective sample sizes of chains

@@ -57,7 +57,8 @@ def takes_its_options(part: Part) -> None:
 def elementwise(part: Part) -> None:
     """With any leading dimensions: independent elements, draws inside the support, finite log-densities."""
     likelihood = _likelihood(part)
-    expect_shape("param_shape", likelihood.param_shape, (likelihood.num_params, *part.event))
+    if type(likelihood).param_shape is Likelihood.param_shape:
+        expect_shape("param_shape", likelihood.param_shape, (likelihood.num_params, *part.event))
     for leading in LEADING:
         distribution = likelihood(_params(likelihood, *leading))
         expect_shape("batch shape", distribution.batch_shape, (*leading, *part.event))
@@ -75,9 +76,11 @@ def elements_do_not_mix(part: Part) -> None:
     params = _params(likelihood, 3, dtype=torch.float64).requires_grad_()
     x = likelihood(params).sample()
     first = (0,) * x.dim()
-    (gradient,) = torch.autograd.grad(likelihood(params).log_prob(x)[first], params)
-    own = gradient[(0, slice(None), *first[1:])].abs().sum()
-    expect(gradient.abs().sum() == own, "log p(x_1|z) to depend on the parameters of x_1 alone", "on others too")
+    log_prob = likelihood(params).log_prob(x)
+    one, rest = log_prob[first], log_prob.sum() - log_prob[first]
+    own, others = (torch.autograd.grad(total, params, retain_graph=True)[0] for total in (one, rest))
+    shared = (own != 0) & (others != 0)
+    expect(not shared.any(), "log p(x_1|z) to depend on the parameters of x_1 alone", "on others too")
     others = likelihood(params).sample()
     others[first] = x[first]
     got = likelihood(params).log_prob(others)[first]
@@ -140,7 +143,8 @@ def checks_its_data(part: Part) -> None:
     x = likelihood(_params(likelihood, 4)).sample()
     likelihood.check(x)
     likelihood.check(torch.full_like(x, likelihood.placeholder))
-    outside = [v for v in (-1e3, -0.5, 0.123456789, 1e6) if not bool(likelihood.data_support.check(torch.tensor(v)))]
+    tried = torch.tensor([-1e3, -0.5, 0.123456789, 1e6])
+    outside = tried[~_first(likelihood.data_support.check(_everywhere(tried, part.event)))].tolist()
     for value in (nan, torch.inf, *outside):
         changed = x.clone()
         changed[(1,) + (0,) * len(part.event)] = value
@@ -151,6 +155,16 @@ def checks_its_data(part: Part) -> None:
         _expect_refusal(likelihood, wrong, [shape, f"got {list(wrong.shape)}"])
 
 
+def _everywhere(values: Tensor, event: tuple[int, ...]) -> Tensor:
+    """Each value at every element, `[n, *event]`."""
+    return values.reshape(-1, *[1] * len(event)).expand(-1, *event)
+
+
+def _first(values: Tensor) -> Tensor:
+    """Those of the first element, `[n]`."""
+    return values.flatten(1)[:, 0]
+
+
 def _expect_refusal(likelihood: Likelihood, x: Tensor, said: list[str]) -> None:
     try:
         likelihood.check(x)
@@ -159,6 +173,27 @@ def _expect_refusal(likelihood: Likelihood, x: Tensor, said: list[str]) -> None:
         expect(not missing, f"the message to say {missing}", str(error))
     else:
         expect(False, f"DataError ({said[0]})", "no error", "leave `check` to the base class and set `support`")
+
+
+def feeds_encoders(part: Part) -> None:
+    """`encoder_input` has its `input_shape` and is finite, with and without gaps, also for values off the support."""
+    likelihood = _likelihood(part)
+    x = likelihood(_params(likelihood, 3, 8)).sample()
+    mask = torch.rand(x.shape) < 0.5
+    with_gaps = torch.where(mask, x, likelihood.placeholder)
+    for value, seen in ((x, None), (with_gaps, mask), (torch.randn_like(x), None)):
+        got = likelihood.encoder_input(value, seen)
+        expect_shape("encoder_input of shape", got.shape, (3, 8, *likelihood.input_shape))
+        expect_finite("encoder_input", got)
+
+
+def starts_from_data(part: Part) -> None:
+    """`start_from` takes data in parts, with gaps, and leaves densities of the data finite."""
+    likelihood = _likelihood(part)
+    x = likelihood(_params(likelihood, 20)).sample()
+    mask = torch.rand(x.shape) < 0.7
+    likelihood.start_from([(x[:12], mask[:12]), (x[12:], None)])
+    expect_finite("the log-density of the data it started from", likelihood(_params(likelihood, 20)).log_prob(x))
 
 
 def placeholder_counts_for_nothing(part: Part) -> None:
@@ -258,6 +293,8 @@ CHECKS: tuple[Check, ...] = (
     mean,
     gradients,
     checks_its_data,
+    feeds_encoders,
+    starts_from_data,
     placeholder_counts_for_nothing,
     starts_at_the_mean,
     single_precision,

@@ -31,12 +31,12 @@ class Grid:
     Args:
         points: `[n, *event]`, rising along the first dimension.
         weights: `[n, *event]`; ones where the support is discrete.
-        discrete: whether the support is.
+        discrete: whether the support is; one for all elements, or `[*event]`.
     """
 
     points: Tensor
     weights: Tensor
-    discrete: bool = False
+    discrete: bool | Tensor = False
 
     def masses(self, log_density: LogDensity) -> Tensor:
         """The probability at each point, `[n, *event]`; computed in pieces to limit memory."""
@@ -51,10 +51,13 @@ def grid_over(support: constraints.Constraint, draws: Tensor, reach: float = 1e1
 
     Args:
         support: a constraint on one number. A discrete one that is not torch's must list its points as `values`, or be
-            evenly spaced.
+            evenly spaced. One that differs between elements lists theirs as `of_elements`.
         draws: `[m, *event]`, to locate the probability.
         reach: how far the grid goes into the tails, in half interquartile ranges of the draws.
     """
+    if (of_elements := getattr(support, "of_elements", None)) is not None:
+        each = zip(of_elements, draws.flatten(1).unbind(1), strict=True)
+        return _side_by_side([grid_over(own, column, reach) for own, column in each], draws.shape[1:])
     if support.is_discrete:
         return _lattice(support, draws)
     low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
@@ -63,6 +66,15 @@ def grid_over(support: constraints.Constraint, draws: Tensor, reach: float = 1e1
     if low is not None:
         return _half_line(float(low), 1.0, draws)
     return line(draws, reach) if high is None else _half_line(float(high), -1.0, draws)
+
+
+def _side_by_side(grids: list[Grid], event: torch.Size) -> Grid:
+    """Grids of single elements as one, the shorter ones filled up with their last point, of no weight."""
+    size = max(len(grid.points) for grid in grids)
+    points = [torch.cat([grid.points, grid.points[-1:].expand(size - len(grid.points))]) for grid in grids]
+    weights = [torch.cat([grid.weights, grid.weights.new_zeros(size - len(grid.weights))]) for grid in grids]
+    discrete = torch.tensor([bool(grid.discrete) for grid in grids])
+    return Grid(*(torch.stack(a, 1).unflatten(1, event) for a in (points, weights)), discrete.reshape(event))
 
 
 def line(draws: Tensor, reach: float = 1e6, points: int = POINTS) -> Grid:
@@ -77,11 +89,11 @@ def line(draws: Tensor, reach: float = 1e6, points: int = POINTS) -> Grid:
 
 
 def _half_line(end: float, sign: float, draws: Tensor) -> Grid:
-    """The half line from `end` by x = end +- s exp(t)."""
+    """The half line from `end` by x = end +- s exp(t): far enough for the second moment of a log-normal of scale 6."""
     spread = (draws - end).abs().median(0).values
-    t = _column(sign * torch.linspace(-33, 33, POINTS, dtype=torch.float64), draws)
+    t = _column(sign * torch.linspace(-100, 100, POINTS, dtype=torch.float64), draws)
     distance = spread * t.exp()
-    return Grid(end + sign * distance, distance * (66 / (POINTS - 1)))
+    return Grid(end + sign * distance, distance * (200 / (POINTS - 1)))
 
 
 def _interval(low: float, high: float, draws: Tensor) -> Grid:
@@ -152,8 +164,9 @@ def expect_distributed(draws: Tensor, grid: Grid, masses: Tensor) -> None:
     The two distribution functions must differ by less than 3.2 / sqrt(m): false alarms below 3e-9 for each element and
     any distribution (Dvoretzky-Kiefer-Wolfowitz inequality with Massart's constant).
     """
-    share = masses.cumsum(0) - (0 if grid.discrete else masses / 2)
-    at = grid.points + (1e-7 * (1 + grid.points.abs()) if grid.discrete else 0)  # equal up to rounding counts as equal
+    discrete = torch.as_tensor(grid.discrete)
+    share = masses.cumsum(0) - torch.where(discrete, 0, masses / 2)
+    at = grid.points + torch.where(discrete, 1e-7 * (1 + grid.points.abs()), 0)  # equal up to rounding counts as equal
     drawn = torch.searchsorted(_rows(draws.double()).sort(-1).values, _rows(at), right=True).double() / len(draws)
     off = (drawn - _rows(share)).abs().max().item()
     allowed = 3.2 / len(draws) ** 0.5
