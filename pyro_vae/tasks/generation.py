@@ -3,9 +3,10 @@
 `sample` and `reconstruct` run the Pyro programs of any `Autoencoder` and read their sites.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ class Generated:
 
     Args:
         latents: draws of the latent sites by name, `[num, *site]`; those of a `VAE` are the codes `"z"`.
-        mean: E[x|z], `[num, *event]`.
+        mean: E[x|z], `[num, *event]`; of a category (`Mixed`) the most probable class.
         x: data x ~ p(x|z), `[num, *event]`.
     """
 
@@ -98,7 +99,7 @@ def _sample_tile(vae: Autoencoder, inputs: Mapping[str, Tensor], start: int, see
         sites = _sites(poutine.condition(vae.model, given), blank, **given)
         likelihood = sites.pop("x")["fn"]
         _check_given({name: sites[name] for name in given if name in sites})
-        mean = mean_of(likelihood).cpu()
+        mean = vae.likelihood.best(averages_of(vae, likelihood)).cpu()
         latents = {name: site["value"].cpu() for name, site in sites.items() if not site["is_observed"]}
         return Generated(latents, mean, likelihood.sample().cpu())
 
@@ -126,6 +127,8 @@ def reconstruct(
     r"""Reconstruct data through their codes.
 
     .. math:: \hat x = \frac1K \sum_{k=1}^K E[x|z_k], \qquad z_k \sim q(z|x)
+
+    Of a category (`Mixed`) it is the class whose probability is highest on average over the codes.
 
     With a mask the elements that are not observed are filled in from the others. The result is a function of
     `(x, mask, num_particles, seed)`, and does not depend on the data that follow. Evaluation mode; the caller's
@@ -174,9 +177,10 @@ def _reconstruct_tile(
     def particle(k: int) -> Tensor:
         with seeded(seed, "reconstruct", start, k):
             drawn = {name: site["value"] for name, site in _sites(vae.guide, **given).items()}
-            return mean_of(_sites(poutine.condition(vae.model, data=drawn), **given)["x"]["fn"])
+            return averages_of(vae, _sites(poutine.condition(vae.model, data=drawn), **given)["x"]["fn"])
 
-    return (reduce(torch.add, map(particle, range(num_particles))) / num_particles).cpu()
+    averages = reduce(torch.add, map(particle, range(num_particles))) / num_particles
+    return vae.likelihood.best(averages).cpu()
 
 
 def _sites(program: Any, *args: Tensor, **kwargs: Tensor) -> dict[str, Any]:
@@ -226,7 +230,8 @@ def manifold(vae: Autoencoder, side: int = 20, margin: float = 0.05, c: Tensor |
     z = torch.stack([first, second], -1).reshape(-1, 2).to(next(vae.parameters()))
     with evaluation_mode(vae):
         given = None if c is None else c.to(z.device)
-        means = torch.cat([mean_of(vae.decode(tile, given)).cpu() for tile in z.split(_TILE)])
+        averages = (averages_of(vae, vae.decode(tile, given)) for tile in z.split(_TILE))
+        means = torch.cat([vae.likelihood.best(of_tile).cpu() for of_tile in averages])
     return means.reshape(side, side, *vae.shapes.event)
 
 
@@ -279,10 +284,17 @@ def _tile(a: Tensor, start: int) -> Tensor:
     return torch.cat([tile, tile[-1:].expand(_TILE - len(tile), *tile.shape[1:])])
 
 
-def mean_of(likelihood: torch.distributions.Distribution) -> Tensor:
-    """E[x|z], `[*leading, *event]`."""
+def averages_of(vae: Autoencoder, likelihood: torch.distributions.Distribution) -> Tensor:
+    """What is averaged over codes to report x: E[x|z], or the numbers that the likelihood takes in its place."""
+    return mean_of(likelihood, vae.likelihood.averaged)
+
+
+def mean_of(
+    likelihood: torch.distributions.Distribution, averaged: Callable[[Any], Tensor] = attrgetter("mean")
+) -> Tensor:
+    """E[x|z], `[*leading, *event]`, or other averages."""
     try:
-        mean = likelihood.mean
+        mean = averaged(likelihood)
     except NotImplementedError as error:
         base = getattr(likelihood, "base_dist", likelihood)
         raise UsageError(

@@ -188,11 +188,12 @@ def feeds_encoders(part: Part) -> None:
 
 
 def starts_from_data(part: Part) -> None:
-    """`start_from` takes data in parts, with gaps, and leaves densities of the data finite."""
+    """`start_from` takes data in parts, with nan at the gaps, and leaves densities of the data finite."""
     likelihood = _likelihood(part)
     x = likelihood(_params(likelihood, 20)).sample()
     mask = torch.rand(x.shape) < 0.7
-    likelihood.start_from([(x[:12], mask[:12]), (x[12:], None)])
+    with_nan = torch.where(mask, x, nan)
+    likelihood.start_from([(with_nan[:12], mask[:12]), (x[12:], None)])
     expect_finite("the log-density of the data it started from", likelihood(_params(likelihood, 20)).log_prob(x))
 
 

@@ -74,7 +74,8 @@ def _side_by_side(grids: list[Grid], event: torch.Size) -> Grid:
     points = [torch.cat([grid.points, grid.points[-1:].expand(size - len(grid.points))]) for grid in grids]
     weights = [torch.cat([grid.weights, grid.weights.new_zeros(size - len(grid.weights))]) for grid in grids]
     discrete = torch.tensor([bool(grid.discrete) for grid in grids])
-    return Grid(*(torch.stack(a, 1).unflatten(1, event) for a in (points, weights)), discrete.reshape(event))
+    stacked = [torch.stack(each, 1).unflatten(1, event) for each in (points, weights)]
+    return Grid(stacked[0], stacked[1], discrete.reshape(event))
 
 
 def line(draws: Tensor, reach: float = 1e6, points: int = POINTS) -> Grid:

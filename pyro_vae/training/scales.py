@@ -22,15 +22,18 @@ _log = logging.getLogger("pyro_vae")
 
 
 def set_scale(vae: Any, data: Dataset) -> None:
-    """Standardise by the training data where the model asks for it; else warn if real data are far from unit scale.
+    """Give the model and its likelihood the units of the training data where they ask for them; else warn if real data
+    are far from unit scale.
 
     Args:
         vae: a module; any but an `Autoencoder` is left unchanged.
         data: what it is to be trained on.
     """
+    if isinstance(likelihood := getattr(vae, "likelihood", None), Likelihood):
+        likelihood.start_from((x, None) for x in data.chunks("train"))
     if getattr(vae, "data_mean", None) is not None:
         vae.standardize_by(data.mean(), data.std())
-    elif (warning := scale_warning(getattr(vae, "likelihood", None), data)) is not None:
+    elif (warning := scale_warning(likelihood, data)) is not None:
         _log.warning(warning)
 
 

@@ -120,6 +120,11 @@ def read(tensor):
 # ---- likelihoods ---------------------------------------------------------------------------------------------------
 
 
+class Infinite(Odd):
+    def log_prob(self, value):
+        return super().log_prob(value) + torch.inf
+
+
 class RightLikelihood(Likelihood):
     """Normal elements with a mean and a log scale."""
 
@@ -191,6 +196,29 @@ class UnnormalisedCounts(Likelihood):
 
     def distribution(self, *params):
         return ClippedPoisson(params[0].exp(), validate_args=False)
+
+
+@breaks("feeds_encoders")
+class LikelihoodThatFeedsLogarithms(RightLikelihood):
+    """Of values that may be negative."""
+
+    def encoder_input(self, x, mask=None):
+        return x.log()
+
+
+@breaks("feeds_encoders")
+class LikelihoodThatFeedsAnotherShape(RightLikelihood):
+    def encoder_input(self, x, mask=None):
+        return x.flatten(-len(self.shapes.event))
+
+
+@breaks("starts_from_data")
+class LikelihoodThatCountsGaps(RightLikelihood):
+    """Takes a scale from data, and with it what stands at the gaps."""
+
+    def start_from(self, parts):
+        if torch.cat([x for x, _ in parts]).mean().isnan():
+            self.kind = Infinite
 
 
 @breaks("draws_follow_the_density")
