@@ -4,7 +4,7 @@ Draws of x given y, their mean and spread. By default the channel makes y of the
   pyro-vae restore RUN --channel Missing --channel.pattern lower_half
   pyro-vae restore RUN --channel BitFlip --strengths p=0.02,0.05,0.1,0.2 --num 100
 With --observed y is read from a file, with nan for what was not observed:
-  pyro-vae restore RUN --observed y.npy --channel GaussianNoise --channel.std 0.2 --out restored.npz
+  pyro-vae restore RUN --observed y.npy --channel BitFlip --channel.p 0.1 --out restored.npz
 """
 
 from typing import Any, Literal
