@@ -19,6 +19,7 @@ import torch
 from scipy import stats
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import pyro_vae
 from pyro_vae.autoencoders import VAE
 from pyro_vae.data import Dataset, LinearGaussian, as_dataset, load_data, preparation
 from pyro_vae.data import storage as stored
@@ -100,7 +101,7 @@ def test_digits_are_stratified():
 
 def test_digits_are_split_by_the_recipe_in_their_readme():
     pytest.importorskip("sklearn", reason="the recipe starts from scikit-learn's copy")
-    readme = (Path(load_data.__code__.co_filename).parent / "_data" / "README.md").read_text(encoding="utf-8")
+    readme = (Path(pyro_vae.data.__file__).parent / "packaged" / "README.md").read_text(encoding="utf-8")
     recipe = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[0].replace("np.savez_compressed", "# ")
     namespace = {}
     exec(recipe, namespace)
