@@ -1,6 +1,7 @@
 """`Channel`, the base class: what is known of how an observation y came from x."""
 
 from abc import ABC, abstractmethod
+from functools import reduce
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
@@ -67,12 +68,8 @@ class Channel(ABC):
         Raises:
             NotExactError: if it is not known for this likelihood.
         """
-        values = self._values(elements)
-        terms = [elements.log_prob(v.expand(elements.batch_shape)) + self.log_density(y, v) for v in values]
-        total = terms[0]
-        for term in terms[1:]:
-            total = torch.logaddexp(total, term)
-        return total
+        _, terms = self._of_each_value(elements, y)
+        return reduce(torch.logaddexp, terms)
 
     def restored(self, elements: dist.TorchDistribution, y: Tensor) -> dist.TorchDistribution:
         """p(x|y, z), with `sample` and `mean`, batch shape `[*leading, *event]`; arguments as for `log_prob`.
@@ -80,8 +77,7 @@ class Channel(ABC):
         Raises:
             NotExactError: if it is not known for this likelihood.
         """
-        values = self._values(elements)
-        terms = [elements.log_prob(v.expand(elements.batch_shape)) + self.log_density(y, v) for v in values]
+        values, terms = self._of_each_value(elements, y)
         return Finite(values, torch.stack(torch.broadcast_tensors(*terms)))
 
     def fill_in(self, y: Tensor, event: Shape) -> tuple[Tensor, Tensor]:
@@ -145,15 +141,16 @@ class Channel(ABC):
         event = elements.batch_shape[len(elements.batch_shape) - (y.dim() - 1) :]
         return Either(self.spread(seen, tuple(event)), known, elements)
 
-    def _values(self, elements: dist.TorchDistribution) -> Tensor:
-        """The values of an element of x, `[V]`."""
+    def _of_each_value(self, elements: dist.TorchDistribution, y: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The values of an element of x, `[V]`, and log p(y, x|z) of each element at each of them."""
         values = finite_values(elements)
         if values is None:
             raise NotExactError(
                 f"{type(self).__name__} has no exact p(y|z) for {type(elements).__name__} elements: its `log_prob` "
                 "does not cover them"
             )
-        return values
+        terms = [elements.log_prob(v.expand(elements.batch_shape)) + self.log_density(y, v) for v in values]
+        return values, terms
 
 
 def refuse_values(y: Tensor, good: Tensor, expected: str) -> None:

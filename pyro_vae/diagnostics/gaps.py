@@ -13,13 +13,12 @@ from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.compiling.backends import exact_products, fast_cpu
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.evidence import log_marginal
-from pyro_vae.inference.best_member import Block, Family, Refined, Search, best_members
+from pyro_vae.inference.best_member import Block, Family, Refined, Search, best_members, blocks
 from pyro_vae.inference.programs import evaluation_mode
-from pyro_vae.inference.tiles import TILE_DATA
 from pyro_vae.inference.weighing import refuse_point_masses
 from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import seeded
-from pyro_vae.statistics.averages import Averaged, of_draws
+from pyro_vae.statistics.averages import Averaged, joined, of_draws
 
 _ERRORS = 3.0
 """Standard errors beyond which a negative gap is more than noise, false alarm 0.1 % a datum."""
@@ -185,20 +184,17 @@ def inference_gaps(
     if evidence is None:
         evidence = log_marginal(vae.model, vae.guide, given["x"], seed=seed, **{n: given[n] for n in inputs})
     log_p = _log_p(evidence, len(x))
-    size = max(1, max_rows // search.particles // TILE_DATA) * TILE_DATA
     with evaluation_mode(vae), fast_cpu(), exact_products():
         with seeded(seed, "structure"):
             refuse_point_masses(vae.guide, **{name: value[:1] for name, value in given.items()})
-        family, parts = Family(vae, search.copies), []
-        for start in range(0, len(x), size):
-            block = Block(vae, family, {name: v[start : start + size] for name, v in given.items()}, start, seed)
-            parts.append(_of_block(block, search, num_particles, progress))
+        found = blocks(vae, Family(vae, search.copies), given, search, seed, max_rows)
+        parts = [_of_block(block, search, num_particles, progress) for block in found]
     elbo, best_elbo, amortisation, refined = zip(*parts, strict=True)
     return InferenceGaps(
         log_p,
-        _joined(elbo),
-        _joined(best_elbo),
-        _joined(amortisation),
+        joined(elbo),
+        joined(best_elbo),
+        joined(amortisation),
         _joined_members(refined),
         _flags(evidence, len(x)),
         search.tolerance,
@@ -214,17 +210,10 @@ def _of_block(block: Block, search: Search, num: int, progress: Callable[[int], 
     """L[q], L[q*], their difference, and q* of some data; the draws are other than those q* was chosen by."""
     tell = None if progress is None else lambda done: progress(block.start + done)
     refined = best_members(block, search, tell)
-    draws = [
-        _finite(block.elbo_draws(own, num, "fresh"), block.start) for own in (block.encoded(), _own(block, refined))
-    ]
+    draws = [_finite(block.elbo_draws(own, num, "fresh"), block.start) for own in (block.encoded(), refined.own)]
     if progress is not None:
         progress(block.start + len(refined.params))
     return of_draws(draws[0]), of_draws(draws[1]), of_draws(draws[1] - draws[0]), refined
-
-
-def _own(block: Block, refined: Refined) -> Tensor:
-    own = [refined.params.flatten(1), *(w.flatten(1) for w in refined.weights.values())]
-    return torch.cat(own, 1)
 
 
 def _finite(draws: Tensor, start: int) -> Tensor:
@@ -264,10 +253,6 @@ def _difference(a: Averaged, b: Averaged) -> Averaged:
     """The difference of two averages whose draws are independent, with its errors."""
     errors = (a.standard_errors.square() + b.standard_errors.square()).sqrt()
     return Averaged(a.values - b.values, errors, a.is_at_least or b.is_at_least)
-
-
-def _joined(parts: tuple[Averaged, ...]) -> Averaged:
-    return Averaged(torch.cat([p.values for p in parts]), torch.cat([p.standard_errors for p in parts]))
 
 
 def _joined_members(parts: tuple[Refined, ...]) -> Refined:

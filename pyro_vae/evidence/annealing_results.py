@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_vae.arguments.values import plain_fields
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.evidence.base import Estimate
-from pyro_vae.statistics.averages import number
+from pyro_vae.statistics.averages import number, squared_error_of_log_mean
 
 MOST_SPREAD = 1.0
 """Standard deviation of a datum's log-weights over its chains, nats, above which its bound counts as loose."""
@@ -137,10 +137,7 @@ class AnnealedEvidence(Estimate):
         It is at most 1, and too small where `flagged`. Chains of an upper bound share the exact draw that they start
         from; the error due to that draw is not included.
         """
-        chains = len(self.log_weights)
-        if chains == 1:
-            return torch.full_like(self.accept, torch.nan)
-        return ((1 / self.ess - 1 / chains).clamp(min=0) * chains / (chains - 1)).sqrt()
+        return squared_error_of_log_mean(self.ess, len(self.log_weights)).sqrt()
 
     @property
     def spread(self) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from pyro_vae.statistics.averages import Averaged, at_least, number
+from pyro_vae.statistics.averages import Averaged, OverData, at_least, number
 
 BoundKind = Literal["lower", "upper", "consistent"]
 
@@ -16,7 +16,7 @@ MOST_UNRELIABLE = 0.05
 as its stated error."""
 
 
-class Estimate(ABC):
+class Estimate(OverData, ABC):
     """Estimates of log p(x) by any method; the class of each method, a frozen dataclass, adds its health."""
 
     log_p: Tensor
@@ -39,28 +39,8 @@ class Estimate(ABC):
         return f"{self.unreliable:.1%} flagged"
 
     @property
-    def mean(self) -> float:
-        """Mean of log p(x) over the data, nats per datum."""
-        return self._averaged.mean
-
-    @property
-    def standard_error_data(self) -> float:
-        """Standard error of `mean` due to having N data, nats: `sd(log_p) / sqrt(N)`; nan for one datum."""
-        return self._averaged.standard_error_data
-
-    @property
-    def standard_error_monte_carlo(self) -> float:
-        """Standard error of `mean` due to the method's draws, with the data fixed, nats."""
-        return self._averaged.standard_error_monte_carlo
-
-    @property
     def _averaged(self) -> Averaged:
         return Averaged(self.log_p, self.standard_error)
-
-    @property
-    def unreliable(self) -> float:
-        """Share of the data whose estimate is `flagged`."""
-        return self.flagged.double().mean().item()
 
     @property
     def mean_flagged(self) -> bool:

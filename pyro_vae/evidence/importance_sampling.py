@@ -25,7 +25,7 @@ from pyro_vae.networks import computing_in
 from pyro_vae.networks.precision import DTYPES, Precision, check_precision, usable_precision
 from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import seeded
-from pyro_vae.statistics.averages import number
+from pyro_vae.statistics.averages import number, squared_error_of_log_mean
 from pyro_vae.statistics.pareto import smooth_tail, tail_kept
 from pyro_vae.statistics.reliability import error_bar_below, untrustworthy
 from pyro_vae.statistics.rounding import rounding_error
@@ -361,8 +361,7 @@ class _Sums:
             first = _exchanged(first, self.tail, tail)
             second = _exchanged(second, 2 * self.tail, 2 * tail)
         ess = torch.exp(2 * first - second).clamp(1, k)
-        squared = (1 / ess - 1 / k).clamp(min=0) * k / (k - 1) if k > 1 else torch.full_like(ess, torch.nan)
-        error = (squared + self.rounding.square()).sqrt()
+        error = (squared_error_of_log_mean(ess, k) + self.rounding.square()).sqrt()
         columns = (first - log(k), error, ess, pareto_k, self.total / k, rounding)
         return tuple(column.cpu() for column in columns)  # pyright: ignore[reportReturnType]
 

@@ -1,6 +1,6 @@
 """The best member of a guide's family for each datum: its parameters climb the datum's own ELBO, the model frozen."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -103,6 +103,11 @@ class Refined:
     weights: Mapping[str, Tensor]
     converged: Tensor
     steps: Tensor
+
+    @property
+    def own(self) -> Tensor:
+        """The numbers of each datum, parameters and then copies of weights, as `Family.join` has them, `[N, size]`."""
+        return torch.cat([self.params.flatten(1), *(w.flatten(1) for w in self.weights.values())], 1)
 
 
 class Amortized(Protocol):
@@ -276,6 +281,24 @@ class Block:
             total = self.log_weights(own, num, *keys).mean(0).sum()
             (gradient,) = torch.autograd.grad(total, own)
         return torch.where(gradient.isfinite(), gradient, 0.0)
+
+
+def blocks(
+    vae: Amortized, family: Family, inputs: Mapping[str, Any], search: Search, seed: int, max_rows: int
+) -> Iterator[Block]:
+    """The data in blocks, each refined at once.
+
+    Args:
+        vae: the model; in evaluation mode, without gradients.
+        family: of its guide.
+        inputs: what the programs take, by name, `[N, ...]`, `x` among it.
+        search: how members are looked for.
+        seed: of the draws.
+        max_rows: the most (datum, draw) pairs in one run of the model, though never fewer than 50 data.
+    """
+    size = max(1, max_rows // search.particles // TILE_DATA) * TILE_DATA
+    for start in range(0, len(inputs["x"]), size):
+        yield Block(vae, family, {name: v[start : start + size] for name, v in inputs.items()}, start, seed)
 
 
 def best_members(block: Block, search: Search, progress: Callable[[int], object] | None = None) -> Refined:

@@ -6,9 +6,11 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.inference.best_member import Amortized, Block, Family, Search, best_members
+from pyro_vae.inference.best_member import Amortized, Family, Search, best_members, blocks
 from pyro_vae.inference.programs import evaluation_mode
-from pyro_vae.inference.tiles import TILE_DATA
+
+_MOST_ROWS = 4096
+"""Pairs of a datum and a draw in one run of the model."""
 
 
 class WithMembers(nn.Module):
@@ -50,10 +52,6 @@ def refined_params(pair: Amortized, x: Tensor, search: Search, seed: int = 0, **
     Raises:
         UsageError: if draws of the family are not reparameterised.
     """
-    rows, found = max(1, 4096 // search.particles // TILE_DATA) * TILE_DATA, []
     with evaluation_mode(pair.model):
-        family = Family(pair)
-        for start in range(0, len(x), rows):
-            given = {name: value[start : start + rows] for name, value in {"x": x, **inputs}.items()}
-            found.append(best_members(Block(pair, family, given, start, seed), search).params)
-    return torch.cat(found)
+        parts = blocks(pair, Family(pair), {"x": x, **inputs}, search, seed, _MOST_ROWS)
+        return torch.cat([best_members(block, search).params for block in parts])

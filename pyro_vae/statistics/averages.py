@@ -1,7 +1,10 @@
 """Estimates of one number for each datum, and of its average, with their errors."""
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -51,6 +54,57 @@ class Averaged:
     def __repr__(self) -> str:
         monte_carlo = at_least(number(self.standard_error_monte_carlo, ".4f"), self.is_at_least)
         return f"{self.mean:.3f} (se(data) {number(self.standard_error_data)}, se(Monte Carlo) {monte_carlo})"
+
+
+def squared_error_of_log_mean(ess: Tensor, count: int) -> Tensor:
+    r"""The squared standard error of the logarithm of a mean of weights, by the delta method; nan for one weight.
+
+    .. math:: \left(\frac{1}{ESS} - \frac1K\right) \frac{K}{K - 1}, \qquad ESS = \frac{(\sum_k w_k)^2}{\sum_k w_k^2}
+
+    Args:
+        ess: effective number of the weights, `[N]`.
+        count: K.
+    """
+    if count == 1:
+        return torch.full_like(ess, torch.nan)
+    return (1 / ess - 1 / count).clamp(min=0) * count / (count - 1)
+
+
+def joined(parts: Sequence[Averaged]) -> Averaged:
+    """The averages of several blocks of data, one after the other."""
+    return Averaged(torch.cat([p.values for p in parts]), torch.cat([p.standard_errors for p in parts]))
+
+
+class OverData:
+    """What has a number for each datum: its average over the data, with the errors. For a class to derive from."""
+
+    flagged: Tensor
+    """Which data's numbers are not to be trusted, `[N]` bool."""
+
+    @property
+    @abstractmethod
+    def _averaged(self) -> Averaged:
+        """The numbers and their errors."""
+
+    @property
+    def mean(self) -> float:
+        """The average over the data, nats per datum."""
+        return self._averaged.mean
+
+    @property
+    def standard_error_data(self) -> float:
+        """Standard error of `mean` due to having N data, nats: `sd / sqrt(N)`; nan for one datum."""
+        return self._averaged.standard_error_data
+
+    @property
+    def standard_error_monte_carlo(self) -> float:
+        """Standard error of `mean` due to the method's draws, with the data fixed, nats."""
+        return self._averaged.standard_error_monte_carlo
+
+    @property
+    def unreliable(self) -> float:
+        """Share of the data that are `flagged`."""
+        return self.flagged.double().mean().item()
 
 
 def standard_error(values: Tensor) -> float:

@@ -11,6 +11,7 @@ from pyro_vae.channels import Channel
 from pyro_vae.errors import UsageError
 from pyro_vae.process.seeding import generator
 from pyro_vae.statistics.averages import Averaged, number, standard_error
+from pyro_vae.statistics.intervals import crps
 
 METHODS = ("encoder", "refined", "hmc")
 """How z given y was drawn: weighed draws of q(z| fill-in of y); of q refined for the datum; Hamiltonian Monte Carlo."""
@@ -95,16 +96,10 @@ class Restored:
         References:
             Gneiting & Raftery 2007, Strictly proper scoring rules, prediction, and estimation.
         """
-        num = len(self.draws)
-        if num < 2:
+        if len(self.draws) < 2:
             raise UsageError("the CRPS needs at least 2 draws")
-        ranks = 2 * torch.arange(1, num + 1, dtype=torch.float64) - num - 1
-        scores = []
-        for n in range(self.draws.shape[1]):
-            ordered = self.draws[:, n].double().sort(0).values
-            spread = torch.tensordot(ranks, ordered, 1) / (num * (num - 1))
-            scores.append((ordered - self._truth[n]).abs().mean(0) - spread)
-        return self._averaged(torch.stack(scores))
+        num_data, truth = self.draws.shape[1], self._truth
+        return self._averaged(torch.stack([crps(self.draws[:, n], truth[n]) for n in range(num_data)]))
 
     def coverage(self, level: float = 0.9) -> Averaged:
         r"""Share of the elements that are not known whose truth lies in the equal-tailed interval, for each datum.

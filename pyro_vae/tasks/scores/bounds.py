@@ -9,7 +9,7 @@ from torch import Tensor
 from pyro_vae.arguments.checked import checked
 from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.process.isolation import isolated
-from pyro_vae.statistics.averages import Averaged, of_draws
+from pyro_vae.statistics.averages import joined, of_draws
 from pyro_vae.tasks.scores.results import Scores
 from pyro_vae.tasks.scores.terms import Terms, check_particles, inputs_of, refuse_points, terms
 
@@ -154,8 +154,3 @@ def _scored(
         maps.append(block.elements if with_elements else None)
     elements = None if any(m is None for m in maps) else -torch.cat(maps)  # pyright: ignore[reportArgumentType]
     return Scores.of(joined(averages), method, elements=elements, num_particles=num_particles, seed=seed)
-
-
-def joined(parts: list[Averaged]) -> Averaged:
-    """Averages of several blocks, one after the other."""
-    return Averaged(torch.cat([p.values for p in parts]), torch.cat([p.standard_errors for p in parts]))

@@ -9,7 +9,7 @@ from pyro_vae.errors import DataError, UsageError
 from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import generator
 from pyro_vae.statistics.averages import number
-from pyro_vae.tasks.scores.results import Scores
+from pyro_vae.tasks.scores.results import Scores, values_of
 
 _CHUNK = 2**22
 """Numbers in memory at once while resampling."""
@@ -109,7 +109,7 @@ def detection(
         0.9167
     """
     _check(normal, anomalies, level, num_resamples)
-    n, a = _counts(_values(normal), _values(anomalies))
+    n, a = _counts(values_of(normal), values_of(anomalies))
     every = torch.stack([measure.squeeze(0) for measure in _measures(n[None], a[None])])
     resampled = _resampled(n, a, num_resamples, seed)
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
@@ -167,13 +167,9 @@ def _redrawn(counts: Tensor, rows: int, stream: torch.Generator) -> Tensor:
     )
 
 
-def _values(scores: Scores | Tensor) -> Tensor:
-    return torch.as_tensor(scores.values if isinstance(scores, Scores) else scores).detach().double().cpu().flatten()
-
-
 def _check(normal: Scores | Tensor, anomalies: Scores | Tensor, level: float, num_resamples: int) -> None:
     for name, scores in (("normal", normal), ("anomalies", anomalies)):
-        values = _values(scores)
+        values = values_of(scores)
         if len(values) == 0 or bool(values.isnan().any()):
             raise DataError(f"{name}: expected scores that are numbers, got {len(values)} of which some may be nan")
     if isinstance(normal, Scores) and isinstance(anomalies, Scores) and normal.method != anomalies.method:

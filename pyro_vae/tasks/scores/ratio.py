@@ -17,8 +17,7 @@ from pyro_vae.inference.tiles import TILE_DATA, cut, padded
 from pyro_vae.inference.weighing import log_density, model_order, propose, weigh
 from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import seeded
-from pyro_vae.statistics.averages import Averaged, of_draws
-from pyro_vae.tasks.scores.bounds import joined
+from pyro_vae.statistics.averages import Averaged, joined, of_draws
 from pyro_vae.tasks.scores.evidence import evidence
 from pyro_vae.tasks.scores.results import Scores
 from pyro_vae.tasks.scores.terms import check_particles, inputs_of, refuse_points

@@ -10,12 +10,10 @@ from pyro_vae.arguments.checked import checked
 from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.compiling.backends import exact_products, fast_cpu
 from pyro_vae.errors import UsageError
-from pyro_vae.inference.best_member import Block, Family, Search, best_members
+from pyro_vae.inference.best_member import Block, Family, Search, best_members, blocks
 from pyro_vae.inference.programs import evaluation_mode
-from pyro_vae.inference.tiles import TILE_DATA
 from pyro_vae.process.isolation import isolated
-from pyro_vae.statistics.averages import Averaged, of_draws
-from pyro_vae.tasks.scores.bounds import joined
+from pyro_vae.statistics.averages import Averaged, joined, of_draws
 from pyro_vae.tasks.scores.results import Scores
 from pyro_vae.tasks.scores.terms import inputs_of, refuse_points
 
@@ -71,15 +69,12 @@ def regret(
     """
     given = {"x": x, **inputs_of(vae, x, inputs)}
     _check(vae, given, num_particles)
-    size = max(1, max_rows // search.particles // TILE_DATA) * TILE_DATA
     with evaluation_mode(vae), fast_cpu(), exact_products():
-        family = Family(vae, search.copies)
         parts = []
-        for start in range(0, len(x), size):
-            block = Block(vae, family, {name: v[start : start + size] for name, v in given.items()}, start, seed)
+        for block in blocks(vae, Family(vae, search.copies), given, search, seed, max_rows):
             parts.append(_of_block(block, search, num_particles))
             if progress is not None:
-                progress(min(start + size, len(x)))
+                progress(block.start + len(block.inputs["x"]))
     gains, unfinished = zip(*parts, strict=True)
     return Scores.of(joined(list(gains)), "regret", torch.cat(unfinished), num_particles=num_particles, seed=seed)
 
@@ -87,8 +82,7 @@ def regret(
 def _of_block(block: Block, search: Search, num_particles: int) -> tuple[Averaged, Tensor]:
     """The gain of each datum, and where the search was cut off."""
     refined = best_members(block, search)
-    best = torch.cat([refined.params.flatten(1), *(w.flatten(1) for w in refined.weights.values())], 1)
-    draws = [block.elbo_draws(own, num_particles, "fresh") for own in (best, block.encoded())]
+    draws = [block.elbo_draws(own, num_particles, "fresh") for own in (refined.own, block.encoded())]
     return of_draws(draws[0] - draws[1]), ~refined.converged.cpu()
 
 

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.statistics.averages import Averaged, number
+from pyro_vae.statistics.averages import Averaged, OverData, number
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Scores:
+class Scores(OverData):
     """How anomalous each datum is by one method; higher is more anomalous.
 
     Args:
@@ -42,26 +42,6 @@ class Scores:
         return cls(values, averaged.standard_errors.detach().double().cpu(), flags, method, **further)
 
     @property
-    def mean(self) -> float:
-        """Average over the data, nats."""
-        return self._averaged.mean
-
-    @property
-    def standard_error_data(self) -> float:
-        """Standard error of `mean` due to having N data; nan for one datum."""
-        return self._averaged.standard_error_data
-
-    @property
-    def standard_error_monte_carlo(self) -> float:
-        """Standard error of `mean` due to the draws, with the data fixed."""
-        return self._averaged.standard_error_monte_carlo
-
-    @property
-    def unreliable(self) -> float:
-        """Share of the data whose score is `flagged`."""
-        return self.flagged.double().mean().item()
-
-    @property
     def _averaged(self) -> Averaged:
         return Averaged(self.values, self.standard_error)
 
@@ -88,3 +68,8 @@ class Scores:
         drawn = f", K = {self.num_particles}, seed {self.seed}" if self.num_particles else ""
         mean = f"mean {self.mean:.3f} nats per datum"
         return f"Scores({self.method}: {mean}, {errors}, flagged {self.unreliable:.1%}, N = {len(self)}{drawn})"
+
+
+def values_of(scores: Scores | Tensor) -> Tensor:
+    """The numbers of scores that may come as plain numbers, `[N]`, double precision, on the CPU."""
+    return torch.as_tensor(scores.values if isinstance(scores, Scores) else scores).detach().double().cpu().flatten()

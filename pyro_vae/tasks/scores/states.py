@@ -12,8 +12,7 @@ from pyro_vae.arguments.checked import checked
 from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.errors import UsageError
 from pyro_vae.process.isolation import isolated
-from pyro_vae.statistics.averages import Averaged, of_draws
-from pyro_vae.tasks.scores.bounds import joined
+from pyro_vae.statistics.averages import Averaged, joined, of_draws, squared_error_of_log_mean
 from pyro_vae.tasks.scores.terms import Terms, check_particles, inputs_of, refuse_points, terms
 
 STATISTICS = ("evidence", "reconstruction", "rate", "cross_entropy", "entropy")
@@ -88,8 +87,7 @@ def _statistics(block: Terms) -> dict[str, Averaged]:
 def _evidence(log_weights: Tensor) -> Averaged:
     """-log p(x) by importance sampling, with the error of the delta method."""
     count = len(log_weights)
-    normalised = log_weights.softmax(0)
-    error = ((normalised.square().sum(0) - 1 / count).clamp(min=0) * count / (count - 1)).sqrt()
+    error = squared_error_of_log_mean(1 / log_weights.softmax(0).square().sum(0), count).sqrt()
     return Averaged((log(count) - log_weights.logsumexp(0)).cpu(), error.cpu())
 
 

@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 
-import torch
 from torch import Tensor
 
 from pyro_vae.arguments.remedies import option
 from pyro_vae.errors import DataError, UsageError
-from pyro_vae.tasks.scores.results import Scores
+from pyro_vae.tasks.scores.results import Scores, values_of
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Threshold:
         """
         if isinstance(scores, Scores) and self.method not in (None, scores.method):
             raise UsageError(f"the threshold is of {self.method!r} scores, and these are of {scores.method!r}")
-        return ~(_values(scores) <= self.value)
+        return ~(values_of(scores) <= self.value)
 
     def __repr__(self) -> str:
         low, high = self.interval()
@@ -96,7 +95,7 @@ def threshold(scores: Scores | Tensor, false_alarms: float = 0.01) -> Threshold:
         >>> found.value, found.expected_rate
         (95.0, 0.05)
     """
-    values = _values(scores)
+    values = values_of(scores)
     if isinstance(false_alarms, bool) or not isinstance(false_alarms, int | float) or not 0 < false_alarms < 1:
         raise UsageError(f"false_alarms: expected a rate between 0 and 1, got {false_alarms!r}")
     if len(values) == 0 or bool(values.isnan().any()):
@@ -122,7 +121,3 @@ def _upwards(rate: float) -> float:
 def _rank(false_alarms: float, count: int) -> int:
     """floor(alpha (n + 1)), with alpha as it was written: 0.07 is 7/100."""
     return int(Fraction(str(float(false_alarms))) * (count + 1))
-
-
-def _values(scores: Scores | Tensor) -> Tensor:
-    return torch.as_tensor(scores.values if isinstance(scores, Scores) else scores).detach().double().cpu().flatten()
