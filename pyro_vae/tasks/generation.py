@@ -303,3 +303,11 @@ def mean_of(
     if not mean.isfinite().all():
         raise NumericalError("the decoder's mean E[x|z] is not finite: look at its weights and at its input")
     return mean
+
+
+def variance_of(likelihood: torch.distributions.Distribution) -> Tensor:
+    """Var[x|z]; where no closed form is known, the squared distance of a draw from the mean, which is so on average."""
+    try:
+        return likelihood.variance
+    except NotImplementedError:
+        return (likelihood.sample() - mean_of(likelihood)).square()

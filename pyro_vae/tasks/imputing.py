@@ -20,7 +20,7 @@ from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import seeded
 from pyro_vae.statistics.averages import Averaged
 from pyro_vae.statistics.intervals import crps, interval
-from pyro_vae.tasks.generation import fitted_mask, inputs_of, mean_of
+from pyro_vae.tasks.generation import fitted_mask, inputs_of, mean_of, variance_of
 
 _DRAWS = 50
 """Draws of a datum in one run of the model."""
@@ -120,7 +120,7 @@ def impute(
 
     The codes are drawn by `posterior`: from the guide, resampled by their weights (`"psis"`, `"sir"`), or by HMC. The
     best value and the standard deviation use all K weighed draws of the guide (all of the chains'), not only the
-    `num_draws` that are returned. A model of why elements are missing (`NotAtRandom`) draws the missing elements
+    `num_draws` that are returned. A model of why elements are missing draws the missing elements
     itself, and its weights account for it: the result is then given what was observed *and* that the rest was missing.
 
     To carry the uncertainty into what is computed from the data, compute it on each imputation and `pool` the results.
@@ -214,7 +214,7 @@ class _Filler:
             mean, variance = latents[self.site].double(), torch.zeros(())
         else:
             likelihood = sites_at(self.program, latents, *data)["x"]["fn"]
-            mean, variance = mean_of(likelihood).double(), _variance_of(likelihood).double()
+            mean, variance = mean_of(likelihood).double(), variance_of(likelihood).double()
         return torch.stack([mean, mean.square() + variance], 2)
 
     def draws(self, latents: Mapping[str, Tensor], data: Sequence[Tensor], seed: int) -> Tensor:
@@ -237,14 +237,6 @@ class _Filler:
         with seeded(seed, "impute", start, part):
             sites = sites_at(self.program, filled(latents, _DRAWS), *padded(block))
             return sites["x"]["fn"].sample()[:size, :count].cpu()
-
-
-def _variance_of(likelihood: torch.distributions.Distribution) -> Tensor:
-    """Var[x|z]; where no closed form is known, the squared distance of a draw from the mean, which is so on average."""
-    try:
-        return likelihood.variance
-    except NotImplementedError:
-        return (likelihood.sample() - mean_of(likelihood)).square()
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ from pyro_vae.inference.tiles import TILE_DATA, pieces
 from pyro_vae.inference.weighing import sites_at
 from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import seeded
+from pyro_vae.tasks.generation import mean_of, variance_of
 from pyro_vae.tasks.restored import METHODS, Restored
 
 Method = Literal["auto", "encoder", "refined", "hmc"]
@@ -284,8 +285,8 @@ def _tile(
             site = sites_at(pair.model, piece, y, **inputs)[pair.site]
             p = site["fn"].restored(y.to(_floats(piece)))
             draws.append(p.sample().cpu())
-            means.append(p.mean.double().cpu())
-            variances.append(p.variance.double().cpu())
+            means.append(mean_of(p).double().cpu())
+            variances.append(variance_of(p).double().cpu())
     mean, drawn = torch.cat(means), torch.cat(draws)
     variance = torch.cat(variances).mean(0) + mean.var(0, correction=0)
     return drawn, mean.mean(0).to(drawn.dtype), variance.to(drawn.dtype)
