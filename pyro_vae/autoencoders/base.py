@@ -73,7 +73,7 @@ class Autoencoder(Called, nn.Module, ABC):
     posterior: Guide
     """The family of q(z|x); only with a `code_site`."""
     missing_site: str | None = None
-    """The latent site of the missing elements of x, `[*event]`, of a model that draws them (`NotAtRandom`); what it
+    """The latent site of the missing elements of x, `[*event]`, of a model that draws them; what it
     has at observed elements means nothing. None for a model that integrates them out."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
