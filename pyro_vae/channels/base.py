@@ -1,6 +1,7 @@
 """`Channel`, the base class: what is known of how an observation y came from x."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import reduce
 from typing import Any, ClassVar
 
@@ -153,13 +154,13 @@ class Channel(ABC):
         return values, terms
 
 
-def refuse_values(y: Tensor, good: Tensor, expected: str) -> None:
+def refuse_values(y: Tensor, good: Tensor, expected: Callable[[tuple[int, ...]], str]) -> None:
     """Refuse observations outside what a channel can give.
 
     Args:
         y: `[N, *observed]`, nan where not observed.
         good: which values are right, of the same shape; those of gaps do not count.
-        expected: what was expected, in words.
+        expected: what was expected at an index of one datum, in words.
 
     Raises:
         DataError: with the first wrong value and its position.
@@ -167,4 +168,4 @@ def refuse_values(y: Tensor, good: Tensor, expected: str) -> None:
     bad = ~good & ~y.isnan()
     if bad.any():
         where = tuple(bad.nonzero()[0].tolist())
-        raise DataError(f"y: expected {expected}, or nan for a gap, got {y[where].item():.6g} at {where}")
+        raise DataError(f"y: expected {expected(where[1:])}, or nan for a gap, got {y[where].item():.6g} at {where}")

@@ -46,4 +46,4 @@ class BitFlip(Channel):
 
     def check(self, y: Tensor, likelihood: Any) -> None:
         """Refuse what is not binary."""
-        refuse_values(y, (y == 0) | (y == 1), "0 or 1")
+        refuse_values(y, (y == 0) | (y == 1), lambda index: "0 or 1")

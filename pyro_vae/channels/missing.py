@@ -78,7 +78,7 @@ class Missing(Channel):
     def check(self, y: Tensor, likelihood: Any) -> None:
         """Refuse observed values outside the likelihood's support."""
         good = likelihood.data_support.check(torch.where(y.isnan(), likelihood.placeholder, y))
-        refuse_values(y, good, f"values of {likelihood.data_support}")
+        refuse_values(y, good, likelihood.allowed_at)
 
 
 _PLANES: dict[str, Any] = {

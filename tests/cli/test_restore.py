@@ -56,6 +56,8 @@ def test_strengths(run, tmp_path):
         ("--channel.pattern middle", "pattern"),
         ("--observed nowhere.npy", "nowhere.npy"),
         ("--num_draws 0", "num_draws"),
+        ("--num 0", "--num must be at least 1, got 0"),
+        ("--num -1 --observed nowhere.npy", "--num must be at least 1, got -1"),
         ("--out r.txt", "--out must end in .png"),
     ],
 )

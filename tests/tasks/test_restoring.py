@@ -165,6 +165,7 @@ def test_a_mask_is_gaps(binary):
         ({"truth": torch.ones(2, 4)}, DataError, "truth: expected shape"),
         ({"mask": torch.ones(2, 4).bool()}, DataError, "mask: expected bool"),
         ({"y": torch.full((2, 5), 0.3)}, DataError, "y: expected"),
+        ({"y": torch.full((2, 5), 0.3)}, DataError, r"y: expected 0 and 1, or nan for a gap, got 0.3 at \(0, 0\)"),
     ],
 )
 def test_refusals(binary, options, error, message):

@@ -29,6 +29,8 @@ def run(options: Namespace) -> int:
     if options.channel is None:
         raise UsageError("--channel: expected a class, got null: name one, or leave it out for Missing")
     channel: Channel = resolve(options.channel.as_dict(), named(options.channel))
+    if options.num < 1:
+        raise UsageError(f"--num must be at least 1, got {options.num}")
     grid = _grid(channel, options.strengths)
     saved = open_saved(options)
     place = output_of(saved, options, "restored", _slug(channel))
