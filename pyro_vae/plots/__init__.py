@@ -9,6 +9,7 @@ from pyro_vae.plots.base import encoded, save
 from pyro_vae.plots.calibration import comparison, coverage, predictive_check, rank_ecdf
 from pyro_vae.plots.diagnostics import active_units, elbo_surgery, inference_gaps, latent_kl, pareto_k
 from pyro_vae.plots.images import drawable, image_grid, manifold, reconstructions, samples, value_limits
+from pyro_vae.plots.imputing import imputations
 from pyro_vae.plots.restoring import restorations
 from pyro_vae.plots.scores import anomaly_scores
 from pyro_vae.plots.training import curves, robust_limits
@@ -23,6 +24,7 @@ __all__ = [
     "elbo_surgery",
     "encoded",
     "image_grid",
+    "imputations",
     "inference_gaps",
     "latent_kl",
     "manifold",

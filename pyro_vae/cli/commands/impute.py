@@ -1,0 +1,55 @@
+"""Fill the gaps of data: several values for each missing element, and a single best one.
+
+Where the truth is known it is measured how far they are off. --hide hides elements that were observed, to measure:
+
+    pyro-vae impute RUN --hide 0.2
+    pyro-vae impute RUN --data new.npz --split train --num_draws 20 --out imputed.csv
+
+The .csv has a row for each datum and imputation (0: the best values, 1 to 20: draws). To carry the uncertainty into
+what you compute from the data, compute it on each of the draws and pool the results (`pyro_vae.pool`).
+"""
+
+from typing import Any
+
+from jsonargparse import Namespace
+
+from pyro_vae.cli.option_groups import add_quiet, add_run, add_seed, add_split
+from pyro_vae.cli.parsing import CommandParser
+from pyro_vae.cli.sources import constant
+
+
+def add_options(parser: CommandParser) -> None:
+    """Add the options of `pyro-vae impute`."""
+    add_run(parser)
+    data = parser.add_argument_group("data")
+    add_split(data)
+    data.add_argument(
+        "--num", type=int | None, default=None, help="how many, evenly spread over the split; all if none"
+    )
+    help = "share of the observed elements to hide, to measure how far their imputations are off"
+    data.add_argument("--hide", type=float, default=0.0, metavar="SHARE", help=help)
+    _add_draws(parser.add_argument_group("draws"))
+    output = parser.add_argument_group("output")
+    help = (
+        "a .png (a picture), .npz (arrays) or .csv (a table in long form); without it a picture in the run, or a "
+        "table where there is none to draw"
+    )
+    output.add_argument("--out", type=str | None, default=None, metavar="FILE", help=help)
+    add_quiet(output)
+
+
+def _add_draws(group: Any) -> None:
+    group.add_argument("--num_draws", type=int, default=20, help="imputations of each datum")
+    help = "draws of the guide for each datum that are weighed"
+    group.add_argument("--num_particles", type=int, default=1000, help=help)
+    methods = constant("pyro_vae.inference.posteriors", "METHODS")
+    help = "psis, sir: the guide's draws, weighed and resampled; guide: as they come; hmc: Hamiltonian Monte Carlo"
+    group.add_argument("--method", default="psis", choices=methods, help=help)
+    add_seed(group)
+
+
+def run(options: Namespace) -> int:
+    """Impute, print and save; returns the exit code."""
+    from pyro_vae.cli.work.impute import run
+
+    return run(options)
