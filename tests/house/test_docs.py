@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 import re
 import runpy
+import shlex
 import sys
 from pathlib import Path
 from signal import SIGINT, SIGTERM
@@ -123,6 +124,24 @@ def test_extending_python(run_python, capsys):
     namespace = run_python("docs/extending.md")
     assert "normalises" in capsys.readouterr().out
     assert type(namespace["vae"].encoder).__name__ == "Sines"
+
+
+def test_tasks_python(run_python, capsys):
+    """Missing pixels are restored better than by chance, and the page's numbers are of the shapes it says."""
+    namespace = run_python("docs/tasks.md")
+    assert namespace["restored"].mean.shape == namespace["x"].shape
+    assert namespace["scores"].values.shape == (len(namespace["test"]),)
+    assert "alarms" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", ["command", "data", "evidence", "parts", "tasks", "training"])
+def test_commands_parse(page):
+    """Every line of the command on a page is one that the command takes."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("pyro-vae ")]
+    for command, *words in commands:
+        assert parser_of(command).parse_args(words)
 
 
 def test_extending_names_every_check():
