@@ -9,5 +9,7 @@ Its files:
     point_masses.py     distributions without width
     zuko_flows.py       normalising flows of zuko
     code_sequence.py    sequences of whole numbers, each given those before it
+    normals.py          independent normal elements, also in other units
+    quadrature.py       integrals over each element, and draws of what they normalise
     log_scales.py       logarithms of scales that don't overflow
 """

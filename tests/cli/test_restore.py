@@ -47,10 +47,19 @@ def test_strengths(run, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("channel", "shown"), [("GaussianNoise --channel.std 0.3 --strengths std=0.3,0.6", "GaussianNoise(std=")]
+)
+def test_other_channels(run, tmp_path, channel, shown):
+    done = call("restore", run, QUICK, "--channel", channel, "--json --out", tmp_path / "r.png")
+    assert done.code == 0 and json.loads(done.out)["channel"].startswith(shown) and is_png(tmp_path / "r.png")
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         ("--channel Mising", "unknown class 'Mising'"),
         ("--channel BitFlip --channel.p 2", "p: expected the probability of a flip"),
+        ("--channel GaussianNoise --channel.std 0", "std: expected the standard deviation of the noise"),
         ("--channel BitFlip --strengths q=1", "expected OPTION=VALUE"),
         ("--channel BitFlip --strengths p=a", "expected numbers after p="),
         ("--channel.pattern middle", "pattern"),
