@@ -120,6 +120,30 @@ def to_arviz(
     return _container({name: groups[name] for name in _GROUPS if groups[name]}, _attributes(drawn), drawn.num_chains)
 
 
+@isolated
+def codes_to_arviz(
+    draws: Mapping[str, Tensor], of_data: Mapping[str, Tensor], attributes: Mapping[str, Any] | None = None
+) -> Any:
+    """Draws of codes that are at hand, such as those of `encode_data`, in ArviZ's form.
+
+    Args:
+        draws: by site, `[num_draws, N, ...]`: the group `posterior`, with one chain.
+        of_data: what else is known of each datum, `[N, ...]` by name: the group `constant_data`.
+        attributes: of the groups.
+
+    Returns:
+        As `to_arviz`; `result.to_netcdf(path)` writes a file.
+
+    Example:
+        >>> codes = codes_to_arviz({"z": torch.zeros(10, 3, 2)}, {"label": torch.zeros(3)})
+        >>> codes["posterior"]["z"].dims, codes["constant_data"]["label"].dims
+        (('chain', 'draw', 'datum', 'z_dim_0'), ('datum',))
+    """
+    groups = {"posterior": draws, "constant_data": of_data}
+    arrays = {group: {name: _numpy(v) for name, v in values.items()} for group, values in groups.items() if values}
+    return _container(arrays, {**_library(), **(attributes or {})}, num_chains=1)
+
+
 _GROUPS = (
     "posterior",
     "sample_stats",
@@ -247,13 +271,16 @@ def _variable(group: str, name: str, values: np.ndarray, num_chains: int) -> Any
 
 
 def _attributes(drawn: Posterior) -> dict[str, Any]:
+    made = {} if drawn.weights is None else {"num_particles": drawn.weights.num_particles}
+    return {**_library(), "method": drawn.method, **made, "seed": drawn.seed}
+
+
+def _library() -> dict[str, str]:
     try:
         ours = version("pyro-vae")
     except PackageNotFoundError:
         ours = "not installed"
-    made = {} if drawn.weights is None else {"num_particles": drawn.weights.num_particles}
-    library = {"inference_library": "pyro_vae", "inference_library_version": ours}
-    return {**library, "method": drawn.method, **made, "seed": drawn.seed}
+    return {"inference_library": "pyro_vae", "inference_library_version": ours}
 
 
 def _numpy(value: Tensor) -> np.ndarray:

@@ -10,6 +10,7 @@ from torch import Tensor
 from pyro_vae.arguments.checked import checked
 from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.errors import DataError, NumericalError, UsageError
+from pyro_vae.inference.moments import Moments, moments, normal_kl
 from pyro_vae.inference.programs import evaluation_mode
 from pyro_vae.inference.sites import in_order
 from pyro_vae.inference.weighing import model_order, propose
@@ -110,7 +111,7 @@ def latent_statistics(
     with evaluation_mode(vae):
         for guide, prior in _moments_of_both(vae, inputs, batch):
             spread.add(guide[0])
-            kl += _normal_kl(*guide, *prior).sum(0)
+            kl += normal_kl(*guide, *prior).sum(0)
     return LatentStatistics(spread.squares / (len(x) - 1), kl / len(x), {vae.code_site: vae.shapes.latent})
 
 
@@ -158,17 +159,14 @@ def _check(vae: Autoencoder, x: Tensor, batch: int) -> None:
         raise UsageError(f"need at least 2 data (a variance over data) and batch >= 1, got {len(x)} and {batch}")
 
 
-Moments = tuple[Tensor, Tensor]
-
-
 def _moments_of_both(vae: Autoencoder, inputs: Mapping[str, Tensor], batch: int) -> Iterator[tuple[Moments, Moments]]:
     """Of the guide and of the prior, batch by batch; a prior without context is asked once."""
     prior = None
     for part in _batches(vae, inputs, batch):
         c = part.get("c")
         if prior is None or c is not None:
-            prior = _moments(vae.prior_distribution(c), "the prior p(z)")
-        yield _moments(vae.encode(part["x"], part.get("mask"), c), "the guide q(z|x)"), prior
+            prior = moments(vae.prior_distribution(c), "the prior p(z)")
+        yield moments(vae.encode(part["x"], part.get("mask"), c), "the guide q(z|x)"), prior
 
 
 def _batches(vae: Autoencoder, inputs: Mapping[str, Tensor], batch: int) -> Iterator[dict[str, Any]]:
@@ -176,33 +174,6 @@ def _batches(vae: Autoencoder, inputs: Mapping[str, Tensor], batch: int) -> Iter
     device = next(vae.parameters()).device
     for start in range(0, len(inputs["x"]), batch):
         yield {name: value[start : start + batch].to(device) for name, value in inputs.items()}
-
-
-def _moments(distribution: torch.distributions.Distribution, name: str) -> Moments:
-    """Mean and standard deviation of each marginal, `[*batch, L]`, double precision on the CPU."""
-    try:
-        mean, stddev = distribution.mean, distribution.stddev
-    except (NotImplementedError, AttributeError) as error:
-        if not distribution.batch_shape:  # one for all data, so that draws are cheap: a prior
-            return _drawn_moments(distribution)
-        raise UsageError(
-            f"{name} is a {type(distribution).__name__}, whose mean and variance are not known in closed form: "
-            "latent statistics need a family that has both, such as DiagonalNormal"
-        ) from error
-    if not (mean.isfinite().all() and stddev.isfinite().all()):
-        raise NumericalError(f"{name} has a mean or standard deviation that is not finite")
-    return mean.double().cpu(), stddev.double().cpu()
-
-
-def _drawn_moments(distribution: torch.distributions.Distribution) -> tuple[Tensor, Tensor]:
-    with seeded(0, "moments"):
-        draws = distribution.sample(torch.Size([10_000])).double().cpu()
-    return draws.mean(0), draws.std(0)
-
-
-def _normal_kl(mean: Tensor, stddev: Tensor, prior_mean: Tensor, prior_stddev: Tensor) -> Tensor:
-    ratio = stddev / prior_stddev
-    return (ratio.square() + ((mean - prior_mean) / prior_stddev).square() - 1) / 2 - ratio.log()
 
 
 class _Spread:

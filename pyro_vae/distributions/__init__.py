@@ -5,6 +5,7 @@ Its files:
     elements.py         independent elements, and numerics that several likelihoods share
     columns.py          elements of several kinds side by side
     from_noise.py       laws of functions of standard normal noise
+    aggregate.py        the mean of q(z|x) over data, in bounded memory
     mixture.py          mixtures of many components in bounded memory
     point_masses.py     distributions without width
     zuko_flows.py       normalising flows of zuko

@@ -4,6 +4,7 @@ Its files:
 
     programs.py         a Pyro program before it is run: its modules, its sites, its evaluation mode
     weighing.py         importance: one vectorised run gives every log-density of every particle and datum
+    moments.py          mean and standard deviation of codes, and the KL of normals that have them
     sites.py            latent sites in one order
     tiles.py            random numbers in tiles, so that a result does not depend on how the work is cut
     pairs.py            a pair as one function from data to log-weights, eager or as a recorded graph

@@ -2,11 +2,12 @@
 
 Only matplotlib's object-oriented interface is used: no window, no `pyplot`, no global setting. matplotlib is imported
 by the first figure, not with this package. `base` has the common style; the figures are in `training`, `images`,
-`diagnostics`, `calibration` and `scores`.
+`diagnostics`, `calibration`, `codes` and `scores`.
 """
 
 from pyro_vae.plots.base import encoded, save
 from pyro_vae.plots.calibration import comparison, coverage, predictive_check, rank_ecdf
+from pyro_vae.plots.codes import codes
 from pyro_vae.plots.diagnostics import active_units, elbo_surgery, inference_gaps, latent_kl, pareto_k
 from pyro_vae.plots.images import drawable, image_grid, manifold, reconstructions, samples, value_limits
 from pyro_vae.plots.imputing import imputations
@@ -17,6 +18,7 @@ from pyro_vae.plots.training import curves, robust_limits
 __all__ = [
     "active_units",
     "anomaly_scores",
+    "codes",
     "comparison",
     "coverage",
     "curves",

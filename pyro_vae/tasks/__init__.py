@@ -6,6 +6,7 @@ Its files:
     clustering.py        cluster, with_clusters, clustering_scores
     classification.py    classify, label_evidence, accuracy
     codebook.py          codebook_usage
+    codes/               encode_data, aggregate_posterior: codes of data
     scores/              score, threshold, detection: how anomalous a datum is
     restoring.py         restore: x given what was observed of it
     restored.py          its result, Restored
@@ -17,6 +18,7 @@ Its files:
 from pyro_vae.tasks.classification import Accuracy, accuracy, classify, label_evidence
 from pyro_vae.tasks.clustering import Clustering, ClusteringScores, cluster, clustering_scores, with_clusters
 from pyro_vae.tasks.codebook import CodebookUsage, codebook_usage
+from pyro_vae.tasks.codes import AggregatePosterior, Encoded, aggregate_posterior, encode_data, with_aggregate
 from pyro_vae.tasks.generation import Generated, manifold, reconstruct, sample
 from pyro_vae.tasks.imputing import ImputationError, Imputed, imputation_error, impute
 from pyro_vae.tasks.pooling import Pooled, pool
@@ -27,10 +29,12 @@ from pyro_vae.tasks.strength import Strength, infer_strength
 
 __all__ = [
     "Accuracy",
+    "AggregatePosterior",
     "Clustering",
     "ClusteringScores",
     "CodebookUsage",
     "Detection",
+    "Encoded",
     "Generated",
     "ImputationError",
     "Imputed",
@@ -40,11 +44,13 @@ __all__ = [
     "Restored",
     "Strength",
     "accuracy",
+    "aggregate_posterior",
     "classify",
     "cluster",
     "clustering_scores",
     "codebook_usage",
     "detection",
+    "encode_data",
     "infer_strength",
     "imputation_error",
     "impute",
@@ -56,5 +62,6 @@ __all__ = [
     "sample",
     "score",
     "threshold",
+    "with_aggregate",
     "with_clusters",
 ]

@@ -19,6 +19,7 @@ PACKAGE = Path(pyro_vae.__file__).parent
 TORCH, PYRO = "process/torch_internals.py", "process/pyro_internals.py"
 DISTRIBUTION = "torch.distributions.Distribution"
 CHECKED = {
+    "distributions/aggregate.py",
     "distributions/elements.py",
     "distributions/from_noise.py",
     "distributions/mixture.py",
@@ -39,7 +40,12 @@ USED = {
     # what torch's distributions offer to their subclasses
     f"{DISTRIBUTION}._validate_args": {*CHECKED, "distributions/zuko_flows.py", "process/switches.py"},
     f"{DISTRIBUTION}._validate_sample": CHECKED,
-    f"{DISTRIBUTION}._extended_shape": {"distributions/elements.py", "distributions/mixture.py", "guides/normal.py"},
+    f"{DISTRIBUTION}._extended_shape": {
+        "distributions/aggregate.py",
+        "distributions/elements.py",
+        "distributions/mixture.py",
+        "guides/normal.py",
+    },
     "torch.distributions.MultivariateNormal(torch.zeros(1), torch.eye(1))._batch_shape": {
         "distributions/elements.py",
         "distributions/from_noise.py",

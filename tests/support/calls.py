@@ -28,6 +28,7 @@ from pyro_vae.objectives import ELBO
 from pyro_vae.priors import MixtureOfNormals
 from pyro_vae.process.seeding import seeded
 from pyro_vae.schedules import Linear
+from pyro_vae.tasks import codes
 from pyro_vae.tasks import generation as tasks
 from pyro_vae.tasks.classification import label_evidence
 from pyro_vae.tasks.generation import Generated
@@ -229,6 +230,12 @@ CALLS: dict[str, Call] = {
     "states": Call(lambda t: states(t.vae, t.x, num_particles=20), "states"),
     "threshold": Call(lambda t: threshold(t.x[:, 0], 0.5), "threshold", False),
     "detection": Call(lambda t: detection(t.x[:, 0], t.x[:, 1], num_resamples=9), "detection", False),
+    "encode_data": Call(lambda t: codes.encode_data(t.vae, t.x, 3), "encode_data"),
+    "encode_data, layers": Call(lambda t: codes.encode_data(t.layers, t.x, 3), "encode_data"),
+    "aggregate_posterior": Call(
+        lambda t: [codes.aggregate_posterior(t.vae, t.x).log_prob(torch.zeros(3, 2))], "aggregate_posterior"
+    ),
+    "with_aggregate": Call(lambda t: codes.with_aggregate(t.vae, t.x), "with_aggregate"),
     "fit_code_prior": Call(
         lambda t: pv.fit_code_prior(t.vqvae, t.dataset, epochs=1, batch_size=5, progress=False), "fit_code_prior"
     ),
@@ -271,6 +278,7 @@ PLOTS: dict[str, Callable[[Things], Any]] = {
     "anomaly_scores": lambda t: plots.anomaly_scores(
         CALLS["score by elbo"].run(t), CALLS["score by elbo"].run(t), 3.0, t.x.reshape(-1, 2, 2), t.x[:, 0]
     ),
+    "codes": lambda t: plots.codes(t.x, t.x, t.x[:, 0]),
     "comparison": lambda t: plots.comparison(pv.compare({"a": _log_marginal(t), "b": _log_marginal(t)})),
     "coverage": lambda t: plots.coverage(_RANKS.coverage()),
     "curves": lambda t: plots.curves(ROWS),

@@ -1,0 +1,97 @@
+"""`pyro-vae encode`: the codes of data."""
+
+from typing import Any
+
+from jsonargparse import Namespace
+from torch import Tensor
+
+from pyro_vae import plots
+from pyro_vae.cli.work.code_outputs import outputs_of, save_all, saved_as
+from pyro_vae.cli.work.printing import print_result
+from pyro_vae.cli.work.saved_runs import Chosen, SavedRun, load_split, open_saved
+from pyro_vae.diagnostics import latent_statistics
+from pyro_vae.diagnostics.arviz import codes_to_arviz
+from pyro_vae.errors import UsageError
+from pyro_vae.inference.programs import evaluation_mode
+from pyro_vae.messages import Progress
+from pyro_vae.statistics.averages import number, standard_error
+from pyro_vae.tasks.codes import Encoded, aggregate_posterior, encode_data
+
+
+def run(options: Namespace) -> int:
+    """Run `pyro-vae encode` with its options; returns the exit code."""
+    if options.num is not None and options.num < 2:
+        raise UsageError(f"--num must be at least 2, for a spread over the data, got {options.num}")
+    saved = open_saved(options)
+    chosen = load_split(saved, options, options.num)
+    num = "" if options.num is None else f"-num{options.num}"
+    places = outputs_of(saved, options, f"codes-{options.split}{num}", picture=True, netcdf=True)
+    encoded = _encoded(saved, chosen, options)
+    result = _result(saved, chosen, encoded, options)
+    print_result({**(result if options.json else _readable(result)), "saved": saved_as(places)}, options.json)
+    label = {} if chosen.labels is None else {"label": chosen.labels}
+    draw = lambda: plots.codes(encoded.codes, _spreads(encoded), chosen.labels)  # noqa: E731
+    save_all(places, {**encoded.arrays(), **label}, draw, lambda: _for_arviz(encoded, label))
+    return 0
+
+
+def _encoded(saved: SavedRun, chosen: Chosen, options: Namespace) -> Encoded:
+    with Progress(len(chosen), "datum", enabled=not options.quiet) as bar:
+        sizes = {"num_draws": options.num_draws, "seed": options.seed}
+        return encode_data(saved.vae, chosen.x, progress=bar.show, **sizes, **chosen.inputs)
+
+
+def _spreads(encoded: Encoded) -> Tensor:
+    """The standard deviations of all sites, in the order of `codes`."""
+    return Encoded(encoded.draws, encoded.sd, encoded.sd, encoded.sd, encoded.seed).codes
+
+
+def _for_arviz(encoded: Encoded, label: dict[str, Tensor]) -> Any:
+    of_data = {name: value for name, value in encoded.arrays().items() if name not in encoded.draws}
+    return codes_to_arviz(encoded.draws, {**of_data, **label}, {"method": "guide", "seed": encoded.seed})
+
+
+def _result(saved: SavedRun, chosen: Chosen, encoded: Encoded, options: Namespace) -> dict[str, Any]:
+    statistics = latent_statistics(saved.vae, chosen.x, **chosen.inputs)
+    found = {
+        "data": chosen.data.protocol,
+        "split": options.split,
+        "weights": saved.weights,
+        "num": len(encoded),
+        "num_draws": encoded.num_draws,
+        "seed": encoded.seed,
+        "codes": {name: list(value.shape[2:]) for name, value in encoded.draws.items()},
+        "active": str(statistics),
+        "mean_sd": _spreads(encoded).mean().item(),
+        "mean_error": None if encoded.exact else max(v.max().item() for v in encoded.mean_error.values()),
+    }
+    return {**found, **_distance(saved, chosen, encoded)}
+
+
+def _distance(saved: SavedRun, chosen: Chosen, encoded: Encoded) -> dict[str, Any]:
+    """KL of the aggregate posterior from the prior, by one draw of each datum; nothing where it is not known."""
+    site = saved.vae.code_site
+    if site is None:
+        return {}
+    try:
+        q = aggregate_posterior(saved.vae, chosen.x, **chosen.inputs)
+        z = encoded.draws[site][0].to(saved.device)
+        with evaluation_mode(saved.vae):
+            terms = (q.log_prob(z).double() - saved.vae.prior_distribution(chosen.inputs.get("c")).log_prob(z)).cpu()
+    except UsageError:  # a guide without a width, or without a density at other codes than its own draws
+        return {}
+    return {"kl_of_all_codes": {"mean": terms.mean().item(), "standard_error": standard_error(terms)}}
+
+
+def _readable(result: dict[str, Any]) -> dict[str, Any]:
+    sizes = ", ".join(f"{name} {shape}" for name, shape in result.pop("codes").items())
+    error, kl = result.pop("mean_error"), result.pop("kl_of_all_codes", None)
+    lines = {"codes": f"{sizes}, {result.pop('num_draws')} draws of each datum, seed {result.pop('seed')}"}
+    lines["active dimensions"] = result.pop("active")
+    lines["mean sd of q(z|x)"] = f"{result.pop('mean_sd'):.4f}"
+    lines["error of the means"] = "none: of the guide's family" if error is None else f"at most {error:.4f}, of draws"
+    if kl is not None:
+        error = number(kl["standard_error"])
+        text = f"{kl['mean']:.3f} nats (standard error {error}, of these {result['num']} data)"
+        lines["KL of q(z) from p(z)"] = text
+    return {**result, **lines}

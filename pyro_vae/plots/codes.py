@@ -1,0 +1,73 @@
+"""Codes of data as points."""
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from pyro_vae.errors import UsageError
+from pyro_vae.plots.base import BLUE, GREY, TEXT, dress, make_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_CLASSES = 10
+"""The most classes that have a colour each."""
+
+
+def codes(mean: Tensor, sd: Tensor, labels: Tensor | None = None, dims: tuple[int, int] | None = None) -> "Figure":
+    """Draw the codes of data in two coordinates, coloured by class, with how wide q(z|x) is on average.
+
+    Args:
+        mean: E[z|x], `[N, L]`; a single coordinate is drawn against its standard deviation.
+        sd: the standard deviation of each coordinate under q(z|x), `[N, L]`.
+        labels: classes `[N]`, -1 where not known; None for one colour.
+        dims: which two coordinates; None for those whose means have the greatest variance in units of the mean
+            variance under q.
+
+    Returns:
+        The figure; the cross in the corner is one standard deviation of q(z|x) to each side, averaged over the data.
+
+    Raises:
+        UsageError: if the arrays do not fit.
+    """
+    if mean.dim() != 2 or mean.shape != sd.shape or len(mean) == 0:
+        raise UsageError(f"expected means and standard deviations [N, L], got {list(mean.shape)} and {list(sd.shape)}")
+    first, second = _two_of(mean, sd) if dims is None else dims
+    alone = mean.shape[1] == 1
+    x, y = mean[:, first], sd[:, 0] if alone else mean[:, second]
+    figure = make_figure(5.2, 4.4)
+    axes = figure.subplots()
+    _scatter(axes, x, y, labels)
+    if not alone:
+        _cross(axes, sd[:, first].mean().item(), sd[:, second].mean().item())
+        axes.set_aspect("equal", adjustable="datalim")
+    dress(axes, f"codes of {len(mean)} data, E[z|x]", f"coordinate {first}")
+    axes.set_ylabel("sd[z|x]" if alone else f"coordinate {second}", fontsize=TEXT)
+    return figure
+
+
+def _two_of(mean: Tensor, sd: Tensor) -> tuple[int, int]:
+    """The two coordinates that tell most of the data apart."""
+    ratio = mean.double().var(0, correction=0) / sd.double().square().mean(0).clamp(min=1e-12)
+    best = ratio.argsort(descending=True, stable=True)[:2].tolist()
+    return best[0], best[-1]
+
+
+def _scatter(axes: "Axes", x: Tensor, y: Tensor, labels: Tensor | None) -> None:
+    style: dict[str, Any] = {"s": max(2.0, min(14.0, 8000 / len(x))), "linewidths": 0, "alpha": 0.8}
+    known = labels is not None and len(labels.unique()) <= _CLASSES + 1
+    if labels is None or not known:
+        coloured: dict[str, Any] = {"color": BLUE} if labels is None else {"c": labels.double(), "cmap": "viridis"}
+        axes.scatter(x, y, **style, **coloured)
+        return
+    for place, label in enumerate(sorted(set(labels.tolist()))):
+        own, colour = labels == label, GREY if label < 0 else f"C{place - int((labels < 0).any())}"
+        axes.scatter(x[own], y[own], color=colour, label="?" if label < 0 else f"{label:g}", **style)
+    axes.legend(fontsize=7, frameon=False, markerscale=2, loc="upper left", bbox_to_anchor=(1, 1), title="class")
+
+
+def _cross(axes: "Axes", right: float, up: float) -> None:
+    """How wide q(z|x) is, in the lower left corner."""
+    low, bottom = axes.get_xlim()[0], axes.get_ylim()[0]
+    axes.errorbar(low, bottom, xerr=right, yerr=up, color="black", lw=1, capsize=2)
