@@ -108,6 +108,23 @@ class FileError(PyroVaeError, OSError):
         return found
 
 
+class MissingPackage(PyroVaeError, ImportError):  # noqa: N818 - named after what is missing
+    """A package that an extra of this one brings, and that is not installed.
+
+    Args:
+        package: its name.
+        extra: the extra that brings it.
+        what: what needs it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, package: str, extra: str, what: str) -> None:
+        super().__init__(
+            f"{what} needs {package}, an extra of this package that is not installed: pip install 'pyro-vae[{extra}]'"
+        )
+
+
 class UserCodeError(PyroVaeError):
     """An error raised inside a class or function that the user named on the command line.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pyro_vae.arguments.values import scalar
 from pyro_vae.distributions.elements import Elements, logit_of
 from pyro_vae.distributions.log_scales import tame
-from pyro_vae.likelihoods.scaled import Scaled, Size, check_size, constant
+from pyro_vae.likelihoods.scaled import Scale, Scaled, Size, check_size, constant
 from pyro_vae.shapes import Shapes
 
 
@@ -20,8 +20,8 @@ class _LocationScale(Scaled):
     support = constraints.real
     remedy = "remove NaN and infinite values, or mask them"
 
-    def __init__(self, shapes: Shapes, scale: Size, bounded: bool, min_scale: float) -> None:
-        super().__init__(shapes, scale, min_scale)
+    def __init__(self, shapes: Shapes, scale: Scale, bounded: bool, min_scale: float) -> None:
+        super().__init__(shapes, scale, min_scale, each=True)
         self.bounded = bounded
         self.num_params = 2 if scale == "per_element" else 1
         self.learn_scale()
@@ -43,8 +43,9 @@ class Normal(_LocationScale):
 
     Args:
         shapes: the sizes of the VAE.
-        scale: the standard deviation: a number (fixed), `"learned"` (one parameter for all elements) or `"per_element"`
-            (the decoder gives the log standard deviation of each element, as AEVB does for Frey Face).
+        scale: the standard deviation: a number (fixed), `"learned"` (one parameter for all elements), `"learned_each"`
+            (one for each element, as in factor analysis) or `"per_element"` (the decoder gives the log standard
+            deviation of each element, as AEVB does for Frey Face).
         bounded: put the mean through a sigmoid, for data in [0, 1].
         min_scale: added to a learned or per-element standard deviation; keeps the density bounded. AEVB has 0.
 
@@ -55,7 +56,7 @@ class Normal(_LocationScale):
         Kingma & Welling 2013, Auto-encoding variational Bayes, eq. 12.
     """
 
-    def __init__(self, shapes: Shapes, scale: Size = 1.0, bounded: bool = False, min_scale: float = 1e-3) -> None:
+    def __init__(self, shapes: Shapes, scale: Scale = 1.0, bounded: bool = False, min_scale: float = 1e-3) -> None:
         super().__init__(shapes, scale, bounded, min_scale)
 
     def distribution(self, *params: Tensor) -> dist.TorchDistribution:
@@ -74,8 +75,8 @@ class Laplace(_LocationScale):
 
     Args:
         shapes: the sizes of the VAE.
-        scale: b, the mean absolute deviation: a number (fixed), `"learned"` (one parameter for all elements) or
-            `"per_element"` (the decoder gives its logarithm for each element).
+        scale: b, the mean absolute deviation: a number (fixed), `"learned"` (one parameter for all elements),
+            `"learned_each"` (one for each element) or `"per_element"` (the decoder gives the logarithm of each).
         bounded: put the mean through a sigmoid, for data in [0, 1].
         min_scale: added to a learned or per-element scale; keeps the density bounded.
 
@@ -83,7 +84,7 @@ class Laplace(_LocationScale):
         UsageError: if a fixed scale is not positive, or `min_scale` is negative.
     """
 
-    def __init__(self, shapes: Shapes, scale: Size = 1.0, bounded: bool = False, min_scale: float = 1e-3) -> None:
+    def __init__(self, shapes: Shapes, scale: Scale = 1.0, bounded: bool = False, min_scale: float = 1e-3) -> None:
         super().__init__(shapes, scale, bounded, min_scale)
 
     def distribution(self, *params: Tensor) -> dist.TorchDistribution:
@@ -106,8 +107,8 @@ class StudentT(_LocationScale):
         shapes: the sizes of the VAE.
         df: degrees of freedom nu, above 1 so that the mean exists: a number (fixed), `"learned"` (one parameter for all
             elements) or `"per_element"` (the decoder gives the log of `nu - 1` for each element).
-        scale: s, below the standard deviation, which is `s sqrt(nu / (nu - 2))`: a number, `"learned"` or
-            `"per_element"`.
+        scale: s, below the standard deviation, which is `s sqrt(nu / (nu - 2))`: a number, `"learned"`,
+            `"learned_each"` or `"per_element"`.
         bounded: put the mean through a sigmoid, for data in [0, 1].
         min_scale: added to a learned or per-element scale; keeps the density bounded.
 
@@ -123,7 +124,7 @@ class StudentT(_LocationScale):
         self,
         shapes: Shapes,
         df: Size = 5.0,
-        scale: Size = 1.0,
+        scale: Scale = 1.0,
         bounded: bool = False,
         min_scale: float = 1e-3,
     ) -> None:

@@ -134,6 +134,12 @@ def test_tasks_python(run_python, capsys):
     assert "alarms" in capsys.readouterr().out
 
 
+def test_sklearn_python(run_python):
+    """The search's estimator is what was saved."""
+    namespace = run_python("docs/sklearn.md", least=2)
+    assert namespace["search"].best_params_["vaetransformer__latent_dim"] in (1, 2)
+
+
 @pytest.mark.parametrize("page", ["command", "data", "evidence", "parts", "tasks", "training"])
 def test_commands_parse(page):
     """Every line of the command on a page is one that the command takes."""

@@ -48,6 +48,7 @@ CASES = [
     ContinuousBernoulli,
     Normal,
     partial(Normal, scale="per_element", bounded=True, min_scale=0.01),
+    partial(Normal, scale="learned_each"),
     Laplace,
     partial(Laplace, scale="learned"),
     partial(Laplace, scale="per_element", bounded=True),
@@ -520,13 +521,20 @@ def test_student_t_per_element_and_moments():
 def test_options_of_a_scale(cls):
     assert cls(SHAPES, scale="per_element").num_params == 2 and cls(SHAPES).num_params == 1
     assert [p.shape for p in cls(SHAPES, scale="learned").parameters()] == [()]
+    each = cls(SHAPES, scale="learned_each")
+    assert [p.shape for p in each.parameters()] == [(2, 3)] and each.num_params == 1
+    with torch.no_grad():
+        each.log_scale.copy_(torch.arange(6.0).reshape(2, 3))
+    zeros = torch.zeros(1, 1, 2, 3)
+    ratio = each(zeros).variance / cls(SHAPES, scale=1.0)(zeros).variance
+    torch.testing.assert_close(ratio.expand(1, 2, 3)[0], (torch.arange(6.0).reshape(2, 3).exp() + 1e-3).square())
     bounded = cls(SHAPES, bounded=True)
     assert ((bounded(9 * params_for(bounded, 50)).mean - 0.5).abs() <= 0.5).all()
     std = cls(SHAPES, scale="per_element")
     std = std(std.initial_params(torch.zeros(2, 3), torch.full((2, 3), 0.7))).variance.sqrt()
     torch.testing.assert_close(std, torch.full((2, 3), 0.7), rtol=5e-3, atol=0)
     for bad in (0, -1.0, "learnt"):
-        with pytest.raises(UsageError, match=f"{cls.__name__} needs scale to be a positive number, 'learned' or"):
+        with pytest.raises(UsageError, match=f"{cls.__name__} needs scale to be .* 'learned', 'learned_each' or"):
             cls(SHAPES, scale=bad)
     with pytest.raises(UsageError, match="min_scale >= 0, got -1"):
         cls(SHAPES, min_scale=-1)
