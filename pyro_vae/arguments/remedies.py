@@ -18,6 +18,7 @@ _OPTIONS = (
     "context",
     "labelled",
     "repeats",
+    "missing",
     "download",
     "split",
     "epochs",

@@ -232,7 +232,7 @@ class Autoencoder(Called, nn.Module, ABC):
         """`x` in the weights' precision, with a value of the support where it is not observed."""
         x = x if isinstance(x, Tensor) else tensor("x", x)
         x = x.to(next(self.parameters()).dtype)  # of any part: an encoder may have none
-        return x if mask is None else torch.where(mask, x, self.likelihood.placeholder)
+        return self.likelihood.filled(x, mask)
 
     def _input(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """The input of an encoder: standardised data, with the placeholder where they are not observed, as the
@@ -240,8 +240,7 @@ class Autoencoder(Called, nn.Module, ABC):
         """
         if self.data_mean is None or self.data_std is None:
             return self.likelihood.encoder_input(self._tensor(x, mask), mask)
-        x = (self._tensor(x, None) - self.data_mean) / self.data_std
-        return x if mask is None else torch.where(mask, x, self.likelihood.placeholder)
+        return self.likelihood.filled((self._tensor(x, None) - self.data_mean) / self.data_std, mask)
 
 
 def start_near_prior(encoder: nn.Module, guide: Guide, size: int | None = None) -> None:

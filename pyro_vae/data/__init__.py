@@ -8,6 +8,7 @@ Its files:
     storage.py            one split in memory or in a file, read part by part
     preparation.py        scaling, binarisation, dequantisation: a class each
     checks.py             what a Dataset refuses
+    gaps.py               elements that were not observed: the mask, and what stands for them in files
     inputs.py             inputs made of labels or of elements: a context c, or the labels y of a few
     sources/              named sets and file formats; to add a format, a file there and a line in its `__init__`
     linear_gaussian.py    a process whose log p(x) is known

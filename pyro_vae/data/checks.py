@@ -6,18 +6,21 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from pyro_vae.arguments.remedies import option, spoken
 from pyro_vae.data.linear_gaussian import LinearGaussian
 from pyro_vae.data.preparation import Binarization, Preparation
 from pyro_vae.data.storage import Stored, find, is_floating
 from pyro_vae.errors import DataError, UsageError
 
 
-def check_binarization(binarization: str, exact: LinearGaussian | None) -> None:
-    """Refuse an unknown binarisation, and one of data whose evidence is known."""
+def check_binarization(binarization: str, exact: LinearGaussian | None, has_gaps: bool = False) -> None:
+    """Refuse an unknown binarisation, and one of data whose evidence is known, or that have gaps then."""
     if binarization not in get_args(Binarization):
         raise UsageError(f"expected a binarisation of {get_args(Binarization)}, got {binarization!r}")
     if exact is not None and binarization != "none":
         raise UsageError("the known evidence of the generating process is not that of binarised data: pass exact=None")
+    if exact is not None and has_gaps:
+        raise UsageError("the known evidence of the generating process is that of complete data: pass exact=None")
 
 
 def check_divisor(name: str, value: float) -> None:
@@ -45,7 +48,8 @@ def check_values(split: str, x: Stored, how: Preparation) -> None:
     count, first, _ = find(how.scale.parts(x), lambda values: ~torch.isfinite(values))
     if count:
         where = f"{count} NaN or infinite values, the first at {first}"
-        raise DataError(f"{split} has {where}: drop those rows or replace the values")
+        gaps = f"if NaN means not observed, pass {option('missing', spoken(repr('nan'), 'nan'))}"
+        raise DataError(f"{split} has {where}: drop those rows or replace the values; {gaps}")
     count, first, value = find(how.scale.parts(x), lambda values: ~_in_unit_interval(values))
     raise DataError(how.refusal(f"{split} has {count} values outside [0, 1], the first is {value:g} at {first}", x))
 

@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from pyro_vae.data.gaps import MASK, moments, share_missing, with_gaps
 from pyro_vae.data.linear_gaussian import LinearGaussian
 from pyro_vae.data.preparation import Binarization
 from pyro_vae.data.splits import Splits
@@ -16,7 +17,6 @@ from pyro_vae.data.storage import (
     chunk_rows,
     is_floating,
     joined,
-    moments,
     read_in,
     read_in_parts,
     update_digest,
@@ -61,12 +61,14 @@ class Dataset(Splits):
         divisor: divides stored uint8 and mapped values; 1 after `"static"` and `"threshold"` binarisation.
         dequantize: whether to add uniform noise within each level; for whole numbers and a whole divisor.
         inputs: what model and guide take in addition to x: name -> split -> `[N, *shape]`, e.g. the context `c` of a
-            conditional VAE; uint8 (one-hot labels, binary pixels) is not divided. Every split has all inputs.
+            conditional VAE; uint8 (one-hot labels, binary pixels) is not divided. Every split has all inputs. An
+            input `mask` is bool `[N, *event]`, False where an element of x was not observed; what x has there is
+            ignored, and may be nan. Checks, means and standard deviations are of observed elements alone.
 
     Raises:
         DataError: a split is empty, of integers other than uint8, not finite, of another event shape than train,
             outside [0, 1] with a binarisation or `dequantize`, or too large to be binarised into memory; or labels or
-            inputs don't fit their split.
+            inputs don't fit their split, or an element is observed in no datum of train.
         UsageError: options that contradict each other.
 
     References:
@@ -97,7 +99,7 @@ class Dataset(Splits):
         inputs: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> None:
         options = (binarization, seed, exact, preparation, origin or {}, divisor, dequantize)
-        given = Splits(name, train, valid, test, labels or {}, *options, inputs or {})
+        given = Splits(name, train, valid, test, labels or {}, *options, inputs or {})._without_gaps()
         how = given._checked()
         prepared = {split: how.prepare(split, x) for split, x in given._splits().items()}
         super().__init__(**{**given._fields(), **prepared, "divisor": how.divisor})
@@ -106,13 +108,14 @@ class Dataset(Splits):
     def protocol(self) -> str:
         """One line: the name, how the values were scaled and prepared, and the sizes of the splits."""
         sizes = ", ".join(f"{split} {len(x)}" for split, x in self._splits().items())
-        shapes = [f"shape {_by(self.event_shape)}", *(f"{n} {_by(s)}" for n, s in self.input_shapes.items())]
+        shapes = [f"shape {_by(self.event_shape)}", *(_input(name, x["train"]) for name, x in self.inputs.items())]
         return f"{self.name}: {self.preparation}; {self._how.describe()}; {sizes}; {', '.join(shapes)}"
 
     def widen_inputs(self, inputs: Inputs) -> dict[str, Any]:
-        """Inputs as the programs take them: uint8 and bool as floating point, others as they are."""
+        """Inputs as the programs take them: uint8 and bool as floating point, others and the mask as they are."""
         narrow = (torch.uint8, torch.bool)
-        return {name: x.to(self._how.scale.dtype) if x.dtype in narrow else x for name, x in inputs.items()}
+        wide = {name: x.to(self._how.scale.dtype) for name, x in inputs.items() if x.dtype in narrow and name != MASK}
+        return {**inputs, **wide}
 
     def split(self, name: str) -> Tensor:
         """The data of one split in memory; where train is drawn at each visit, one draw that is always the same.
@@ -121,16 +124,15 @@ class Dataset(Splits):
             name: train | valid | test.
 
         Returns:
-            `[N, *event]`, floating point. `chunks` gives the same in parts.
+            `[N, *event]`, floating point, nan where not observed. `chunks` gives the same in parts.
 
         Raises:
             UsageError: `name` is none of these.
             DataError: this data set has no such split.
         """
-        x = self._stored(name)
-        if self._how.draws(name):
-            return joined(self._how.read(name, x), x, self._how.scale.dtype)
-        return self._how.scale(read_in(x))
+        x, draws = self._stored(name), self._how.draws(name)
+        whole = joined(self._how.read(name, x), x, self._how.scale.dtype) if draws else self._how.scale(read_in(x))
+        return next(with_gaps(iter([whole]), self.observed(name)))
 
     def chunks(self, split: str, rows: int | None = None) -> Iterator[Tensor]:
         """The data of one split, part by part in order: together what `split` returns, without holding it whole.
@@ -140,7 +142,7 @@ class Dataset(Splits):
             rows: data in a part, the last may have fewer; None for 10,000, or fewer where they are large (32 MiB).
 
         Returns:
-            An iterator of `[rows, *event]`, floating point.
+            An iterator of `[rows, *event]`, floating point, nan where not observed.
 
         Raises:
             UsageError: `split` is none of these, or `rows` is below 1.
@@ -153,7 +155,8 @@ class Dataset(Splits):
         if rows is not None and rows < 1:
             raise UsageError(f"expected at least 1 row in a chunk, got {rows}")
         x = self._stored(split)
-        return self._how.read(split, x, rows or min(10_000, chunk_rows(x, 8)))
+        parts = self._how.read(split, x, rows or min(10_000, chunk_rows(x, 8)))
+        return with_gaps(parts, self.observed(split))
 
     def select(self, split: str, rows: Tensor) -> Tensor:
         """Some data of one split: `split(name)[rows]`, of which no others are held, nor read where none are drawn.
@@ -163,7 +166,7 @@ class Dataset(Splits):
             rows: row numbers, `[B]`, from 0.
 
         Returns:
-            `[B, *event]`, floating point.
+            `[B, *event]`, floating point, nan where not observed.
 
         Raises:
             UsageError, DataError: as `split`.
@@ -174,7 +177,8 @@ class Dataset(Splits):
         """
         x = self._stored(split)
         if not self._how.draws(split):
-            return self._how.scale(read_in(x[rows.to(x.device) if isinstance(x, Tensor) else rows.numpy()]))
+            chosen = self._how.scale(read_in(x[rows.to(x.device) if isinstance(x, Tensor) else rows.numpy()]))
+            return next(with_gaps(iter([chosen]), self.observed(split, rows)))
         (ascending, order), found, start = rows.sort(), [], 0
         for chunk in self.chunks(split):  # draws are made in order
             inside = ascending[(ascending >= start) & (ascending < start + len(chunk))]
@@ -205,7 +209,7 @@ class Dataset(Splits):
         Returns:
             `[B, *event]`, on the device of train (a mapped file: the CPU): uint8 0 and 1 under dynamic binarisation;
             floats under dequantisation; else the rows as they are stored (of a mapped file: uint8, or torch's default
-            type), not yet divided.
+            type), not yet divided. Where not observed the stored value is 0; the programs get the mask.
         """
         if isinstance(self.train, Tensor):
             rows = self.train.index_select(0, index.to(self.train.device))  # bytes: 5 times as fast as []
@@ -233,24 +237,27 @@ class Dataset(Splits):
             *key: names the random stream, as for `seeded`.
 
         Returns:
-            `[min(count, N), *event]`, floating point, as one `visit` sees them.
+            `[min(count, N), *event]`, floating point, as one `visit` sees them; the mean of train where not observed.
         """
         index = torch.randperm(len(self.train), generator=generator(seed, *key))[:count]
-        return self.visit(index, seed, *key)
+        rows, mask = self.visit(index, seed, *key), self.observed("train", index)
+        return rows if mask is None else torch.where(mask, rows, self.mean())
 
     def mean(self) -> Tensor:
-        """Mean of each element over train, `[*event]` (of the grey values under dynamic binarisation)."""
-        return self.train.mean(0) if is_floating(self.train) else self._moments[0].to(self._how.scale.dtype)
+        """Mean of each element over train, where observed, `[*event]`; of grey values under dynamic binarisation."""
+        if is_floating(self.train) and self._gaps_of_train is None:
+            return self.train.mean(0)
+        return self._moments[0].to(self._how.scale.dtype)
 
     def std(self) -> Tensor:
-        """Standard deviation of each element over train (divided by N), `[*event]`; grey under dynamic binarisation."""
-        if is_floating(self.train):
+        """Standard deviation of each element over train (divided by its number of values), `[*event]`; as `mean`."""
+        if is_floating(self.train) and self._gaps_of_train is None:
             return self.train.std(0, correction=0)
         return self._moments[1].to(self._how.scale.dtype)
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
-        return self._how.moments(*moments(self._how.scale.parts(self.train)))
+        return self._how.moments(*moments(self._how.scale.parts(self.train), self._gaps_of_train))
 
     def fingerprint(self) -> str:
         """The sha256 of what is trained on: equal for equal stored data, wherever they are stored."""
@@ -273,6 +280,18 @@ class Dataset(Splits):
         return moved
 
 
+def observed_chunks(data: Dataset, split: str) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The parts of `data.chunks(split)`, each with its mask `[rows, *event]`; None where the data set has no mask.
+
+    Raises:
+        UsageError, DataError: as `Dataset.chunks`.
+    """
+    start = 0
+    for x in data.chunks(split):
+        yield x, data.observed(split, slice(start, start + len(x)))
+        start += len(x)
+
+
 def evenly_spread(size: int, num: int) -> Tensor:
     """`num` row numbers out of `size` at equal distances, or all if there are fewer; some of each kind if sorted.
 
@@ -282,6 +301,10 @@ def evenly_spread(size: int, num: int) -> Tensor:
     """
     num = min(size, num)
     return torch.arange(num) * size // num
+
+
+def _input(name: str, x: Tensor) -> str:
+    return share_missing(x) if name == MASK else f"{name} {_by(x.shape[1:])}"
 
 
 def _by(shape: tuple[int, ...]) -> str:

@@ -68,6 +68,8 @@ def conditioned_on_elements(data: Dataset, given: Tensor) -> Dataset:
     if tuple(given.shape) != data.event_shape or given.dtype != torch.bool or given.all() or not given.any():
         shape = list(data.event_shape)
         raise UsageError(f"given: expected bool of shape {shape}, some but not all true, got {list(given.shape)}")
+    if data.observed("train") is not None:
+        raise UsageError("elements that are given to the model must all be observed, and these data have a mask")
     if data.draws_each_visit:
         raise UsageError(
             "dynamic binarisation, or dequantisation, draws the data anew at each visit, and what is given would not "

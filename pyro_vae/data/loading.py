@@ -11,9 +11,9 @@ References:
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from pyro_vae.arguments.remedies import option, part, spoken
 from pyro_vae.arguments.values import as_array, choice, folder, number, truth, whole
 from pyro_vae.data.checks import check_divisor
 from pyro_vae.data.dataset import Dataset
+from pyro_vae.data.gaps import MASK, Missing, masks_of, missing_of
 from pyro_vae.data.inputs import Context, conditioned_on_elements, conditioned_on_labels, quadrants, semi_supervised
 from pyro_vae.data.linear_gaussian import LinearGaussian
 from pyro_vae.data.preparation import Binarization
@@ -51,7 +52,7 @@ __all__ = [
 _log = logging.getLogger("pyro_vae")
 
 
-def as_dataset(data: Any) -> Dataset:
+def as_dataset(data: Any, *, missing: float | Literal["nan"] | None = None, mask: Any = None) -> Dataset:
     """The data as a `Dataset`; an array or a tensor becomes its train split.
 
     Values are kept and scaled as `load_data` does it. A NumPy array is copied; a tensor of floats or bytes, and a
@@ -60,25 +61,42 @@ def as_dataset(data: Any) -> Dataset:
     Args:
         data: a `Dataset` (returned as it is), or `[N, *event]`: a tensor, an array, a table of pandas, or a list of
             numbers.
+        missing: `"nan"`, or the number, that stands for an element that was not observed; None where all were.
+        mask: True where an element was observed, `[N, *event]` bool, in place of `missing`.
 
     Raises:
         DataError: as `Dataset`, and for integers whose scale is not known.
-        UsageError: for anything else, e.g. a torch `DataLoader`.
+        UsageError: for anything else, e.g. a torch `DataLoader`; or both `missing` and `mask`.
 
     Example:
         >>> as_dataset(np.zeros((10, 3))).protocol
         'array: values as given; not binarised; train 10; shape 3'
+        >>> as_dataset(torch.tensor([[1.0, torch.nan], [2.0, 3.0]]), missing="nan").observed("train")
+        tensor([[ True, False],
+                [ True,  True]])
     """
     if isinstance(data, Dataset):
+        if missing is not None or mask is not None:
+            raise UsageError("missing and mask are for an array: this is a Dataset, whose gaps are known already")
         return data
+    if missing_of(missing) == "mask":
+        raise UsageError("missing='mask' is for a file that has masks: pass mask=..., True where observed")
+    if not isinstance(data, Tensor) or not data.is_meta:
+        data = as_array("data", data)
+    masks = masks_of({"train": data}, missing_of(missing), mask)
+    inputs = {MASK: masks} if masks else {}
     if isinstance(data, Tensor) and (data.is_floating_point() or data.is_meta):
-        return Dataset("array", data.detach())
-    data = as_array("data", data)
-    splits, divisor, preparation = _scaled({"train": _array(data)}, None)
+        return Dataset("array", data.detach(), inputs=inputs)
+    splits, divisor, preparation = _scaled({"train": _filled(_array(data), masks.get("train"))}, None)
     train = splits["train"]
     if isinstance(data, Tensor) and isinstance(train, Tensor):
         train = train.to(data.device)
-    return Dataset("array", train, preparation=preparation, divisor=divisor)
+    return Dataset("array", train, preparation=preparation, divisor=divisor, inputs=inputs)
+
+
+def _filled(array: np.ndarray, mask: Tensor | None) -> np.ndarray:
+    """With 0 where not observed, in memory; as it is without a mask."""
+    return array if mask is None else np.where(mask.cpu().numpy(), array, array.dtype.type(0))
 
 
 def _array(data: Tensor | np.ndarray) -> np.ndarray:
@@ -105,6 +123,8 @@ def load_data(
     context: Context = "none",
     labelled: int = 0,
     repeats: int = 1,
+    missing: Missing = None,
+    mask: Any = None,
 ) -> Dataset:
     """Read a named data set, a file or a folder.
 
@@ -135,6 +155,14 @@ def load_data(
             others are then the data).
         labelled: how many data of train keep their label, as the input `y`; 0 for no such input. See `semi_supervised`.
         repeats: how often each of these is in train.
+        missing: what says that an element was not observed: `"nan"` (also an empty field of a table), a number in its
+            place, as it is in the file (e.g. -1), or `"mask"`: the arrays `train_mask`, `valid_mask`, `test_mask` of an
+            `.npz`, True where observed. None where all elements were observed. With gaps an `.npy` is read into memory.
+        mask: True where an element was observed, in place of `missing`: bool, of the shape of train before parts of it
+            are held out, or one for each split by name. A run can't read such data again from their file.
+
+    The data set has the gaps as the input `mask` of the programs, and nan in x. A datum without any observed element is
+    allowed: its log p(x) is 0. An element that is observed in no datum of train is refused.
 
     Raises:
         DataError: the source is unknown, absent or damaged, or its values are not usable.
@@ -156,6 +184,7 @@ def load_data(
     valid_size, test_size = whole("valid_size", valid_size, None), whole("test_size", test_size, None)
     labelled, repeats, seed = whole("labelled", labelled), whole("repeats", repeats), whole("seed", seed, None)
     divide_by = None if divide_by is None else number("divide_by", divide_by)
+    missing = missing_of(missing)
     if divide_by is not None:
         check_divisor("divide_by", divide_by)
     if repeats != 1 and not labelled:
@@ -167,23 +196,29 @@ def load_data(
     options |= {"dequantize": True} if dequantize else {}  # a run begun before there was this option is still the same
     options |= {} if context == "none" else {"context": context}
     options |= {"labelled": labelled, "repeats": repeats} if labelled else {}
+    options |= {} if missing is None else {"missing": missing}
     if source == "linear_gaussian":
         if dequantize:
             raise UsageError("linear_gaussian has no levels to dequantize: its elements are real")
         if context != "none" or labelled:
             raise UsageError("linear_gaussian takes no context and no labels: its evidence is known as it is")
+        if missing is not None or mask is not None:
+            raise UsageError("linear_gaussian has no missing values: its evidence is known as it is")
         return _linear_gaussian(binarize, divide_by, valid_size or test_size, seed, _origin(source, options, root))
-    raw = read(source, root, download, contexts=context == "array")
-    origin = _origin(source, options, root)
-    splits, divisor, scaling = _scaled(raw.arrays, 16 if source == "digits" and divide_by is None else divide_by)
+    raw = read(source, root, download, contexts=context == "array", gaps=missing)
+    origin = _origin(source, options, root) if mask is None else {}
+    masks = masks_of(raw.arrays, missing, raw.masks if missing == "mask" else mask)
+    arrays = {split: _filled(x, masks.get(split)) for split, x in raw.arrays.items()}
+    splits, divisor, scaling = _scaled(arrays, 16 if source == "digits" and divide_by is None else divide_by)
     needed = context == "labels" or labelled > 0
     labels = {split: y for split in raw.labels if (y := _labels(split, raw, needed)) is not None}
     contexts = _contexts(raw.contexts, source) if context == "array" else {}
-    held_out = [_hold_out(splits, labels, contexts, *held) for held in (("test", test_size), ("valid", valid_size))]
+    parts = splits, labels, contexts, masks
+    held_out = [_hold_out(parts, *held) for held in (("test", test_size), ("valid", valid_size))]
     notes = [note for note in (raw.note, scaling, *held_out) if note]
     train, valid, test = (splits.get(split) for split in SPLITS)
     assert train is not None  # every reader sees to it
-    note, inputs = ", ".join(notes), {"c": contexts} if contexts else {}
+    note, inputs = ", ".join(notes), {n: x for n, x in {"c": contexts, MASK: masks}.items() if x}
     options = (labels, binarize, seed, None, note, origin, divisor, dequantize, inputs)
     data = _conditioned(Dataset(raw.name, train, valid, test, *options), context)
     return semi_supervised(data, labelled, seed, repeats) if labelled else data
@@ -232,9 +267,9 @@ def _linear_gaussian(
     return Dataset("linear_gaussian", train, valid, test, seed=seed, exact=process, preparation=note, origin=origin)
 
 
-def _hold_out(
-    splits: dict[str, Stored], labels: dict[str, Tensor], contexts: dict[str, Tensor], split: str, n: int
-) -> str:
+def _hold_out(parts: Sequence[dict[str, Any]], split: str, n: int) -> str:
+    """Move the last `n` of train in each of the parts, the data themselves first; returns what was done."""
+    splits = parts[0]
     if n == 0:
         return ""
     if split in splits:
@@ -245,8 +280,8 @@ def _hold_out(
     if not 0 < n < len(splits["train"]):
         most = len(splits["train"]) - 1
         raise UsageError(f"{spoken('', '--')}{split}_size: expected a number of rows from 1 to {most}, got {n}")
-    for parts in (splits, labels, contexts):
-        _cut(parts, split, n)
+    for of_each in parts:
+        _cut(of_each, split, n)
     return f"last {n} of train held out as {split}"
 
 

@@ -1,7 +1,7 @@
 """`Splits`: train, valid and test as they are stored, with their labels and inputs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_vae.arguments.remedies import option, spoken
 from pyro_vae.data.checks import check_binarization, check_divided, check_inputs, check_labels, check_values
+from pyro_vae.data.gaps import MASK, without_gaps
 from pyro_vae.data.linear_gaussian import LinearGaussian
 from pyro_vae.data.preparation import Binarization, Preparation, Scale, preparation_of
 from pyro_vae.data.storage import Stored, check_layout, is_floating, levels
@@ -82,6 +83,26 @@ class Splits:
         chosen = {name: tensors[split] for name, tensors in self.inputs.items()}
         return {name: x[rows.to(x.device) if isinstance(rows, Tensor) else rows] for name, x in chosen.items()}
 
+    def observed(self, split: str, rows: Tensor | slice = slice(None)) -> Tensor | None:
+        """True where an element of some data was observed, `[B, *event]` bool; None if this data set has no mask.
+
+        Args:
+            split: train | valid | test.
+            rows: which data.
+
+        Raises:
+            UsageError, DataError: as `size`.
+        """
+        self._stored(split)
+        mask = self.inputs[MASK][split] if MASK in self.inputs else None
+        return None if mask is None else mask[rows.to(mask.device) if isinstance(rows, Tensor) else rows]
+
+    @cached_property
+    def _gaps_of_train(self) -> Tensor | None:
+        """The mask of train; None where nothing is missing, so that a mask without gaps changes no bit."""
+        mask = self.observed("train")
+        return None if mask is None or bool(mask.all()) else mask
+
     @cached_property
     def _how(self) -> Preparation:
         """How the stored numbers become the data."""
@@ -89,13 +110,26 @@ class Splits:
         stored_levels = levels(self._splits().values(), self.divisor)
         return preparation_of(self.binarization, self.dequantize)(scale, self.seed, stored_levels)
 
+    def _without_gaps(self) -> "Splits":
+        """With 0 where the input `mask` says that an element was not observed, whatever came there.
+
+        Raises:
+            UsageError, DataError: if the mask does not fit, or an element of train was never observed.
+        """
+        if (masks := self.inputs.get(MASK)) is None:
+            return self
+        for split, x in self._splits().items():
+            check_layout(split, x, self.train)
+        filled: Any = without_gaps(self._splits(), masks)
+        return replace(self, **filled)
+
     def _checked(self) -> Preparation:
         """How to prepare the splits, once all fields are found to be usable and to fit together.
 
         Raises:
             UsageError, DataError: as `Dataset`.
         """
-        check_binarization(self.binarization, self.exact)
+        check_binarization(self.binarization, self.exact, MASK in self.inputs)
         splits = self._splits()
         for split, x in splits.items():
             check_layout(split, x, self.train)

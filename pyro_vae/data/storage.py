@@ -39,27 +39,6 @@ def levels(splits: Iterable[Stored], divisor: float) -> int | None:
     return min(int(divisor) + 1, 256) if kinds == {"uint8"} else int(divisor) + 1
 
 
-def moments(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (divided by N) of each element in double precision, part by part.
-
-    Args:
-        parts: data `[rows, *event]`.
-
-    Returns:
-        Both `[*event]`.
-
-    References:
-        Chan, Golub & LeVeque 1983, Algorithms for computing the sample variance.
-    """
-    count, mean, squares = 0, 0.0, 0.0
-    for x in parts:
-        x, n = x.double(), len(x)
-        shift, total = x.mean(0) - mean, count + n
-        squares = (x - x.mean(0)).square().sum(0) + shift.square() * (count * n / total) + squares
-        mean, count = shift * (n / total) + mean, total
-    return torch.as_tensor(mean), (torch.as_tensor(squares) / count).sqrt()
-
-
 def chunk_rows(x: Stored, chunks: int = 1) -> int:
     """How many rows have as many elements as the given number of chunks."""
     return max(1, chunks * CHUNK // math.prod(x.shape[1:]))

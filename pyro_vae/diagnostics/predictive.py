@@ -163,7 +163,8 @@ def posterior_predictive_check(
         max_plate_nesting: number of plate dimensions the programs use.
         to_x: computes x from the draws of the observed sites; see `simulate`.
         progress: called with the number of replicated data sets so far, after each 10.
-        **inputs: tensors with the data in front that both programs take by name, e.g. `c`.
+        **inputs: tensors with the data in front that both programs take by name, e.g. `c`. With a `mask` the data and
+            their replications have 0 where the data were not observed, so that the check is of what was.
 
     Returns:
         A `PredictiveCheck`, on the CPU. It needs memory for ten copies of the data and for all codes.
@@ -184,8 +185,8 @@ def posterior_predictive_check(
     """
     chosen = STATISTICS if statistics is None else statistics
     _check(method, num_draws, len(chosen), alpha, len(x))
-    data = (x, *args, *inputs.values())
-    observed = _values(chosen, x)
+    data, mask = (x, *args, *inputs.values()), inputs.get("mask")
+    observed = _values(chosen, _with_zeros(x, mask))
     if not observed.isfinite().all():
         raise NumericalError(
             f"a statistic of the data is not finite: {dict(zip(chosen, observed.tolist(), strict=True))}"
@@ -200,7 +201,7 @@ def posterior_predictive_check(
     rows = []
     with evaluation_mode(model, guide), fast_cpu(), exact_products(), remembering():
         for copies in _copies(model, data, list(inputs), latents, num_draws, seed, max_plate_nesting, to_x):
-            rows += [_values(chosen, copy) for copy in copies[: num_draws - len(rows)]]
+            rows += [_values(chosen, _with_zeros(copy, mask)) for copy in copies[: num_draws - len(rows)]]
             if progress is not None:
                 progress(len(rows))
     return PredictiveCheck(observed, torch.stack(rows), tuple(chosen), method, unreliable, seed, alpha)
@@ -220,6 +221,10 @@ def _check(method: str, num_draws: int, count: int, alpha: float, size: int) -> 
 def fewest_draws(count: int = len(STATISTICS), alpha: float = 0.05) -> int:
     """The smallest number of replicated data sets that can flag something: `2 T / alpha` for T statistics."""
     return int(2 * count / alpha)
+
+
+def _with_zeros(x: Tensor, mask: Tensor | None) -> Tensor:
+    return x if mask is None else torch.where(mask.to(x.device), x, 0.0)
 
 
 def _values(statistics: Mapping[str, Statistic], x: Tensor) -> Tensor:

@@ -32,7 +32,8 @@ def bits_per_dim(evidence: Estimate, likelihood: Likelihood, data: Dataset) -> B
         -\frac{\log_2 p(x)}{D} + \log_2 levels \text{ of a density on dequantised levels}
 
     with D elements in a datum. A level is a cell of width `1 / levels`, so the second formula is an upper bound on the
-    bits of the levels. For a density of real numbers bits would depend on the unit of x, so there are none.
+    bits of the levels. For a density of real numbers bits would depend on the unit of x, so there are none; nor are
+    there for data with gaps, of which each datum has another number of observed elements.
 
     Args:
         evidence: of data of this kind.
@@ -40,7 +41,7 @@ def bits_per_dim(evidence: Estimate, likelihood: Likelihood, data: Dataset) -> B
         data: the data set of x.
 
     Returns:
-        `BitsPerDim`; None for a density on data that are not dequantised.
+        `BitsPerDim`; None for a density on data that are not dequantised, and for data with gaps.
 
     References:
         Theis, van den Oord & Bethge 2016, A note on the evaluation of generative models.
@@ -54,7 +55,7 @@ def bits_per_dim(evidence: Estimate, likelihood: Likelihood, data: Dataset) -> B
         >>> round(bits_per_dim(one_bit, Bernoulli(Shapes((2,), 1)), Dataset("x", torch.ones(3, 2))).mean, 6)
         1.0
     """
-    if not (likelihood.discrete or data.dequantize):
+    if not (likelihood.discrete or data.dequantize) or data.observed("train") is not None:
         return None
     levels = None if likelihood.discrete else data.levels
     unit = prod(data.event_shape) * log(2)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -53,6 +54,12 @@ class Called:
         """The program's result."""
         first = len(args) - len(self.names)
         return self.program(*args[:first], **dict(zip(self.names, args[first:], strict=True)))
+
+
+def takes(program: Program, name: str) -> bool:
+    """Whether a program has an input of this name."""
+    known = signature(program).parameters.values()
+    return any(p.name == name or p.kind is Parameter.VAR_KEYWORD for p in known)
 
 
 def owners(*programs: Program) -> list[nn.Module]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pyro.distributions as dist
+import torch
 from pyro.distributions import constraints
 from torch import Tensor, nn
 
@@ -149,6 +150,10 @@ class Likelihood(Called, nn.Module, ABC):
         one.
         """
         return params.unbind(-1 - len(self.shapes.event))
+
+    def filled(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """The data with the placeholder where the mask, of the shape of x, is False; x itself without a mask."""
+        return x if mask is None else torch.where(mask, x, self.placeholder)
 
     def check(self, x: Tensor, name: str = "x") -> None:
         """Refuse data of another shape, or that this likelihood gives no probability to.

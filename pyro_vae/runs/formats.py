@@ -114,6 +114,7 @@ class Config(TypedDict, total=False):
     context: str
     labelled: Count
     repeats: Count
+    missing: Literal["nan", "mask"] | Finite | None
     vae: dict[str, Any]
     objective: Description
     optimizer: Description

@@ -21,17 +21,27 @@ class Running:
     def __init__(self) -> None:
         self._count = self._mean = self._squares = torch.zeros((), dtype=torch.float64)
 
-    def add(self, values: Tensor, observed: Tensor) -> None:
-        """Add rows `[rows, *shape]`; `observed` has their shape and is True where a value counts."""
-        x, seen = values.double(), observed.double()
-        count = seen.sum(0)
-        mean = (x * seen).sum(0) / count.clamp(min=1)
-        squares = ((x - mean).square() * seen).sum(0)
-        total, shift = self._count + count, mean - self._mean
-        share = count / total.clamp(min=1)
-        self._squares = self._squares + squares + shift.square() * self._count * share
-        self._mean, self._count = self._mean + shift * share, total
+    def add(self, values: Tensor, observed: Tensor | None = None) -> None:
+        """Add rows `[rows, *shape]`; `observed` has their shape and is True where a value counts, None where all do."""
+        count, mean, squares = _of_all(values.double()) if observed is None else _of_some(values.double(), observed)
+        before, shift = self._count.to(mean.device), mean - self._mean.to(mean.device)
+        total = before + count
+        between = shift.square() * (before * count / total.clamp(min=1))
+        self._squares = squares + between + self._squares.to(mean.device)
+        self._mean, self._count = shift * (count / total.clamp(min=1)) + self._mean.to(mean.device), total
 
     def moments(self) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, standard deviation (divided by the count) and count, each `[*shape]`; 0 where nothing is observed."""
         return self._mean, (self._squares / self._count.clamp(min=1)).sqrt(), self._count
+
+
+def _of_all(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Count, mean, and sum of squares about the mean."""
+    mean = x.mean(0)
+    return torch.full_like(mean, len(x)), mean, (x - mean).square().sum(0)
+
+
+def _of_some(x: Tensor, observed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    x, count = torch.where(observed, x, 0.0), observed.sum(0).double()  # what is not observed may be nan
+    mean = x.sum(0) / count.clamp(min=1)
+    return count, mean, ((x - mean).square() * observed).sum(0)

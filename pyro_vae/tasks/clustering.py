@@ -58,7 +58,9 @@ class Clustering:
 
 @isolated
 @checked
-def cluster(vae: Autoencoder, x: Tensor, num_particles: int = 10, seed: int = 0) -> Clustering:
+def cluster(
+    vae: Autoencoder, x: Tensor, num_particles: int = 10, seed: int = 0, mask: Tensor | None = None
+) -> Clustering:
     r"""Assign data to the components of a mixture prior.
 
     .. math:: q(k|x) = E_{q(z|x)}[p(k|z)], \qquad p(k|z) = \frac{w_k p_k(z)}{\sum_j w_j p_j(z)}
@@ -71,6 +73,7 @@ def cluster(vae: Autoencoder, x: Tensor, num_particles: int = 10, seed: int = 0)
         x: data `[N, *event]`.
         num_particles: draws of z for each datum, at least 1.
         seed: seed of the draws.
+        mask: True where an element of x was observed, `[N, *event]`; None where all were.
 
     Returns:
         A `Clustering`, on the CPU.
@@ -104,7 +107,7 @@ def cluster(vae: Autoencoder, x: Tensor, num_particles: int = 10, seed: int = 0)
                     "pyro-vae refit RUN --prior MixtureOfNormals --out NEW_RUN",
                 )
             )
-        for tile in _codes(vae, x, num_particles, seed):
+        for tile in _codes(vae, x, mask, num_particles, seed):
             probabilities.append(prior.component_log_probs(tile).softmax(-1).mean(0).cpu())
     return Clustering(torch.cat(probabilities))
 
@@ -157,7 +160,7 @@ def with_clusters(
         raise UsageError("clusters of codes q(z|x) need a VAE without a context")
     copied, make = deepcopy(vae), partial(MixtureOfNormals, components=components)
     with evaluation_mode(vae):
-        z = torch.cat([tile[0] for tile in _codes(vae, x, 1, seed)])
+        z = torch.cat([tile[0] for tile in _codes(vae, x, dataset.observed("train"), 1, seed)])
     with seeded(seed, "start"):
         prior = make(vae.shapes).to(z)
     copied.prior, copied.arguments = prior, {**vae.arguments, "prior": make}
@@ -275,12 +278,14 @@ def _check_vae(vae: Autoencoder) -> None:
 # ---- codes, and a mixture on them -----------------------------------------------------------------------------------
 
 
-def _codes(vae: Autoencoder, x: Tensor, num_particles: int, seed: int) -> list[Tensor]:
+def _codes(vae: Autoencoder, x: Tensor, mask: Tensor | None, num_particles: int, seed: int) -> list[Tensor]:
     """Draws z ~ q(z|x), tile by tile, `[num_particles, tile, latent]`."""
     device, tiles = next(vae.parameters()).device, []
     for start in range(0, len(x), _TILE):
+        rows = slice(start, start + _TILE)
+        observed = () if mask is None else (mask[rows].to(device),)
         with seeded(seed, "cluster", start):
-            tiles.append(vae.encode(x[start : start + _TILE].to(device)).sample(torch.Size([num_particles])))
+            tiles.append(vae.encode(x[rows].to(device), *observed).sample(torch.Size([num_particles])))
     return tiles
 
 

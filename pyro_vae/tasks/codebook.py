@@ -40,7 +40,7 @@ class CodebookUsage:
 
 @isolated
 @checked
-def codebook_usage(vqvae: VQVAE, x: Tensor, batch: int = 1000) -> CodebookUsage:
+def codebook_usage(vqvae: VQVAE, x: Tensor, batch: int = 1000, mask: Tensor | None = None) -> CodebookUsage:
     r"""Count the codes of data.
 
     .. math:: \mathrm{perplexity} = \exp\Big(-\sum_j \hat p_j \log \hat p_j\Big)
@@ -51,6 +51,7 @@ def codebook_usage(vqvae: VQVAE, x: Tensor, batch: int = 1000) -> CodebookUsage:
         vqvae: the autoencoder; left as it is.
         x: data `[N, *event]`.
         batch: data in one run of the encoder, at least 1.
+        mask: True where an element of x was observed, `[N, *event]`; None where all were.
 
     Returns:
         A `CodebookUsage`, on the CPU.
@@ -66,11 +67,13 @@ def codebook_usage(vqvae: VQVAE, x: Tensor, batch: int = 1000) -> CodebookUsage:
     """
     if batch < 1:
         raise UsageError(f"batch must be at least 1, got {batch}")
-    vqvae.likelihood.check(x)
+    vqvae.likelihood.check(vqvae.likelihood.filled(x, mask))
     size, device = vqvae.shapes.codebook_size, next(vqvae.parameters()).device
     counts = torch.zeros(size, dtype=torch.long)
     with evaluation_mode(vqvae):
-        for rows in x.split(batch):
-            k = vqvae.encode(rows.to(device)).sample().reshape(-1)
+        for start in range(0, len(x), batch):
+            rows = slice(start, start + batch)
+            observed = None if mask is None else mask[rows].to(device)
+            k = vqvae.encode(x[rows].to(device), observed).sample().reshape(-1)
             counts += torch.bincount(k, minlength=size).cpu()
     return CodebookUsage(counts)

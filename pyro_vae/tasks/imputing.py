@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.inference.hamiltonian import HMC
 from pyro_vae.inference.posteriors import Method, Posterior, posterior
-from pyro_vae.inference.programs import Called, evaluation_mode
+from pyro_vae.inference.programs import Called, evaluation_mode, takes
 from pyro_vae.inference.tiles import TILE_DATA, filled, padded, pieces
 from pyro_vae.inference.weighing import sites_at
 from pyro_vae.process.isolation import isolated
@@ -183,8 +182,7 @@ def impute(
 
 def _with_gaps(vae: Autoencoder, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """The data with a value of the support in each gap, and the mask, `[N, *event]`; checked."""
-    known = signature(vae.model).parameters.values()
-    if not any(p.name == "mask" or p.kind is Parameter.VAR_KEYWORD for p in known):
+    if not takes(vae.model, "mask"):
         raise UsageError(f"the programs of this {type(vae).__name__} take no mask, so they need complete data")
     if len(x) == 0:
         raise DataError(f"x: expected shape [N >= 1, {', '.join(map(str, vae.shapes.event))}], got {list(x.shape)}")

@@ -156,9 +156,9 @@ class Restored:
 
     def _averaged(self, values: Tensor) -> Averaged:
         """Means over the elements of each datum that are not known; data without any are left out."""
-        open_ = (~self.known).flatten(1).double()
-        some = open_.sum(1) > 0
-        means = (values.double().flatten(1) * open_).sum(1)[some] / open_.sum(1)[some]
+        open_ = (~self.known & ~self._truth.isnan()).flatten(1)
+        some = open_.any(1)
+        means = torch.where(open_, values.double().flatten(1), 0.0).sum(1)[some] / open_.sum(1)[some]
         return Averaged(means, torch.full_like(means, torch.nan))
 
 

@@ -16,7 +16,7 @@ from pyro_vae.inference.best_member import Search
 from pyro_vae.inference.hamiltonian import HMC
 from pyro_vae.inference.members import WithMembers, refined_params
 from pyro_vae.inference.posteriors import Posterior, posterior
-from pyro_vae.inference.programs import evaluation_mode
+from pyro_vae.inference.programs import evaluation_mode, takes
 from pyro_vae.inference.tiles import TILE_DATA, pieces
 from pyro_vae.inference.weighing import sites_at
 from pyro_vae.process.isolation import isolated
@@ -71,7 +71,7 @@ def restore(
         num_draws: draws of x for each datum.
         num_particles: K, draws of the guide that are weighed.
         mask: True where an element of y was observed, in place of nan.
-        truth: x itself, `[N, *event]`, to compare with; it is not used to restore.
+        truth: x itself, `[N, *event]`, to compare with, nan where it is not known; it is not used to restore.
         method: `"auto"` for the three in turn, or one of them.
         search: how q is refined; None for `Search(max_steps=500)`.
         hmc: settings of Hamiltonian Monte Carlo; None for `HMC()`.
@@ -308,12 +308,21 @@ def _compared(
 ) -> Restored:
     """With the truth, and log p(x|y) = log p(x) + log p(y|x) - log p(y)."""
     truth = truth.to(y)
-    restored = replace(restored, truth=truth.cpu())
+    restored, given = replace(restored, truth=truth.cpu()), dict(inputs)
+    if (unknown := truth.isnan()).any():
+        if not _can_leave_out(vae, unknown, y):
+            return restored
+        truth, given = truth.masked_fill(unknown, pair.placeholder), {**given, "mask": ~unknown}
     try:
         of_y = pair.channel.log_likelihood(y, truth).double().cpu()
     except NotExactError:
         return restored
-    of_x = log_marginal(vae.model, vae.guide, truth, num_particles=how.num_particles, seed=how.seed, **inputs)
+    of_x = log_marginal(vae.model, vae.guide, truth, num_particles=how.num_particles, seed=how.seed, **given)
     error = (of_x.standard_error.square() + restored.log_p_standard_error.square()).sqrt()
     found = of_x.log_p + of_y - restored.log_p
     return replace(restored, log_p_truth=found, log_p_truth_standard_error=error)
+
+
+def _can_leave_out(vae: Any, unknown: Tensor, y: Tensor) -> bool:
+    """Whether log p(y|x) and log p(x) are defined without these elements of x: y says nothing of them either."""
+    return takes(vae.model, "mask") and unknown.shape == y.shape and bool(y[unknown].isnan().all())

@@ -13,9 +13,11 @@ from pyro_vae.arguments.checked import checked
 from pyro_vae.arguments.values import folder, number
 from pyro_vae.compiling.backends import choose_device
 from pyro_vae.data import Dataset, as_dataset
+from pyro_vae.data.dataset import observed_chunks
 from pyro_vae.distributed import connect
 from pyro_vae.distributed.agreement import agreed
 from pyro_vae.errors import UsageError
+from pyro_vae.inference.programs import takes
 from pyro_vae.messages import Progress
 from pyro_vae.networks.precision import Precision
 from pyro_vae.objectives import ELBO
@@ -166,12 +168,15 @@ def fit(
 
 def _check_data(vae: Any, data: Dataset) -> None:
     """Shape and support of every split, as the likelihood will see them."""
+    if data.observed("train") is not None and not takes(vae.model, "mask"):
+        raise UsageError(f"the data have a mask, and the programs of this {type(vae).__name__} take no `mask`")
     likelihood = getattr(vae, "likelihood", None)
     if likelihood is None:
         return
     for name in ("train", "valid", "test"):
         if getattr(data, name) is not None:
             start = 0
-            for x in data.chunks(name):
-                likelihood.check(x, f"{name} data[{start}:]" if start else f"{name} data")
+            for x, mask in observed_chunks(data, name):
+                of_support = x if mask is None else likelihood.filled(x, mask)
+                likelihood.check(of_support, f"{name} data[{start}:]" if start else f"{name} data")
                 start += len(x)

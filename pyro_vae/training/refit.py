@@ -64,7 +64,9 @@ class CrossEntropy:
 
 @isolated
 @checked
-def cross_entropy(vae: VAE, x: Tensor, num_particles: int = 1, seed: int = 0) -> CrossEntropy:
+def cross_entropy(
+    vae: VAE, x: Tensor, num_particles: int = 1, seed: int = 0, mask: Tensor | None = None
+) -> CrossEntropy:
     r"""Estimate how well the prior fits the codes of data.
 
     .. math:: H(q, p) = E_{x} E_{q(z|x)}[-\log p(z)]
@@ -77,6 +79,7 @@ def cross_entropy(vae: VAE, x: Tensor, num_particles: int = 1, seed: int = 0) ->
         x: data `[N, *event]`.
         num_particles: draws for each datum, at least 1.
         seed: seed of the draws.
+        mask: True where an element of x was observed, `[N, *event]`; None where all were.
 
     Returns:
         A `CrossEntropy`, in double precision on the CPU.
@@ -96,15 +99,17 @@ def cross_entropy(vae: VAE, x: Tensor, num_particles: int = 1, seed: int = 0) ->
     values = []
     with evaluation_mode(vae):
         for start in range(0, len(x), _TILE):
-            z = _codes(vae, x, start, num_particles, seed)
+            z = _codes(vae, x, mask, start, num_particles, seed)
             values.append(-vae.prior_distribution().log_prob(z).double().mean(0).cpu())
     return CrossEntropy(torch.cat(values))
 
 
-def _codes(vae: Any, x: Tensor, start: int, num_particles: int, seed: int) -> Tensor:
+def _codes(vae: Any, x: Tensor, mask: Tensor | None, start: int, num_particles: int, seed: int) -> Tensor:
     """Draws of q(z|x) for a tile of the data, `[num_particles, n, *event]`."""
+    rows, device = slice(start, start + _TILE), next(vae.parameters()).device
+    observed = () if mask is None else (mask[rows].to(device),)
     with seeded(seed, "cross_entropy", start):
-        return vae.encode(x[start : start + _TILE].to(next(vae.parameters()).device)).sample((num_particles,))
+        return vae.encode(x[rows].to(device), *observed).sample((num_particles,))
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +152,9 @@ class PriorComparison:
 
 
 @isolated
-def compare_priors(before: Any, after: Any, x: Tensor, num_particles: int = 10, seed: int = 0) -> PriorComparison:
+def compare_priors(
+    before: Any, after: Any, x: Tensor, num_particles: int = 10, seed: int = 0, mask: Tensor | None = None
+) -> PriorComparison:
     r"""Measure which of two priors is better on data that neither was fitted to, with everything else the same.
 
     .. math:: \Delta_n = \mathcal L_{after}(x_n) - \mathcal L_{before}(x_n)
@@ -162,6 +169,7 @@ def compare_priors(before: Any, after: Any, x: Tensor, num_particles: int = 10, 
         x: held-out data `[N, *event]`.
         num_particles: draws of z for each datum, at least 1.
         seed: seed of the draws.
+        mask: True where an element of x was observed, `[N, *event]`; None where all were.
 
     Returns:
         A `PriorComparison`, in double precision on the CPU.
@@ -171,19 +179,21 @@ def compare_priors(before: Any, after: Any, x: Tensor, num_particles: int = 10, 
         >>> compare_priors(vae, vae, torch.ones(3, 4)).gains
         tensor([0., 0., 0.], dtype=torch.float64)
     """
-    first, second = (cross_entropy(vae, x, num_particles, seed) for vae in (before, after))
-    if _same_codes(before, after, x, seed):
+    first, second = (cross_entropy(vae, x, num_particles, seed, mask) for vae in (before, after))
+    if _same_codes(before, after, x, mask, seed):
         return PriorComparison(first, second, first.values - second.values)
-    x = x.to(next(before.parameters()).device)
-    bounds = [bound(vae.model, vae.guide, x, num_particles=num_particles, seed=seed) for vae in (before, after)]
+    device = next(before.parameters()).device
+    given: dict[str, Any] = {} if mask is None else {"mask": mask.to(device)}
+    options = {"num_particles": num_particles, "seed": seed, **given}
+    bounds = [bound(vae.model, vae.guide, x.to(device), **options) for vae in (before, after)]
     return PriorComparison(first, second, bounds[1].elbo - bounds[0].elbo)
 
 
-def _same_codes(before: Any, after: Any, x: Tensor, seed: int) -> bool:
+def _same_codes(before: Any, after: Any, x: Tensor, mask: Tensor | None, seed: int) -> bool:
     """Whether q(z|x) is the same with either prior."""
     with evaluation_mode(before), evaluation_mode(after):
         tiles = range(0, len(x), _TILE)
-        return all(torch.equal(_codes(before, x, i, 1, seed), _codes(after, x, i, 1, seed)) for i in tiles)
+        return all(torch.equal(*(_codes(vae, x, mask, i, 1, seed) for vae in (before, after))) for i in tiles)
 
 
 @isolated
@@ -244,21 +254,21 @@ def refit_prior(
         if value is not None and value < 1:
             raise UsageError(f"{name} must be at least 1, got {value}")
     dataset = with_held_out(as_dataset(data))
-    held_out = dataset.split("valid")
-    vae.likelihood.check(held_out, "held-out data")
+    held_out, mask = dataset.split("valid"), dataset.observed("valid")
+    vae.likelihood.check(vae.likelihood.filled(held_out, mask), "held-out data")
     refitted = _with_prior(vae, prior, dataset, seed)
     fitter = _Fitter(refitted, dataset, optimizer, batch_size, seed)
-    before = cross_entropy(vae, held_out, seed=seed).mean
+    before = cross_entropy(vae, held_out, seed=seed, mask=mask).mean
     with Progress(epochs, "epoch", enabled=progress) as bar:
         for epoch in range(epochs if fitter.parameters else 0):
             fitter.epoch(epoch)
-            now, last = fitter.keep_best(held_out), patience is not None and fitter.waited >= patience
+            now, last = fitter.keep_best(), patience is not None and fitter.waited >= patience
             bar.show(epoch + 1, _text(before, now), now=last or epoch == epochs - 1)
             if last:
                 break
         bar.show(epochs, f"the best: {_text(before, fitter.best)}", now=True)
     refitted.prior.load_state_dict(fitter.state)
-    _warn_if_worse(compare_priors(vae, refitted, held_out, seed=seed), type(vae.prior).__name__)
+    _warn_if_worse(compare_priors(vae, refitted, held_out, seed=seed, mask=mask), type(vae.prior).__name__)
     return refitted.eval()
 
 
@@ -280,7 +290,7 @@ class _Fitter:
         self.parameters = [p for p in vae.prior.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(optimizer, self.parameters) if self.parameters else None
         self.best, self.waited, self.state = inf, 0, {}
-        self.keep_best(data.split("valid"))
+        self.keep_best()
 
     def epoch(self, epoch: int) -> None:
         """One pass over the training data, with new draws; encoder and decoder in evaluation mode."""
@@ -292,9 +302,10 @@ class _Fitter:
             for step, index in enumerate(order.split(self.batch_size)):
                 self._step(index, epoch, step)
 
-    def keep_best(self, held_out: Tensor) -> float:
+    def keep_best(self) -> float:
         """The held-out cross-entropy now, nats per datum; the weights are kept if there was none better."""
-        now = cross_entropy(self.vae, held_out, seed=self.seed).mean
+        held_out, mask = self.data.split("valid"), self.data.observed("valid")
+        now = cross_entropy(self.vae, held_out, seed=self.seed, mask=mask).mean
         self.waited = 0 if now < self.best else self.waited + 1
         if now < self.best or not self.state:
             self.best = now
@@ -303,10 +314,12 @@ class _Fitter:
 
     def _step(self, index: Tensor, epoch: int, step: int) -> None:
         device = next(self.vae.parameters()).device
-        x = self.data.widen(self.data.batch(index, self.seed, epoch, step).to(device))
+        x, mask = self.data.widen(self.data.batch(index, self.seed, epoch, step).to(device)), None
+        if (observed := self.data.observed("train", index)) is not None:
+            mask = observed.to(device)
         with seeded(self.seed, "refit", epoch, step):
             with torch.no_grad():
-                z = self.vae.encode(x).sample()
+                z = (self.vae.encode(x) if mask is None else self.vae.encode(x, mask)).sample()
             loss = -self.vae.prior_distribution().log_prob(z).mean()
         if not isfinite(loss.item()):
             raise NumericalError(
@@ -334,7 +347,7 @@ def with_held_out(data: Dataset) -> Dataset:
     """The data with the last tenth of train as `valid`, where they have none.
 
     Args:
-        data: at least 2 of train; labels and inputs are left out of what is made.
+        data: at least 2 of train; labels, and inputs but the mask, are left out of what is made.
 
     Raises:
         DataError: if there are not enough.
@@ -345,7 +358,9 @@ def with_held_out(data: Dataset) -> Dataset:
     if len(data.train) < 2:
         raise DataError(f"expected at least 2 data, one of them to hold out, got {len(data.train)}")
     parts: Any = {"train": data.train[:-n], "valid": data.train[-n:], "test": None}
-    return replace(data, **parts, labels={}, inputs={}, exact=None)
+    mask = data.observed("train")
+    inputs = {} if mask is None else {"mask": {"train": mask[:-n], "valid": mask[-n:]}}
+    return replace(data, **parts, labels={}, inputs=inputs, exact=None)
 
 
 def _text(before: float, now: float) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_vae.arguments.remedies import option
 from pyro_vae.data import Dataset
+from pyro_vae.data.dataset import observed_chunks
 from pyro_vae.likelihoods import Likelihood
 
 _LEAST, _MOST = 0.1, 10.0
@@ -30,7 +31,7 @@ def set_scale(vae: Any, data: Dataset) -> None:
         data: what it is to be trained on.
     """
     if isinstance(likelihood := getattr(vae, "likelihood", None), Likelihood):
-        likelihood.start_from((x, None) for x in data.chunks("train"))
+        likelihood.start_from(observed_chunks(data, "train"))
     if getattr(vae, "data_mean", None) is not None:
         vae.standardize_by(data.mean(), data.std())
     elif (warning := scale_warning(likelihood, data)) is not None:
@@ -58,7 +59,7 @@ def scale_warning(likelihood: Likelihood | None, data: Dataset) -> str | None:
 
 
 def _within_unit(chunks: Iterable[Tensor]) -> bool:
-    return all(bool(((x >= 0) & (x <= 1)).all()) for x in chunks)
+    return not any(bool(((x < 0) | (x > 1)).any()) for x in chunks)  # nan, where not observed, is neither
 
 
 def _described(where: list[int], mean: Tensor, std: Tensor) -> str:

@@ -78,7 +78,9 @@ class Validation:
         """
         if self.data.valid is None:
             return {}
-        x = self.data.split("valid").to(next(self.vae.parameters()).device)
+        x, mask = self.data.split("valid"), self.data.observed("valid")
+        x = x if mask is None else torch.where(mask, x, 0.0)  # as batches of train have it
+        x = x.to(next(self.vae.parameters()).device)
         inputs = self.data.widen_inputs(self.data.given("valid"))
         model, guide = self.vae.model, self.vae.guide
         terms = measured(self.objective, model, guide, x, seed=self.seed, world=self.world, **inputs).means()

@@ -31,7 +31,7 @@ def run(options: Namespace) -> int:
     name = f"clusters-{options.split}.npz"
     place = tried(saved.path, name)[name]
     vae: Any = saved.vae
-    found = cluster(vae, chosen.x, options.num_particles, options.seed)
+    found = cluster(vae, chosen.x, options.num_particles, options.seed, chosen.inputs.get("mask"))
     sizes = found.assignments.bincount(minlength=found.probabilities.shape[1]).tolist()
     result: dict[str, Any] = {"data": chosen.data.protocol, "split": options.split, "weights": saved.weights}
     result |= {"num": len(chosen), "num_particles": options.num_particles, "seed": options.seed}

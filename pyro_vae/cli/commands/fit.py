@@ -65,6 +65,14 @@ def _add_data(group: Any) -> None:
     group.add_argument(
         "--test_size", type=int, default=0, help="hold out the last N of train for testing, before valid_size does"
     )
+    group.add_argument(
+        "--missing",
+        type=constant("pyro_vae.data.gaps", "Missing"),
+        default=None,
+        metavar="nan|mask|VALUE",
+        help="what stands for an element that was not observed: nan (also an empty field of a table), a number such as "
+        "-1, or mask: the arrays train_mask, valid_mask, test_mask of an .npz, true where observed",
+    )
     context = constant("pyro_vae.data.inputs", "Context")
     group.add_argument(
         "--context", type=context, default="none", help="what a conditional VAE is given in addition to x"

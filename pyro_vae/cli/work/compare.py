@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import Namespace
 from torch import Tensor
 
@@ -80,7 +79,7 @@ def _open(options: Namespace, path: str) -> _Entry:
 
 def _check_same(first: _Entry, other: _Entry) -> None:
     """Refuse runs whose log p(x) can't be compared: other data, another c, or a density and a probability."""
-    if first.x.shape != other.x.shape or not torch.equal(first.x, other.x):
+    if first.x.shape != other.x.shape or not _same_values(first.x, other.x):
         raise UsageError(
             f"log p(x) of different data can't be compared: {first.name} has {first.data.protocol}, and {other.name} "
             f"has {other.data.protocol}; fit both to data prepared the same way, or give the same by --data"
@@ -97,6 +96,11 @@ def _check_same(first: _Entry, other: _Entry) -> None:
     if len(set(kinds.values())) > 1:
         found = ", ".join(f"that of {name} is {kind}" for name, kind in kinds.items())
         raise UsageError(f"a density and a probability have no unit in common: p(x|z) {found}")
+
+
+def _same_values(first: Tensor, other: Tensor) -> bool:
+    """Whether the values are equal; nan, where nothing was observed, equals nan."""
+    return bool(((first == other) | (first.isnan() & other.isnan())).all())
 
 
 def _saved_evidence(entry: _Entry, options: Namespace) -> Evidence | None:

@@ -132,7 +132,8 @@ def _classified(saved: SavedRun, chosen: Chosen) -> dict[str, Any]:
         return {}
     vae: Any = saved.vae
     known = chosen.labels >= 0
-    found = accuracy(classify(vae, chosen.x[known.to(chosen.x.device)]), chosen.labels[known])
+    rows, mask = known.to(chosen.x.device), chosen.inputs.get("mask")
+    found = accuracy(classify(vae, chosen.x[rows], None if mask is None else mask[rows]), chosen.labels[known])
     return {"accuracy": {"mean": found.mean, "standard_error": found.standard_error, "num_data": len(found.correct)}}
 
 

@@ -92,7 +92,7 @@ def _use_of_codes(saved: SavedRun, x: Tensor, inputs: dict[str, Any]) -> dict[st
     """The used entries of a codebook, or the active dimensions of a code."""
     vae: Any = saved.vae
     if isinstance(vae.shapes, CodeShapes):
-        usage = codebook_usage(vae, x)
+        usage = codebook_usage(vae, x, mask=inputs.get("mask"))
         used = f"{int((usage.counts > 0).sum())} of {len(usage.counts)}"
         return {"codebook_entries_used": used, "codebook_usage": usage.usage, "codebook_perplexity": usage.perplexity}
     return {"active_units": str(latent_statistics(vae, x, **inputs))} if len(x) > 1 else {}

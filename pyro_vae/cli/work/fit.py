@@ -126,7 +126,17 @@ def _check_labels(options: Namespace, vae: Autoencoder) -> None:
 
 def load_from_options(options: Namespace) -> Dataset:
     """The data set that the options name, with `--binarize auto` resolved."""
-    names = ("context", "dequantize", "divide_by", "valid_size", "test_size", "download", "labelled", "repeats")
+    names = (
+        "context",
+        "dequantize",
+        "divide_by",
+        "valid_size",
+        "test_size",
+        "download",
+        "labelled",
+        "repeats",
+        "missing",
+    )
     load = {name: options[name] for name in names}
     load |= {"root": options.data_root, "seed": options.data_seed}
     if options.binarize != "auto":
@@ -140,7 +150,7 @@ def load_from_options(options: Namespace) -> Dataset:
 
 
 def _holds_binary(data: Dataset) -> bool:
-    return all(bool(((x == 0) | (x == 1)).all()) for x in data.chunks("train"))
+    return all(bool(((x == 0) | (x == 1) | x.isnan()).all()) for x in data.chunks("train"))  # nan: not observed
 
 
 def _is_binary(likelihood: Namespace | None) -> bool:

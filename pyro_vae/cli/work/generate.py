@@ -82,7 +82,8 @@ def run_reconstruct(options: Namespace) -> int:
     data, x = chosen.data, chosen.x
     place = output_of(saved, options, "reconstructions", options.split)
     mean = reconstruct(saved.vae, x, num_particles=options.num_particles, seed=options.seed, **chosen.inputs)
-    error = (x - mean).square().mean().item()
+    observed = chosen.inputs.get("mask", torch.ones_like(x, dtype=torch.bool))
+    error = (x - mean.to(x.device))[observed].square().mean().item()
     result = {
         "data": data.protocol,
         "split": options.split,

@@ -29,6 +29,7 @@ def _result(saved: SavedRun) -> dict[str, Any]:
         "data": data.data or "an array",
         "binarize": data.binarize,
         "dequantize": data.dequantize,
+        **({} if data.missing is None else {"missing": data.missing}),
         "class": type(vae).__name__,
         "event_shape": "x".join(map(str, vae.shapes.event)),
         "latent_dim": vae.shapes.latent,

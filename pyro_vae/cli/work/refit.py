@@ -62,7 +62,7 @@ def _resolved(options: Namespace) -> Any:
 
 def _result(saved: SavedRun, vae: Any, data: Dataset, options: Namespace, own: bool) -> dict[str, Any]:
     held_out = data.split("valid")
-    found = compare_priors(saved.vae, vae, held_out, seed=options.seed)
+    found = compare_priors(saved.vae, vae, held_out, seed=options.seed, mask=data.observed("valid"))
     return {
         "run": options.out,
         "from": str(saved.path),

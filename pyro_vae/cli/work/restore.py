@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
 from torch import Tensor
 
@@ -77,14 +78,29 @@ def _observed(
     """y, the truth where it is known, further inputs of the programs, and what to print of them."""
     if options.observed is None:
         chosen: Chosen = load_split(saved, options, options.num)
-        with seeded(options.seed, "observe"):
-            y = channel.draw(chosen.x)
-        return y, chosen.x, chosen.inputs, {"data": chosen.data.protocol, "split": options.split}
+        inputs = {name: value for name, value in chosen.inputs.items() if name != "mask"}
+        y = _drawn(saved, chosen, channel, options.seed)
+        return y, chosen.x, inputs, {"data": chosen.data.protocol, "split": options.split}
     if saved.vae.shapes.context is not None:
         raise UsageError("--observed: this run is conditioned on a context, which a file of observations lacks")
     array = read_npy(Path(options.observed))
     check_real(f"--observed {options.observed}", array)
     return to_floats(array[: options.num]).to(saved.device), None, {}, {"data": f"observations of {options.observed}"}
+
+
+def _drawn(saved: SavedRun, chosen: Chosen, channel: Channel, seed: int) -> Tensor:
+    """Data seen through the channel; what was never observed of x is not observed of y either."""
+    mask = chosen.inputs.get("mask")
+    with seeded(seed, "observe"):
+        y = channel.draw(saved.vae.likelihood.filled(chosen.x, mask))
+    if mask is None:
+        return y
+    if y.shape != chosen.x.shape:
+        raise UsageError(
+            f"--channel {type(channel).__name__}: its observations mix elements of x, so it needs complete data, and "
+            f"{chosen.data.name} has gaps: take a channel that sees each element alone, such as Missing or BitFlip"
+        )
+    return y.masked_fill(~mask, torch.nan)
 
 
 def _restored(

@@ -14,8 +14,10 @@ from pyro_vae.compiling.backends import choose_device
 from pyro_vae.data import Binarization, Dataset, load_data
 from pyro_vae.data.dataset import evenly_spread
 from pyro_vae.data.fingerprint import fingerprint
+from pyro_vae.data.gaps import Missing
 from pyro_vae.data.inputs import Context
 from pyro_vae.errors import CheckpointError, UsageError
+from pyro_vae.inference.programs import takes
 from pyro_vae.messages import remark
 from pyro_vae.runs.derived import MADE_BY
 from pyro_vae.runs.loading import load, read_config, read_manifest
@@ -39,6 +41,7 @@ class DataSettings:
     context: Context = "none"
     labelled: int = 0
     repeats: int = 1
+    missing: Missing = None
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "DataSettings":
@@ -64,6 +67,7 @@ class DataSettings:
             context=self.context,
             labelled=self.labelled if labels else 0,
             repeats=self.repeats if labels and self.labelled else 1,
+            missing=self.missing,
         )
 
 
@@ -106,8 +110,8 @@ class Chosen:
     Args:
         data: the data set.
         split: train | valid | test.
-        x: the data, `[N, *event]`.
-        inputs: further inputs of the programs, e.g. a context `c`, by name.
+        x: the data, `[N, *event]`, nan where not observed.
+        inputs: further inputs of the programs, e.g. a context `c`, by name; of data with gaps their `mask`.
         labels: their classes `[N]`, on the CPU, -1 where the class is not known; None if there are no labels.
     """
 
@@ -126,8 +130,20 @@ def load_split(saved: SavedRun, options: Namespace, num: int | None) -> Chosen:
     chosen = choose(load_data_of(saved, options.data), options.split, num, saved.device)
     if num is not None and num > len(chosen):
         remark(f"{num} data asked for: {options.split} has only {len(chosen)}, and all are taken")
-    saved.vae.likelihood.check(chosen.x, f"{options.split} data")
+    check_chosen(saved, chosen, f"{options.split} data")
     return chosen
+
+
+def check_chosen(saved: SavedRun, chosen: "Chosen", name: str) -> None:
+    """Refuse data outside the likelihood's support, where they are observed, and a mask that the programs don't take.
+
+    Raises:
+        DataError, UsageError: if so.
+    """
+    mask = chosen.inputs.get("mask")
+    if mask is not None and not takes(saved.vae.model, "mask"):
+        raise UsageError(f"the data have gaps, and the programs of a {type(saved.vae).__name__} take no mask")
+    saved.vae.likelihood.check(saved.vae.likelihood.filled(chosen.x, mask), name)
 
 
 def choose(data: Dataset, split: str, num: int | None, device: torch.device) -> Chosen:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae.cli.work.places import Place, wanted
 from pyro_vae.cli.work.printing import print_result
-from pyro_vae.cli.work.saved_runs import Chosen, SavedRun, choose, load_data_of, load_split, open_saved
+from pyro_vae.cli.work.saved_runs import Chosen, SavedRun, check_chosen, choose, load_data_of, load_split, open_saved
 from pyro_vae.cli.work.score_results import ENDINGS, Scored, contents, readable
 from pyro_vae.errors import UsageError
 from pyro_vae.messages import Progress
@@ -78,7 +78,7 @@ def _chosen(saved: SavedRun, options: Namespace) -> tuple[Chosen, Chosen | None]
     if tuple(anomalies.x.shape[1:]) != tuple(saved.vae.shapes.event):
         expected, came = list(saved.vae.shapes.event), list(anomalies.x.shape[1:])
         raise UsageError(f"--anomalies {options.anomalies}: expected data of shape {expected}, got {came}")
-    saved.vae.likelihood.check(anomalies.x, "anomalies")
+    check_chosen(saved, anomalies, "anomalies")
     return chosen, anomalies
 
 
@@ -111,7 +111,7 @@ def _reference(saved: SavedRun, options: Namespace) -> tuple[Chosen | None, Chos
     source = None if saved.config.get("data") is not None else options.data
     needs = "reference" in options_of(options.method)
     chosen = choose(load_data_of(saved, source), options.reference, options.num_data * (1 + needs), saved.device)
-    saved.vae.likelihood.check(chosen.x, f"{options.reference} data")
+    check_chosen(saved, chosen, f"{options.reference} data")
     if options.anomaly_labels and chosen.labels is not None:
         chosen = _rows(chosen, ~torch.isin(chosen.labels, torch.tensor(options.anomaly_labels)))
     if not needs:

@@ -44,7 +44,12 @@ _LABEL_KEYS = {
 _CONTEXT_KEYS = {split: (f"{split}_context",) for split in _DATA_KEYS}
 
 
-_KNOWN = [name for keys in (_DATA_KEYS, _LABEL_KEYS, _CONTEXT_KEYS) for names in keys.values() for name in names]
+_MASK_KEYS = {split: (f"{split}_mask",) for split in _DATA_KEYS}
+
+
+_KNOWN = [
+    name for keys in (_DATA_KEYS, _LABEL_KEYS, _CONTEXT_KEYS, _MASK_KEYS) for names in keys.values() for name in names
+]
 
 
 _HOW_TO_INSTALL = (
@@ -63,6 +68,7 @@ class Raw:
         labels: labels by split, or the reason why they can't be read, which matters only if they are used.
         note: a change that was made to the arrays.
         contexts: contexts by split, if requested.
+        masks: masks of observed elements by split, if requested.
     """
 
     name: str
@@ -70,9 +76,16 @@ class Raw:
     labels: Mapping[str, np.ndarray | str] = field(default_factory=dict)
     note: str = ""
     contexts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    masks: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-def read(source: str | Path, root: str | Path | None, download: bool, contexts: bool = False) -> Raw:
+def read(
+    source: str | Path,
+    root: str | Path | None,
+    download: bool,
+    contexts: bool = False,
+    gaps: float | str | None = None,
+) -> Raw:
     """Read a source; see `pyro_vae.data.load_data`.
 
     Args:
@@ -80,17 +93,18 @@ def read(source: str | Path, root: str | Path | None, download: bool, contexts: 
         root: folder of the downloadable sets.
         download: whether to download a set that is not there.
         contexts: whether to read the contexts of an `.npz` too.
+        gaps: `"mask"` to read the masks of an `.npz` too, `"nan"` to read empty fields of a table as nan.
 
     Raises:
         DataError: if it is unknown, absent or damaged.
     """
     if source == "digits":
-        return _read_npz(_DIGITS, contexts)
+        return _read_npz(_DIGITS, contexts, gaps == "mask")
     if isinstance(source, str) and source in _TORCHVISION:
         default = os.environ.get("PYRO_VAE_DATA") or "~/.cache/pyro_vae"
         return _read_torchvision(source, Path(root or default).expanduser(), download)
     path = _existing(source)
-    return _read_idx(path) if path.is_dir() or IMAGES.fullmatch(path.name) else _read_file(path, contexts)
+    return _read_idx(path) if path.is_dir() or IMAGES.fullmatch(path.name) else _read_file(path, contexts, gaps)
 
 
 def _existing(source: str | Path) -> Path:
@@ -130,33 +144,37 @@ def _nearest_file(source: str) -> str:
     return nearest(path.name, names, cutoff=0.8)
 
 
-def _read_file(path: Path, contexts: bool) -> Raw:
+def _read_file(path: Path, contexts: bool, gaps: float | str | None) -> Raw:
     kind = format_of(path)
     if kind == "zip":
-        return _read_npz(path, contexts)
+        return _read_npz(path, contexts, gaps == "mask")
     if kind == "npy":
         return Raw(path.stem, {"train": read_npy(path)})
     if kind == "text":
-        return Raw(path.stem, {"train": read_csv(path)})
+        return Raw(path.stem, {"train": read_csv(path, empty=gaps == "nan")})
     if kind == "gzip":
         raise DataError(f"can't read {path}: it is compressed by gzip: unpack it first; expected {READABLE}")
     expected = "train-images-idx3-ubyte, with t10k-images-idx3-ubyte in the same folder for test"
     raise DataError(f"can't read {path}: it is an IDX file, and must be called {expected}")
 
 
-def _read_npz(path: Path, contexts: bool) -> Raw:
+def _read_npz(path: Path, contexts: bool, masks: bool) -> Raw:
     content = Arrays(path)
-    data, labels, context = (_chosen(content.names, keys) for keys in (_DATA_KEYS, _LABEL_KEYS, _CONTEXT_KEYS))
-    content.warn_of_others([*data.values(), *labels.values(), *context.values()], _KNOWN)
+    keys = _DATA_KEYS, _LABEL_KEYS, _CONTEXT_KEYS, _MASK_KEYS
+    data, labels, context, mask = (_chosen(content.names, names) for names in keys)
+    mask = mask if masks else {}  # one that is not asked for is warned of
+    content.warn_of_others([*data.values(), *labels.values(), *context.values(), *mask.values()], _KNOWN)
+    context = context if contexts else {}
     if "train" not in data:
         found = ", ".join(map(repr, content.names)) or "nothing"
         raise DataError(f"{path} has no array 'train', 'x_train' or 'x', only {found}: rename one")
-    content.check_memory([*data.values(), *(context.values() if contexts else ())])
+    content.check_memory([*data.values(), *context.values(), *mask.values()])
     return Raw(
         path.stem,
         {split: content[name] for split, name in data.items()},
         {split: _lenient(content, name) for split, name in labels.items()},
-        contexts={split: content[name] for split, name in context.items()} if contexts else {},
+        contexts={split: content[name] for split, name in context.items()},
+        masks={split: content[name] for split, name in mask.items()},
     )
 
 

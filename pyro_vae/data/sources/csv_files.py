@@ -1,13 +1,15 @@
 """Tables of numbers in text files: CSV with or without a header, or written by `numpy.savetxt`."""
 
 import csv
+import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from pyro_vae.arguments.remedies import option, spoken
 from pyro_vae.data.sources.formats import READABLE, reading
 from pyro_vae.errors import DataError
 
@@ -17,7 +19,7 @@ _DELIMITERS = (";", "\t", ",")
 _MISSING = ("", "na", "n/a", "null", "none", "?", "-")
 
 
-def read_csv(path: Path) -> np.ndarray:
+def read_csv(path: Path, empty: bool = False) -> np.ndarray:
     """The numbers of a table, `[N, columns]` in double precision; every column is data, also one with labels.
 
     The delimiter is the first of `;`, tab, `,` and white space that the first line contains. The first line may name
@@ -25,24 +27,32 @@ def read_csv(path: Path) -> np.ndarray:
 
     Args:
         path: the file, in UTF-8.
+        empty: whether an empty field, or one like NA or ?, is nan; else it is refused.
 
     Raises:
         DataError: with the line and the column of a field that is not a number.
     """
     with reading(path):
-        return _read(path)
+        return _read(path, _or_nan if empty else None)
 
 
-def _read(path: Path) -> np.ndarray:
+def _or_nan(field: str) -> float:
+    """The number of a field, nan for one without a value."""
+    return math.nan if field.strip().lower() in _MISSING else float(field)
+
+
+def _read(path: Path, number: Callable[[str], float] | None) -> np.ndarray:
     first, fields, delimiter = _first_line(path)
     has_header = _names_columns(path, first, fields)
     with path.open(encoding="utf-8-sig", errors="replace") as file, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "loadtxt: input contained no data")
         try:
             skipped = first if has_header else first - 1
-            table = np.loadtxt(file, delimiter=delimiter, skiprows=skipped, ndmin=2, quotechar='"', encoding=None)
+            options = {"delimiter": delimiter, "skiprows": skipped, "quotechar": '"', "encoding": None}
+            table = np.loadtxt(file, ndmin=2, converters=number, **options)
         except ValueError as error:
-            raise DataError(f"can't read {path}: {_problem(path, first, has_header, fields, delimiter)}") from error
+            problem = _problem(path, first, has_header, fields, delimiter, number or float)
+            raise DataError(f"can't read {path}: {problem}") from error
     if table.size == 0:
         raise DataError(
             f"can't read {path}: it has no rows of numbers below its first line, {_shown(fields)}; expected {READABLE}"
@@ -75,9 +85,9 @@ def _fields(text: str, delimiter: str | None) -> list[str]:
     return [field.strip() for field in next(csv.reader([text], delimiter=delimiter))]
 
 
-def _number(field: str) -> float | None:
+def _number(field: str, number_of: Callable[[str], float] = float) -> float | None:
     try:
-        return float(field) if "_" not in field else None
+        return number_of(field) if "_" not in field else None
     except ValueError:
         return None
 
@@ -105,7 +115,14 @@ def _names_columns(path: Path, line: int, fields: list[str]) -> bool:
     return True
 
 
-def _problem(path: Path, first: int, has_header: bool, names: list[str], delimiter: str | None) -> str:
+def _problem(
+    path: Path,
+    first: int,
+    has_header: bool,
+    names: list[str],
+    delimiter: str | None,
+    number_of: Callable[[str], float],
+) -> str:
     """The first field that is not a number, or the first line with another number of fields."""
     for number, text in _lines(path):
         if number == first and has_header:
@@ -114,7 +131,7 @@ def _problem(path: Path, first: int, has_header: bool, names: list[str], delimit
         if len(fields) != len(names):
             return f"line {number} has {len(fields)} columns, line {first} has {len(names)}"
         for column, field in enumerate(fields):
-            if _number(field) is None:
+            if _number(field, number_of) is None:
                 name = f" ({names[column]!r})" if has_header else ""
                 return f"line {number}, column {column + 1}{name} {_remedy(field)}; expected {READABLE}"
     return f"expected a table of numbers with columns between {delimiter or 'spaces'!r}, quotes closed"
@@ -122,7 +139,8 @@ def _problem(path: Path, first: int, has_header: bool, names: list[str], delimit
 
 def _remedy(field: str) -> str:
     if field.lower() in _MISSING:
-        return f"has no value ({field!r}): fill it in, or leave the row out"
+        gaps = f"pass {option('missing', spoken(repr('nan'), 'nan'))} if it was not observed"
+        return f"has no value ({field!r}): {gaps}, or fill it in, or leave the row out"
     if re.fullmatch(r"[-+]?\d+,\d+", field):
         return f"is {field!r}: write decimals with a point"
     return f"is {field[:40]!r}, not a number: leave such columns out, or code them as numbers"
