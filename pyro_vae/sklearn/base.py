@@ -124,7 +124,9 @@ class VAEEstimator(BaseEstimator):
             DataError: for data that the likelihood gives no probability to.
             NumericalError: at a loss that is not finite.
         """
-        self._train(self._checked(X, reset=True))
+        x = self._checked(X, reset=True)
+        self._draw_seed()
+        self._train(x)
         return self
 
     def save(self, path: str | Path) -> None:
@@ -188,10 +190,12 @@ class VAEEstimator(BaseEstimator):
             chosen = {name: part for name, part in parts.items() if part is not None}
             return VAE(event, self.latent_dim, likelihood=likelihood, standardize=standardize, **chosen)
 
-    def _train(self, x: np.ndarray) -> None:
-        """Train on rows, of which some are held out; sets `vae_`, `history_` and `seed_`."""
-        whole("num_particles", self.num_particles, 1)
+    def _draw_seed(self) -> None:
         self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    def _train(self, x: np.ndarray) -> None:
+        """Train on rows, of which some are held out; sets `vae_`, `history_` and `progress_`."""
+        whole("num_particles", self.num_particles, 1)
         vae, (train, valid) = self._make(x.shape[1]), self._divided(len(x))
         data = Dataset("X", self._tensor(x[train]), self._tensor(x[valid]) if len(valid) else None)
         options = self.training_options()
