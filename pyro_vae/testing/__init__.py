@@ -12,7 +12,9 @@
     contract.py              what a check is and how it is run
     axes.py                  the axes and their checks
     parts.py                 parts, their settings, where they are found; how a class lists the options to try
-    priors.py, likelihoods.py, guides.py, networks.py, objectives.py, schedules.py     the contract of each axis
+    priors.py, likelihoods.py, guides.py, networks.py, objectives.py, schedules.py, channels.py    of each axis
+    channel_densities.py     the contract of a channel's densities and draws
+    observations.py          likelihoods, draws and grids that channels are checked with
     code_distributions.py    the contract of a distribution over codes
     inside_a_vae.py          the contract of a part inside a VAE
     modules.py               the contract of torch modules and of values
@@ -75,8 +77,9 @@ def check_part(
     Takes at most some seconds for a cheap part. Nothing is drawn from the caller's generators.
 
     Args:
-        part: a prior, likelihood, guide, network, objective or schedule: its class, tried with its defaults and its
-            options (see `pyro_vae.testing.parts`), or a `functools.partial` of it, tried with its options alone.
+        part: a prior, likelihood, guide, network, objective, schedule or channel: its class, tried with its defaults
+            and its options (see `pyro_vae.testing.parts`), or a `functools.partial` of it, tried with its options
+            alone.
         event: shape of one datum, for a part that does not take every shape.
         latent: number of latent dimensions.
         variants: whether to try the options of a class.

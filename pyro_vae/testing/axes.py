@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from pyro_vae.channels import Channel
 from pyro_vae.errors import UsageError
 from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Likelihood
@@ -12,7 +13,7 @@ from pyro_vae.networks import Network
 from pyro_vae.objectives import Objective
 from pyro_vae.priors import Prior
 from pyro_vae.schedules import Schedule
-from pyro_vae.testing import guides, likelihoods, networks, objectives, priors, schedules
+from pyro_vae.testing import channels, guides, likelihoods, networks, objectives, priors, schedules
 from pyro_vae.testing.contract import Check
 from pyro_vae.testing.parts import Part, concrete_classes, parts_of
 
@@ -68,6 +69,7 @@ AXES: tuple[Axis, ...] = (
     Axis(Network, "pyro_vae.networks", networks.build, networks.CHECKS),
     Axis(Objective, "pyro_vae.objectives", objectives.build, objectives.CHECKS),
     Axis(Schedule, "pyro_vae.schedules", schedules.build, schedules.CHECKS),
+    Axis(Channel, "pyro_vae.channels", channels.build, channels.CHECKS),
 )
 
 

@@ -14,6 +14,7 @@ from pyro.distributions import constraints
 from torch import nn
 from torch.nn.functional import softplus
 
+from pyro_vae.channels import Channel
 from pyro_vae.errors import UsageError
 from pyro_vae.guides import FullNormal, Guide
 from pyro_vae.likelihoods import Likelihood
@@ -29,7 +30,7 @@ def breaks(check):
     """Enter a part, with the first check that it breaks."""
 
     def enter(cls):
-        axis = next(b for b in (Prior, Likelihood, Guide, Network, Objective, Schedule) if issubclass(cls, b))
+        axis = next(b for b in (Prior, Likelihood, Guide, Network, Objective, Schedule, Channel) if issubclass(cls, b))
         BREAKS.setdefault(axis.__name__, []).append((cls, check))
         return cls
 

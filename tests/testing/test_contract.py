@@ -11,6 +11,7 @@ import pytest
 import torch
 from pyro.distributions import constraints
 
+from pyro_vae.channels import BitFlip
 from pyro_vae.errors import UsageError
 from pyro_vae.guides import DiagonalNormal, FullNormal
 from pyro_vae.likelihoods import Bernoulli, Normal
@@ -30,8 +31,13 @@ from pyro_vae.testing.measure import (
     grid_over,
 )
 from pyro_vae.testing.parts import Part, concrete_classes, options_of, parts_of
-from tests.support import broken
+from tests.support import broken, broken_channels
 
+RANDOM = [StandardNormal, DiagonalNormal, FullNormal, Bernoulli, Normal, BitFlip]
+RANDOM_CHECKS = {"draws_follow_the_density", "moments", "gradient_of_an_average"} | {
+    "restores_by_bayes_rule",
+    "restored_moments",
+}
 CASES = [(cls, check) for cases in broken.BREAKS.values() for cls, check in cases]
 
 
@@ -44,7 +50,7 @@ def named(value):
 
 
 class TestTellsRightFromWrong:
-    @pytest.mark.parametrize("part", broken.RIGHT, ids=named)
+    @pytest.mark.parametrize("part", broken.RIGHT + broken_channels.RIGHT, ids=named)
     def test_right_parts_pass(self, part):
         assert any(not outcome.left_out for outcome in check_part(part))
 
@@ -74,10 +80,10 @@ class TestTellsRightFromWrong:
         assert names(whole.CHECKS) <= {name for _, name in broken.WHOLE}
 
     @pytest.mark.parametrize("seed", range(1, 6))
-    @pytest.mark.parametrize("part", [StandardNormal, DiagonalNormal, FullNormal, Bernoulli, Normal], ids=named)
+    @pytest.mark.parametrize("part", RANDOM, ids=named)
     def test_right_parts_pass_by_any_seed(self, part, seed):
         """The random checks, each with a false alarm below 1e-6."""
-        random = names(axis_of(part).checks) & {"draws_follow_the_density", "moments", "gradient_of_an_average"}
+        random = names(axis_of(part).checks) & RANDOM_CHECKS
         assert check_part(part, seed=seed, variants=False, only=random)
 
     def test_numbers_of_the_caller_are_left_alone(self):

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pyro_vae.autoencoders import VAE
+from pyro_vae.channels import Channel
 from pyro_vae.errors import UsageError
 from pyro_vae.guides import Guide
 from pyro_vae.inference.programs import evaluation_mode
@@ -21,11 +22,12 @@ from pyro_vae.networks import MLP, Network
 from pyro_vae.objectives import Objective
 from pyro_vae.priors import Prior
 from pyro_vae.schedules import Schedule
-from pyro_vae.testing import NotApplicable, axis_of, run_check
+from pyro_vae.testing import NotApplicable, axis_of, channel_densities, run_check
 from pyro_vae.testing.code_distributions import require_spread
 from pyro_vae.testing.inside_a_vae import data_for, shapes_for
 
 RECORDING = {"can_be_recorded", "step_can_be_recorded"}
+DENSITIES = {check.__name__ for check in channel_densities.CHECKS}
 
 
 def cases(base):
@@ -37,12 +39,13 @@ def cases(base):
 
 
 def for_the_slow_suite(part, check):
-    """Recording, but for a class's defaults (the tests of each axis record its options); most activations.
+    """Recording and the densities of channels, but for a class's defaults; most activations.
 
-    That each activation is taken is part of the checks of the defaults.
+    That each activation is taken is part of the checks of the defaults; the tests of each axis record its options, and
+    compare a channel's densities with references.
     """
     activation = part.options.get("activation", "relu")
-    return activation != "relu" or (part.options and check.__name__ in RECORDING)
+    return activation != "relu" or (part.options and check.__name__ in RECORDING | DENSITIES)
 
 
 def run(check, part):
@@ -79,6 +82,11 @@ def test_objective(check, part):
 
 @pytest.mark.parametrize(("check", "part"), list(cases(Schedule)))
 def test_schedule(check, part):
+    run(check, part)
+
+
+@pytest.mark.parametrize(("check", "part"), list(cases(Channel)))
+def test_channel(check, part):
     run(check, part)
 
 
