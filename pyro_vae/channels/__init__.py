@@ -7,23 +7,35 @@ Its files:
     missing.py           Missing: elements that were not observed
     bit_flip.py          BitFlip
     gaussian_noise.py    GaussianNoise
+    within.py            Within, the base class of the next three: y says in which interval x lies
+    threshold.py         Threshold
+    quantise.py          Quantise
+    censor.py            Censor
 """
 
 from pyro_vae.channels.base import Channel, NotExactError
 from pyro_vae.channels.bit_flip import BitFlip
+from pyro_vae.channels.censor import Censor
 from pyro_vae.channels.gaussian_noise import GaussianNoise
 from pyro_vae.channels.missing import Missing
+from pyro_vae.channels.quantise import Quantise
+from pyro_vae.channels.threshold import Threshold
 from pyro_vae.channels.through import Through, ThroughChannel, check_observed, through
+from pyro_vae.channels.within import Within
 from pyro_vae.discovery import added_to
 
 __all__ = [
     "BitFlip",
+    "Censor",
     "Channel",
     "GaussianNoise",
     "Missing",
     "NotExactError",
+    "Quantise",
+    "Threshold",
     "Through",
     "ThroughChannel",
+    "Within",
     "check_observed",
     "through",
 ]

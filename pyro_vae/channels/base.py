@@ -70,7 +70,7 @@ class Channel(ABC):
             NotExactError: if it is not known for this likelihood.
         """
         _, terms = self._of_each_value(elements, y)
-        return reduce(torch.logaddexp, terms)
+        return reduce(_log_sum, terms)
 
     def restored(self, elements: dist.TorchDistribution, y: Tensor) -> dist.TorchDistribution:
         """p(x|y, z), with `sample` and `mean`, batch shape `[*leading, *event]`; arguments as for `log_prob`.
@@ -152,6 +152,13 @@ class Channel(ABC):
             )
         terms = [elements.log_prob(v.expand(elements.batch_shape)) + self.log_density(y, v) for v in values]
         return values, terms
+
+
+def _log_sum(first: Tensor, second: Tensor) -> Tensor:
+    """Log(exp(first) + exp(second)), whose gradient is 0, not nan, where both are minus infinity."""
+    neither = (first == -torch.inf) & (second == -torch.inf)
+    sums = torch.logaddexp(torch.where(neither, 0.0, first), torch.where(neither, 0.0, second))
+    return torch.where(neither, -torch.inf, sums)
 
 
 def refuse_values(y: Tensor, good: Tensor, expected: Callable[[tuple[int, ...]], str]) -> None:

@@ -3,6 +3,7 @@
 Its files:
 
     elements.py         independent elements, and numerics that several likelihoods share
+    intervals.py        probabilities of intervals, and draws from them
     columns.py          elements of several kinds side by side
     from_noise.py       laws of functions of standard normal noise
     aggregate.py        the mean of q(z|x) over data, in bounded memory

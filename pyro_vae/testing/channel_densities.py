@@ -89,7 +89,7 @@ def _expect_pairs(seen: Seen, elements: Any, *places: tuple[int, ...]) -> None:
     if values.isnan().any():
         return
     kinds, which, counts = values.unique(dim=0, return_inverse=True, return_counts=True)
-    if counts.max() == 1:
+    if all(len(value.unique()) == MANY for value in values.unbind(-1)):
         expect_boxes_filled(draw)
     for kind in counts.topk(min(3, len(kinds))).indices[: 3 if len(kinds) < MANY / 20 else 0]:
         share = log_p[which == kind][0].exp()

@@ -27,7 +27,7 @@ LEADING: tuple[tuple[int, ...], ...] = ((4,), (3, 4), (2, 3, 4))
 """Leading dimensions of x: a batch, particles and a batch, and more."""
 _EVENTS = ((4, 4), (1, 4, 4), (6,), (4,), (3,), (2,), (1,))
 """Shapes of x to try where a channel does not take that of the part."""
-_TIMES = 20
+_TIMES = 8
 """A value that so many of the draws have is a point of positive probability."""
 _BELOW, _ABOVE = 3, 40
 """How many values are tried below and above those drawn."""
@@ -209,13 +209,12 @@ def grid_of(seen: Seen, draws: Tensor, where: tuple[int, ...]) -> Grid:
         where: its position.
     """
     values, counts = _rounded_unique(draws)
-    often = counts >= _TIMES
-    if counts[often].sum() >= 0.98 * len(draws):
-        return _points(_reachable(seen, values, where))
-    atoms = values[often]
+    atoms = values[counts >= _TIMES]
     others = draws[(draws[:, None] - atoms).abs().gt(1e-9 * (1 + atoms.abs())).all(1)]
+    if len(others) == 0 or (len(atoms) > 0 and _spacing(values) is not None):
+        return _points(_reachable(seen, values, where))
     pieces = [_between(low, high, others) for low, high in _gaps(atoms)]
-    pieces = [piece for piece in pieces if _can_be(seen, piece, where)]
+    pieces = [_possible(seen, piece, where) for piece in pieces]
     points = torch.cat([atoms, *(piece.points for piece in pieces)])
     order = points.argsort(stable=True)
     weights = torch.cat([torch.ones_like(atoms), *(piece.weights for piece in pieces)])
@@ -235,11 +234,18 @@ def _points(values: Tensor) -> Grid:
     return Grid(values, torch.ones_like(values), discrete=True)
 
 
+def _spacing(values: Tensor) -> float | None:
+    """The step of evenly spaced values, 1 for a single one; None for others."""
+    if len(values) == 1:
+        return 1.0
+    steps = values.diff()
+    step = float(steps.min())
+    return step if ((steps / step).round() * step - steps).abs().max() <= 1e-6 * step else None
+
+
 def _reachable(seen: Seen, values: Tensor, where: tuple[int, ...]) -> Tensor:
     """Values that were drawn, with others that `check` accepts: some steps further, if they are evenly spaced."""
-    steps = values.diff()
-    step = float(steps.min()) if len(steps) else 1.0
-    if len(steps) and ((steps / step).round() * step - steps).abs().max() > 1e-6 * step:
+    if (step := _spacing(values)) is None:
         return values
     steps_up = round(float(values[-1] - values[0]) / step) + _ABOVE
     candidates = values[0] + step * torch.arange(-_BELOW, steps_up + 1, dtype=torch.float64)
@@ -255,19 +261,36 @@ def _gaps(atoms: Tensor) -> list[tuple[float, float]]:
     return list(pairwise([-torch.inf, *atoms.tolist(), torch.inf]))
 
 
-def _can_be(seen: Seen, piece: Grid, where: tuple[int, ...]) -> bool:
-    """Whether `check` accepts values of an interval, by three of them."""
-    quarter = len(piece.points) // 4
-    return seen.accepts(alone(piece.points[quarter : 3 * quarter + 1 : quarter], where, seen.observed))
+def _possible(seen: Seen, piece: Grid, where: tuple[int, ...]) -> Grid:
+    """The part of an interval around its middle that `check` accepts, by bisection; nothing if not the middle."""
+    middle, last = len(piece.points) // 2, len(piece.points) - 1
+    if not _accepted(seen, piece, where, middle):
+        return Grid(piece.points[:0], piece.weights[:0])
+    ends = [_last_accepted(seen, piece, where, middle, far) for far in (0, last)]
+    kept = slice(ends[0], ends[1] + 1)
+    return Grid(piece.points[kept], piece.weights[kept])
+
+
+def _last_accepted(seen: Seen, piece: Grid, where: tuple[int, ...], good: int, far: int) -> int:
+    if _accepted(seen, piece, where, far):
+        return far
+    while abs(far - good) > 1:
+        tried = (far + good) // 2
+        good, far = (tried, far) if _accepted(seen, piece, where, tried) else (good, tried)
+    return good
+
+
+def _accepted(seen: Seen, piece: Grid, where: tuple[int, ...], index: int) -> bool:
+    return seen.accepts(alone(piece.points[index : index + 1], where, seen.observed))
 
 
 def _between(low: float, high: float, draws: Tensor) -> Grid:
-    """A grid on an open interval, of 1,500 points or so."""
+    """A grid on an open interval: of 1,500 points on the line, and of 10,000 where it is not fine near the draws."""
     support: Any = constraints.real
     if low > -torch.inf and high < torch.inf:
         support = constraints.interval(low, high)
     elif low > -torch.inf or high < torch.inf:
         support = constraints.greater_than(low) if low > -torch.inf else constraints.less_than(high)
     grid = grid_over(support, draws, reach=1e6)
-    step = max(1, len(grid.points) // 1500)
+    step = max(1, len(grid.points) // (1500 if support is constraints.real else 10_000))
     return Grid(grid.points[::step], grid.weights[::step] * step)
