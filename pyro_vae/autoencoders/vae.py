@@ -1,20 +1,25 @@
 """VAE: a prior, a likelihood, a guide and two networks, composed into two Pyro programs."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pyro
 import pyro.distributions as dist
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from pyro_vae.arguments.values import factory, shape_of, whole
+from pyro_vae.arguments.values import choice, factory, shape_of, whole
 from pyro_vae.autoencoders.base import Conditional, checked_conditions, start_near_prior
+from pyro_vae.errors import UsageError
 from pyro_vae.guides import DiagonalNormal, Guide
 from pyro_vae.likelihoods import Bernoulli, Likelihood
-from pyro_vae.networks import MLP, FromShapes, network_factory
+from pyro_vae.networks import MLP, FromShapes, joining, network_factory
 from pyro_vae.priors import Prior, StandardNormal
 from pyro_vae.process.isolation import in_any_mode
 from pyro_vae.shapes import Shapes
+
+Gaps = Literal["zero", "mask", "learned"]
+"""What an encoder gets of data with gaps; see `VAE`."""
 
 
 class VAE(Conditional):
@@ -43,6 +48,10 @@ class VAE(Conditional):
             is called with the shape of its input joined with c (`Network.joined_shape`).
         conditions: which of decoder and guide take c; each goes without it where it is left out.
         standardize: whether the networks work on standardised data (see `Autoencoder`); for real data.
+        gaps: what the encoder gets where the mask says that an element was not observed: `"zero"`, which with
+            `standardize` is the mean (for a likelihood whose support has no 0, another value of it); `"mask"`, the same
+            with the mask as further inputs, 1 where observed, so that it can tell a gap from a value; or `"learned"`, a
+            parameter for each element, which starts at that of `"zero"`. The model is the same in all three.
 
     Raises:
         UsageError: if a size is not positive, or a part can't be made with these sizes.
@@ -73,6 +82,7 @@ class VAE(Conditional):
         context: tuple[int, ...] | None = None,
         conditions: Sequence[Literal["decoder", "guide"]] = ("decoder", "guide"),
         standardize: bool = False,
+        gaps: Gaps = "zero",
     ) -> None:
         super().__init__()
         event_shape, latent_dim = shape_of("event_shape", event_shape), whole("latent_dim", latent_dim, 1)
@@ -80,6 +90,7 @@ class VAE(Conditional):
         prior, likelihood = factory("prior", prior, Prior), factory("likelihood", likelihood, Likelihood)
         guide = factory("guide", guide, Guide)
         encoder, decoder = network_factory("encoder", encoder), network_factory("decoder", decoder)
+        choice("gaps", gaps, get_args(Gaps))
         self.shapes = Shapes(event_shape, latent_dim, context)
         self.arguments: dict[str, Any] = {
             "event_shape": event_shape,
@@ -92,12 +103,13 @@ class VAE(Conditional):
             "context": self.shapes.context,
             "conditions": checked_conditions(conditions),
             "standardize": standardize,
+            "gaps": gaps,
         }
         self.prior = prior(self.shapes)
         self.likelihood = likelihood(self.shapes)
         self.posterior = guide(self.shapes)
         self._standardize(standardize)
-        self.encoder = self._network("guide", encoder, self.likelihood.input_shape, self.posterior.param_shape)
+        self.encoder = self._network("guide", encoder, self._input_shape(encoder), self.posterior.param_shape)
         start_near_prior(self.encoder, self.posterior)
         self.decoder = self._network("decoder", decoder, (latent_dim,), self.likelihood.param_shape)
 
@@ -145,12 +157,36 @@ class VAE(Conditional):
         They are the encoder's output, refined by guides that do so (`SemiAmortized`).
         """
         c = self._context(c)
-        params = self._run("guide", self.encoder, self._input(x, mask), c)
+        params = self._run("guide", self.encoder, self._with_gaps(x, mask), c)
         return self.posterior.refine(params, lambda z: self._log_joint(z, self._tensor(x, mask), mask, c))
 
     def amortize(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> dist.TorchDistribution:
         """As `encode`, by the encoder alone, without the refinement that some guides do: what priors are built from."""
-        return self.posterior.distribution(self._run("guide", self.encoder, self._input(x, mask), self._context(c)))
+        return self.posterior.distribution(self._run("guide", self.encoder, self._with_gaps(x, mask), self._context(c)))
+
+    def _input_shape(self, encoder: Any) -> tuple[int, ...]:
+        """The shape of what the encoder gets of one datum, with the mask where it gets that; makes the learned fill."""
+        shape, gaps = self.likelihood.input_shape, self.arguments["gaps"]
+        if gaps == "learned":
+            if shape != self.shapes.event:
+                raise UsageError(
+                    f"gaps='learned' needs an encoder that gets one number for each element, and "
+                    f"{type(self.likelihood).__name__} gives it {list(shape)}: take 'mask'"
+                )
+            self.fill = nn.Parameter(torch.full(shape, float(self.likelihood.placeholder)))
+        self._joining = joining(encoder)
+        return self._joining.joined_shape(shape, self.shapes.event) if gaps == "mask" else shape
+
+    def _with_gaps(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """What the encoder gets, `[*leading, *input_shape]`, with the gaps as `gaps` says."""
+        inputs, gaps = self._input(x, mask), self.arguments["gaps"]
+        if gaps == "learned" and mask is not None:
+            return torch.where(mask, inputs, self.fill)
+        if gaps != "mask":
+            return inputs
+        leading = inputs.shape[: inputs.dim() - len(self.likelihood.input_shape)]
+        seen = inputs.new_ones((*leading, *self.shapes.event)) if mask is None else mask.expand_as(x).to(inputs.dtype)
+        return self._joining.join(inputs, seen, self.likelihood.input_shape, self.shapes.event)
 
     def extra_repr(self) -> str:
         """The sizes."""
