@@ -81,6 +81,15 @@ class Rescaled(Elements):
         return self.shift + self.factor * self.elements.expand(shape).sample()
 
     @property
+    def has_rsample(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether u is reparameterised."""
+        return self.elements.has_rsample
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 - torch's own default
+        """Draws with gradients."""
+        return self.shift + self.factor * self.elements.expand(self._extended_shape(sample_shape)).rsample()
+
+    @property
     def mean(self) -> Tensor:
         """E[x]."""
         return (self.shift + self.factor * self.elements.mean).expand(self.batch_shape)
@@ -203,6 +212,16 @@ class Either(Elements):
     def draw(self, shape: torch.Size) -> Tensor:
         """Draws of both."""
         return torch.where(self.which, *(d.expand(shape).sample() for d in (self.first, self.second)))
+
+    @property
+    def has_rsample(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether both are reparameterised."""
+        return self.first.has_rsample and self.second.has_rsample
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 - torch's own default
+        """Draws of both, with gradients."""
+        shape = self._extended_shape(sample_shape)
+        return torch.where(self.which, *(d.expand(shape).rsample() for d in (self.first, self.second)))
 
     @property
     def mean(self) -> Tensor:

@@ -1,6 +1,7 @@
 """Likelihoods of real elements, by a location and a scale."""
 
 from math import log, pi
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -180,8 +181,16 @@ class _StudentT(Elements):
         return log_peak.to(self.df.dtype)
 
     def draw(self, shape: torch.Size) -> Tensor:
+        return self._of_shape(shape).sample()
+
+    has_rsample = True
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 - torch's own default
+        return self._of_shape(self._extended_shape(sample_shape)).rsample()
+
+    def _of_shape(self, shape: torch.Size) -> torch.distributions.StudentT:
         df, loc, scale = (x.expand(shape) for x in (self.df, self.loc, self.scale))
-        return torch.distributions.StudentT(df, loc, scale, validate_args=False).sample()
+        return torch.distributions.StudentT(df, loc, scale, validate_args=False)
 
     @property
     def mean(self) -> Tensor:

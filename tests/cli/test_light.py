@@ -198,7 +198,7 @@ class TestHelp:
     @pytest.mark.parametrize(
         ("words", "parts"),
         [
-            ("--vae.help", ["takes one of HierarchicalVAE, SemiSupervisedVAE, VAE, VQVAE"]),
+            ("--vae.help", ["takes one of HierarchicalVAE, NotAtRandom, SemiSupervisedVAE, VAE, VQVAE"]),
             ("--vae.help VAE", ["--vae.latent_dim N", "(default: 20)", "one of Bernoulli", "(default: MLP)"]),
             ("--vae.prior.help VampPrior", ["--vae.prior.components N", "(default: 500)", "data|random"]),
             ("--vae VQVAE --vae.prior.help", ["takes one of AutoregressiveCodes, UniformCodes"]),

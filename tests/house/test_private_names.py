@@ -45,6 +45,7 @@ USED = {
         "distributions/elements.py",
         "distributions/mixture.py",
         "guides/normal.py",
+        "likelihoods/real.py",
     },
     "torch.distributions.MultivariateNormal(torch.zeros(1), torch.eye(1))._batch_shape": {
         "distributions/elements.py",
