@@ -7,7 +7,7 @@ by the first figure, not with this package. `base` has the common style; the fig
 
 from pyro_vae.plots.base import encoded, save
 from pyro_vae.plots.calibration import comparison, coverage, predictive_check, rank_ecdf
-from pyro_vae.plots.codes import codes
+from pyro_vae.plots.codes import codes, edits, interpolations, traversal
 from pyro_vae.plots.diagnostics import active_units, elbo_surgery, inference_gaps, latent_kl, pareto_k
 from pyro_vae.plots.images import drawable, image_grid, manifold, reconstructions, samples, value_limits
 from pyro_vae.plots.imputing import imputations
@@ -23,11 +23,13 @@ __all__ = [
     "coverage",
     "curves",
     "drawable",
+    "edits",
     "elbo_surgery",
     "encoded",
     "image_grid",
     "imputations",
     "inference_gaps",
+    "interpolations",
     "latent_kl",
     "manifold",
     "pareto_k",
@@ -38,5 +40,6 @@ __all__ = [
     "robust_limits",
     "samples",
     "save",
+    "traversal",
     "value_limits",
 ]

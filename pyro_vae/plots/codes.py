@@ -1,11 +1,14 @@
-"""Codes of data as points."""
+"""Codes of data as points, and what moved codes decode to."""
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from pyro_vae.errors import UsageError
 from pyro_vae.plots.base import BLUE, GREY, TEXT, dress, make_figure
+from pyro_vae.plots.images import labelled_grid
+from pyro_vae.tasks.codes import Edited, Paths, Traversal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,3 +74,61 @@ def _cross(axes: "Axes", right: float, up: float) -> None:
     """How wide q(z|x) is, in the lower left corner."""
     low, bottom = axes.get_xlim()[0], axes.get_ylim()[0]
     axes.errorbar(low, bottom, xerr=right, yerr=up, color="black", lw=1, capsize=2)
+
+
+def traversal(found: Traversal, num: int = 20) -> "Figure":
+    """Draw a row for each coordinate of the code, the one with the highest KL first.
+
+    Args:
+        found: as `tasks.traverse` gives it, of data that can be drawn.
+        num: the most rows.
+
+    Returns:
+        The figure: the coordinate and its KL to the left, the steps in standard deviations above.
+
+    Raises:
+        UsageError: if the data have no picture.
+    """
+    found = found.first(num)
+    numbers = zip(found.dims.tolist(), found.kl.tolist(), strict=True)
+    rows = [f"z[{dim}]  {kl:.2f} nats" for dim, kl in numbers]
+    columns = [f"{step:+.3g}" for step in found.steps.tolist()]
+    return labelled_grid(found.x, rows, columns, f"E[x|z], one coordinate moved {found.along}")
+
+
+def interpolations(paths: Paths, num: int = 12) -> "Figure":
+    """Draw a row for each path between two codes.
+
+    Args:
+        paths: as `tasks.interpolate` gives them, of data that can be drawn.
+        num: the most rows.
+
+    Returns:
+        The figure: the length of each path to the left.
+
+    Raises:
+        UsageError: if the data have no picture.
+    """
+    rows = [f"length {length:.3g}" for length in paths.length[:num].tolist()]
+    steps = paths.x.shape[1]
+    columns = ["z0", *[""] * (steps - 2), "z1"]
+    return labelled_grid(paths.x[:num], rows, columns, f"E[x|z] along {paths.kind} paths from z0 to z1")
+
+
+def edits(found: Edited, x: Tensor, num: int = 12) -> "Figure":
+    """Draw a row for each datum: as it came, and edited by each strength.
+
+    Args:
+        found: as `tasks.edit` gives it, of data that can be drawn.
+        x: the data, `[N, *event]`.
+        num: the most rows.
+
+    Returns:
+        The figure.
+
+    Raises:
+        UsageError: if the data have no picture.
+    """
+    images = torch.cat([x.cpu().to(found.x.dtype).unsqueeze(0), found.x]).transpose(0, 1)[:num]
+    columns = ["x", *(f"{s:+g} v" for s in found.strengths.tolist())]
+    return labelled_grid(images, [""] * len(images), columns, "data x, and E[x|z + s v]")

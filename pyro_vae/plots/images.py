@@ -82,6 +82,38 @@ def labelled_columns(images: Tensor, labels: Sequence[str], title: str = "") -> 
     return figure
 
 
+def labelled_grid(images: Tensor, rows: Sequence[str], columns: Sequence[str], title: str = "") -> "Figure":
+    """Draw data in rows and columns that have labels.
+
+    Args:
+        images: `[rows, columns, *event]`.
+        rows: a label to the left of each row.
+        columns: a label above each column.
+        title: text above.
+
+    Returns:
+        The figure.
+
+    Raises:
+        UsageError: as `image_grid`.
+    """
+    images, count = _checked(images.flatten(0, 1), len(columns)), len(columns)
+    limits = value_limits(images)
+    (images,), own = _on_own_scales(images)
+    limits = (0.0, 1.0) if own else limits
+    figure = _tiled_figure(images, count)
+    axes = figure.subplots()
+    _draw_tiles(axes, [images], count, limits)
+    _label_classes(axes, images, columns, count, _GAP)
+    height, _ = _tile_size(images)
+    down, _, _ = _steps(images, 1, round(_GAP * height))
+    axes.set_yticks([row * down + height / 2 for row in range(len(rows))], list(rows))
+    axes.tick_params(length=0, labelsize=7, labelcolor="black")
+    _name_tiles(figure, "", images, limits, own)
+    figure.suptitle("\n".join(wrap(title, max(30, 11 * count))), fontsize=TEXT)
+    return figure
+
+
 def reconstructions(x: Tensor, x_mean: Tensor, columns: int = 5) -> "Figure":
     """Draw each datum next to its reconstruction (vectors: both as dots in one tile).
 

@@ -6,7 +6,7 @@ Its files:
     clustering.py        cluster, with_clusters, clustering_scores
     classification.py    classify, label_evidence, accuracy
     codebook.py          codebook_usage
-    codes/               encode_data, aggregate_posterior: codes of data
+    codes/               encode_data, aggregate_posterior, traverse, interpolate, edit: codes of data
     scores/              score, threshold, detection: how anomalous a datum is
     restoring.py         restore: x given what was observed of it
     restored.py          its result, Restored
@@ -18,7 +18,21 @@ Its files:
 from pyro_vae.tasks.classification import Accuracy, accuracy, classify, label_evidence
 from pyro_vae.tasks.clustering import Clustering, ClusteringScores, cluster, clustering_scores, with_clusters
 from pyro_vae.tasks.codebook import CodebookUsage, codebook_usage
-from pyro_vae.tasks.codes import AggregatePosterior, Encoded, aggregate_posterior, encode_data, with_aggregate
+from pyro_vae.tasks.codes import (
+    AggregatePosterior,
+    Attribute,
+    Edited,
+    Encoded,
+    Paths,
+    Traversal,
+    aggregate_posterior,
+    attribute_vector,
+    edit,
+    encode_data,
+    interpolate,
+    traverse,
+    with_aggregate,
+)
 from pyro_vae.tasks.generation import Generated, manifold, reconstruct, sample
 from pyro_vae.tasks.imputing import ImputationError, Imputed, imputation_error, impute
 from pyro_vae.tasks.pooling import Pooled, pool
@@ -30,30 +44,37 @@ from pyro_vae.tasks.strength import Strength, infer_strength
 __all__ = [
     "Accuracy",
     "AggregatePosterior",
+    "Attribute",
     "Clustering",
     "ClusteringScores",
     "CodebookUsage",
     "Detection",
+    "Edited",
     "Encoded",
     "Generated",
     "ImputationError",
     "Imputed",
+    "Paths",
     "Pooled",
     "Scores",
     "Threshold",
+    "Traversal",
     "Restored",
     "Strength",
     "accuracy",
     "aggregate_posterior",
+    "attribute_vector",
     "classify",
     "cluster",
     "clustering_scores",
     "codebook_usage",
     "detection",
+    "edit",
     "encode_data",
     "infer_strength",
     "imputation_error",
     "impute",
+    "interpolate",
     "label_evidence",
     "manifold",
     "pool",
@@ -62,6 +83,7 @@ __all__ = [
     "sample",
     "score",
     "threshold",
+    "traverse",
     "with_aggregate",
     "with_clusters",
 ]

@@ -236,6 +236,15 @@ CALLS: dict[str, Call] = {
         lambda t: [codes.aggregate_posterior(t.vae, t.x).log_prob(torch.zeros(3, 2))], "aggregate_posterior"
     ),
     "with_aggregate": Call(lambda t: codes.with_aggregate(t.vae, t.x), "with_aggregate"),
+    "traverse": Call(lambda t: codes.traverse(t.vae, t.x, 3), "traverse"),
+    "interpolate": Call(
+        lambda t: codes.interpolate(t.vae, t.x[:2, :2], t.x[2:4, :2] + 1, "geodesic", steps=3),
+        "interpolate",
+    ),
+    "attribute_vector": Call(
+        lambda t: codes.attribute_vector(t.x[:, :2], torch.arange(6) < 3), "attribute_vector", False
+    ),
+    "edit": Call(lambda t: codes.edit(t.vae, t.x, torch.ones(2)), "edit"),
     "fit_code_prior": Call(
         lambda t: pv.fit_code_prior(t.vqvae, t.dataset, epochs=1, batch_size=5, progress=False), "fit_code_prior"
     ),
@@ -282,9 +291,15 @@ PLOTS: dict[str, Callable[[Things], Any]] = {
     "comparison": lambda t: plots.comparison(pv.compare({"a": _log_marginal(t), "b": _log_marginal(t)})),
     "coverage": lambda t: plots.coverage(_RANKS.coverage()),
     "curves": lambda t: plots.curves(ROWS),
+    "edits": lambda t: plots.edits(
+        codes.Edited(torch.zeros(1), t.x[None], t.x.reshape(1, -1, 2, 2), t.x[None, :, 0]), t.x.reshape(-1, 2, 2)
+    ),
     "elbo_surgery": lambda t: plots.elbo_surgery(pv.elbo_surgery(*pair(t))),
     "image_grid": lambda t: plots.image_grid(t.x.reshape(-1, 2, 2)),
     "inference_gaps": lambda t: plots.inference_gaps({"a": CALLS["inference_gaps"].run(t)}),
+    "interpolations": lambda t: plots.interpolations(
+        codes.Paths("straight", t.x[None], t.x.reshape(1, -1, 2, 2), *t.x[:1, :3].T)
+    ),
     "latent_kl": lambda t: plots.latent_kl(pv.latent_statistics(t.vae, t.x)),
     "manifold": lambda t: plots.manifold(tasks.manifold(t.vae, side=2).reshape(2, 2, 2, 2)),
     "pareto_k": lambda t: plots.pareto_k(_log_marginal(t)),
@@ -295,6 +310,11 @@ PLOTS: dict[str, Callable[[Things], Any]] = {
         restore(t.vae, t.x, Missing(), num_draws=2, num_particles=20, method="encoder"), t.x
     ),
     "samples": lambda t: plots.samples(Generated({"z": t.x}, t.x.reshape(-1, 2, 2), t.x.reshape(-1, 2, 2))),
+    "traversal": lambda t: plots.traversal(
+        codes.Traversal(
+            torch.arange(1), *t.x[:1, :2].T, t.x[0], t.x[:1], t.x[0], t.x.reshape(1, -1, 2, 2)[:, :4], "the prior"
+        )
+    ),
     "value_limits": lambda t: plots.value_limits(t.x.reshape(-1, 2, 2)),
 }
 
