@@ -6,7 +6,7 @@ Its files:
     clustering.py        cluster, with_clusters, clustering_scores
     classification.py    classify, label_evidence, accuracy
     codebook.py          codebook_usage
-    codes/               encode_data, aggregate_posterior, traverse, interpolate, edit: codes of data
+    codes/               encode_data, aggregate_posterior, traverse, interpolate, edit, mig: codes of data
     scores/              score, threshold, detection: how anomalous a datum is
     restoring.py         restore: x given what was observed of it
     restored.py          its result, Restored
@@ -19,6 +19,7 @@ from pyro_vae.tasks.classification import Accuracy, accuracy, classify, label_ev
 from pyro_vae.tasks.clustering import Clustering, ClusteringScores, cluster, clustering_scores, with_clusters
 from pyro_vae.tasks.codebook import CodebookUsage, codebook_usage
 from pyro_vae.tasks.codes import (
+    DCI,
     AggregatePosterior,
     Attribute,
     Edited,
@@ -27,9 +28,12 @@ from pyro_vae.tasks.codes import (
     Traversal,
     aggregate_posterior,
     attribute_vector,
+    dci,
     edit,
     encode_data,
     interpolate,
+    mig,
+    sap,
     traverse,
     with_aggregate,
 )
@@ -42,6 +46,7 @@ from pyro_vae.tasks.scores import Detection, Scores, Threshold, detection, score
 from pyro_vae.tasks.strength import Strength, infer_strength
 
 __all__ = [
+    "DCI",
     "Accuracy",
     "AggregatePosterior",
     "Attribute",
@@ -68,6 +73,7 @@ __all__ = [
     "cluster",
     "clustering_scores",
     "codebook_usage",
+    "dci",
     "detection",
     "edit",
     "encode_data",
@@ -77,10 +83,12 @@ __all__ = [
     "interpolate",
     "label_evidence",
     "manifold",
+    "mig",
     "pool",
     "reconstruct",
     "restore",
     "sample",
+    "sap",
     "score",
     "threshold",
     "traverse",

@@ -30,6 +30,19 @@ class TestEncode:
             assert saved["z"].shape == (3, 20, 2) and saved["z_mean"].shape == saved["z_sd"].shape == (20, 2)
             assert saved["label"].shape == (20,)
 
+    def test_known_factors(self, run, tmp_path):
+        labels = call("encode", run, "--quiet --num_draws 1 --out", tmp_path / "c.npz")
+        assert labels.code == 0
+        with np.load(tmp_path / "c.npz") as saved:
+            np.save(tmp_path / "f.npy", saved["z_mean"] @ np.array([[0.0], [2.0]]))
+        done = call(
+            "encode", run, "--quiet --json --num_draws 1 --out", tmp_path / "c.npz", "--factors", tmp_path / "f.npy"
+        )
+        found = json.loads(done.out)["factors"]
+        assert found["mig"]["value"] > 0.5 and found["sap"]["standard_error"] > 0
+        short = call("encode", run, "--num 5 --quiet --factors", tmp_path / "f.npy")
+        assert short.code == 2 and "expected 5 rows" in short.err
+
     def test_netcdf(self, run, tmp_path):
         done = call("encode", run, "--num 5 --num_draws 4 --quiet --out", tmp_path / "c.nc")
         assert done.code == 0 and "KL of q(z) from p(z)" in done.out

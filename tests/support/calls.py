@@ -236,6 +236,8 @@ CALLS: dict[str, Call] = {
         lambda t: [codes.aggregate_posterior(t.vae, t.x).log_prob(torch.zeros(3, 2))], "aggregate_posterior"
     ),
     "with_aggregate": Call(lambda t: codes.with_aggregate(t.vae, t.x), "with_aggregate"),
+    "mig": Call(lambda t: codes.mig(t.x[:, :2], t.x[:, 2]), "mig", False),
+    "sap": Call(lambda t: codes.sap(t.x[:, :2], t.x[:, 2]), "sap", False),
     "traverse": Call(lambda t: codes.traverse(t.vae, t.x, 3), "traverse"),
     "interpolate": Call(
         lambda t: codes.interpolate(t.vae, t.x[:2, :2], t.x[2:4, :2] + 1, "geodesic", steps=3),

@@ -5,6 +5,7 @@ coordinates are in use and how far the codes of all data together are from the p
 
     pyro-vae encode runs/mnist --split train --num 1000
     pyro-vae encode runs/mnist --num_draws 100 --out codes.nc
+    pyro-vae encode runs/shapes --factors shapes_factors.npy
 
 In the .npz, `z` are the draws [draws, N, latent], `z_mean`, `z_sd` and `z_mean_error` are [N, latent]; a .nc (NetCDF)
 has them in the groups of ArviZ, `posterior` and `constant_data`.
@@ -22,6 +23,11 @@ def add_options(parser: CommandParser) -> None:
     data, draws = parser.add_argument_group("data"), parser.add_argument_group("draws")
     add_split(data)
     data.add_argument("--num", type=int | None, default=None, help="how many, evenly spread; without it all")
+    help = (
+        "a .npy file of factors [N, K] of the data, numbers: how well single coordinates agree with them (MIG, SAP, "
+        "and DCI if scikit-learn is installed)"
+    )
+    data.add_argument("--factors", type=str | None, default=None, metavar="FILE", help=help)
     draws.add_argument("--num_draws", type=int, default=10, help="draws of the code of each datum")
     add_seed(draws)
     output = parser.add_argument_group("output")

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae.cli.work.code_outputs import outputs_of, save_all, saved_as
+from pyro_vae.cli.work.factors import agreement, agreement_lines, read_factors
 from pyro_vae.cli.work.printing import print_result
 from pyro_vae.cli.work.saved_runs import Chosen, SavedRun, load_split, open_saved
 from pyro_vae.diagnostics import latent_statistics
@@ -26,8 +27,11 @@ def run(options: Namespace) -> int:
     chosen = load_split(saved, options, options.num)
     num = "" if options.num is None else f"-num{options.num}"
     places = outputs_of(saved, options, f"codes-{options.split}{num}", picture=True, netcdf=True)
+    factors = None if options.factors is None else read_factors(options.factors, len(chosen))
     encoded = _encoded(saved, chosen, options)
     result = _result(saved, chosen, encoded, options)
+    if factors is not None:
+        result["factors"] = agreement(encoded.codes, factors, options.seed)
     print_result({**(result if options.json else _readable(result)), "saved": saved_as(places)}, options.json)
     label = {} if chosen.labels is None else {"label": chosen.labels}
     draw = lambda: plots.codes(encoded.codes, _spreads(encoded), chosen.labels)  # noqa: E731
@@ -94,4 +98,5 @@ def _readable(result: dict[str, Any]) -> dict[str, Any]:
         error = number(kl["standard_error"])
         text = f"{kl['mean']:.3f} nats (standard error {error}, of these {result['num']} data)"
         lines["KL of q(z) from p(z)"] = text
+    lines |= agreement_lines(result.pop("factors", {}))
     return {**result, **lines}
