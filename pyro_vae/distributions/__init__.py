@@ -11,7 +11,9 @@ Its files:
     point_masses.py     distributions without width
     zuko_flows.py       normalising flows of zuko
     code_sequence.py    sequences of whole numbers, each given those before it
-    normals.py          independent normal elements, also in other units
+    normals.py          independent normal elements, also in other units, and given a linear observation
+    linear_observations.py    y = A x + e of normal elements x
+    blocks.py           bits of an image given how many of a block are ones
     quadrature.py       integrals over each element, and draws of what they normalise
     log_scales.py       logarithms of scales that don't overflow
 """

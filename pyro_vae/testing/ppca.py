@@ -18,17 +18,24 @@ def linear_process(dim: int = 6, latent: int = 3, scale: float = 0.7, seed: int 
     return LinearGaussian(process.weight.double(), process.bias.double(), scale)
 
 
-def linear_vae(process: LinearGaussian, guide: type = FullNormal, hidden: tuple[int, ...] = ()) -> VAE:
+def linear_vae(
+    process: LinearGaussian,
+    guide: type = FullNormal,
+    hidden: tuple[int, ...] = (),
+    event: tuple[int, ...] | None = None,
+) -> VAE:
     """A VAE in double precision whose model is the process; its encoder is untrained.
 
     Args:
         process: the process.
         guide: class of the guide.
         hidden: widths of the encoder's hidden layers.
+        event: shape of one datum; None for a vector.
     """
     dim, latent = process.weight.shape
     likelihood, affine = partial(Normal, scale=process.scale), partial(MLP, hidden=())
-    vae = VAE((dim,), latent, likelihood=likelihood, guide=guide, encoder=partial(MLP, hidden=hidden), decoder=affine)
+    shape = (dim,) if event is None else event
+    vae = VAE(shape, latent, likelihood=likelihood, guide=guide, encoder=partial(MLP, hidden=hidden), decoder=affine)
     vae.double()
     decoder: Any = vae.decoder
     with torch.no_grad():

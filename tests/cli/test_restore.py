@@ -47,7 +47,11 @@ def test_strengths(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("channel", "shown"), [("GaussianNoise --channel.std 0.3 --strengths std=0.3,0.6", "GaussianNoise(std=")]
+    ("channel", "shown"),
+    [
+        ("GaussianNoise --channel.std 0.3 --strengths std=0.3,0.6", "GaussianNoise(std="),
+        ("AveragePool --channel.k 4", "AveragePool(k=4, std=0.0)"),
+    ],
 )
 def test_other_channels(run, tmp_path, channel, shown):
     done = call("restore", run, QUICK, "--channel", channel, "--json --out", tmp_path / "r.png")
@@ -60,6 +64,9 @@ def test_other_channels(run, tmp_path, channel, shown):
         ("--channel Mising", "unknown class 'Mising'"),
         ("--channel BitFlip --channel.p 2", "p: expected the probability of a flip"),
         ("--channel GaussianNoise --channel.std 0", "std: expected the standard deviation of the noise"),
+        ("--channel AveragePool --channel.k 3", "multiples of 3, got data of shape [8, 8]"),
+        ("--channel Blur", "train the model with the likelihood Normal"),
+        ("--channel Linear --channel.matrix nowhere.npy", "nowhere.npy"),
         ("--channel BitFlip --strengths q=1", "expected OPTION=VALUE"),
         ("--channel BitFlip --strengths p=a", "expected numbers after p="),
         ("--channel.pattern middle", "pattern"),
