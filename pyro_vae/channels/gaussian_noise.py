@@ -9,6 +9,7 @@ from torch import Tensor
 from pyro_vae.arguments.values import number
 from pyro_vae.channels.base import Channel, NotExactError
 from pyro_vae.distributions.elements import finite_values
+from pyro_vae.distributions.exponentials import exponential_pieces, log_with_noise
 from pyro_vae.distributions.normals import as_normal
 from pyro_vae.distributions.quadrature import Tilted, has_density
 from pyro_vae.errors import UsageError
@@ -20,10 +21,11 @@ class GaussianNoise(Channel):
 
     .. math:: y_d = x_d + \epsilon_d, \qquad \epsilon_d \sim N(0, s^2)
 
-    p(y|z) is exact for a normal likelihood, whose variance grows by s^2, and for elements of finitely many values
-    (binary, grey levels), a mixture. For other densities (Laplace, Student's t, continuous Bernoulli, your own) it is
-    an integral for each element, with an error below `distributions.quadrature.TOLERANCE`, 1e-5 nats, and 174 times as
-    many densities to compute; `Tilted` says where that was measured. Counts are refused.
+    p(y|z) is exact for a normal likelihood, whose variance grows by s^2, for elements of finitely many values (binary,
+    grey levels), a mixture, and for Laplace and continuous Bernoulli, by a formula. For other densities (Student's t,
+    your own) it is an integral for each element, with an error below `distributions.quadrature.TOLERANCE`, 1e-5 nats,
+    and 174 times as many densities to compute; `Tilted` says where that was measured. x given y and z is drawn by the
+    same integral for all but the first two. Counts are refused.
 
     Args:
         std: s, the standard deviation of the noise, in the units of x; above 0.
@@ -52,6 +54,8 @@ class GaussianNoise(Channel):
         """By the formula, the mixture or the integral of these elements."""
         if (normal := as_normal(elements)) is not None:
             return dist.Normal(normal.loc, normal.scale.square().add(self.std**2).sqrt()).log_prob(y)
+        if (pieces := exponential_pieces(elements)) is not None:
+            return log_with_noise(pieces, y, self.std)
         return super().log_prob(elements, y) if self._is_finite(elements) else self._tilted(elements, y).log_normalizer
 
     def restored(self, elements: dist.TorchDistribution, y: Tensor) -> dist.TorchDistribution:

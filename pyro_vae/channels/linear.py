@@ -14,10 +14,9 @@ from torch import Tensor
 
 from pyro_vae.arguments.values import number, shown
 from pyro_vae.channels.base import Channel, NotExactError
-from pyro_vae.data.sources.numpy_files import read_npy
 from pyro_vae.distributions.linear_observations import LinearObservation, distinct
 from pyro_vae.distributions.normals import GivenLinear, as_normal
-from pyro_vae.errors import UsageError
+from pyro_vae.errors import FileError, UsageError
 
 Shape = tuple[int, ...]
 
@@ -208,7 +207,7 @@ class Linear(LinearChannel):
 def _rows(matrix: Any) -> tuple[tuple[float, ...], ...]:
     """Rows of numbers: plain values, so that channels can be compared and saved."""
     if isinstance(matrix, str):
-        matrix = np.array(read_npy(Path(matrix)))
+        matrix = _read(matrix)
     try:
         found = torch.as_tensor(matrix, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
@@ -219,6 +218,15 @@ def _rows(matrix: Any) -> tuple[tuple[float, ...], ...]:
             f"got {shown(matrix)}"
         )
     return tuple(map(tuple, found.tolist()))
+
+
+def _read(path: str) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise FileError.of(error, Path(path), "read") from error
+    except (ValueError, EOFError) as error:
+        raise UsageError(f"matrix: {path} is no .npy file of numbers") from error
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ Its files:
     normals.py          independent normal elements, also in other units, and given a linear observation
     linear_observations.py    y = A x + e of normal elements x
     blocks.py           bits of an image given how many of a block are ones
+    exponentials.py     densities made of exponentials, and with normal noise
     quadrature.py       integrals over each element, and draws of what they normalise
     log_scales.py       logarithms of scales that don't overflow
 """

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from pyro_vae.distributions.elements import Elements, logit_of, solve
+from pyro_vae.distributions.exponentials import Exponential
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.shapes import Shapes
 
@@ -118,6 +119,12 @@ class _ContinuousBernoulli(Elements):
         small = (value - 0.5) * near - near.square() * _even(near, _LOG_SINHC)
         large = value * self.logits - self.logits.clamp(min=0) + far.log() - (-torch.expm1(-far)).log()
         return torch.where(self.logits.abs() < _NEAR, small, large)
+
+    def exponential_pieces(self) -> list[Exponential]:
+        """One, which falls from the end where the density is highest."""
+        up = self.logits <= 0
+        start, rate = torch.where(up, torch.zeros_like(self.logits), 1), torch.where(up, -self.logits, self.logits)
+        return [Exponential(start, self.log_density(start), rate, up, torch.ones_like(start))]
 
     def draw(self, shape: torch.Size) -> Tensor:
         """By the inverse of the distribution function, from the end where the density is highest."""

@@ -13,7 +13,7 @@ from scipy import special, stats
 from pyro_vae import VAE, log_marginal
 from pyro_vae.channels import GaussianNoise, NotExactError, through
 from pyro_vae.distributions.elements import Rescaled
-from pyro_vae.distributions.quadrature import TOLERANCE
+from pyro_vae.distributions.quadrature import TOLERANCE, Tilted
 from pyro_vae.errors import UsageError
 from pyro_vae.likelihoods import Bernoulli, Categorical, ContinuousBernoulli, Laplace, Poisson, StudentT
 from pyro_vae.process.seeding import seeded
@@ -30,9 +30,10 @@ def elements(likelihood, *params):
 
 
 def through_noise(p, scale, std):
-    """(y, log p(y|z)) at `AWAY`."""
-    y = p.mean + AWAY * (scale**2 + std**2) ** 0.5
-    return y.tolist(), GaussianNoise(std).log_prob(p, y)
+    """y at `AWAY`, and log p(y|z) by the channel and by the integral."""
+    y, noise = p.mean + AWAY * (scale**2 + std**2) ** 0.5, GaussianNoise(std)
+    integral = Tilted(p, partial(noise.log_density, y), y, torch.full_like(y, std)).log_normalizer
+    return y.tolist(), noise.log_prob(p, y).tolist(), integral.tolist()
 
 
 def phi(x):
@@ -59,21 +60,39 @@ def student_t(y, s, df):
     return special.logsumexp(terms) + np.log(t[1] - t[0])
 
 
-@pytest.mark.parametrize("std", STDS)
-def test_error_of_the_integral(std):
-    """What `TOLERANCE` says, in double precision."""
-    with mpmath.workdps(60):
-        y, found = through_noise(elements(Laplace(Shapes((7,), 1)), torch.zeros(7)), 2**0.5, std)
-        errors = [abs(a - float(laplace(b, std))) for a, b in zip(found.tolist(), y, strict=True)]
-        for logit in (0.01, -3.0, 30.0, 1000.0):
-            p = elements(ContinuousBernoulli(Shapes((7,), 1)), torch.full((7,), logit))
-            y, found = through_noise(p, p.stddev, std)
-            pairs = zip(found.tolist(), y, strict=True)
-            errors += [abs(a - float(continuous_bernoulli(b, std, logit))) for a, b in pairs]
+def cases(std):
+    """Elements, their scale, and the exact log p(y|z) as a function of y."""
+    yield elements(Laplace(Shapes((7,), 1)), torch.zeros(7)), 2**0.5, partial(laplace, s=std)
+    for logit in (0.01, -3.0, 30.0, 1000.0):
+        p = elements(ContinuousBernoulli(Shapes((7,), 1)), torch.full((7,), logit))
+        yield p, p.stddev, partial(continuous_bernoulli, s=std, logit=logit)
     for df in (1.1, 3.0, 30.0):
-        y, found = through_noise(elements(StudentT(Shapes((7,), 1), df=df), torch.zeros(7)), 1, std)
-        errors += [abs(a - student_t(b, std, df)) for a, b in zip(found.tolist(), y, strict=True)]
-    assert max(errors) < TOLERANCE
+        yield elements(StudentT(Shapes((7,), 1), df=df), torch.zeros(7)), 1, partial(student_t, s=std, df=df)
+
+
+@pytest.mark.parametrize("std", STDS)
+def test_against_formulas(std):
+    """The integral as `TOLERANCE` says, in double precision; the channel's formulas to rounding."""
+    with mpmath.workdps(60):
+        for p, scale, exact in cases(std):
+            y, by_channel, integral = through_noise(p, scale, std)
+            expected = [float(exact(value)) for value in y]
+            assert np.abs(np.subtract(integral, expected)).max() < TOLERANCE
+            assert np.allclose(by_channel, expected, rtol=1e-11, atol=1e-5 if exact.func is student_t else 1e-10)
+
+
+def test_gradients_of_the_formulas():
+    """In every case of the formulas, also far outside."""
+    y = torch.tensor([-30.0, -0.5, 0.2, 0.9, 1.4, 40.0]).double()
+    log_prob, grey = GaussianNoise(0.3).log_prob, ContinuousBernoulli(Shapes((6,), 1))
+    for logit in (-200.0, -1.0, 0.0, 3.0, 500.0):
+        logits = torch.full((6,), logit).double().requires_grad_()
+        assert torch.autograd.gradcheck(lambda t: log_prob(grey.distribution(t), y), (logits,), atol=1e-4)
+    for loc in (0.0, 5.0):
+        m, b = torch.full((6,), loc).double().requires_grad_(), torch.full((6,), 0.4).double().requires_grad_()
+        assert torch.autograd.gradcheck(lambda m, b: log_prob(dist.Laplace(m, b), y), (m, b), atol=1e-4)
+    scaled = Rescaled(dist.Laplace(torch.zeros(6).double(), 0.2), torch.tensor(1.0), torch.tensor(2.0))
+    assert torch.allclose(log_prob(scaled, y), log_prob(dist.Laplace(torch.ones(6).double(), 0.4), y))
 
 
 @pytest.mark.parametrize("logit", [-2.0, 40.0])
@@ -98,15 +117,15 @@ def test_many_elements_in_parts(monkeypatch):
     for most in (2**22, 90):
         monkeypatch.setattr("pyro_vae.distributions.quadrature._MOST_NUMBERS", most)
         m = loc.clone().requires_grad_()
-        value = GaussianNoise(0.3).log_prob(dist.Laplace(m, 0.5), y)
+        value = GaussianNoise(0.3).log_prob(dist.StudentT(3.0, m, 0.5), y)
         (gradient,) = torch.autograd.grad(value.sum(), m)
-        x = GaussianNoise(0.3).restored(dist.Laplace(loc, 0.5), y)
+        x = GaussianNoise(0.3).restored(dist.StudentT(3.0, loc, 0.5), y)
         with seeded(0, "parts"):
             found.append((value.detach(), gradient, x.mean, x.variance, x.sample((5,))))
     for one, other in zip(*found, strict=True):
         assert torch.allclose(one, other, atol=1e-12)
     step = 1e-4
-    ahead, behind = (GaussianNoise(0.3).log_prob(dist.Laplace(loc + h, 0.5), y) for h in (step, -step))
+    ahead, behind = (GaussianNoise(0.3).log_prob(dist.StudentT(3.0, loc + h, 0.5), y) for h in (step, -step))
     assert torch.allclose(found[0][1], (ahead - behind) / (2 * step), atol=1e-5)
 
 

@@ -121,7 +121,10 @@ def test_a_matrix_that_is_none(matrix):
         Linear(matrix)
 
 
-def test_a_file_that_is_none():
+def test_a_file_that_is_none(tmp_path):
+    (tmp_path / "a.npy").write_text("1 2 3")
+    with pytest.raises(UsageError, match=r"a\.npy is no \.npy file of numbers"):
+        Linear(str(tmp_path / "a.npy"))
     with pytest.raises(FileError, match=r"nowhere\.npy"):
         Linear("nowhere.npy")
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
-from pyro_vae.channels import AveragePool, Blur, GaussianNoise, Linear
+from pyro_vae.channels import AveragePool, Blur, GaussianNoise, Linear, through
+from pyro_vae.diagnostics.calibration import simulation_based_calibration
 from pyro_vae.process.seeding import seeded
 from pyro_vae.tasks import infer_strength, restore
 from pyro_vae.testing.ppca import linear_process, linear_vae, make_exact
@@ -90,3 +91,16 @@ def test_the_strength_of_the_noise():
     exact = torch.stack([of_y(ONE, s).log_prob(y.flatten(1)).sum() for s in grid])
     assert ((found.log_p - exact).abs() < 5 * found.standard_error + 1e-6).all() and not found.flagged
     assert found.best == GaussianNoise(grid[int(exact.argmax())])
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_calibration(name):
+    """Ranks of 300 data: the exact guide is flagged with probability 1e-4; one too narrow by a factor of e is found."""
+    channel, matrix, std = CHANNELS[name]
+    vae = exact_vae(channel, matrix, std)
+    pair, y = through(vae, channel), torch.zeros(300, *channel.observed_shape(EVENT)).double()
+    options = {"num_draws": 49, "alpha": 1e-4}
+    assert simulation_based_calibration(pair.model, pair.guide, y, **options).calibrated
+    with torch.no_grad():
+        vae.encoder.output.bias[3:6] -= 1.0
+    assert not simulation_based_calibration(pair.model, pair.guide, y, **options).calibrated
