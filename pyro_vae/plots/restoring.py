@@ -17,7 +17,8 @@ def restorations(restored: Restored, y: Tensor, num_draws: int = 4) -> "Figure":
 
     Args:
         restored: as `tasks.restore` gives it, of images.
-        y: what was observed, `[N, *observed]`; gaps (nan) are drawn halfway between the darkest and the brightest.
+        y: what was observed, `[N, *observed]`; gaps (nan) are drawn halfway between the darkest and the brightest. It
+            is left out if it is neither an image of the size of x nor a smaller one.
         num_draws: draws in a row.
 
     Returns:
@@ -28,20 +29,21 @@ def restorations(restored: Restored, y: Tensor, num_draws: int = 4) -> "Figure":
     """
     x, drawn = restored.mean, restored.draws[:num_draws]
     low, high = drawn.min(), drawn.max()
-    shown = _in_shape_of(torch.where(y.isnan(), (low + high) / 2, y).cpu().to(x.dtype), x).clamp(low, high)
+    shown = _in_shape_of(torch.where(y.isnan(), (low + high) / 2, y).cpu().to(x.dtype), x)
+    observed = [] if shown is None else [("y", shown.clamp(low, high))]
     truth = [] if restored.truth is None else [("x", restored.truth.to(x.dtype))]
-    columns = [*truth, ("y", shown), ("E[x|y]", x), ("sd[x|y]", low + restored.sd)]
+    columns = [*truth, *observed, ("E[x|y]", x), ("sd[x|y]", low + restored.sd)]
     columns += [(f"draw {n + 1}", draw) for n, draw in enumerate(drawn)]
     images = torch.stack([image for _, image in columns], 1).flatten(0, 1)
     return labelled_columns(images, [name for name, _ in columns], f"x given y, y through {restored.channel}")
 
 
-def _in_shape_of(y: Tensor, x: Tensor) -> Tensor:
-    """Observations in the shape of x: blocks of pixels for smaller images."""
+def _in_shape_of(y: Tensor, x: Tensor) -> Tensor | None:
+    """Observations in the shape of x: blocks of pixels for smaller images; None if they are no images."""
     if y.shape == x.shape:
         return y
     if y.dim() == x.dim() and all(a % b == 0 for a, b in zip(x.shape[1:], y.shape[1:], strict=True)):
         for dim in range(1, x.dim()):
             y = y.repeat_interleave(x.shape[dim] // y.shape[dim], dim)
         return y
-    return torch.full_like(x, float(x.min()))
+    return None
