@@ -1,10 +1,10 @@
 """Clusters as the components of a mixture prior: where they start, what belongs to them, and how good they are."""
 
+import warnings
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from math import inf, log, pi
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,11 +14,11 @@ from pyro_vae.arguments.remedies import spoken
 from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.data import Dataset, as_dataset
 from pyro_vae.distributions.mixture import Mixture
-from pyro_vae.errors import DataError, UsageError
+from pyro_vae.errors import DataError, MissingPackage, UsageError
 from pyro_vae.inference.programs import evaluation_mode
 from pyro_vae.priors import MixtureOfNormals
 from pyro_vae.process.isolation import isolated
-from pyro_vae.process.seeding import seeded
+from pyro_vae.process.seeding import derive_seed, seeded
 
 A = TypeVar("A", bound=Autoencoder)
 
@@ -27,8 +27,8 @@ _TILE = 1000
 """Data that are encoded at a time; each tile has its own random stream."""
 
 
-_LEAST_VARIANCE = 1e-3
-"""Of a component's coordinate, in the variances of the coordinates over all codes."""
+_ADDED_VARIANCE = 1e-3
+"""To that of each component's coordinates, in units of their variances over all codes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,9 +121,9 @@ def with_clusters(
 
     A mixture prior that is trained from random means tends to use a few components only. So train with a
     `StandardNormal` first, put the mixture where the codes are, and train on: `fit(with_clusters(vae, data), data)`.
-    EM starts `restarts` times from k-means++ seeds and 10 rounds of k-means, on one draw z ~ q(z|x) for each datum, and
-    the likeliest mixture is kept. `refit_prior` climbs the same likelihood by gradients, for any prior, on new draws
-    in every epoch, but from random means.
+    EM (scikit-learn's, of the extra `sklearn`) starts `restarts` times from k-means, on one draw z ~ q(z|x) for each
+    datum, and the likeliest mixture is kept. `refit_prior` climbs the same likelihood by gradients, for any prior, on
+    new draws in every epoch, but from random means.
 
     Args:
         vae: the trained VAE; left as it is.
@@ -138,6 +138,7 @@ def with_clusters(
 
     Raises:
         UsageError: for numbers that make no sense, or a VAE with a context.
+        MissingPackage: if scikit-learn is not installed.
 
     References:
         Arthur & Vassilvitskii 2007, k-means++. Jiang et al. 2017, Variational deep embedding (VaDE).
@@ -149,6 +150,7 @@ def with_clusters(
         torch.Size([3, 2])
     """
     _check_vae(vae)
+    _gaussian_mixture()  # missing or not, before there is work
     dataset = as_dataset(data)
     x = dataset.split("train")
     if restarts < 1 or steps < 1 or not 1 <= components <= len(x):
@@ -164,8 +166,7 @@ def with_clusters(
     with seeded(seed, "start"):
         prior = make(vae.shapes).to(z)
     copied.prior, copied.arguments = prior, {**vae.arguments, "prior": make}
-    with seeded(seed, "clusters"):
-        found = max((_em(z.double(), components, steps) for _ in range(restarts)), key=lambda m: m.likelihood)
+    found = _mixture(z.double().cpu(), components, restarts, steps, derive_seed(seed, "clusters") % 2**32)
     with torch.no_grad():
         prior.logits.copy_(found.log_weights)
         prior.loc.copy_(found.loc)
@@ -296,49 +297,30 @@ class _Normals:
     log_weights: Tensor
     loc: Tensor
     variance: Tensor
-    likelihood: float = -inf
+    likelihood: float
 
 
-def _em(z: Tensor, components: int, steps: int) -> _Normals:
-    """One start of expectation maximisation on codes `[N, latent]`, until it gains less than 1e-6 nats per datum."""
-    floor = _LEAST_VARIANCE * z.var(0, correction=0).clamp(min=1e-12)
-    loc = _k_means(z, components, rounds=10)
-    share = torch.nn.functional.one_hot(torch.cdist(z, loc).argmin(-1), components).to(z)
-    before = -inf
-    for _ in range(steps):
-        mixture = _maximised(z, share, floor)
-        joint = _log_joint(z, mixture)
-        likelihood = joint.logsumexp(-1).mean().item()
-        if likelihood - before < 1e-6:
-            break
-        before, share = likelihood, joint.softmax(-1)
-    return _Normals(mixture.log_weights, mixture.loc, mixture.variance, likelihood)
+def _mixture(z: Tensor, components: int, restarts: int, steps: int, seed: int) -> _Normals:
+    """The likeliest of several starts of expectation maximisation on codes `[N, latent]`, by scikit-learn.
+
+    Each ends where it gains less than 1e-6 nats per datum. The codes are brought to unit scale, in which `reg_covar`,
+    added to all variances, means the same for every coordinate.
+    """
+    mean, scale = z.mean(0), z.std(0, correction=0).clamp(min=1e-6)
+    unit = ((z - mean) / scale).repeat(2 if len(z) == 1 else 1, 1).numpy()  # scikit-learn refuses a single row
+    options: Any = {"n_init": restarts, "max_iter": steps, "tol": 1e-6, "reg_covar": _ADDED_VARIANCE}
+    mixture = _gaussian_mixture()(components, covariance_type="diag", random_state=seed, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of too few steps, and of codes that are equal
+        mixture.fit(unit)
+        likelihood = mixture.score(unit) - scale.log().sum().item()
+    weights, loc, variance = map(torch.from_numpy, (mixture.weights_, mixture.means_, mixture.covariances_))
+    return _Normals(weights.log(), mean + scale * loc, scale.square() * variance, likelihood)
 
 
-def _maximised(z: Tensor, share: Tensor, floor: Tensor) -> _Normals:
-    """The mixture that data given out by `share`, `[N, components]`, make likeliest."""
-    count = share.sum(0).clamp(min=1e-3).unsqueeze(-1)
-    loc = share.T @ z / count
-    variance = (share.T @ z.square() / count - loc.square()).clamp(min=floor)
-    return _Normals((count.squeeze(-1) / count.sum()).log(), loc, variance)
-
-
-def _log_joint(z: Tensor, mixture: _Normals) -> Tensor:
-    """Log p(k, z), `[N, components]`."""
-    precision = mixture.variance.reciprocal()
-    squares = z.square() @ precision.T - 2 * z @ (mixture.loc * precision).T
-    constant = (mixture.loc.square() * precision + mixture.variance.log() + log(2 * pi)).sum(-1)
-    return mixture.log_weights - (squares + constant) / 2
-
-
-def _k_means(z: Tensor, components: int, rounds: int) -> Tensor:
-    """Centres `[components, latent]`, from k-means++ seeds; an empty one stays where it is."""
-    centres = z[torch.randint(len(z), (1,))]
-    while len(centres) < components:
-        distance = torch.cdist(z, centres).square().min(-1).values
-        centres = torch.cat([centres, z[torch.multinomial(distance.clamp(min=1e-12), 1)]])
-    for _ in range(rounds):
-        share = torch.nn.functional.one_hot(torch.cdist(z, centres).argmin(-1), components).to(z)
-        count = share.sum(0).unsqueeze(-1)
-        centres = torch.where(count > 0, share.T @ z / count.clamp(min=1), centres)
-    return centres
+def _gaussian_mixture() -> Any:
+    try:
+        from sklearn.mixture import GaussianMixture
+    except ModuleNotFoundError as error:
+        raise MissingPackage("scikit-learn", "sklearn", "with_clusters") from error
+    return GaussianMixture

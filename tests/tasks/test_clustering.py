@@ -1,5 +1,6 @@
 """Clusters of a mixture prior, where they start, and their scores, against their definitions."""
 
+import sys
 from functools import partial
 from itertools import combinations, permutations
 from math import log
@@ -10,13 +11,13 @@ from torch.distributions import Normal as TorchNormal
 
 from pyro_vae.autoencoders import VAE
 from pyro_vae.data import load_data
-from pyro_vae.errors import DataError, UsageError
+from pyro_vae.errors import DataError, MissingPackage, UsageError
 from pyro_vae.evidence import bound
 from pyro_vae.networks import MLP
 from pyro_vae.objectives import ELBO
 from pyro_vae.priors import MixtureOfNormals, VampPrior
-from pyro_vae.process.seeding import seeded
-from pyro_vae.tasks.clustering import ClusteringScores, _codes, _em, cluster, clustering_scores, with_clusters
+from pyro_vae.process.seeding import derive_seed, seeded
+from pyro_vae.tasks.clustering import ClusteringScores, _codes, _mixture, cluster, clustering_scores, with_clusters
 from pyro_vae.training.fitting import fit
 from tests.cli.test_cli import FAST, call
 
@@ -123,7 +124,7 @@ class TestStart:
         with seeded(0, "em"):
             which = torch.multinomial(weights, 3000, replacement=True)
             z = loc[which] + scale[which].unsqueeze(-1) * torch.randn(3000, 2, dtype=torch.float64)
-            found = max((_em(z, 3, 100) for _ in range(5)), key=lambda m: m.likelihood)
+        found = _mixture(z, 3, restarts=5, steps=100, seed=0)
         order = torch.cdist(loc, found.loc).argmin(-1)
         assert sorted(order.tolist()) == [0, 1, 2]
         error = scale / (3000 * weights).sqrt()
@@ -131,14 +132,20 @@ class TestStart:
         assert ((found.variance[order].sqrt() - scale.unsqueeze(-1)).abs() < 5 * error.unsqueeze(-1)).all()
         assert ((found.log_weights[order].exp() - weights).abs() < 5 * (0.25 / 3000) ** 0.5).all()
 
-    def test_em_climbs(self):
+    def test_more_starts_and_steps_climb(self):
         with seeded(0, "climb"):
-            z = torch.randn(200, 3, dtype=torch.float64)
-        likelihoods = []
-        for steps in (1, 2, 5, 20):
-            with seeded(0, "start"):
-                likelihoods.append(_em(z, 4, steps).likelihood)
-        assert likelihoods == sorted(likelihoods) and likelihoods[0] < likelihoods[-1]
+            z = 3 * torch.randn(200, 3, dtype=torch.float64) + 100
+        found = [_mixture(z, 4, restarts, steps, seed=0).likelihood for restarts, steps in ((1, 1), (1, 5), (10, 50))]
+        assert found == sorted(found) and found[0] < found[-1]
+
+    def test_maximum_likelihood_of_one_component(self):
+        """The mean and the variance, but for the added thousandth; of one datum, too."""
+        with seeded(0, "one"):
+            z = torch.randn(50, 2, dtype=torch.float64) * torch.tensor([1e-3, 1e3]) + 7
+        found = _mixture(z, 1, 1, 10, seed=0)
+        torch.testing.assert_close(found.loc[0], z.mean(0))
+        torch.testing.assert_close(found.variance[0], 1.001 * z.var(0, correction=0))
+        torch.testing.assert_close(_mixture(z[:1], 1, 1, 10, seed=0).loc, z[:1])
 
     def test_the_likelihood_is_the_prior_s(self):
         """What EM maximised is the new prior's mean log-density of the codes; so the KL from it falls."""
@@ -148,9 +155,8 @@ class TestStart:
         assert all(
             torch.equal(a, b) for a, b in zip(vae.encoder.parameters(), clustered.encoder.parameters(), strict=True)
         )
-        z = torch.cat([tile[0] for tile in _codes(vae, x, 1, seed=1)])
-        with seeded(1, "clusters"):
-            expected = max(_em(z.double(), 4, 100).likelihood for _ in range(10))
+        z = torch.cat([tile[0] for tile in _codes(vae, x, None, 1, seed=1)])
+        expected = _mixture(z.double(), 4, 10, 100, derive_seed(1, "clusters") % 2**32).likelihood
         assert clustered.prior().log_prob(z).mean().item() == pytest.approx(expected, abs=1e-5)
         before, after = (bound(v.model, v.guide, x, num_particles=50).kl.mean() for v in (vae, clustered))
         assert after < before
@@ -165,7 +171,12 @@ class TestStart:
 
     def test_equal_codes(self):
         """Codes that are all but equal give a mixture with finite parameters."""
-        assert _em(torch.zeros(20, 2, dtype=torch.float64), 3, 5).likelihood < float("inf")
+        assert _mixture(torch.ones(20, 2, dtype=torch.float64), 3, 2, 5, seed=0).likelihood < float("inf")
+
+    def test_without_scikit_learn_the_extra_is_named(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "sklearn.mixture", None)
+        with pytest.raises(MissingPackage, match=r"with_clusters needs scikit-learn, .*'pyro-vae\[sklearn\]'"):
+            with_clusters(make(), torch.zeros(5, 8, 8), components=2)
 
 
 def test_digits():
