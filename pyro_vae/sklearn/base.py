@@ -67,6 +67,8 @@ class VAEEstimator(BaseEstimator):
         feature_names_in_: their names, if `X` was a table whose names are strings.
     """
 
+    allows_gaps: ClassVar[bool] = False
+    """Whether nan in X means that an element was not observed; else it is refused."""
     fitted_attributes: ClassVar[tuple[str, ...]] = ()
     """Attributes that `save` keeps, besides the weights and those that all estimators have."""
 
@@ -157,11 +159,15 @@ class VAEEstimator(BaseEstimator):
         """
         return load_estimator(cls, path, trust)
 
-    def _checked(self, x: Any, reset: bool = False, **options: Any) -> np.ndarray:
+    def _checked(self, x: Any, reset: bool = False) -> np.ndarray:
         """The data as an array of floats, refused where columns or values don't fit."""
+        options: Any = {
+            "dtype": [np.float64, np.float32],
+            "ensure_all_finite": "allow-nan" if self.allows_gaps else True,
+        }
         if not reset:
             check_is_fitted(self)
-        checked: Any = validate_data(self, x, reset=reset, dtype=[np.float64, np.float32], **options)
+        checked: Any = validate_data(self, x, reset=reset, **options)
         return checked
 
     def _event(self, features: int) -> tuple[int, ...]:
@@ -197,7 +203,11 @@ class VAEEstimator(BaseEstimator):
         """Train on rows, of which some are held out; sets `vae_`, `history_` and `progress_`."""
         whole("num_particles", self.num_particles, 1)
         vae, (train, valid) = self._make(x.shape[1]), self._divided(len(x))
-        data = Dataset("X", self._tensor(x[train]), self._tensor(x[valid]) if len(valid) else None)
+        rows = {"train": train, "valid": valid} if len(valid) else {"train": train}
+        splits = {split: self._tensor(x[chosen]) for split, chosen in rows.items()}
+        gaps = any(bool(values.isnan().any()) for values in splits.values())
+        inputs = {"mask": {split: ~values.isnan() for split, values in splits.items()}} if gaps else {}
+        data = Dataset("X", splits["train"], splits.get("valid"), inputs=inputs)
         options = self.training_options()
         if not len(valid):
             options["patience"] = None
