@@ -73,6 +73,25 @@ def call_for_picture(runs):
     return runs / "table" / "pictures" / "imputed-test-hide0.5-seed0.png"
 
 
+def test_gaps_of_a_file(runs, tmp_path):
+    """An empty field and nan are gaps, with `--missing nan`; what else is hidden is measured alone."""
+    x = np.random.default_rng(1).normal(size=(30, 3)).astype(np.float32)
+    lines = [",".join(map(str, row)) for row in x]
+    lines[0], lines[1] = f"{x[0, 0]},,{x[0, 2]}", f"nan,nan,{x[1, 2]}"
+    (tmp_path / "gaps.csv").write_text("\n".join(lines))
+    words = ("--missing nan --split train --quiet --num_particles 50 --data", tmp_path / "gaps.csv")
+    assert call("impute", runs / "table", *words, "--out", tmp_path / "i.npz").code == 0
+    with np.load(tmp_path / "i.npz") as saved:
+        mask = saved["mask"]
+        assert (~mask).sum() == 3 and not mask[0, 1] and not mask[1, :2].any() and "truth" not in saved
+        np.testing.assert_array_equal(saved["best"][mask], x[mask])
+        assert np.isfinite(saved["draws"]).all() and (saved["sd"][~mask] > 0).all()
+    found = json.loads(call("impute", runs / "table", *words, "--hide 0.3 --json --out", tmp_path / "i.png").out)
+    assert found["error"]["num_elements"] == round(found["missing"] * 90) - 3
+    refused = call("impute", runs / "table", words[0].replace("--missing nan", ""), words[1])
+    assert refused.code == 3 and "Traceback" not in refused.err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -105,3 +105,14 @@ def test_false_alarms(tmp_path):
     for found in table.values():
         assert abs(found["mean"] - found["promise"]) < 4 * found["standard_error"]
         assert found["range"][0] <= found["promise"] <= found["range"][1] and found["num_calibration"] == 200
+
+
+def test_missing_not_at_random(tmp_path):
+    """A table of 12 columns: every method has its error, and the two models differ."""
+    x = np.random.default_rng(0).normal(size=(60, 1)) + 0.5 * np.random.default_rng(1).normal(size=(60, 12))
+    np.savetxt(tmp_path / "wine.csv", x, delimiter=";", header="names", comments="")
+    sizes = ["--epochs", 2, "--num_particles", 3, "--draws", 50, "--hidden", 8, "--latent", 2]
+    rows = run("missing_not_at_random", tmp_path / "wine.csv", *sizes)
+    assert [row.get("method", row.get("missing")) for row in rows][-2:] == ["random", "high"] and len(rows) >= 3
+    assert all(0 < row["rmse"] < 3 for row in rows) and rows[-1]["rmse"] != rows[-2]["rmse"]
+    assert len(rows[-1]["slopes"]) == 5 and min(rows[-1]["slopes"]) > 0

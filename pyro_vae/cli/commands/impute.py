@@ -3,7 +3,7 @@
 Where the truth is known it is measured how far they are off. --hide hides elements that were observed, to measure:
 
     pyro-vae impute RUN --hide 0.2
-    pyro-vae impute RUN --data new.npz --split train --num_draws 20 --out imputed.csv
+    pyro-vae impute RUN --data new.csv --missing nan --split train --out imputed.csv
 
 The .csv has a row for each datum and imputation (0: the best values, 1 to 20: draws). To carry the uncertainty into
 what you compute from the data, compute it on each of the draws and pool the results (`pyro_vae.pool`).
@@ -23,9 +23,13 @@ def add_options(parser: CommandParser) -> None:
     add_run(parser)
     data = parser.add_argument_group("data")
     add_split(data)
-    data.add_argument(
-        "--num", type=int | None, default=None, help="how many, evenly spread over the split; all if none"
+    help = (
+        "what stands for an element that was not observed, as for fit: nan (also an empty field of a table), a number, "
+        "or mask; by default as in the run's data"
     )
+    kind = constant("pyro_vae.data.gaps", "Missing")
+    data.add_argument("--missing", type=kind, default=None, metavar="nan|mask|VALUE", help=help)
+    data.add_argument("--num", type=int | None, default=None, help="how many, evenly spread over the split; else all")
     help = "share of the observed elements to hide, to measure how far their imputations are off"
     data.add_argument("--hide", type=float, default=0.0, metavar="SHARE", help=help)
     _add_draws(parser.add_argument_group("draws"))

@@ -1,6 +1,6 @@
 """`pyro-vae impute`: the gaps of data filled, and how far the imputations are off where the truth is known."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class Gappy:
 def run(options: Namespace) -> int:
     """Run `pyro-vae impute` with its options; returns the exit code."""
     _check(options)
-    saved = open_saved(options)
+    saved = _with_missing(open_saved(options), options.missing)
     place = _place(saved, options)
     data = _gappy(saved, options)
     imputed = _imputed(saved, data, options)
@@ -67,6 +67,11 @@ def _check(options: Namespace) -> None:
             f"--hide measures intervals of 90 %, which take --num_draws {_LEAST_DRAWS} at least, got "
             f"{options.num_draws}"
         )
+
+
+def _with_missing(saved: SavedRun, missing: Any) -> SavedRun:
+    """The run, whose data are read with another sign of a gap if one is given."""
+    return saved if missing is None else replace(saved, config={**saved.config, "missing": missing})
 
 
 def _place(saved: SavedRun, options: Namespace) -> Place:
