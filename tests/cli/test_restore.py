@@ -49,7 +49,7 @@ def test_strengths(run, tmp_path):
 @pytest.mark.parametrize(
     ("channel", "shown"),
     [
-        ("GaussianNoise --channel.std 0.3 --strengths std=0.3,0.6", "GaussianNoise(std="),
+        ("GaussianNoise --channel.std 0.3", "GaussianNoise(std=0.3)"),
         ("AveragePool --channel.k 4", "AveragePool(k=4, std=0.0)"),
     ],
 )
