@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=("breast_cancer", "digits"), default="breast_cancer")
     parser.add_argument("--anomalies", type=int, nargs="+", default=[1, 8], help="of the digits: which, in turn")
-    parser.add_argument("--methods", nargs="+", default=["evidence", "elbo", "reconstruction", "regret"])
+    parser.add_argument("--methods", nargs="+", default=["elbo", "reconstruction"])
     parser.add_argument("--divisions", type=int, default=5)
     parser.add_argument("--latent_dim", type=int, default=5)
     parser.add_argument("--hidden", type=int, nargs="+", default=[64])
