@@ -4,6 +4,7 @@ Its files:
 
     base.py              Channel, the base class
     through.py           through: a pair of programs for x, and a channel, as a pair for y
+    jointly.py           Jointly: the same with x as a latent site too, where there is no exact p(y|z)
     missing.py           Missing: elements that were not observed
     bit_flip.py          BitFlip
     gaussian_noise.py    GaussianNoise
@@ -20,6 +21,7 @@ from pyro_vae.channels.base import Channel, NotExactError
 from pyro_vae.channels.bit_flip import BitFlip
 from pyro_vae.channels.censor import Censor
 from pyro_vae.channels.gaussian_noise import GaussianNoise
+from pyro_vae.channels.jointly import GivenX, Jointly, log_terms
 from pyro_vae.channels.linear import Blur, Linear, LinearChannel
 from pyro_vae.channels.missing import Missing
 from pyro_vae.channels.quantise import Quantise
@@ -35,6 +37,8 @@ __all__ = [
     "Censor",
     "Channel",
     "GaussianNoise",
+    "GivenX",
+    "Jointly",
     "Linear",
     "LinearChannel",
     "Missing",
@@ -45,6 +49,7 @@ __all__ = [
     "ThroughChannel",
     "Within",
     "check_observed",
+    "log_terms",
     "through",
 ]
 globals().update(added_to(__name__))

@@ -113,7 +113,7 @@ class Through(nn.Module):
 
     def model(self, x: Tensor, **inputs: Any) -> Any:
         """The Pyro program of p(y, z); `x` is y."""
-        x = x.to(self._example())
+        x = x.to(self.example())
         with _Observing(self, x):
             return self.pair.model(x.new_full((len(x), *self.event_shape), self.placeholder), **inputs)
 
@@ -138,10 +138,11 @@ class Through(nn.Module):
         return self.pair.guide_params(**self._filled(x), c=c)
 
     def _filled(self, y: Tensor) -> dict[str, Tensor]:
-        x, mask = self.channel.fill_in(y.to(self._example()), self.event_shape)
+        x, mask = self.channel.fill_in(y.to(self.example()), self.event_shape)
         return {"x": x, "mask": mask} if self._takes_mask else {"x": x}
 
-    def _example(self) -> Tensor:
+    def example(self) -> Tensor:
+        """A tensor of the type and on the device of the weights."""
         return next(iter(self.pair.parameters()), torch.zeros(()))
 
 

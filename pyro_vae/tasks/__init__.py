@@ -9,6 +9,7 @@ Its files:
     codes/               encode_data, aggregate_posterior, traverse, interpolate, edit, mig: codes of data
     scores/              score, threshold, detection: how anomalous a datum is
     restoring.py         restore: x given what was observed of it
+    gibbs.py             Metropolis-within-Gibbs over codes and data, for restore
     restored.py          its result, Restored
     strength.py          infer_strength: how strong the noise of a channel is
     imputing.py          impute, imputation_error

@@ -13,8 +13,9 @@ from pyro_vae.process.seeding import generator
 from pyro_vae.statistics.averages import Averaged, number, standard_error
 from pyro_vae.statistics.intervals import crps
 
-METHODS = ("encoder", "refined", "hmc")
-"""How z given y was drawn: weighed draws of q(z| fill-in of y); of q refined for the datum; Hamiltonian Monte Carlo."""
+METHODS = ("encoder", "refined", "gibbs", "hmc")
+"""How z given y was drawn: weighed draws of q(z| fill-in of y); of q refined for the datum; Metropolis-within-Gibbs, in
+turn with x; Hamiltonian Monte Carlo."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +30,7 @@ class Restored:
         known: which elements of x the observation determines, `[N, *event]` bool; measures leave them out.
         used: the method by which z was drawn, an index of `METHODS`, `[N]`.
         ess: effective sample size of the draws of z, `[N]`.
-        pareto_k: of their weights, `[N]`; nan for `"hmc"`, which has none.
+        pareto_k: of their weights, `[N]`; nan for chains, which have none.
         flagged: which data's draws are not to be trusted by any method that was tried, `[N]` bool.
         log_p: log p(y), `[N]`, nats.
         log_p_standard_error: its Monte Carlo standard error, `[N]`.

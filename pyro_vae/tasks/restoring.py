@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_vae.arguments.checked import checked, tensor
 from pyro_vae.arguments.values import choice
-from pyro_vae.channels import Channel, NotExactError, Through, check_observed, through
+from pyro_vae.channels import Channel, Jointly, NotExactError, Through, check_observed, through
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.evidence import Evidence, log_marginal
 from pyro_vae.inference.best_member import Search
@@ -18,13 +18,14 @@ from pyro_vae.inference.members import WithMembers, refined_params
 from pyro_vae.inference.posteriors import Posterior, posterior
 from pyro_vae.inference.programs import evaluation_mode, takes
 from pyro_vae.inference.tiles import TILE_DATA, pieces
-from pyro_vae.inference.weighing import sites_at
+from pyro_vae.inference.weighing import importance, sites_at
 from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import seeded
 from pyro_vae.tasks.generation import mean_of, variance_of
+from pyro_vae.tasks.gibbs import metropolis_within_gibbs
 from pyro_vae.tasks.restored import METHODS, Restored
 
-Method = Literal["auto", "encoder", "refined", "hmc"]
+Method = Literal["auto", "encoder", "refined", "gibbs", "hmc"]
 _PIECE = 25
 """Draws of z that x is drawn from in one run of the model; each piece of draws and data has its own random stream."""
 
@@ -64,6 +65,10 @@ def restore(
 
     The result says which was used, and flags data for which none was healthy. Then x ~ p(x|y, z) is exact.
 
+    Where the channel has no exact p(y|z), but a density p(y|x) of each element, x is drawn together with z, and the
+    second way is `"gibbs"`: Metropolis-within-Gibbs, z ~ q(z|x) and x ~ p(x|z) in turn, each accepted or not (Mattei &
+    Frellsen 2018); healthy by R-hat and effective size. `"encoder"` and, for real x, `"hmc"` are then over (z, x).
+
     Args:
         vae: an `Autoencoder`, or another module with programs `model` and `guide` whose observed site is `"x"`.
         y: observations `[N, *observed]`; nan where an element was not observed.
@@ -72,7 +77,7 @@ def restore(
         num_particles: K, draws of the guide that are weighed.
         mask: True where an element of y was observed, in place of nan.
         truth: x itself, `[N, *event]`, to compare with, nan where it is not known; it is not used to restore.
-        method: `"auto"` for the three in turn, or one of them.
+        method: `"auto"` for them in turn, or one of them.
         search: how q is refined; None for `Search(max_steps=500)`.
         hmc: settings of Hamiltonian Monte Carlo; None for `HMC()`.
         seed: seed of all draws. Which data go on to the next method depends on all data; what each gives does on them.
@@ -83,7 +88,8 @@ def restore(
         A `Restored`, on the CPU.
 
     Raises:
-        UsageError: if an option is out of range, or the channel has no exact p(y|z) for this likelihood.
+        UsageError: if an option is out of range, or the channel has neither an exact p(y|z) for this likelihood nor a
+            density p(y|x).
         DataError: if the observations do not fit the channel, or the truth the model.
 
     References:
@@ -100,10 +106,11 @@ def restore(
     pair: Any = through(vae, channel)
     y = with_gaps(y, mask)
     check_observed(pair, y)
+    pair = pair if (reason := not_exact(pair, y, inputs)) is None else _jointly(pair, y, reason)
     _check(pair, y, truth, num_draws, num_particles, method)
     settings = _Settings(num_draws, num_particles, search or Search(max_steps=500), hmc or HMC(), seed)
     found = _codes(pair, y, inputs, settings, method, progress or (lambda method, done: None))
-    draws, mean, sd = _draw_x(pair, y, found.latents, inputs, seed)
+    draws, mean, sd = _draws_of_x(pair, y, found, inputs, seed)
     known = channel.known(y, pair.event_shape).cpu()
     restored = Restored(draws, mean, sd, known=known, channel=channel, seed=seed, **vars(found))
     return restored if truth is None else _compared(restored, vae, pair, y, truth, settings, inputs)
@@ -124,12 +131,39 @@ def with_gaps(y: Any, mask: Tensor | None) -> Tensor:
     return torch.where(mask.to(y.device), y, torch.nan)
 
 
-def _check(pair: Through, y: Tensor, truth: Tensor | None, num_draws: int, num_particles: int, method: str) -> None:
+def not_exact(pair: Through, y: Tensor, inputs: Mapping[str, Any]) -> NotExactError | None:
+    """Why there is no exact p(y|z); None if there is one."""
+    given = {name: value[:1] for name, value in inputs.items()}
+    try:
+        with evaluation_mode(pair.model, pair.guide), seeded(0, "exact"):
+            importance(pair.model, pair.guide, y[:1], num_particles=1, **given)
+    except NotExactError as reason:
+        return reason
+    return None
+
+
+def _jointly(pair: Through, y: Tensor, reason: NotExactError) -> Jointly:
+    """The pair with x as a latent site too.
+
+    Raises:
+        NotExactError: the given one, if the channel does not say log p(y|x) of an element either.
+    """
+    try:
+        pair.channel.log_density(torch.zeros_like(y[:1]), y.new_full((1, *pair.event_shape), pair.placeholder))
+    except NotExactError:
+        raise reason from None
+    return Jointly(pair)
+
+
+def _check(pair: Any, y: Tensor, truth: Tensor | None, num_draws: int, num_particles: int, method: str) -> None:
     choice("method", method, ("auto", *METHODS))
     if num_draws < 1 or num_particles < 1:
         raise UsageError(f"need num_draws and num_particles of at least 1, got {num_draws} and {num_particles}")
     if truth is not None and truth.shape != (len(y), *pair.event_shape):
         raise DataError(f"truth: expected shape {[len(y), *pair.event_shape]}, got {list(truth.shape)}")
+    if (method == "gibbs") != isinstance(pair, Jointly) and method in ("gibbs", "refined"):
+        exact = "there is no exact p(y|z)" if method == "refined" else "p(y|z) is known"
+        raise UsageError(f"method {method!r} is not for this channel and likelihood, as {exact}: take 'auto'")
     if method == "refined" and pair.code_site is None:
         raise UsageError("method 'refined' needs a model with one continuous code, whose guide it refines: take 'hmc'")
 
@@ -194,6 +228,8 @@ def _codes(
     rows = found.flagged.nonzero().squeeze(-1) if method == "auto" else torch.arange(len(y))
     if len(rows) == 0:
         return found
+    if isinstance(pair, Jointly):
+        return _codes_and_x(pair, y, inputs, how, method, found, rows, tell)
     members: Any = pair
     given, some = _rows(inputs, rows, y.device), y[rows.to(y.device)]
     if pair.code_site is not None:
@@ -209,6 +245,55 @@ def _codes(
     chosen = left.nonzero().squeeze(-1)
     given, rows = _rows(given, chosen, y.device), rows[chosen]
     return found.with_rows(rows, _by_hmc(members, y[rows.to(y.device)], given, found.rows(rows), how, tell))
+
+
+def _codes_and_x(
+    pair: Jointly,
+    y: Tensor,
+    inputs: Mapping[str, Any],
+    how: _Settings,
+    method: str,
+    found: _Codes,
+    rows: Tensor,
+    tell: Callable[[str, int], object],
+) -> _Codes:
+    """The given rows by Metropolis-within-Gibbs, and those that are not healthy then by Hamiltonian Monte Carlo."""
+    if method != "hmc":
+        given, some = _rows(inputs, rows, y.device), y[rows.to(y.device)]
+        better = _by_gibbs(pair, some, given, found.rows(rows), how, tell)
+        found, rows = found.with_rows(rows, better), rows[better.flagged]
+    if method == "gibbs" or len(rows) == 0 or not pair.is_real:
+        return found
+    given, some = _rows(inputs, rows, y.device), y[rows.to(y.device)]
+    by_hmc = _by_hmc(pair, some, given, found.rows(rows), how, tell)
+    keep = (~by_hmc.flagged if method == "auto" else torch.ones(len(rows)).bool()).nonzero().squeeze(-1)
+    return found.with_rows(rows[keep], by_hmc.rows(keep))
+
+
+def _by_gibbs(
+    pair: Jointly,
+    y: Tensor,
+    inputs: Mapping[str, Any],
+    before: _Codes,
+    how: _Settings,
+    tell: Callable[[str, int], object],
+) -> _Codes:
+    """Draws of chains over (x, z); log p(y) stays that of the weights, with its flag."""
+    parts = []
+    for start in range(0, len(y), _CHAIN_DATA):
+        given = {name: v if len(v) == 1 else v[start : start + _CHAIN_DATA] for name, v in inputs.items()}
+        rounds = -(-_CHAIN_DRAWS // how.hmc.num_chains)
+        sizes = how.num_draws, how.hmc.num_chains, how.hmc.num_warmup, rounds
+        some = y[start : start + _CHAIN_DATA]
+
+        def report(share: float, first: int = start, size: int = len(some)) -> None:
+            tell("gibbs", first + int(share * size))
+
+        parts.append(metropolis_within_gibbs(pair, some, given, *sizes, how.seed + start, report))
+    joined = {name: torch.cat([part.latents[name] for part in parts], 1) for name in parts[0].latents}
+    none, used = torch.full_like(before.pareto_k, torch.nan), torch.full_like(before.used, METHODS.index("gibbs"))
+    ess, flagged = (torch.cat([getattr(part, name) for part in parts]) for name in ("ess", "flagged"))
+    return replace(before, latents=joined, used=used, ess=ess.to(before.ess), pareto_k=none, flagged=flagged)
 
 
 def _rows(inputs: Mapping[str, Any], rows: Tensor, device: torch.device) -> dict[str, Any]:
@@ -258,6 +343,16 @@ def _chains(
 
 def _is_continuous(latents: Mapping[str, Tensor]) -> bool:
     return all(value.is_floating_point() for value in latents.values())
+
+
+def _draws_of_x(
+    pair: Any, y: Tensor, found: _Codes, inputs: Mapping[str, Any], seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draws of x given z and y; those at hand, if x was drawn with z."""
+    if not isinstance(pair, Jointly):
+        return _draw_x(pair, y, found.latents, inputs, seed)
+    draws = found.latents.pop("x")
+    return draws, draws.double().mean(0).to(draws), draws.double().std(0, correction=0).to(draws)
 
 
 def _draw_x(

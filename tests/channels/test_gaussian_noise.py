@@ -183,7 +183,8 @@ def test_a_std_that_is_none(std):
         GaussianNoise(std)
 
 
-def test_counts_are_refused():
-    vae = VAE((4,), latent_dim=2, likelihood=Poisson)
+def test_counts_have_no_exact_density():
+    """`restore` draws them together with z."""
+    pair = through(VAE((4,), latent_dim=2, likelihood=Poisson), GaussianNoise())
     with pytest.raises(NotExactError, match="GaussianNoise has no p"):
-        restore(vae, torch.ones(1, 4), GaussianNoise(), num_draws=2, num_particles=10)
+        log_marginal(pair.model, pair.guide, torch.ones(1, 4), num_particles=10)

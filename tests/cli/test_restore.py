@@ -24,7 +24,7 @@ def test_a_picture_and_its_measures(run, tmp_path):
     found = json.loads(done.out)
     assert found["channel"].startswith("Missing(pattern='lower_half'") and found["num"] == 3
     assert 0 <= found["coverage_90"] <= 1 and found["mean_squared_error"] >= 0
-    assert found["methods"] == {"encoder": 3, "refined": 0, "hmc": 0}
+    assert found["methods"] == {"encoder": 3, "refined": 0, "gibbs": 0, "hmc": 0}
 
 
 def test_observations_of_a_file(run, tmp_path):

@@ -49,7 +49,7 @@ def conditional(y):
 
 def test_gaps_of_probabilistic_pca(restored, y):
     """Mean and covariance within 5 standard errors of the draws, about 60 comparisons: false alarms 3e-5."""
-    assert restored.methods == {"encoder": 0, "refined": 3, "hmc": 0}
+    assert restored.methods == {"encoder": 0, "refined": 3, "gibbs": 0, "hmc": 0}
     for n in range(3):
         mean, covariance, log_p = conditional(y[n])
         gaps = y[n].isnan()

@@ -42,9 +42,10 @@ def _add_draws(group: Any) -> None:
     help = "draws of the guide for each datum that are weighed"
     group.add_argument("--num_particles", type=int, default=1000, help=help)
     help = (
-        "auto: the encoder's draws, refined where they are not healthy, and Hamiltonian Monte Carlo where these are not"
+        "auto: the encoder's draws, refined where they are not healthy, and Hamiltonian Monte Carlo where these are "
+        "not; gibbs: z and x in turn, for channels without an exact p(y|z), where auto takes it in place of refined"
     )
-    kinds = Literal["auto", "encoder", "refined", "hmc"]
+    kinds = Literal["auto", "encoder", "refined", "gibbs", "hmc"]
     group.add_argument("--method", type=kinds, default="auto", help=help)
     add_seed(group)
 

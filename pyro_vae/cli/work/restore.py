@@ -126,6 +126,7 @@ _WORDS = {
     "encoder": "drawing z by the encoder",
     "refining": "refining q(z|y) for the data whose draws are not healthy",
     "refined": "drawing z by the refined guide",
+    "gibbs": "drawing z and x in turn, by Metropolis-within-Gibbs, for the data whose draws are not healthy",
     "hmc": "drawing z by Hamiltonian Monte Carlo for the data whose draws are still not healthy",
 }
 
