@@ -116,3 +116,14 @@ def test_missing_not_at_random(tmp_path):
     assert [row.get("method", row.get("missing")) for row in rows][-2:] == ["random", "high"] and len(rows) >= 3
     assert all(0 < row["rmse"] < 3 for row in rows) and rows[-1]["rmse"] != rows[-2]["rmse"]
     assert len(rows[-1]["slopes"]) == 5 and min(rows[-1]["slopes"]) > 0
+
+
+def test_missing_data(tmp_path, capsys):
+    """After one epoch the error is near that of the mean, about 1 in units of standard deviations."""
+    pytest.importorskip("sklearn", reason="scikit-learn is an extra")
+    sizes = ["--masks", 100, "--epochs", 1, "--hidden", 8, "--K", 2, "--num_particles", 10, "--runs", 2]
+    found = run("missing_data", *sizes, "--baselines", "none", "--quiet", "--out", tmp_path / "errors.json")
+    assert json.loads((tmp_path / "errors.json").read_text()) == found and list(found) == ["mask 100"]
+    for row in found.values():
+        assert list(row) == ["MIWAE", "average of 2 runs"] and all(0.4 < value < 1.5 for value in row.values())
+    assert "| MIWAE | " in capsys.readouterr().out
