@@ -76,7 +76,7 @@ def _detectors(options: argparse.Namespace, seed: int) -> dict[str, Any]:
         f"VAE, `{method}`": VAEOutlierDetector(options.latent_dim, method=method, num_particles=200, **shared)
         for method in options.methods
     }
-    found["IsolationForest"] = IsolationForest(n_estimators=300, contamination=0.05, random_state=seed)
+    found["IsolationForest"] = IsolationForest(n_estimators=options.trees, contamination=0.05, random_state=seed)
     found["PCA, log p(x)"] = PCADetector(options.latent_dim)
     return found
 
@@ -102,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--batch_size", type=int, default=25)
     parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--trees", type=int, default=300, help="of the isolation forest")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", default="runs/outliers")
     return parser

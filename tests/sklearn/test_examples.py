@@ -6,7 +6,7 @@ from tests.house.test_examples import run
 
 
 def test_outliers(tmp_path, capsys):
-    sizes = ["--methods", "elbo", "--divisions", 2, "--epochs", 1, "--hidden", 4, "--batch_size", 100]
+    sizes = ["--methods", "elbo", "--divisions", 2, "--epochs", 1, "--hidden", 4, "--batch_size", 100, "--trees", 20]
     table = run("outliers", *sizes, "--out", tmp_path)
     assert table == json.loads((tmp_path / "table.json").read_text())
     assert (
