@@ -2,7 +2,7 @@
 
 from functools import partial
 from itertools import product
-from math import inf, log
+from math import exp, log
 
 import pytest
 import torch
@@ -66,22 +66,19 @@ def law(standardize):
 
 
 def observed_probability(vae, d, value):
-    """P(x_d is observed) at a value of x_d."""
-    x = torch.zeros(2).double()
-    x[d] = value
-    return vae.observed_logits(x)[d].sigmoid().item()
+    """P(x_d is observed) at a value of x_d, by the curve's own formula."""
+    if vae.data_mean is not None:
+        value = (value - (1.0, -2.0)[d]) / (2.0, 0.5)[d]
+    return 1 / (1 + exp((-1.0, 1.5)[d] * value - (0.3, -0.2)[d]))
 
 
 def given(vae, standardize, x, mask):
     """Log p(x_obs, mask), and mean and sd of the missing element given both, by quadrature over it."""
     mean, covariance = law(standardize)
-    if not mask.any():
-        values = [integrate.dblquad(_both_missing(vae, mean, covariance), -inf, inf, -inf, inf)[0]]
-        return torch.tensor(values[0]).log().item(), None, None
     seen, gap = (0, 1) if mask[0] else (1, 0)
     sd = covariance[seen, seen].sqrt().item()
     log_p = stats.norm.logpdf(x[seen].item(), mean[seen].item(), sd)
-    log_p += torch.tensor(observed_probability(vae, seen, x[seen].item())).log().item()
+    log_p += log(observed_probability(vae, seen, x[seen].item()))
     slope = (covariance[gap, seen] / covariance[seen, seen]).item()
     centre = mean[gap].item() + slope * (x[seen] - mean[seen]).item()
     spread = (covariance[gap, gap] - slope * covariance[gap, seen]).sqrt().item()
@@ -93,12 +90,7 @@ def given(vae, standardize, x, mask):
         return integrate.quad(value, centre - 12 * spread, centre + 12 * spread, epsabs=1e-12)[0]
 
     total, first, second = (moment(n) for n in range(3))
-    return log_p + torch.tensor(total).log().item(), first / total, (second / total - (first / total) ** 2) ** 0.5
-
-
-def _both_missing(vae, mean, covariance):
-    density = stats.multivariate_normal(mean.numpy(), covariance.numpy()).pdf
-    return lambda u, v: density([u, v]) * (1 - observed_probability(vae, 0, u)) * (1 - observed_probability(vae, 1, v))
+    return log_p + log(total), first / total, (second / total - (first / total) ** 2) ** 0.5
 
 
 @pytest.mark.parametrize("standardize", [False, True])
@@ -120,10 +112,10 @@ def test_log_p_and_imputations_against_quadrature(standardize):
 
 
 def test_imputations_by_chains_have_the_same_law():
-    """The mean of 800 draws of 16 chains, a fifth of them independent at least: 6 standard errors."""
+    """The mean of 480 draws of 16 chains, a third of them independent at least: 6 standard errors."""
     vae = linear_gaussian()
     x, mask = torch.tensor([[0.5, 9.0], [9.0, 0.4]]).double(), torch.tensor([[True, False], [False, True]])
-    imputed = impute(vae, x, mask, 800, method="hmc", hmc=HMC(num_chains=16, num_warmup=60))
+    imputed = impute(vae, x, mask, 480, method="hmc", hmc=HMC(num_chains=16, num_warmup=40))
     for n in range(2):
         _, mean, sd = given(vae, False, x[n], mask[n])
         assert abs(imputed.best[n][~mask[n]].item() - mean) < 6 * sd / 160**0.5
@@ -161,7 +153,7 @@ def test_few_values_are_summed_out(likelihood):
         vae.missingness.intercept.copy_(torch.tensor([0.5, -0.5, 0.0]))
         vae.missingness.raw_slope.copy_(torch.tensor([2.0, -1.0, 0.5]))
     values = [0.0, 1.0] if likelihood is Bernoulli else [0.0, 0.5, 1.0]
-    x = torch.tensor(list(product(values, repeat=3)))[::3].double()
+    x = torch.tensor(list(product(values, repeat=3)))[::5].double()
     mask = torch.rand(x.shape) < 0.5
     assert vae.missing_site is None and vae.code_site == "z"
     found = quadrature(vae.model, vae.guide, x, mask=mask).log_p
