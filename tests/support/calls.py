@@ -135,6 +135,13 @@ class Call:
     runs: bool = True
 
 
+def _aggregate(t: Things) -> Any:
+    """What the distribution holds, and its density outside of the mode in which it was made."""
+    found = codes.aggregate_posterior(t.vae, t.x)
+    with torch.inference_mode(False):
+        return [part.mean for part in found.parts], found.log_prob(torch.zeros(3, 2))
+
+
 def _log_marginal(t: Things) -> Any:
     return log_marginal(*pair(t), num_particles=60)
 
@@ -232,12 +239,10 @@ CALLS: dict[str, Call] = {
     "detection": Call(lambda t: detection(t.x[:, 0], t.x[:, 1], num_resamples=9), "detection", False),
     "encode_data": Call(lambda t: codes.encode_data(t.vae, t.x, 3), "encode_data"),
     "encode_data, layers": Call(lambda t: codes.encode_data(t.layers, t.x, 3), "encode_data"),
-    "aggregate_posterior": Call(
-        lambda t: [codes.aggregate_posterior(t.vae, t.x).log_prob(torch.zeros(3, 2))], "aggregate_posterior"
-    ),
+    "aggregate_posterior": Call(lambda t: _aggregate(t), "aggregate_posterior"),
     "with_aggregate": Call(lambda t: codes.with_aggregate(t.vae, t.x), "with_aggregate"),
-    "mig": Call(lambda t: codes.mig(t.x[:, :2], t.x[:, 2]), "mig", False),
-    "sap": Call(lambda t: codes.sap(t.x[:, :2], t.x[:, 2]), "sap", False),
+    "mig": Call(lambda t: codes.mig(t.x[:, :2], torch.arange(6) % 2), "mig", False),
+    "sap": Call(lambda t: codes.sap(t.x[:, :2], torch.arange(6) % 2), "sap", False),
     "traverse": Call(lambda t: codes.traverse(t.vae, t.x, 3), "traverse"),
     "interpolate": Call(
         lambda t: codes.interpolate(t.vae, t.x[:2, :2], t.x[2:4, :2] + 1, "geodesic", steps=3),
@@ -298,6 +303,7 @@ PLOTS: dict[str, Callable[[Things], Any]] = {
     ),
     "elbo_surgery": lambda t: plots.elbo_surgery(pv.elbo_surgery(*pair(t))),
     "image_grid": lambda t: plots.image_grid(t.x.reshape(-1, 2, 2)),
+    "imputations": lambda t: plots.imputations(pv.impute(t.vae, t.x, GAPS, 20, num_particles=20), t.x),
     "inference_gaps": lambda t: plots.inference_gaps({"a": CALLS["inference_gaps"].run(t)}),
     "interpolations": lambda t: plots.interpolations(
         codes.Paths("straight", t.x[None], t.x.reshape(1, -1, 2, 2), *t.x[:1, :3].T)
