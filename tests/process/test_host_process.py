@@ -263,8 +263,12 @@ print(json.dumps(told))
 
 @pytest.fixture(scope="module")
 def told():
-    """What a process found that had imported none of the libraries that are imported when needed."""
-    return json.loads(run_python(FRESH, PYTHONPATH=str(ROOT)))
+    """What a process found that had imported none of the libraries that are imported when needed.
+
+    The two variables are scikit-learn's own: its import sets them for every later OpenMP library, where they are unset.
+    """
+    openmp = {"KMP_DUPLICATE_LIB_OK": "True", "KMP_INIT_AT_FORK": "FALSE"}
+    return json.loads(run_python(FRESH, PYTHONPATH=str(ROOT), **openmp))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts page faults as Linux does")
