@@ -68,7 +68,7 @@ class Dataset(Splits):
     Raises:
         DataError: a split is empty, of integers other than uint8, not finite, of another event shape than train,
             outside [0, 1] with a binarisation or `dequantize`, or too large to be binarised into memory; or labels or
-            inputs don't fit their split, or an element is observed in no datum of train.
+            inputs don't fit their split.
         UsageError: options that contradict each other.
 
     References:

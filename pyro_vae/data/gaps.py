@@ -103,7 +103,11 @@ def check_masks(masks: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...
         DataError: with the split.
     """
     if set(masks) != set(shapes):
-        raise DataError(f"a mask is given for {', '.join(masks) or 'no split'}, expected {', '.join(shapes)}")
+        arrays = ", ".join(f"{split}_{MASK}" for split in shapes)
+        raise DataError(
+            f"a mask is given for {', '.join(masks) or 'no split'}, expected {', '.join(shapes)}: add the other arrays "
+            f"to the .npz ({arrays}), or say by {option('missing', 'nan')} or a number what stands for a gap"
+        )
     for split, shape in shapes.items():
         mask = masks[split]
         if mask.dtype != torch.bool:
@@ -116,11 +120,10 @@ def without_gaps(splits: Mapping[str, Stored], masks: Mapping[str, Tensor]) -> d
     """The splits as a `Dataset` stores them, with 0 in the gaps, once the masks are found to fit.
 
     Raises:
-        DataError: if a mask does not fit, or an element of train was never observed.
+        DataError: if a mask does not fit.
         UsageError: for a mapped file, where nothing can be filled in.
     """
     check_masks(masks, {split: tuple(x.shape) for split, x in splits.items()})
-    _check_each_observed(masks["train"])
     found = {}
     for split, x in splits.items():
         if not isinstance(x, Tensor):
@@ -129,9 +132,15 @@ def without_gaps(splits: Mapping[str, Stored], masks: Mapping[str, Tensor]) -> d
     return found
 
 
-def _check_each_observed(mask: Tensor) -> None:
-    """Refuse an element that no datum has: nothing could be learned of it. A datum without any element is allowed."""
-    if (never := ~mask.any(0)).any():
+def check_each_observed(mask: Tensor | None) -> None:
+    """Refuse to learn from data where no datum has some element. A datum without any element is allowed.
+
+    Data that a trained model is used on may be so: a table of one row with a gap is imputed.
+
+    Raises:
+        DataError: with the element.
+    """
+    if mask is not None and (never := ~mask.any(0)).any():
         where = tuple(never.nonzero()[0].tolist())
         name = f"column {where[0] + 1}" if len(where) == 1 else f"element {where}"
         others = f" (and {int(never.sum()) - 1} more)" if never.sum() > 1 else ""
@@ -149,6 +158,7 @@ def with_gaps(parts: Iterator[Tensor], mask: Tensor | None) -> Iterator[Tensor]:
 
 def moments(parts: Iterator[Tensor], mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each element, over the data that have it, in double precision."""
+    check_each_observed(mask)
     total, start = Running(), 0
     for x in parts:
         total.add(x, None if mask is None else mask[start : start + len(x)].to(x.device))

@@ -162,7 +162,7 @@ def load_data(
             are held out, or one for each split by name. A run can't read such data again from their file.
 
     The data set has the gaps as the input `mask` of the programs, and nan in x. A datum without any observed element is
-    allowed: its log p(x) is 0. An element that is observed in no datum of train is refused.
+    allowed: its log p(x) is 0. `fit` refuses an element that is observed in no datum of train.
 
     Raises:
         DataError: the source is unknown, absent or damaged, or its values are not usable.

@@ -114,7 +114,7 @@ class Splits:
         """With 0 where the input `mask` says that an element was not observed, whatever came there.
 
         Raises:
-            UsageError, DataError: if the mask does not fit, or an element of train was never observed.
+            UsageError, DataError: if the mask does not fit.
         """
         if (masks := self.inputs.get(MASK)) is None:
             return self

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.arguments.checked import checked
+from pyro_vae.arguments.remedies import spoken
 from pyro_vae.compiling.backends import exact_products, fast_cpu
 from pyro_vae.compiling.memory import remembering
 from pyro_vae.errors import NumericalError, UsageError
@@ -237,7 +238,8 @@ def _check(method: str, size: int, **numbers: int) -> None:
     if method not in METHODS:
         raise UsageError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
     if size == 0 or min(numbers.values()) < 1:
-        came = ", ".join(f"{name} {number}" for name, number in numbers.items())
+        numbers = {name: number for name, number in numbers.items() if number < 1} or numbers
+        came = ", ".join(f"{spoken('', '--')}{name} {number}" for name, number in numbers.items())
         raise UsageError(f"need data, and numbers of at least 1, got {size} data and {came}")
 
 

@@ -14,6 +14,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.arguments.checked import checked
+from pyro_vae.arguments.remedies import spoken
 from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.inference.programs import evaluation_mode, sample_sites
@@ -224,7 +225,8 @@ def manifold(vae: Autoencoder, side: int = 20, margin: float = 0.05, c: Tensor |
         found = vae.shapes.latent if vae.code_site is not None else f"a {type(vae).__name__}"
         raise UsageError(f"a manifold needs a VAE with latent_dim=2, got {found}: train one, or use sample")
     if side < 2 or not 0 < margin < 0.5:
-        raise UsageError(f"manifold needs side >= 2 and 0 < margin < 0.5, got {side} and {margin}")
+        dashes = spoken("", "--")
+        raise UsageError(f"manifold needs {dashes}side >= 2 and 0 < margin < 0.5, got side {side} and margin {margin}")
     quantiles = torch.special.ndtri(torch.linspace(margin, 1 - margin, side, dtype=torch.float64))
     second, first = torch.meshgrid(quantiles.flip(0), quantiles, indexing="ij")
     z = torch.stack([first, second], -1).reshape(-1, 2).to(next(vae.parameters()))

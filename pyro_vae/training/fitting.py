@@ -14,6 +14,7 @@ from pyro_vae.arguments.values import folder, number
 from pyro_vae.compiling.backends import choose_device
 from pyro_vae.data import Dataset, as_dataset
 from pyro_vae.data.dataset import observed_chunks
+from pyro_vae.data.gaps import check_each_observed
 from pyro_vae.distributed import connect
 from pyro_vae.distributed.agreement import agreed
 from pyro_vae.errors import UsageError
@@ -170,6 +171,7 @@ def _check_data(vae: Any, data: Dataset) -> None:
     """Shape and support of every split, as the likelihood will see them."""
     if data.observed("train") is not None and not takes(vae.model, "mask"):
         raise UsageError(f"the data have a mask, and the programs of this {type(vae).__name__} take no `mask`")
+    check_each_observed(data.observed("train"))
     likelihood = getattr(vae, "likelihood", None)
     if likelihood is None:
         return

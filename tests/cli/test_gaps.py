@@ -55,7 +55,10 @@ def test_commands_read_the_gaps(folder):
     ("options", "message"),
     [
         ("--missing foo", "--missing: unknown value 'foo'. Known: nan, mask, a number, null"),
-        ("--missing mask", "a mask is given for no split, expected train, test"),
+        (
+            "--missing mask",
+            "a mask is given for no split, expected train, test: add the other arrays to the .npz",
+        ),
         ("--divide_by 1", "if NaN means not observed, pass --missing nan"),
     ],
 )

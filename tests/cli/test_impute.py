@@ -110,3 +110,18 @@ def test_gaps_of_a_file(runs, tmp_path):
 def test_mistakes(runs, words, message):
     done = call("impute", runs / "table", "--quiet", words)
     assert done.code in (2, 3) and message in done.err and "Traceback" not in done.err
+
+
+def test_one_row_with_a_gap(runs, tmp_path):
+    """A column that new data lack is imputed: only learning from them needs it."""
+    (tmp_path / "new.csv").write_text("a,b,c\n1,,0.5\n")
+    new = ("--data", tmp_path / "new.csv", "--missing nan --split train")
+    assert call("impute", runs / "table", QUICK, *new, "--out", tmp_path / "i.npz").code == 0
+    with np.load(tmp_path / "i.npz") as saved:
+        assert saved["mask"].tolist() == [[True, False, True]] and saved["best"][0, [0, 2]].tolist() == [1, 0.5]
+        assert np.isfinite(saved["draws"]).all()
+    done = call("impute", runs / "table", QUICK, *new, "--num_particles 0")
+    assert done.code == 2 and "numbers of at least 1, got 1 data and --num_particles 0\n" in done.err
+    (tmp_path / "whole.csv").write_text("a,b,c\n1,2,0.5\n")
+    done = call("encode", runs / "table", "--quiet --split train --data", tmp_path / "whole.csv")
+    assert done.code == 2 and "encode needs at least 2 data" in done.err

@@ -38,6 +38,13 @@ def test_observations_of_a_file(run, tmp_path):
         assert (saved["mean"][:, :4] == 1).all() and saved["known"][:, :4].all()
 
 
+def test_strengths_of_an_option_that_is_a_whole_number(run):
+    done = call("restore", run, QUICK, "--channel AveragePool --strengths k=3,9")
+    assert done.code == 2 and "multiples of 3, got data of shape [8, 8]" in done.err
+    done = call("restore", run, QUICK, "--channel AveragePool --strengths k=2,2.5")
+    assert done.code == 2 and "--strengths k=2,2.5: k: expected a whole number, got 2.5" in done.err
+
+
 def test_strengths(run, tmp_path):
     done = call("restore", run, QUICK, "--channel BitFlip --strengths p=0.05,0.3 --json --out", tmp_path / "r.npz")
     assert done.code == 0
@@ -63,11 +70,15 @@ def test_other_channels(run, tmp_path, channel, shown):
     [
         ("--channel Mising", "unknown class 'Mising'"),
         ("--channel BitFlip --channel.p 2", "p: expected the probability of a flip"),
-        ("--channel GaussianNoise --channel.std 0", "std: expected the standard deviation of the noise"),
+        (
+            "--channel GaussianNoise --channel.std 0",
+            "--channel GaussianNoise: std: expected the standard deviation of",
+        ),
         ("--channel AveragePool --channel.k 3", "multiples of 3, got data of shape [8, 8]"),
         ("--channel Blur", "train the model with the likelihood Normal"),
         ("--channel Linear --channel.matrix nowhere.npy", "nowhere.npy"),
         ("--channel BitFlip --strengths q=1", "expected OPTION=VALUE"),
+        ("--channel BitFlip --strengths p=0.1,2", "--strengths p=0.1,2: p: expected the probability"),
         ("--channel BitFlip --strengths p=a", "expected numbers after p="),
         ("--channel.pattern middle", "pattern"),
         ("--observed nowhere.npy", "nowhere.npy"),

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from pyro_vae import VAE, fit
 from pyro_vae.data import Dataset, as_dataset, conditioned_on_elements, load_data, semi_supervised
 from pyro_vae.data.dataset import evenly_spread, observed_chunks
 from pyro_vae.errors import DataError, UsageError
+from pyro_vae.likelihoods import Normal
 from pyro_vae.statistics.running import Running
 
 
@@ -200,12 +202,15 @@ class TestRefused:
         with pytest.raises(UsageError, match="missing: expected 'nan', 'mask', or the number"):
             as_dataset(np.ones((3, 2)), missing=missing)
 
-    def test_a_column_that_was_never_observed(self):
+    def test_nothing_is_learned_of_a_column_that_was_never_observed(self):
         x = torch.tensor([[1.0, torch.nan], [2.0, torch.nan]])
-        with pytest.raises(DataError, match="column 2 is observed in no datum of train"):
-            as_dataset(x, missing="nan")
+        data, images = as_dataset(x, missing="nan"), as_dataset(torch.stack([x, x]), missing="nan")
+        for learn in (data.mean, data.std, lambda: fit(VAE((2,), likelihood=Normal), data, progress=False)):
+            with pytest.raises(DataError, match="column 2 is observed in no datum of train"):
+                learn()
         with pytest.raises(DataError, match=r"element \(0, 1\) \(and 1 more\) is observed in no datum"):
-            as_dataset(torch.stack([x, x]), missing="nan")
+            images.mean()
+        assert data.split("train").isnan().tolist() == [[False, True], [False, True]]  # a trained model may use them
 
     def test_masks_that_do_not_fit(self):
         x = torch.ones(3, 2)

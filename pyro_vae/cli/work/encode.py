@@ -25,6 +25,8 @@ def run(options: Namespace) -> int:
         raise UsageError(f"--num must be at least 2, for a spread over the data, got {options.num}")
     saved = open_saved(options)
     chosen = load_split(saved, options, options.num)
+    if len(chosen) < 2:
+        raise UsageError(f"encode needs at least 2 data, for a spread over them, and {options.split} has {len(chosen)}")
     num = "" if options.num is None else f"-num{options.num}"
     places = outputs_of(saved, options, f"codes-{options.split}{num}", picture=True, netcdf=True)
     factors = None if options.factors is None else read_factors(options.factors, len(chosen))

@@ -134,8 +134,10 @@ def _path_arrays(found: Paths) -> dict[str, Tensor]:
 
 def run_edit(options: Namespace) -> int:
     """Run `pyro-vae edit` with its options; returns the exit code."""
-    if options.source == options.to or options.num < 1:
-        raise UsageError(f"need --from another class than --to, and --num >= 1, got {options.source}, {options.num}")
+    if options.source == options.to:
+        raise UsageError(f"need --from another class than --to, got {options.to} for both")
+    if options.num < 1:
+        raise UsageError(f"--num must be at least 1, got {options.num}")
     saved = _opened(options)
     source = "others" if options.source is None else options.source
     places = _places(saved, options, f"edits-{options.split}-{source}-to-{options.to}-num{options.num}")

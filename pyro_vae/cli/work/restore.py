@@ -1,5 +1,7 @@
 """`pyro-vae restore`: data from what was observed of them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,8 @@ def run(options: Namespace) -> int:
     """Run `pyro-vae restore` with its options; returns the exit code."""
     if options.channel is None:
         raise UsageError("--channel: expected a class, got null: name one, or leave it out for Missing")
-    channel: Channel = resolve(options.channel.as_dict(), named(options.channel))
+    with _about(f"--channel {options.channel.class_path.rpartition('.')[2]}"):
+        channel: Channel = resolve(options.channel.as_dict(), named(options.channel))
     if options.num < 1:
         raise UsageError(f"--num must be at least 1, got {options.num}")
     grid = _grid(channel, options.strengths)
@@ -69,7 +72,18 @@ def _grid(channel: Channel, text: str | None) -> list[Channel]:
         numbers = [float(value) for value in values.split(",")]
     except ValueError:
         raise UsageError(f"--strengths {text}: expected numbers after {name}=, separated by commas") from None
-    return [replace(channel, **{name: value}) for value in sorted(numbers)]  # pyright: ignore[reportArgumentType]
+    with _about(f"--strengths {text}"):
+        numbers = [whole if isinstance(getattr(channel, name), int) and (whole := int(v)) == v else v for v in numbers]
+        return [replace(channel, **{name: value}) for value in sorted(numbers)]  # pyright: ignore[reportArgumentType]
+
+
+@contextmanager
+def _about(typed: str) -> Iterator[None]:
+    """What a channel says of its own fields, after the words that gave them."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{typed}: {error}") from error
 
 
 def _observed(

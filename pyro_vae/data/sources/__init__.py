@@ -1,5 +1,6 @@
 """Sources of data: a named set, an `.npz`, an `.npy`, a CSV, IDX files; read as arrays, unscaled."""
 
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,9 @@ from pyro_vae.data.sources.formats import DAMAGED, READABLE, format_of, reason
 from pyro_vae.data.sources.idx_files import IMAGES, idx_files, read_idx_file, training_images
 from pyro_vae.data.sources.numpy_files import Arrays, read_npy
 from pyro_vae.errors import DataError
+
+_log = logging.getLogger("pyro_vae")
+
 
 _DIGITS = Path(__file__).parents[1] / "packaged" / "digits.npz"
 
@@ -162,9 +166,11 @@ def _read_npz(path: Path, contexts: bool, masks: bool) -> Raw:
     content = Arrays(path)
     keys = _DATA_KEYS, _LABEL_KEYS, _CONTEXT_KEYS, _MASK_KEYS
     data, labels, context, mask = (_chosen(content.names, names) for names in keys)
-    mask = mask if masks else {}  # one that is not asked for is warned of
+    for name in () if masks else mask.values():
+        remedy = f"with {option('missing', 'mask')} it says what was observed. Known: {', '.join(_KNOWN)}"
+        _log.warning("%s: the array %r is not read: %s", path, name, remedy)
     content.warn_of_others([*data.values(), *labels.values(), *context.values(), *mask.values()], _KNOWN)
-    context = context if contexts else {}
+    context, mask = context if contexts else {}, mask if masks else {}
     if "train" not in data:
         found = ", ".join(map(repr, content.names)) or "nothing"
         raise DataError(f"{path} has no array 'train', 'x_train' or 'x', only {found}: rename one")

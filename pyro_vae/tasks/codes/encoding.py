@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.arguments.checked import checked
+from pyro_vae.arguments.remedies import spoken
 from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.compiling.backends import exact_products, fast_cpu
 from pyro_vae.errors import DataError, UsageError
@@ -126,7 +127,9 @@ def encode_data(
     """
     has_code = getattr(vae, "code_site", None) is not None
     if num_draws < (least := 1 if has_code else 2):
-        raise UsageError(f"num_draws must be at least {least} for a {type(vae).__name__}, got {num_draws}")
+        raise UsageError(
+            f"{spoken('', '--')}num_draws must be at least {least} for a {type(vae).__name__}, got {num_draws}"
+        )
     if len(x) == 0:
         raise DataError("x: expected at least 1 datum, got none")
     given = {"x": x, **inputs_of(vae, len(x), inputs, c)}

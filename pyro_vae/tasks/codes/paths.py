@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.arguments.checked import checked
+from pyro_vae.arguments.remedies import spoken
 from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import log_marginal
@@ -180,4 +181,8 @@ def _check(kind: str, steps: int, bends: int, num_particles: int | None) -> None
     if kind not in KINDS:
         raise UsageError(f"unknown kind {kind!r}: choose one of {', '.join(KINDS)}")
     if steps < 2 or bends < 1 or (num_particles is not None and num_particles < 1):
-        raise UsageError(f"need steps >= 2, bends >= 1 and num_particles >= 1, got {steps}, {bends}, {num_particles}")
+        dashes = spoken("", "--")
+        raise UsageError(
+            f"need {dashes}steps >= 2, {dashes}bends >= 1 and {dashes}num_particles >= 1, got {steps}, {bends} and "
+            f"{num_particles}"
+        )

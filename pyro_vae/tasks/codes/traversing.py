@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.arguments.checked import checked
+from pyro_vae.arguments.remedies import spoken
 from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.errors import UsageError
 from pyro_vae.inference.moments import Moments, moments, normal_kl
@@ -128,11 +129,15 @@ def _check(vae: Autoencoder, x: Tensor, steps: int, span: float, along: str, dat
     if vae.code_site is None:
         raise UsageError(f"traverse moves the code z of a model with one latent site, got a {type(vae).__name__}")
     if len(x) < 2 or steps < 2 or not span > 0:
-        raise UsageError(f"need at least 2 data, steps >= 2 and span > 0, got {len(x)}, {steps} and {span}")
+        dashes = spoken("", "--")
+        raise UsageError(
+            f"need at least 2 data, {dashes}steps >= 2 and {dashes}span > 0, got {len(x)} data, steps {steps} and "
+            f"span {span}"
+        )
     if along not in ("aggregate", "prior"):
         raise UsageError(f"along: expected 'aggregate' or 'prior', got {along!r}")
     if datum is not None and not 0 <= datum < len(x):
-        raise UsageError(f"datum: expected an index from 0 to {len(x) - 1}, got {datum}")
+        raise UsageError(f"{spoken('', '--')}datum: expected an index from 0 to {len(x) - 1}, got {datum}")
 
 
 def _sd(encoded: Encoded) -> Tensor:
