@@ -260,4 +260,4 @@ class Blur(LinearChannel):
 
     def _weights(self, size: int) -> Tensor:
         at = torch.arange(size, dtype=torch.float64)
-        return (-(at[:, None] - at).square() / (2 * self.width**2)).softmax(-1)
+        return (-((at[:, None] - at) / self.width).square() / 2).softmax(-1)  # the square of a tiny width is 0

@@ -79,6 +79,11 @@ def test_it_has_the_other_channels_as_cases():
     assert torch.allclose(sharp.mean, noise.restored(normal, normal.loc + 1).mean)
 
 
+@pytest.mark.parametrize("width", [1e-3, 1e-300, 5e-324])
+def test_a_blur_too_narrow_to_see_is_none(width):
+    assert torch.equal(Blur(width).matrix_for((2, 3)), torch.eye(6).double())
+
+
 def test_blur_keeps_what_is_constant_and_works_on_each_colour():
     blur = Blur(1.5, 1e-6)
     assert torch.allclose(blur.draw(torch.ones(1, 3, 4, 5).double()), torch.ones(1, 3, 4, 5).double(), atol=1e-4)

@@ -82,6 +82,7 @@ def test_other_channels(run, tmp_path, channel, shown):
         ("--channel BitFlip --strengths p=a", "expected numbers after p="),
         ("--channel.pattern middle", "pattern"),
         ("--observed nowhere.npy", "nowhere.npy"),
+        (f"--observed {__file__}", "it is no .npy file: give one, as numpy.save writes it"),
         ("--num_draws 0", "num_draws"),
         ("--num 0", "--num must be at least 1, got 0"),
         ("--num -1 --observed nowhere.npy", "--num must be at least 1, got -1"),

@@ -16,6 +16,10 @@ from pyro_vae.errors import DataError
 _log = logging.getLogger("pyro_vae")
 
 
+_MAGIC = b"\x93NUMPY"
+"""What an `.npy` file begins with."""
+
+
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -48,6 +52,9 @@ def read_npy(path: Path) -> np.ndarray:
     """
     with reading(path):
         with path.open("rb") as file:
+            if file.read(len(_MAGIC)) != _MAGIC:
+                raise DataError(f"can't read {path}: it is no .npy file: give one, as numpy.save writes it")
+            file.seek(0)
             header = _header(file)
         if header is None:
             return np.load(path, mmap_mode="r", allow_pickle=False)
