@@ -6,7 +6,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from pyro_vae.arguments.remedies import option, spoken
+from pyro_vae.arguments.remedies import spoken
 from pyro_vae.data.linear_gaussian import LinearGaussian
 from pyro_vae.data.preparation import Binarization, Preparation
 from pyro_vae.data.storage import Stored, find, is_floating
@@ -48,8 +48,9 @@ def check_values(split: str, x: Stored, how: Preparation) -> None:
     count, first, _ = find(how.scale.parts(x), lambda values: ~torch.isfinite(values))
     if count:
         where = f"{count} NaN or infinite values, the first at {first}"
-        gaps = f"if NaN means not observed, pass {option('missing', spoken(repr('nan'), 'nan'))}"
-        raise DataError(f"{split} has {where}: drop those rows or replace the values; {gaps}")
+        gaps = spoken("missing='nan'", "--missing nan to fit or impute")
+        advice = f"drop those rows or replace the values; if NaN means not observed, pass {gaps}"
+        raise DataError(f"{split} has {where}: {advice}")
     count, first, value = find(how.scale.parts(x), lambda values: ~_in_unit_interval(values))
     raise DataError(how.refusal(f"{split} has {count} values outside [0, 1], the first is {value:g} at {first}", x))
 

@@ -59,7 +59,7 @@ def test_commands_read_the_gaps(folder):
             "--missing mask",
             "a mask is given for no split, expected train, test: add the other arrays to the .npz",
         ),
-        ("--divide_by 1", "if NaN means not observed, pass --missing nan"),
+        ("--divide_by 1", "if NaN means not observed, pass --missing nan to fit or impute"),
     ],
 )
 def test_what_is_refused(folder, tmp_path, options, message):

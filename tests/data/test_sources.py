@@ -299,7 +299,7 @@ def test_arrays_that_are_not_read_are_named(tmp_path, caplog):
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 3 and all("is not read" in text and "Known: train, x_train, x" in text for text in messages)
     assert any("'trian_labels' is not read, did you mean 'train_labels'?" in text for text in messages)
-    assert any("'train_mask' is not read: with missing=mask it says what was observed" in text for text in messages)
+    assert any("'train_mask' is not read: with missing='mask' it says what was observed" in text for text in messages)
     caplog.clear()
     np.savez(tmp_path / "x.npz", train=x, train_labels=np.arange(4), train_context=x)
     load_data(tmp_path / "x.npz")

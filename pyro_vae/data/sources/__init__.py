@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyro_vae.arguments.remedies import nearest, option
+from pyro_vae.arguments.remedies import nearest, option, spoken
 from pyro_vae.data.sources.csv_files import read_csv
 from pyro_vae.data.sources.formats import DAMAGED, READABLE, format_of, reason
 from pyro_vae.data.sources.idx_files import IMAGES, idx_files, read_idx_file, training_images
@@ -167,7 +167,8 @@ def _read_npz(path: Path, contexts: bool, masks: bool) -> Raw:
     keys = _DATA_KEYS, _LABEL_KEYS, _CONTEXT_KEYS, _MASK_KEYS
     data, labels, context, mask = (_chosen(content.names, names) for names in keys)
     for name in () if masks else mask.values():
-        remedy = f"with {option('missing', 'mask')} it says what was observed. Known: {', '.join(_KNOWN)}"
+        how = spoken("missing='mask'", "--missing mask, for fit and impute,")
+        remedy = f"with {how} it says what was observed. Known: {', '.join(_KNOWN)}"
         _log.warning("%s: the array %r is not read: %s", path, name, remedy)
     content.warn_of_others([*data.values(), *labels.values(), *context.values(), *mask.values()], _KNOWN)
     context, mask = context if contexts else {}, mask if masks else {}
