@@ -25,7 +25,7 @@ class GaussianNoise(Channel):
     grey levels), a mixture, and for Laplace and continuous Bernoulli, by a formula. For other densities (Student's t,
     your own) it is an integral for each element, with an error below `distributions.quadrature.TOLERANCE`, 1e-5 nats,
     and 174 times as many densities to compute; `Tilted` says where that was measured. x given y and z is drawn by the
-    same integral for all but the first two. Counts are refused.
+    same integral for all but the first two. Counts have no exact p(y|z): `restore` draws x together with z.
 
     Args:
         std: s, the standard deviation of the noise, in the units of x; above 0.
