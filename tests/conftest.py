@@ -32,6 +32,12 @@ def _seeded():
     sys.modules.pop("mine", None)  # what tests call the module of a user: another one for each of them
 
 
+@pytest.fixture
+def bfloat16(monkeypatch):
+    """Products in bfloat16 wherever they are asked for: without a CPU's instructions for them they are only slower."""
+    monkeypatch.setattr("pyro_vae.networks.precision.cpu_has_bfloat16", lambda: True)
+
+
 @pytest.fixture(scope="session")
 def shared():
     """The folder of real data, or a skip."""

@@ -27,7 +27,6 @@ from pyro_vae.data.dataset import evenly_spread
 from pyro_vae.diagnostics import LatentStatistics, latent_statistics
 from pyro_vae.errors import CheckpointError
 from pyro_vae.evidence import log_marginal
-from pyro_vae.networks import precision
 from pyro_vae.runs.loading import load, read_config, read_metrics
 from pyro_vae.training.fitting import fit
 
@@ -404,9 +403,9 @@ class TestEvaluate:
             patch.setattr(evaluate, "latent_statistics", lambda *_, **__: LatentStatistics(active, active))
             assert done("evaluate", run, "--num_particles 20 --num_data 60")["warnings"] == []
 
-    def test_fast_estimate(self, run, monkeypatch):
-        """It says so, with its shift, and never takes the place of the exact one: on any CPU, only slower."""
-        monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
+    @pytest.mark.usefixtures("bfloat16")
+    def test_fast_estimate(self, run):
+        """It says so, with its shift, and never takes the place of the exact one."""
         done("evaluate", run, "--num_particles 20 --num_data 30")
         exact = (run / "evidence-test.json").read_bytes()
         result = done("evaluate", run, "--num_particles 20 --num_data 30 --precision bf16")

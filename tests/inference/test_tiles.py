@@ -139,6 +139,7 @@ class TestKeptGraphs:
         first = self.estimate(vae)
         assert torch.equal(self.estimate(vae), first) and len(self.records) == 1
 
+    @pytest.mark.usefixtures("bfloat16")
     def test_each_shape_and_precision_has_its_own(self):
         vae = make()
         for options in ({}, {"num": 30}, {"precision": "bf16"}, {"max_rows": 100}) * 2:
@@ -229,6 +230,7 @@ class TestWhatIsRemembered:
         assert (after.log_p - before.log_p).abs().max() > 0.01 and len(tiles.GRAPHS.of(vae)) == 1
         torch.testing.assert_close(after.log_p, expected.log_p, rtol=1e-5, atol=1e-3)
 
+    @pytest.mark.usefixtures("bfloat16")
     def test_each_precision_its_own(self, vae):
         fast, full = self.estimate(vae, False, precision="bf16"), self.estimate(vae, False)
         assert fast.shift == pytest.approx((fast.log_p - full.log_p)[:50].mean().item(), abs=1e-9) and fast.shift != 0
@@ -335,6 +337,7 @@ def test_memory_does_not_grow_with_particles():
 class TestFastEstimate:
     """bfloat16 products: opt-in, told in the result, with its shift."""
 
+    @pytest.mark.usefixtures("bfloat16")
     def test_says_so(self):
         vae, x = make(), binary(60)
         fast = log_marginal(vae.model, vae.guide, x, num_particles=300, precision="bf16")
