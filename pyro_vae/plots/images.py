@@ -49,9 +49,8 @@ def image_grid(images: Tensor, columns: int = 10, title: str = "") -> "Figure":
         UsageError: if there are no data, `columns` is below 1, or the event has another shape.
     """
     images = _checked(images, columns)
-    columns, limits = min(columns, len(images)), value_limits(images)
-    (images,), own = _on_own_scales(images)
-    limits = (0.0, 1.0) if own else limits
+    columns = min(columns, len(images))
+    (images,), limits, own = _scaled(images)
     figure = _tiled_figure(images, columns)
     axes = figure.subplots()
     _draw_tiles(axes, [images], columns, limits)
@@ -98,9 +97,7 @@ def labelled_grid(images: Tensor, rows: Sequence[str], columns: Sequence[str], t
         UsageError: as `image_grid`.
     """
     images, count = _checked(images.flatten(0, 1), len(columns)), len(columns)
-    limits = value_limits(images)
-    (images,), own = _on_own_scales(images)
-    limits = (0.0, 1.0) if own else limits
+    (images,), limits, own = _scaled(images)
     figure = _tiled_figure(images, count)
     axes = figure.subplots()
     _draw_tiles(axes, [images], count, limits)
@@ -133,9 +130,8 @@ def reconstructions(x: Tensor, x_mean: Tensor, columns: int = 5) -> "Figure":
             f"expected data and reconstructions of one shape, got {list(x.shape)} and {list(x_mean.shape)}"
         )
     x, x_mean = _checked(x, columns), _checked(x_mean, columns)
-    columns, limits = min(columns, len(x)), value_limits(x, x_mean)
-    (x, x_mean), own = _on_own_scales(x, x_mean)
-    limits = (0.0, 1.0) if own else limits
+    columns = min(columns, len(x))
+    (x, x_mean), limits, own = _scaled(x, x_mean)
     figure = _tiled_figure(x, columns, series=2)
     axes = figure.subplots()
     _draw_tiles(axes, [x, x_mean], columns, limits)
@@ -159,9 +155,8 @@ def samples(generated: Generated, columns: int = 8, labels: Sequence[str] = ()) 
         UsageError: as `image_grid`.
     """
     x, mean = _checked(generated.x, columns), _checked(generated.mean, columns)
-    columns, limits = min(columns, len(x)), value_limits(mean, x)
-    (x, mean), own = _on_own_scales(x, mean)
-    limits = (0.0, 1.0) if own else limits
+    columns = min(columns, len(x))
+    (x, mean), limits, own = _scaled(x, mean)
     in_columns = all(label == labels[place % columns] for place, label in enumerate(labels))
     gap = _GAP if in_columns else _LABELLED
     figure = _tiled_figure(x, columns, panels=2, gap=gap)
@@ -220,6 +215,13 @@ def value_limits(*images: Tensor) -> Limits:
 
 _UNLIKE = 10
 """One scale is used if the range of all elements is at most this many times the median range of an element."""
+
+
+def _scaled(*series: Tensor) -> tuple[tuple[Tensor, ...], Limits, bool]:
+    """What is drawn, the values of black and white, and whether each element has a scale of its own."""
+    limits = value_limits(*series)
+    series, own = _on_own_scales(*series)
+    return series, (0.0, 1.0) if own else limits, own
 
 
 def _on_own_scales(*series: Tensor) -> tuple[tuple[Tensor, ...], bool]:

@@ -20,10 +20,10 @@ _STARTS = 50
 
 @dataclass(frozen=True, eq=False)
 class Chains:
-    """Draws of (x, z) given y, and their health.
+    """Draws of latents given y, and their health.
 
     Args:
-        latents: by site, `"x"` too, `[num_draws, N, ...]`, evenly spread over the chains.
+        latents: by site (`"x"` too, where it is one), `[num_draws, N, ...]`, evenly spread over the chains.
         ess: effective size of all draws, the least of what is followed, `[N]`.
         flagged: which are not to be trusted: R-hat above 1.01, or fewer than 100 effective draws a chain; `[N]` bool.
     """

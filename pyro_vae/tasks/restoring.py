@@ -22,7 +22,7 @@ from pyro_vae.inference.weighing import importance, sites_at
 from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import seeded
 from pyro_vae.tasks.generation import mean_of, variance_of
-from pyro_vae.tasks.gibbs import metropolis_within_gibbs
+from pyro_vae.tasks.gibbs import Chains, metropolis_within_gibbs
 from pyro_vae.tasks.restored import METHODS, Restored
 
 Method = Literal["auto", "encoder", "refined", "gibbs", "hmc"]
@@ -231,7 +231,7 @@ def _codes(
     if isinstance(pair, Jointly):
         return _codes_and_x(pair, y, inputs, how, method, found, rows, tell)
     members: Any = pair
-    given, some = _rows(inputs, rows, y.device), y[rows.to(y.device)]
+    given, some = _rows(inputs, rows), y[rows.to(y.device)]
     if pair.code_site is not None:
         tell("refining", 0)
         given = {"params": refined_params(pair, some, how.search, how.seed, **given), **given}
@@ -243,7 +243,7 @@ def _codes(
     if not left.any() or not _is_continuous(found.latents):
         return found
     chosen = left.nonzero().squeeze(-1)
-    given, rows = _rows(given, chosen, y.device), rows[chosen]
+    given, rows = _rows(given, chosen), rows[chosen]
     return found.with_rows(rows, _by_hmc(members, y[rows.to(y.device)], given, found.rows(rows), how, tell))
 
 
@@ -259,12 +259,12 @@ def _codes_and_x(
 ) -> _Codes:
     """The given rows by Metropolis-within-Gibbs, and those that are not healthy then by Hamiltonian Monte Carlo."""
     if method != "hmc":
-        given, some = _rows(inputs, rows, y.device), y[rows.to(y.device)]
+        given, some = _rows(inputs, rows), y[rows.to(y.device)]
         better = _by_gibbs(pair, some, given, found.rows(rows), how, tell)
         found, rows = found.with_rows(rows, better), rows[better.flagged]
     if method == "gibbs" or len(rows) == 0 or not pair.is_real:
         return found
-    given, some = _rows(inputs, rows, y.device), y[rows.to(y.device)]
+    given, some = _rows(inputs, rows), y[rows.to(y.device)]
     by_hmc = _by_hmc(pair, some, given, found.rows(rows), how, tell)
     keep = (~by_hmc.flagged if method == "auto" else torch.ones(len(rows)).bool()).nonzero().squeeze(-1)
     return found.with_rows(rows[keep], by_hmc.rows(keep))
@@ -278,26 +278,38 @@ def _by_gibbs(
     how: _Settings,
     tell: Callable[[str, int], object],
 ) -> _Codes:
-    """Draws of chains over (x, z); log p(y) stays that of the weights, with its flag."""
+    """Draws of chains over (x, z)."""
+
+    def chains(y: Tensor, given: Mapping[str, Any], seed: int, tell: Callable[[int], object]) -> Chains:
+        sizes = how.num_draws, how.hmc.num_chains, how.hmc.num_warmup, -(-_CHAIN_DRAWS // how.hmc.num_chains)
+        return metropolis_within_gibbs(pair, y, given, *sizes, seed, lambda share: tell(int(share * len(y))))
+
+    return _by_chains(chains, "gibbs", y, inputs, before, how.seed, tell)
+
+
+def _by_chains(
+    chains: Callable[..., Chains],
+    method: str,
+    y: Tensor,
+    inputs: Mapping[str, Any],
+    before: _Codes,
+    seed: int,
+    tell: Callable[[str, int], object],
+) -> _Codes:
+    """Draws of chains, for so many data at a time; log p(y) stays that of the weights, with its flag."""
     parts = []
     for start in range(0, len(y), _CHAIN_DATA):
-        given = {name: v if len(v) == 1 else v[start : start + _CHAIN_DATA] for name, v in inputs.items()}
-        rounds = -(-_CHAIN_DRAWS // how.hmc.num_chains)
-        sizes = how.num_draws, how.hmc.num_chains, how.hmc.num_warmup, rounds
-        some = y[start : start + _CHAIN_DATA]
-
-        def report(share: float, first: int = start, size: int = len(some)) -> None:
-            tell("gibbs", first + int(share * size))
-
-        parts.append(metropolis_within_gibbs(pair, some, given, *sizes, how.seed + start, report))
+        part = slice(start, start + _CHAIN_DATA)
+        parts.append(chains(y[part], _rows(inputs, part), seed + start, lambda done, s=start: tell(method, s + done)))
     joined = {name: torch.cat([part.latents[name] for part in parts], 1) for name in parts[0].latents}
-    none, used = torch.full_like(before.pareto_k, torch.nan), torch.full_like(before.used, METHODS.index("gibbs"))
+    none, used = torch.full_like(before.pareto_k, torch.nan), torch.full_like(before.used, METHODS.index(method))
     ess, flagged = (torch.cat([getattr(part, name) for part in parts]) for name in ("ess", "flagged"))
     return replace(before, latents=joined, used=used, ess=ess.to(before.ess), pareto_k=none, flagged=flagged)
 
 
-def _rows(inputs: Mapping[str, Any], rows: Tensor, device: torch.device) -> dict[str, Any]:
-    return {name: value if len(value) == 1 else value[rows.to(device)] for name, value in inputs.items()}
+def _rows(inputs: Mapping[str, Any], rows: Tensor | slice) -> dict[str, Any]:
+    """The inputs of some data; one row is for all."""
+    return {name: value if len(value) == 1 else value[rows] for name, value in inputs.items()}
 
 
 def _by_weights(
@@ -319,26 +331,16 @@ def _by_hmc(
     how: _Settings,
     tell: Callable[[str, int], object],
 ) -> _Codes:
-    """Draws of chains; log p(y) stays that of the weights, with its flag."""
-    parts = []
-    for start in range(0, len(y), _CHAIN_DATA):
-        part = slice(start, start + _CHAIN_DATA)
-        given = {name: value if len(value) == 1 else value[part] for name, value in inputs.items()}
-        parts.append(_chains(pair, y[part], given, how, how.seed + start, lambda done, s=start: tell("hmc", s + done)))
-    latents, ess, flagged = zip(*parts, strict=True)
-    joined = {name: torch.cat([part[name] for part in latents], 1) for name in latents[0]}
-    none, used = torch.full_like(before.pareto_k, torch.nan), torch.full_like(before.used, METHODS.index("hmc"))
-    return replace(before, latents=joined, used=used, ess=torch.cat(ess), pareto_k=none, flagged=torch.cat(flagged))
+    """Draws of Hamiltonian chains over the latent sites, evenly spread over them."""
 
+    def chains(y: Tensor, given: Mapping[str, Any], seed: int, tell: Callable[[int], object]) -> Chains:
+        options: dict[str, Any] = {"method": "hmc", "hmc": how.hmc, "seed": seed, "progress": tell, **given}
+        drawn = posterior(pair.model, pair.guide, y, num_draws=max(how.num_draws, _CHAIN_DRAWS), **options)
+        chosen = torch.arange(how.num_draws) * drawn.num_draws // how.num_draws
+        latents = {name: value[chosen] for name, value in drawn.draws.items()}
+        return Chains(latents, drawn.ess, drawn.flagged)
 
-def _chains(
-    pair: Any, y: Tensor, inputs: Mapping[str, Any], how: _Settings, seed: int, tell: Callable[[int], object]
-) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Draws of the chains of some data, evenly spread over them, their effective sizes and flags."""
-    options: dict[str, Any] = {"method": "hmc", "hmc": how.hmc, "seed": seed, "progress": tell, **inputs}
-    drawn = posterior(pair.model, pair.guide, y, num_draws=max(how.num_draws, _CHAIN_DRAWS), **options)
-    chosen = torch.arange(how.num_draws) * drawn.num_draws // how.num_draws
-    return {name: value[chosen] for name, value in drawn.draws.items()}, drawn.ess, drawn.flagged
+    return _by_chains(chains, "hmc", y, inputs, before, how.seed, tell)
 
 
 def _is_continuous(latents: Mapping[str, Tensor]) -> bool:
@@ -364,8 +366,7 @@ def _draw_x(
         for start in range(0, len(y), TILE_DATA):
             rows = slice(start, start + TILE_DATA)
             tile = {name: value[:, rows].to(y.device) for name, value in latents.items()}
-            given = {name: value if len(value) == 1 else value[rows] for name, value in inputs.items()}
-            tiles.append(_tile(pair, y[rows], tile, given, start, seed))
+            tiles.append(_tile(pair, y[rows], tile, _rows(inputs, rows), start, seed))
     draws, mean, variance = zip(*tiles, strict=True)
     return torch.cat(draws, 1), torch.cat(mean), torch.cat(variance).clamp(min=0).sqrt()
 

@@ -8,27 +8,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae.autoencoders import Autoencoder
-from pyro_vae.errors import UsageError
 from pyro_vae.tasks.generation import averages_of
 
 _ROWS = 1000
-
-
-def contexts(vae: Autoencoder, c: Tensor | None, num: int) -> Tensor | None:
-    """The context of each of `num` data, `[num, *context]`; None without one.
-
-    Raises:
-        UsageError: if it does not fit.
-    """
-    if c is None:
-        return None
-    shape = vae.shapes.context
-    if shape is None:
-        raise UsageError(f"this {type(vae).__name__} takes no context")
-    try:
-        return c.expand(num, *shape)
-    except RuntimeError as error:
-        raise UsageError(f"c: expected shape {list(shape)} or {[num, *shape]}, got {list(c.shape)}") from error
 
 
 def context_of(vae: Autoencoder, c: Tensor | None, index: int) -> Tensor | None:

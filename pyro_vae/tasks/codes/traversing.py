@@ -13,8 +13,9 @@ from pyro_vae.errors import UsageError
 from pyro_vae.inference.moments import Moments, moments, normal_kl
 from pyro_vae.inference.programs import evaluation_mode
 from pyro_vae.process.isolation import isolated
-from pyro_vae.tasks.codes.decoding import contexts, decoded
+from pyro_vae.tasks.codes.decoding import decoded
 from pyro_vae.tasks.codes.encoding import Encoded, encode_data
+from pyro_vae.tasks.generation import inputs_of
 
 Along = Literal["aggregate", "prior"]
 
@@ -109,7 +110,7 @@ def traverse(
     _check(vae, x, steps, span, along, datum)
     encoded = encode_data(vae, x, num_draws=1, seed=0, c=c, progress=None, **inputs)
     with evaluation_mode(vae):
-        prior = moments(vae.prior_distribution(contexts(vae, c, len(x))), "the prior p(z)")
+        prior = moments(vae.prior_distribution(inputs_of(vae, len(x), {}, c).get("c")), "the prior p(z)")
         kl = normal_kl(encoded.codes, _sd(encoded), *prior)
         m, tau = _aggregate(encoded) if along == "aggregate" else _one_of(prior)
         centre = m if datum is None else encoded.codes[datum]
