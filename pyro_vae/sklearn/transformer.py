@@ -14,8 +14,8 @@ from pyro_vae.errors import DataError
 from pyro_vae.evidence import log_marginal
 from pyro_vae.inference.programs import evaluation_mode
 from pyro_vae.process.isolation import isolated
-from pyro_vae.sklearn.base import ROWS, VAEEstimator
-from pyro_vae.tasks.generation import averages_of
+from pyro_vae.sklearn.base import VAEEstimator
+from pyro_vae.tasks.codes.decoding import decoded
 
 
 class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstimator):
@@ -74,8 +74,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstim
         z = check_array(X, dtype=kinds, input_name="X")
         if z.shape[1] != self.vae_.shapes.latent:
             raise DataError(f"X: expected codes of {self.vae_.shapes.latent} numbers, got shape {list(z.shape)}")
-        tiles = (torch.tensor(z[start : start + ROWS], dtype=torch.float32) for start in range(0, len(z), ROWS))
-        return _decoded(self.vae_, tiles).flatten(1).numpy().astype(z.dtype)
+        return _decoded(self.vae_, torch.tensor(z, dtype=torch.float32)).flatten(1).numpy().astype(z.dtype)
 
     def score_samples(self, X: Any) -> np.ndarray:  # noqa: N803 - scikit-learn's name
         """Log p(x) of each row, nats, by importance sampling with `num_particles` draws.
@@ -114,7 +113,7 @@ def _means(vae: VAE, tiles: Iterable[Tensor]) -> Tensor:
 
 
 @isolated
-def _decoded(vae: VAE, tiles: Iterable[Tensor]) -> Tensor:
+def _decoded(vae: VAE, z: Tensor) -> Tensor:
     """What is reported for each code, `[N, *event]`."""
     with evaluation_mode(vae):
-        return torch.cat([vae.likelihood.best(averages_of(vae, vae.decode(tile))) for tile in tiles])
+        return decoded(vae, z)
