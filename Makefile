@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DOCS_INSTALLED := $(VENV)/.docs-installed
 
 .PHONY: demo test check docs slow bench clean
 
@@ -13,8 +14,9 @@ demo: $(INSTALLED)  ## train on the packaged digits, print log p(x) with its err
 test: $(INSTALLED)  ## the quick test suite
 	$(BIN)/python -m pytest -n auto
 
-docs: $(INSTALLED)  ## the examples, tables and links of README and docs (part of `make test`)
-	$(BIN)/python -m pytest tests/house/test_docs.py tests/house/test_design.py
+docs: $(DOCS_INSTALLED)  ## the site in docs/_build/html: executes its notebooks, and fails at any warning
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
 
 slow: $(INSTALLED)  ## the heavier runs, on real data
 	$(BIN)/python -m pytest -m slow
@@ -33,5 +35,9 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[images,sklearn,test,dev]'
 	touch $@
 
+$(DOCS_INSTALLED): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache benchmarks/.venvs benchmarks/.cache benchmarks/.quick
+	rm -rf $(VENV) docs/_build docs/reference/api .pytest_cache .ruff_cache benchmarks/.venvs benchmarks/.cache benchmarks/.quick

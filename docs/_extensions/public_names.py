@@ -1,0 +1,56 @@
+"""The public names of the package: what each public room offers, and the one page that each has."""
+
+import importlib
+import inspect
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+# Rooms without `__all__` are files: their public names are the classes and functions defined there.
+ROOMS = {
+    "What you choose": (
+        ["priors", "likelihoods", "guides", "networks", "objectives", "schedules", "autoencoders", "channels"]
+    ),
+    "What you do": ["data", "training", "evidence", "diagnostics", "tasks", "plots", "report", "sklearn", "testing"],
+    "How it is done": ["inference", "distributed", "errors"],
+}
+
+
+@dataclass(frozen=True)
+class Name:
+    """A public name: `path` is the shortest way to import it, `room` the page that lists it first."""
+
+    path: str
+    room: str
+    value: Any
+
+
+def names_of(module: ModuleType) -> list[str]:
+    """The public names of a module, in alphabetical order."""
+    if hasattr(module, "__all__"):
+        return sorted(module.__all__)
+    own = [(name, value) for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+    return sorted(name for name, value in own if inspect.isclass(value) or inspect.isfunction(value) if name[0] != "_")
+
+
+def rooms() -> list[str]:
+    """The modules that have a page, the package itself first."""
+    return ["pyro_vae", *(f"pyro_vae.{room}" for group in ROOMS.values() for room in group)]
+
+
+def public_names() -> list[Name]:
+    """Every public object once, modules and constants excepted."""
+    found: dict[int, Name] = {}
+    for room in [*rooms()[1:], "pyro_vae"]:
+        module = importlib.import_module(room)
+        for name in names_of(module):
+            _add(found, Name(f"{room}.{name}", room, getattr(module, name)))
+    return list(found.values())
+
+
+def _add(found: dict[int, Name], new: Name) -> None:
+    if not (inspect.isclass(new.value) or inspect.isfunction(new.value)):
+        return
+    old = found.setdefault(id(new.value), new)
+    if len(new.path) < len(old.path):
+        found[id(new.value)] = Name(new.path, old.room, new.value)

@@ -1,0 +1,64 @@
+"""Settings of the site that `make docs` builds. The build needs no network, and nor does a reader of its pages."""
+
+import os
+import sys
+import tomllib
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_extensions"))
+
+project = "pyro_vae"
+author = "the authors of pyro_vae"
+version = release = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]["version"]
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    # MathJax and its fonts come with this package, so formulas need no network. MathML written at build time would need
+    # no script at all, but its look depends on whether the reader's machine has a mathematical font.
+    "sphinx-mathjax-offline",
+    "sphinx_copybutton",
+    "sphinx_sitemap",
+    "api_pages",
+    "repository_links",
+]
+exclude_patterns = ["_build", "_extensions", "**.ipynb_checkpoints"]
+source_suffix = {".md": "myst-nb", ".rst": "restructuredtext"}
+
+# Pages
+myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath", "fieldlist"]
+myst_heading_anchors = 4  # links to headings as in the view of the repository
+myst_links_external_new_tab = False
+
+# Notebooks: every `code-cell` runs when the site is built, and an error ends the build.
+nb_execution_mode = "cache"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 180
+nb_merge_streams = True
+nb_ipywidgets_js = {}  # its default is a script from elsewhere
+
+# Reference
+autosummary_generate = True
+autosummary_ignore_module_all = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+default_role = "py:obj"  # `fit` in a docstring: a link if it is a public name, code otherwise
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+
+# Look
+html_theme = "furo"
+html_title = f"pyro_vae {version}"
+html_baseurl = os.environ.get("DOCS_URL", "http://localhost:8000/")  # where the site is published, for its sitemap
+sitemap_url_scheme = "{link}"
+html_static_path = ["_static"]
+templates_path = ["_templates"]
+html_show_sphinx = False
+html_copy_source = True
+pygments_style = "friendly"
+pygments_dark_style = "monokai"
