@@ -40,4 +40,4 @@ $(DOCS_INSTALLED): $(INSTALLED)
 	touch $@
 
 clean:
-	rm -rf $(VENV) docs/_build docs/reference/api .pytest_cache .ruff_cache benchmarks/.venvs benchmarks/.cache benchmarks/.quick
+	rm -rf $(VENV) docs/_build docs/reference/*/ .pytest_cache .ruff_cache benchmarks/.venvs benchmarks/.cache benchmarks/.quick

@@ -1,5 +1,6 @@
 """Settings of the site that `make docs` builds. The build needs no network, and nor does a reader of its pages."""
 
+import hashlib
 import os
 import sys
 import tomllib
@@ -7,6 +8,13 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_extensions"))
+
+
+def fingerprint() -> str:
+    """Changes whenever the package does."""
+    texts = b"".join(path.read_bytes() for path in sorted((HERE.parent / "pyro_vae").rglob("*.py")))
+    return hashlib.sha256(texts).hexdigest()[:16]
+
 
 project = "pyro_vae"
 author = "the authors of pyro_vae"
@@ -23,7 +31,12 @@ extensions = [
     "sphinx-mathjax-offline",
     "sphinx_copybutton",
     "sphinx_sitemap",
+    "sphinx_llms_txt",
+    "alternative_texts",
     "api_pages",
+    "command_pages",
+    "example_pages",
+    "notebook_downloads",
     "repository_links",
 ]
 exclude_patterns = ["_build", "_extensions", "**.ipynb_checkpoints"]
@@ -38,6 +51,9 @@ myst_links_external_new_tab = False
 nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 180
+nb_execution_cache_path = str(
+    HERE / "_build" / "executed" / fingerprint()
+)  # outputs of another state of the package are not reused
 nb_merge_streams = True
 nb_ipywidgets_js = {}  # its default is a script from elsewhere
 
@@ -57,8 +73,11 @@ html_title = f"pyro_vae {version}"
 html_baseurl = os.environ.get("DOCS_URL", "http://localhost:8000/")  # where the site is published, for its sitemap
 sitemap_url_scheme = "{link}"
 html_static_path = ["_static"]
+html_css_files = ["site.css"]
 templates_path = ["_templates"]
 html_show_sphinx = False
 html_copy_source = True
+llms_txt_summary = "Variational autoencoders as Pyro programs, with log p(x) and an honest error bar."
+llms_txt_exclude = ["reference/api/*", "reference/examples/*", "genindex", "search"]
 pygments_style = "friendly"
 pygments_dark_style = "monokai"

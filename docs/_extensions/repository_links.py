@@ -27,7 +27,7 @@ def _target(path: str) -> str:
     """The page about a file of the repository."""
     top, *rest = path.split("/")
     if top == "examples":
-        return "reference/examples.md"
+        return f"reference/examples/{'/'.join(rest) if rest[-1].endswith(('.py', '.yaml')) else 'index'}.rst"
     room = rest[0].removesuffix(".py") if rest else ""
     return f"reference/api/pyro_vae.{room}.rst" if room else "reference/api/pyro_vae.rst"
 
