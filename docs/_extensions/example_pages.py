@@ -23,7 +23,7 @@ def write_pages(app: Sphinx, config: Config) -> None:
     groups = {
         "Scripts": [name for name in names if name.endswith(".py")],
         "Configurations": [name for name in names if name.endswith(".yaml") and "/" not in name],
-        "Recipes of papers": [name for name in names if "/" in name],
+        "Recipes of papers": [name for name in names if name.endswith(".yaml") and "/" in name],
     }
     trees = [toctree(group, title) for title, group in groups.items()]
     write_page(folder / "index.rst", "\n".join([heading("Examples"), _INTRODUCTION, *trees]))
