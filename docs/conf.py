@@ -56,6 +56,7 @@ nb_execution_cache_path = str(
 )  # outputs of another state of the package are not reused
 nb_merge_streams = True
 nb_ipywidgets_js = {}  # its default is a script from elsewhere
+os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm's, on every page without ipywidgets
 
 # Reference
 autosummary_generate = True
