@@ -1,7 +1,8 @@
 """Every prior with every likelihood, guide and objective: a finite loss that teaches every parameter, or a reason.
 
-The quick suite takes a covering: every two settings of different axes meet in some combination of four. The slow one
-takes all combinations of the classes, each by its defaults.
+The quick suite takes a covering of the classes, each by its defaults: every two of different axes meet in some
+combination of four; and each setting in some combination. The slow one takes a covering of the settings, and all
+combinations of the classes.
 """
 
 import re
@@ -92,13 +93,27 @@ def expect_all(rows):
     assert "" in outcomes, f"all are refused: {outcomes[0]}"
 
 
-COVERING = pairwise_covering([len(settings) for settings in SETTINGS])
+def covering(parts):
+    """Combinations of the parts of each axis in which every two of different axes meet, by the objective."""
+    found = [[parts[axis][i] for axis, i in enumerate(row)] for row in pairwise_covering(list(map(len, parts)))]
+    return {str(objective): [row for row in found if row[0] is objective] for objective in parts[0]}
 
 
-@pytest.mark.parametrize("index", range(len(SETTINGS[0])), ids=lambda index: str(SETTINGS[0][index]))
-def test_every_two_settings(index):
-    rows = [row for row in COVERING if row[0] == index]
-    expect_all([settings[i] for settings, i in zip(SETTINGS, row, strict=True)] for row in rows)
+@pytest.mark.parametrize("objective", DEFAULTS[0], ids=str)
+def test_every_two_classes(objective):
+    expect_all(covering(DEFAULTS)[str(objective)])
+
+
+def test_every_setting():
+    """Side by side, those of the shorter axes again and again: each is in one combination at least."""
+    longest = max(map(len, SETTINGS))
+    expect_all([settings[i % len(settings)] for settings in SETTINGS] for i in range(longest))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", SETTINGS[0], ids=str)
+def test_every_two_settings(objective):
+    expect_all(covering(SETTINGS)[str(objective)])
 
 
 @pytest.mark.slow

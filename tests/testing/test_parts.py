@@ -27,6 +27,8 @@ from pyro_vae.testing.code_distributions import require_spread
 from pyro_vae.testing.inside_a_vae import data_for, shapes_for
 
 RECORDING = {"can_be_recorded", "step_can_be_recorded"}
+OF_THE_CLASS = {"takes_its_options"}
+"""Checks of a class with every option in its signature, whatever the options of the part: one for all its settings."""
 DENSITIES = {check.__name__ for check in channel_densities.CHECKS}
 
 
@@ -34,6 +36,8 @@ def cases(base):
     """One case for each setting and check of an axis, named by both."""
     axis = axis_of(base)
     for part, check in product(axis.parts(), axis.checks):
+        if part.options and check.__name__ in OF_THE_CLASS:
+            continue
         marks = [pytest.mark.slow] if for_the_slow_suite(part, check) else []
         yield pytest.param(check, part, id=f"{part}-{check.__name__}", marks=marks)
 
@@ -44,8 +48,7 @@ def for_the_slow_suite(part, check):
     That each activation is taken is part of the checks of the defaults; the tests of each axis record its options, and
     compare a channel's densities with references.
     """
-    activation = part.options.get("activation", "relu")
-    return activation != "relu" or (part.options and check.__name__ in RECORDING | DENSITIES)
+    return "activation" in part.options or (part.options and check.__name__ in RECORDING | DENSITIES)
 
 
 def run(check, part):
