@@ -99,7 +99,7 @@ class Trained:
         encode: codes, `[N, L]`.
         impute: expected bits given the observed ones: takes x and a mask that is True where observed, `[N, 64]`.
         anomaly: a score that is higher for an unusual datum, `[N]`.
-        seconds: how long the training took.
+        seconds: CPU time of the training and of finding log Z.
     """
 
     name: str

@@ -21,7 +21,7 @@ HEADS = {
 
 def table(result: dict[str, Any]) -> str:
     """All rows as a table in Markdown, with the protocol below."""
-    heads = ["model", "numbers learned", "seconds", "log p(x), nats", "VAE minus this", *HEADS.values()]
+    heads = ["model", "numbers learned", "CPU seconds", "log p(x), nats", "VAE minus this", *HEADS.values()]
     lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
     for row in result["rows"].values():
         cells = [row["name"], f"{row['parameters']:,}", f"{row['seconds']:.1f}", log_p_text(row["log_p"])]
