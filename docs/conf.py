@@ -55,7 +55,6 @@ nb_execution_cache_path = str(
     HERE / "_build" / "executed" / fingerprint()
 )  # outputs of another state of the package are not reused
 nb_merge_streams = True
-os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # of the kernels: tqdm, which Pyro imports, misses widgets
 nb_ipywidgets_js = {}  # its default is a script from elsewhere
 os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm's, on every page without ipywidgets
 

@@ -24,7 +24,7 @@ def test_page_has_the_form(page):
     """A claim, a derivation, an asserted number, a picture in words too, an exercise whose solution is asserted."""
     text = page.read_text()
     prose = CELL.sub("", text)
-    title, *headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    title, *headings = re.findall(r"^##? (.+)$", prose, re.MULTILINE)
     assert title.startswith(f"{int(page.stem[:2])}. ")
     assert [heading.replace("Numbers", "A number") for heading in headings] == HEADINGS
     assert re.search(r"^# .+\n\n\*\*Claim\.\*\* ", prose, re.MULTILINE)
