@@ -12,7 +12,8 @@ CELL = re.compile(r"^```\{code-cell\} ipython3\n(---\n.*?^---\n)?(.*?)^```$", re
 
 
 def asserts(code):
-    return sum(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(code)))
+    python = re.sub(r"^%.*$", "", code, flags=re.MULTILINE)  # a magic command of IPython
+    return sum(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(python)))
 
 
 def test_there_are_pages():
