@@ -6,6 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+from pyro_vae.likelihoods import NegativeBinomial
+from pyro_vae.shapes import Shapes
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -127,3 +131,26 @@ def test_missing_data(tmp_path, capsys):
     for row in found.values():
         assert list(row) == ["MIWAE", "average of 2 runs"] and all(0.4 < value < 1.5 for value in row.values())
     assert "| MIWAE | " in capsys.readouterr().out
+
+
+def test_counts(tmp_path, capsys):
+    """Neither beats the process that drew the cells, and the negative binomial is far better than Poisson."""
+    pytest.importorskip("sklearn", reason="scikit-learn is an extra")
+    sizes = ["--cells", 450, "--genes", 20, "--epochs", 15, "--hidden", 16, "--latent", 2, "--num_particles", 50]
+    result = run("counts", *sizes, "--out", tmp_path / "counts.json")
+    assert json.loads((tmp_path / "counts.json").read_text()) == result and "| Poisson VAE |" in capsys.readouterr().out
+    assert result["negative binomial"]["below_truth"] > 0 and result["Poisson"]["below_truth"] > 0
+    assert result["difference"]["value"] > 4 * result["difference"]["error"]
+    difference = result["negative binomial"]["log_p"] - result["Poisson"]["log_p"]
+    assert result["difference"]["value"] == pytest.approx(difference)
+    assert abs(result["negative binomial"]["agreement"]["batches"]["value"]) < 0.1
+
+
+def test_counts_truth():
+    """The exact log p(x|c) sums to one over the counts of a gene, and with one mean it is the package's likelihood."""
+    namespace = runpy.run_path(str(EXAMPLES / "counts.py"))
+    x, means = np.arange(3000)[:, None], np.array([1.0, 2.0, 5.0, 9.0])[:, None, None]
+    assert np.exp(namespace["log_density"](x, means)).sum() == pytest.approx(1, abs=1e-9)
+    likelihood = NegativeBinomial(Shapes((1,), 1), dispersion=namespace["THETA"])
+    ours = likelihood(torch.full((10, 1, 1), np.log(5.0))).log_prob(torch.arange(10.0)[:, None])[:, 0]
+    assert namespace["log_density"](x[:10], np.full((4, 1, 1), 5.0)) == pytest.approx(ours.double().numpy(), abs=1e-5)
