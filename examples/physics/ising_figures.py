@@ -60,6 +60,8 @@ def thermodynamic(row: dict[str, Any], size: int) -> "Figure":
         _points(right, t, row, f"heat capacity, {way}", colour, f"VAE: {way}")
     dress(right, f"heat capacity, L = {size}", "T (J/k$_B$)")
     right.set_ylabel("k$_B$ per spin", fontsize=TEXT)
+    right.margins(y=0.5)  # room for the legend
+    right.set_ylim(bottom=0)
     for axes in (left, right):
         _mark_transition(axes)
         axes.legend(frameon=False, fontsize=TEXT)
@@ -92,7 +94,7 @@ def limits(found: dict[str, Any], sizes: list[int]) -> "Figure":
         label = "energies alone" if way == "energy" else f"VAE: {way}"
         axes.errorbar(places, values, errors, color=colour, fmt="o", ms=4, capsize=2, lw=1, label=label)
     axes.axhline(CRITICAL, color="black", lw=0.8, ls=":", label="exact T$_c$")
-    dress(axes, "peaks of the heat capacity, and their limit at 1/L = 0; 95 % intervals", "1/L")
+    dress(axes, "peaks of the heat capacity, limit at 1/L = 0; 95 % intervals", "1/L")
     axes.set_ylabel("T (J/k$_B$)", fontsize=TEXT)
     axes.legend(frameon=False, fontsize=TEXT)
     return figure

@@ -116,17 +116,19 @@ def _of_states(drawn: dict[int, States], options: argparse.Namespace) -> dict[st
 
 
 def _with_errors(of: Any, values: tuple[Tensor, ...], options: argparse.Namespace) -> dict[str, Any]:
-    """A statistic of chains, its standard error and its 95 % interval by the bootstrap over chains."""
+    """A statistic of chains, its standard error and its 95 % interval by the bootstrap over chains.
+
+    A bootstrap sample has the same chains of all values, `[T, chains, ...]`: they may belong together.
+    """
     rng = np.random.default_rng(options.seed)
-    drawn = torch.stack([of(*(_resampled(value, rng) for value in values)) for _ in range(options.resamples)])
-    drawn = drawn.double()
-    low, high = (drawn.nanquantile(q, 0).tolist() for q in (0.025, 0.975))
-    return {"value": of(*values).tolist(), "standard_error": drawn.std(0).tolist(), "low": low, "high": high}
-
-
-def _resampled(value: Tensor, rng: np.random.Generator) -> Tensor:
-    num, chains = value.shape[:2]
-    return value[torch.arange(num).unsqueeze(1), torch.tensor(rng.integers(chains, size=(num, chains)))]
+    num, chains = values[0].shape[:2]
+    rows, drawn = torch.arange(num).unsqueeze(1), []
+    for _ in range(options.resamples):
+        columns = torch.tensor(rng.integers(chains, size=(num, chains)))
+        drawn.append(of(*(value[rows, columns] for value in values)).double())
+    low, high = (torch.stack(drawn).nanquantile(q, 0).tolist() for q in (0.025, 0.975))
+    error = torch.stack(drawn).std(0).tolist()
+    return {"value": of(*values).tolist(), "standard_error": error, "low": low, "high": high}
 
 
 def _tell(table: dict[str, Any]) -> None:

@@ -160,6 +160,9 @@ def test_ordered_angles_are_stiff(physics):
     m = torch.polar(torch.rand(2, 50, 1).double(), 6 * torch.rand(2, 50, 1).double())
     mirrored = torch.view_as_real(m.conj() * torch.polar(torch.tensor(2.0), torch.tensor(1.0)))
     torch.testing.assert_close(physics.xy.alignment(mirrored, m), torch.ones(2).double())
+    options = SimpleNamespace(seed=0, resamples=5)
+    found = physics.xy._with_errors(physics.xy.alignment, (mirrored, m), options)  # code and m of the same chains
+    assert min(found["low"]) > 1 - 1e-9 and max(found["standard_error"]) < 1e-9
     assert physics.xy.alignment(torch.randn(2, 50, 1, 2).double(), m).max() < 0.6  # Rayleigh: exp(-50 * 0.36) each
 
 
