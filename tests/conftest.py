@@ -38,6 +38,13 @@ def bfloat16(monkeypatch):
     monkeypatch.setattr("pyro_vae.networks.precision.cpu_has_bfloat16", lambda: True)
 
 
+@pytest.fixture
+def few_adapted(monkeypatch):
+    """Annealing finds its step sizes in no time: for what does not depend on how good they are."""
+    monkeypatch.setattr("pyro_vae.evidence.annealing_path._LEAST_ADAPTED", 5)
+    monkeypatch.setattr("pyro_vae.evidence.annealing_path._FIRST_STEPS", 3)
+
+
 @pytest.fixture(scope="session")
 def shared():
     """The folder of real data, or a skip."""

@@ -173,7 +173,8 @@ def hmc(
 
     Example:
         >>> scale = torch.tensor([0.01, 1.0, 100.0])[:, None]
-        >>> result = hmc(lambda z: -(z / scale).square().sum(-1) / 2, torch.zeros(4, 3, 1), 200)
+        >>> how = HMC(num_chains=16, num_warmup=100)
+        >>> result = hmc(lambda z: -(z / scale).square().sum(-1) / 2, torch.zeros(16, 3, 1), 50, settings=how)
         >>> bool((result.draws.std((0, 1)) / scale - 1).abs().max() < 0.2)
         True
     """

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import is_dataclass
+from functools import cache
 from inspect import Parameter, signature
 
 import pytest
@@ -69,10 +70,14 @@ def in_classes(value):
     return [in_classes(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+kept_parser = cache(parser_of)
+"""A parser serves any number of command lines."""
+
+
 def at(axis, *words, command="fit"):
     """What a command line gives at an axis, as plain data."""
     first, *path = axis.split(".")
-    found = parse(parser_of(command), list(words))[first]
+    found = parse(kept_parser(command), list(words))[first]
     for name in path:
         found = found.init_args[name]
     return found.as_dict()
@@ -347,7 +352,7 @@ def test_mutated_configurations_are_refused_in_one_line(seed):
         mutated = deepcopy(whole)
         put(mutated, place, others[(number + 3 * seed) % len(others)])
         try:
-            parse(parser_of("fit"), ["--config", json.dumps(mutated)])
+            parse(kept_parser("fit"), ["--config", json.dumps(mutated)])
         except UsageError as error:
             refused += 1
             assert "\n" not in str(error) and place[0] in str(error), (place, str(error))

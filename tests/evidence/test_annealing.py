@@ -62,7 +62,7 @@ class TestAgainstExactValues:
         assert result.gap.mean > 1 and result.flagged.double().mean() > 0.8
         assert result.lower.unreliable > 0.5
 
-    @pytest.mark.usefixtures("_few_adapted")
+    @pytest.mark.usefixtures("few_adapted")
     def test_weights_are_unbiased_forwards(self, process):
         """E[w] = p(x) for few temperatures and badly mixing chains: the mean of 1500 within 5 standard errors."""
         vae, x = vae_of(process), process.sample(3, seed=1).double()
@@ -96,7 +96,7 @@ class TestAgainstExactValues:
         assert (result.log_p - exact).abs().mean() < 0.1
         assert ((result.log_p - exact).abs() < 5 * result.standard_error + 1e-3).all()
 
-    @pytest.mark.usefixtures("_few_adapted")
+    @pytest.mark.usefixtures("few_adapted")
     def test_the_exact_guide_gives_log_p_in_every_chain(self, process):
         vae, x = make_exact(vae_of(process), process), process.sample(5, seed=1).double()
         how = Annealing(num_temperatures=3, num_chains=4, num_leapfrog=2, start="guide")
@@ -162,14 +162,7 @@ class TestAgainstExactValues:
         assert ((result.log_p - exact).abs() < 5 * result.standard_error + 1e-2).all()
 
 
-@pytest.fixture
-def _few_adapted(monkeypatch):
-    """Step sizes found in no time: what is tested does not depend on how good they are."""
-    monkeypatch.setattr(bridges, "_LEAST_ADAPTED", 5)
-    monkeypatch.setattr(bridges, "_FIRST_STEPS", 3)
-
-
-@pytest.mark.usefixtures("_few_adapted")
+@pytest.mark.usefixtures("few_adapted")
 class TestWhatItDoesNotDependOn:
     def test_the_company_of_a_datum(self):
         vae, x = VAE((4,), 2).double(), torch.rand(60, 4).round()
@@ -224,7 +217,7 @@ class TestPrograms:
         exact = torch.distributions.MultivariateNormal(bias, covariance).log_prob(x[:, mask[0]])
         assert ((result.log_p - exact).abs() < 5 * result.standard_error + 1e-3).all()
 
-    @pytest.mark.usefixtures("_few_adapted")
+    @pytest.mark.usefixtures("few_adapted")
     @pytest.mark.parametrize("start", slow_but(["guide"], ["prior", "guide"]))
     def test_layers_of_latents(self, start):
         vae = HierarchicalVAE((4,), latent_dims=(3, 2)).double()
@@ -232,14 +225,14 @@ class TestPrograms:
         result = bdmc(vae.model, vae.guide, 5, annealing=how)
         assert set(result.latents) == {"z1", "z2"} and result.gap.values.abs().max() < 3
 
-    @pytest.mark.usefixtures("_few_adapted")
+    @pytest.mark.usefixtures("few_adapted")
     def test_a_conditional_model(self):
         vae = VAE((4,), 2, prior=ConditionalNormal, context=(3,)).double()
         c = torch.eye(3).repeat(3, 1)[:7]
         result = bdmc(vae.model, vae.guide, 7, annealing=QUICK, c=c)
         assert result.x.shape == (7, 4) and result.gap.values.isfinite().all()
 
-    @pytest.mark.usefixtures("_few_adapted")
+    @pytest.mark.usefixtures("few_adapted")
     def test_progress_ends_at_the_number_of_data(self):
         vae, x, seen = VAE((4,), 2), torch.rand(60, 4).round(), []
         ais(vae.model, vae.guide, x, annealing=QUICK, progress=seen.append)
@@ -253,7 +246,7 @@ class TestPrograms:
         assert 4 * runs.count(4 * 5) + 8 * runs.count(8 * 5) == result.evaluations > 500
 
 
-@pytest.mark.usefixtures("_few_adapted")
+@pytest.mark.usefixtures("few_adapted")
 class TestGraphs:
     @pytest.fixture(autouse=True)
     def _forget_what_was_logged(self):
@@ -339,7 +332,7 @@ class TestResults:
 
 
 class TestSimulated:
-    @pytest.mark.usefixtures("_few_adapted")
+    @pytest.mark.usefixtures("few_adapted")
     def test_plain_programs_need_an_example(self):
         model, guide = normal_pair()
         assert bdmc(model, guide, 5, torch.zeros(1), annealing=QUICK).gap.values.shape == (5,)
@@ -356,7 +349,7 @@ class TestSimulated:
         assert abs(gap.mean) < 4 * gap.standard_error_data < 0.4
 
 
-@pytest.mark.usefixtures("_few_adapted")
+@pytest.mark.usefixtures("few_adapted")
 class TestRefusals:
     def test_settings(self):
         with pytest.raises(UsageError, match="must be at least 1"):

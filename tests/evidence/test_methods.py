@@ -130,6 +130,7 @@ class TestOneResult:
         assert torch.equal(found.log_p, direct.log_p)
 
 
+@pytest.mark.usefixtures("few_adapted")
 class TestMistakesOfOthers:
     """What a library of log p(x) gets wrong; ours, by every method. More of them in test_importance and test_ppca."""
 

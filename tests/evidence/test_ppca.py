@@ -151,7 +151,7 @@ class TestAnyGuide:
         process = truth(dim=5, latent=2, scale=1.0)
         vae = vae_of(truth(dim=5, latent=2, scale=1.0, seed=9), hidden=(32,))
         adam = partial(torch.optim.Adam, lr=1e-2)
-        fit(vae, process.sample(5000, seed=3), epochs=40, optimizer=adam, lr_schedule=Cosine(), progress=False)
+        fit(vae, process.sample(5000, seed=3), epochs=15, optimizer=adam, lr_schedule=Cosine(), progress=False)
         x = process.sample(500, seed=4)
         evidence = log_marginal(vae.model, vae.guide, x, num_particles=500)
         assert abs(process.log_prob(x).mean().item() - evidence.mean) < 0.05

@@ -21,11 +21,11 @@ QUICK = [path for path in RECIPES if path.stem not in LONG]
 
 @pytest.mark.parametrize("recipe", slow_but(QUICK, RECIPES), ids=lambda path: path.stem)
 def test_trains(recipe, tmp_path):
-    """Four epochs improve the reconstruction of held-out data, and the other commands take the run."""
-    few = "--data digits --epochs 4 --batch_size 50 --pictures false --quiet"
+    """A second epoch improves the reconstruction of held-out data, and the other commands take the run."""
+    few = "--data digits --epochs 2 --batch_size 50 --pictures false --quiet"
     result = call("fit", f"--config {recipe} {few} --run {tmp_path}")
     assert result.code == 0, result.err
-    first, *_, last = [float(row["valid_reconstruction"]) for row in read_metrics(tmp_path)]
+    first, last = [float(row["valid_reconstruction"]) for row in read_metrics(tmp_path)]
     assert last > first
     assert load(tmp_path).shapes.event == (8, 8)
     for command in ("evaluate --num_particles 20 --num_data 5 --quiet", "sample --num 10", "reconstruct", "info"):

@@ -171,7 +171,9 @@ class TestOrder:
     def test_of_chains(self, sizes):
         pair = Reversed(*sizes)
         x = data_of(pair, 5)
-        found = posterior(pair.model, pair.guide, x, method="hmc", num_draws=800, hmc=HMC(num_warmup=100), seed=1)
+        found = posterior(
+            pair.model, pair.guide, x, method="hmc", num_draws=800, hmc=HMC(num_chains=16, num_warmup=60), seed=1
+        )
         columns = torch.cat([found.draws["a"], found.draws["b"]], -1)
         assert found.chains is not None and torch.equal(found.chains.draws.transpose(0, 1).flatten(0, 1), columns)
         error = (pair.covariance.diagonal() / found.ess.min()).sqrt()
@@ -189,6 +191,7 @@ class TestDensities:
         torch.testing.assert_close(found.log_p, pair.log_evidence(x), rtol=0, atol=1e-8)
         assert elbo_surgery(pair.model, pair.guide, x).elbo == pytest.approx(pair.log_evidence(x).mean().item())
 
+    @pytest.mark.usefixtures("few_adapted")
     def test_annealing(self, sizes):
         pair, how = Reversed(*sizes), Annealing(num_temperatures=10, num_chains=2)
         x = data_of(pair, 5)

@@ -23,6 +23,7 @@ from tests.support.calls import CALLS, Things, data, fitted, pair, plain
 from tests.support.switches import differences, snapshot
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("few_adapted")
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ from tests.support.calls import CALLS, PLOTS, Things, data, fitted, pair, plain
 from tests.support.switches import differences, snapshot
 
 MODES = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}
+pytestmark = pytest.mark.usefixtures("few_adapted")
 RUNNING = [name for name, call in CALLS.items() if call.runs]
 
 

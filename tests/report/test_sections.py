@@ -38,6 +38,7 @@ def found_for(vae, data, sections=None, train=None):
 
 
 class TestSections:
+    @pytest.mark.usefixtures("few_adapted")
     def test_nothing_to_warn_about_an_exact_guide(self):
         """All gaps are 0, the bracket closes, ranks are uniform. False alarms: 10 % (two tests at 5 %)."""
         vae, data = ppca()
@@ -102,6 +103,7 @@ def run(tmp_path_factory):
     return path
 
 
+@pytest.mark.usefixtures("few_adapted")
 class TestCommand:
     def sizes(self, skip=""):
         few = "--num_data 40 --num_particles 100 --num_bracketed 4 --num_gaps 6 --num_simulated 50 --num_replicated 160"

@@ -820,7 +820,7 @@ class TestOptimizers:
 
 # ---- processes that die ----------------------------------------------------------------------------------------------
 
-EPOCHS, STEPS, KILLS = 60, 14, 10
+EPOCHS, STEPS, KILLS = 30, 14, 10
 
 
 @pytest.fixture(scope="module")

@@ -245,7 +245,7 @@ CALLS: dict[str, Call] = {
     "sap": Call(lambda t: codes.sap(t.x[:, :2], torch.arange(6) % 2), "sap", False),
     "traverse": Call(lambda t: codes.traverse(t.vae, t.x, 3), "traverse"),
     "interpolate": Call(
-        lambda t: codes.interpolate(t.vae, t.x[:2, :2], t.x[2:4, :2] + 1, "geodesic", steps=3),
+        lambda t: codes.interpolate(t.vae, t.x[:2, :2], t.x[2:4, :2] + 1, "geodesic", steps=3, bends=1),
         "interpolate",
     ),
     "attribute_vector": Call(

@@ -101,9 +101,9 @@ def test_with_another_guide_weights_make_up_for_it(process, x, method):
 
 
 def test_by_chains(process, x):
-    """The mean of 1600 draws of 8 chains, a third of them independent at least: 6 standard errors."""
+    """The mean of 1600 draws of 32 chains, a third of them independent at least: 6 standard errors."""
     vae, few = exact_with_gaps(process), x[:3]
-    found = impute(vae, few, OBSERVED, 1600, method="hmc", hmc=HMC(num_chains=8, num_warmup=100))
+    found = impute(vae, few, OBSERVED, 1600, method="hmc", hmc=HMC(num_chains=32, num_warmup=60))
     assert found.pareto_k is None
     for n in range(3):
         mean, covariance = conditional(process, few[n], OBSERVED)

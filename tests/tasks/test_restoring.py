@@ -70,8 +70,9 @@ def test_what_was_observed_stays(restored, y):
 
 
 def test_hmc_agrees(exact, y):
-    """Chains of 1000 draws of 100 effective draws at least: within 5 / sqrt(100) standard deviations."""
-    by_hmc = restore(exact, y[:1], Missing(), num_draws=400, method="hmc", hmc=HMC(num_warmup=100, num_leapfrog=3))
+    """16 chains of 250 draws, of 100 effective draws at least: within 5 / sqrt(100) standard deviations."""
+    settings = HMC(num_chains=16, num_warmup=100, num_leapfrog=3)
+    by_hmc = restore(exact, y[:1], Missing(), num_draws=400, method="hmc", hmc=settings)
     mean, covariance, _ = conditional(y[0])
     assert by_hmc.methods["hmc"] == 1
     assert ((by_hmc.mean[0][y[0].isnan()] - mean).abs() < 0.5 * covariance.diagonal().sqrt()).all()

@@ -33,12 +33,16 @@ DENSITIES = {check.__name__ for check in channel_densities.CHECKS}
 
 
 def cases(base):
-    """One case for each setting and check of an axis, named by both."""
+    """One case for each setting and check of an axis, named by both.
+
+    The quick suite puts a class by its defaults to every check, and each other setting to every third one, in turns.
+    """
     axis = axis_of(base)
-    for part, check in product(axis.parts(), axis.checks):
+    for (place, part), (number, check) in product(enumerate(axis.parts()), enumerate(axis.checks)):
         if part.options and check.__name__ in OF_THE_CLASS:
             continue
-        marks = [pytest.mark.slow] if for_the_slow_suite(part, check) else []
+        other_turn = part.options and (place + number) % 3
+        marks = [pytest.mark.slow] if other_turn or for_the_slow_suite(part, check) else []
         yield pytest.param(check, part, id=f"{part}-{check.__name__}", marks=marks)
 
 
