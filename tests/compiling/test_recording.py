@@ -37,6 +37,18 @@ PARTS = [
 ]
 
 
+COMPILED = {
+    "objective": ELBO(beta=Linear(0, 1, epochs=2)),
+    "batch_size": 25,
+    "lr_schedule": Linear(1, 0.5),
+    "weight_prior": 1.0,
+    "clip_norm": 1.0,
+    "progress": False,
+}
+"""A warm-up, a schedule, a penalty, clipping and a smaller last batch. Tests share them, since torch keeps what it has
+compiled: the second to compile the same graph takes no time."""
+
+
 def make(seed=0, **parts):
     with seeded(seed, "init"):
         return VAE((8, 8), 3, **{"encoder": SMALL, "decoder": SMALL, **parts})
@@ -57,6 +69,11 @@ def loss_of(vae, objective, **options):
 @pytest.fixture(autouse=True)
 def _forget_what_was_logged():
     log_once.cache_clear()
+
+
+def without_a_compiler(monkeypatch):
+    """Graphs run as they are recorded."""
+    monkeypatch.setattr(compiling, "_compiled", lambda graph, *_: (graph, "graph"))
 
 
 def graph_step(loss, x):
@@ -152,23 +169,12 @@ class TestTraining:
         [("float32", "inductor"), ("bf16", "graph"), pytest.param("bf16", "inductor", marks=pytest.mark.slow)],
     )
     def test_compiled_and_eager_agree(self, monkeypatch, precision, backend):
-        """Two epochs with a warm-up, a schedule, a penalty, clipping and a smaller last batch."""
         if backend == "graph":
-            monkeypatch.setattr(compiling, "_compiled", lambda graph, *_: (graph, "graph"))
-        options = {
-            "objective": ELBO(beta=Linear(0, 1, epochs=2)),
-            "epochs": 2,
-            "batch_size": 25,
-            "lr_schedule": Linear(1, 0.5),
-            "weight_prior": 1.0,
-            "clip_norm": 1.0,
-            "precision": precision,
-            "progress": False,
-        }
+            without_a_compiler(monkeypatch)
         ends, histories = [], []
         for compile in (True, False):
             vae = make()
-            histories.append(fit(vae, binary(), compile=compile, **options))
+            histories.append(fit(vae, binary(), epochs=2, compile=compile, precision=precision, **COMPILED))
             ends.append(weights(vae))
         assert [h.mode for h in histories] == [f"compiled ({backend})", "eager"]
         tolerance = 1e-5 if precision == "float32" else 1e-2
@@ -191,7 +197,7 @@ class TestTraining:
                         trainer.checkpoints.save(trainer.ledger)
                         raise Stopped(15, "here")
 
-            options = {"epochs": 3, "batch_size": 25, "compile": True, "run": tmp_path / str(stop), "progress": False}
+            options = {"epochs": 3, "compile": True, "run": tmp_path / str(stop), **COMPILED}
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(training.Trainer, "tick", tick)
                 if stop:
@@ -205,7 +211,7 @@ class TestTraining:
     def test_a_resumed_training_keeps_the_mode_it_was_begun_in(self, tmp_path):
         from pyro_vae.runs.loading import read_manifest
 
-        fit(make(), binary(), epochs=1, batch_size=25, compile=True, run=tmp_path / "run", progress=False)
+        fit(make(), binary(), epochs=1, compile=True, run=tmp_path / "run", **COMPILED)
         progress = read_manifest(tmp_path / "run")["progress"]
         assert progress["compile"] is True and progress["onednn"] in (True, False)
 
@@ -227,7 +233,7 @@ class TestTraining:
         assert values[0] != values[1] and values == pytest.approx(eager)
 
     def test_frozen_and_unused_parameters(self, monkeypatch):
-        monkeypatch.setattr(compiling, "_compiled", lambda graph, *_: (graph, "graph"))
+        without_a_compiler(monkeypatch)
         vae, x = make(), binary(10)
         vae.extra = nn.Parameter(torch.ones(3))
         vae.encoder.requires_grad_(False)
@@ -283,7 +289,8 @@ class TestFallback:
 
         self.trains_eagerly(caplog, "changes its buffers", vae=make(encoder=Normed))
 
-    def test_a_program_that_changes_from_call_to_call(self, caplog):
+    def test_a_program_that_changes_from_call_to_call(self, monkeypatch, caplog):
+        without_a_compiler(monkeypatch)  # which has no part in it
         calls = []
 
         @dataclass(frozen=True)
@@ -319,8 +326,8 @@ class TestFallback:
             monkeypatch.setattr(compiling, name, fails)
         vae, eager = make(), make()
         with caplog.at_level(logging.WARNING):
-            history = fit(vae, binary(), epochs=1, batch_size=30, compile=True, progress=False)
-        fit(eager, binary(), epochs=1, batch_size=30, compile=False, progress=False)
+            history = fit(vae, binary(), epochs=1, compile=True, **COMPILED)
+        fit(eager, binary(), epochs=1, compile=False, **COMPILED)
         assert history.mode == mode and "no C++ compiler" in caplog.text
         torch.testing.assert_close(weights(vae), weights(eager), rtol=0, atol=1e-6)
 
