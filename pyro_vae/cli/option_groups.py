@@ -20,10 +20,17 @@ def add_trust(parser: CommandParser) -> None:
     parser.add_argument("--trust", type=str, default=[], action="append", metavar="MODULE", help=help)
 
 
-def add_split(group: Any) -> None:
-    """Which data are read: by default those of the run."""
+def add_split(group: Any, with_all: bool = False) -> None:
+    """Which data are read: by default those of the run.
+
+    Args:
+        group: where they stand in the help.
+        with_all: whether a file without a test set can be read whole.
+    """
     splits = constant("pyro_vae.data.splits", "SPLITS")
-    group.add_argument("--split", default="test", choices=splits, help="which data")
+    more = "; all: of a file without a test set every row, also those that the run held out" if with_all else ""
+    choices = (*splits, "all") if with_all else splits
+    group.add_argument("--split", default="test", choices=choices, help=f"which data{more}")
     help = "another data set than the run's, prepared likewise"
     group.add_argument("--data", type=str | None, default=None, metavar="NAME|PATH", help=help)
 
@@ -48,7 +55,7 @@ def add_seed(group: Any) -> None:
 def add_picture(parser: CommandParser) -> None:
     """Where a command that makes a picture or arrays saves them, with the options of every command."""
     group = parser.add_argument_group("output")
-    help = "a .png (a picture) or .npz (arrays); without it a picture in the run"
+    help = "a .png (a picture), .npz (arrays) or .csv, for a run on a table; without it a picture or a table in the run"
     group.add_argument("--out", type=str | None, default=None, metavar="FILE", help=help)
     add_common(group)
 

@@ -10,6 +10,7 @@ from pyro_vae.arguments.remedies import spoken
 from pyro_vae.data.linear_gaussian import LinearGaussian
 from pyro_vae.data.preparation import Binarization, Preparation
 from pyro_vae.data.storage import Stored, find, is_floating
+from pyro_vae.data.tables import Table
 from pyro_vae.errors import DataError, UsageError
 
 
@@ -38,6 +39,12 @@ def check_divided(splits: Mapping[str, Stored], divisor: float) -> None:
             raise UsageError(
                 f"a divisor of {divisor:g} is for uint8 and mapped files, but {split} is {x.dtype}: divide it"
             )
+
+
+def check_table(table: Table | None, event_shape: tuple[int, ...]) -> None:
+    """Refuse a table with another number of columns than the data."""
+    if table is not None and event_shape != (len(table.columns),):
+        raise DataError(f"the table has {len(table.columns)} columns, and the data have shape {list(event_shape)}")
 
 
 def check_values(split: str, x: Stored, how: Preparation) -> None:

@@ -21,11 +21,9 @@ from pyro_vae.data.storage import (
     read_in_parts,
     update_digest,
 )
+from pyro_vae.data.tables import Table
 from pyro_vae.errors import UsageError
 from pyro_vae.process.seeding import generator
-
-Inputs = Mapping[str, Tensor]
-"""What the programs of a pair are called with in addition to x, by name, e.g. a context `c`; one row for each datum."""
 
 
 class Dataset(Splits):
@@ -64,6 +62,7 @@ class Dataset(Splits):
             conditional VAE; uint8 (one-hot labels, binary pixels) is not divided. Every split has all inputs. An
             input `mask` is bool `[N, *event]`, False where an element of x was not observed; what x has there is
             ignored, and may be nan. Checks, means and standard deviations are of observed elements alone.
+        table: the columns, of data that come from a table: their names, kinds and levels.
 
     Raises:
         DataError: a split is empty, of integers other than uint8, not finite, of another event shape than train,
@@ -97,9 +96,10 @@ class Dataset(Splits):
         divisor: float = 1.0,
         dequantize: bool = False,
         inputs: Mapping[str, Mapping[str, Tensor]] | None = None,
+        table: Table | None = None,
     ) -> None:
         options = (binarization, seed, exact, preparation, origin or {}, divisor, dequantize)
-        given = Splits(name, train, valid, test, labels or {}, *options, inputs or {})._without_gaps()
+        given = Splits(name, train, valid, test, labels or {}, *options, inputs or {}, table)._without_gaps()
         how = given._checked()
         prepared = {split: how.prepare(split, x) for split, x in given._splits().items()}
         super().__init__(**{**given._fields(), **prepared, "divisor": how.divisor})
@@ -110,12 +110,6 @@ class Dataset(Splits):
         sizes = ", ".join(f"{split} {len(x)}" for split, x in self._splits().items())
         shapes = [f"shape {_by(self.event_shape)}", *(_input(name, x["train"]) for name, x in self.inputs.items())]
         return f"{self.name}: {self.preparation}; {self._how.describe()}; {sizes}; {', '.join(shapes)}"
-
-    def widen_inputs(self, inputs: Inputs) -> dict[str, Any]:
-        """Inputs as the programs take them: uint8 and bool as floating point, others and the mask as they are."""
-        narrow = (torch.uint8, torch.bool)
-        wide = {name: x.to(self._how.scale.dtype) for name, x in inputs.items() if x.dtype in narrow and name != MASK}
-        return {**inputs, **wide}
 
     def split(self, name: str) -> Tensor:
         """The data of one split in memory; where train is drawn at each visit, one draw that is always the same.

@@ -80,7 +80,7 @@ def conditioned_on_elements(data: Dataset, given: Tensor) -> Dataset:
     missing = {name: x[:, ~given.to(x.device)] for name, x in parts.items()}
     contexts = {name: x[:, given.to(x.device)] for name, x in parts.items()}
     note = f"{data.preparation}, {int(given.sum())} of {given.numel()} elements given"
-    changed = {"preparation": note, "divisor": 1.0, "binarization": "none", "exact": None}
+    changed = {"preparation": note, "divisor": 1.0, "binarization": "none", "exact": None, "table": None}
     return replace(data, **missing, **changed, inputs={**data.inputs, "c": contexts})
 
 

@@ -12,6 +12,7 @@ References:
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,6 +23,7 @@ from torch import Tensor
 from pyro_vae.arguments.checked import checked
 from pyro_vae.arguments.remedies import option, part, spoken
 from pyro_vae.arguments.values import as_array, choice, folder, number, truth, whole
+from pyro_vae.data.cells import cells_of, levels_of
 from pyro_vae.data.checks import check_divisor
 from pyro_vae.data.dataset import Dataset
 from pyro_vae.data.gaps import MASK, Missing, masks_of, missing_of
@@ -31,6 +33,7 @@ from pyro_vae.data.preparation import Binarization
 from pyro_vae.data.sources import NAMES, Raw, read
 from pyro_vae.data.splits import SPLITS
 from pyro_vae.data.storage import Stored, check_real, to_floats
+from pyro_vae.data.tables import Kinds, Table, table_of
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import derive_seed
@@ -52,7 +55,9 @@ __all__ = [
 _log = logging.getLogger("pyro_vae")
 
 
-def as_dataset(data: Any, *, missing: float | Literal["nan"] | None = None, mask: Any = None) -> Dataset:
+def as_dataset(
+    data: Any, *, missing: float | Literal["nan"] | None = None, mask: Any = None, kinds: Kinds = None
+) -> Dataset:
     """The data as a `Dataset`; an array or a tensor becomes its train split.
 
     Values are kept and scaled as `load_data` does it. A NumPy array is copied; a tensor of floats or bytes, and a
@@ -63,6 +68,7 @@ def as_dataset(data: Any, *, missing: float | Literal["nan"] | None = None, mask
             numbers.
         missing: `"nan"`, or the number, that stands for an element that was not observed; None where all were.
         mask: True where an element was observed, `[N, *event]` bool, in place of `missing`.
+        kinds: of the columns of a pandas `DataFrame`, as for `load_data`.
 
     Raises:
         DataError: as `Dataset`, and for integers whose scale is not known.
@@ -76,11 +82,15 @@ def as_dataset(data: Any, *, missing: float | Literal["nan"] | None = None, mask
                 [ True,  True]])
     """
     if isinstance(data, Dataset):
-        if missing is not None or mask is not None:
-            raise UsageError("missing and mask are for an array: this is a Dataset, whose gaps are known already")
+        if missing is not None or mask is not None or kinds is not None:
+            raise UsageError("missing, mask and kinds are for an array: of a Dataset all that is known already")
         return data
     if missing_of(missing) == "mask":
         raise UsageError("missing='mask' is for a file that has masks: pass mask=..., True where observed")
+    if _is_frame(data):
+        return _of_frame(data, kinds, missing_of(missing), mask)
+    if kinds is not None:
+        raise UsageError(f"kinds are for a table with names, a pandas DataFrame: got {type(data).__name__}")
     if not isinstance(data, Tensor) or not data.is_meta:
         data = as_array("data", data)
     masks = masks_of({"train": data}, missing_of(missing), mask)
@@ -92,6 +102,23 @@ def as_dataset(data: Any, *, missing: float | Literal["nan"] | None = None, mask
     if isinstance(data, Tensor) and isinstance(train, Tensor):
         train = train.to(data.device)
     return Dataset("array", train, preparation=preparation, divisor=divisor, inputs=inputs)
+
+
+def _is_frame(data: Any) -> bool:
+    return hasattr(data, "columns") and hasattr(data, "iloc")
+
+
+def _of_frame(frame: Any, kinds: Kinds, missing: Missing, mask: Any) -> Dataset:
+    """A pandas `DataFrame` with its names; one of numbers alone as an array is read."""
+    cells, own = cells_of(frame), levels_of(frame)
+    if own and not isinstance(kinds, Table):
+        kinds = {**own, **(kinds if isinstance(kinds, Mapping) else {})}
+    table = table_of(cells, kinds, missing)
+    values = np.asarray(frame)
+    plain = kinds is None and values.dtype.kind in "fiub"
+    gaps: Any = missing
+    data = as_dataset(values if plain else table.codes(cells, missing), missing=gaps, mask=mask)
+    return replace(data, table=table, origin={"kinds": table.described})
 
 
 def _filled(array: np.ndarray, mask: Tensor | None) -> np.ndarray:
@@ -125,6 +152,7 @@ def load_data(
     repeats: int = 1,
     missing: Missing = None,
     mask: Any = None,
+    kinds: Kinds = None,
 ) -> Dataset:
     """Read a named data set, a file or a folder.
 
@@ -138,8 +166,9 @@ def load_data(
         source: `digits` (embedded, divided by 16), `linear_gaussian` (synthetic, its evidence known), `mnist`,
             `fashion_mnist`, `kmnist`, `emnist` (balanced, upright), or the path of
             an `.npz` (arrays `train`, `valid`, `test`, `train_labels` ...; or `x_train`, `y_train` ...; or `x`, `y`;
-            a warning names arrays that are not read), an `.npy` (train only; mapped), a table of numbers in a text file
-            (train only; columns between `;`, tabs, `,` or spaces, with or without a header, all of them data), a folder
+            a warning names arrays that are not read), an `.npy` (train only; mapped), a table in a text file
+            (train only; columns between `;`, tabs, `,` or spaces, all of them data; names in the first line, which only
+            a table of numbers may lack), a folder
             with IDX files (`train-images-idx3-ubyte`, also `.gz`), or one of these files.
         binarize: none | static | dynamic | threshold; see `Dataset`.
         dequantize: add uniform noise within each grey level, for densities; see `Dataset`.
@@ -160,6 +189,11 @@ def load_data(
             `.npz`, True where observed. None where all elements were observed. With gaps an `.npy` is read into memory.
         mask: True where an element was observed, in place of `missing`: bool, of the shape of train before parts of it
             are held out, or one for each split by name. A run can't read such data again from their file.
+        kinds: of the columns of a table, by name: real, positive, count, binary, category or ordered; a list is the
+            levels of an ordered column from lowest to highest, `{"category": [...]}` those of a category in the order
+            of their codes. Others are guessed from all rows (`"guess"`: all); see docs/data.md. The `Table` of another
+            data set reads a file with the same columns by name, in any order. None: guessed if the table has texts,
+            else the numbers as they are. What is known of the columns is in the attribute `table`.
 
     The data set has the gaps as the input `mask` of the programs, and nan in x. A datum without any observed element is
     allowed: its log p(x) is 0. `fit` refuses an element that is observed in no datum of train.
@@ -205,7 +239,9 @@ def load_data(
         if missing is not None or mask is not None:
             raise UsageError("linear_gaussian has no missing values: its evidence is known as it is")
         return _linear_gaussian(binarize, divide_by, valid_size or test_size, seed, _origin(source, options, root))
-    raw = read(source, root, download, contexts=context == "array", gaps=missing)
+    raw = read(source, root, download, context == "array", missing, texts=_keeps_texts(kinds))
+    raw, table = _tabulated(raw, kinds, missing, divide_by)
+    options |= {} if table is None else {"kinds": table.described}
     origin = _origin(source, options, root) if mask is None else {}
     masks = masks_of(raw.arrays, missing, raw.masks if missing == "mask" else mask)
     arrays = {split: _filled(x, masks.get(split)) for split, x in raw.arrays.items()}
@@ -219,9 +255,28 @@ def load_data(
     train, valid, test = (splits.get(split) for split in SPLITS)
     assert train is not None  # every reader sees to it
     note, inputs = ", ".join(notes), {n: x for n, x in {"c": contexts, MASK: masks}.items() if x}
-    options = (labels, binarize, seed, None, note, origin, divisor, dequantize, inputs)
+    options = (labels, binarize, seed, None, note, origin, divisor, dequantize, inputs, table)
     data = _conditioned(Dataset(raw.name, train, valid, test, *options), context)
     return semi_supervised(data, labelled, seed, repeats) if labelled else data
+
+
+def _keeps_texts(kinds: Kinds) -> bool:
+    """Whether a file of numbers must be read as texts: they may be levels."""
+    return any(column.levels for column in kinds.columns) if isinstance(kinds, Table) else kinds is not None
+
+
+def _tabulated(raw: Raw, kinds: Kinds, missing: Missing, divide_by: float | None) -> tuple[Raw, Table | None]:
+    """The numbers of a table, and its columns; any other source as it is."""
+    if raw.cells is None:
+        if isinstance(kinds, Mapping):
+            raise UsageError(f"{spoken('', '--')}kinds: {raw.name} has no names of columns: give a table in a CSV")
+        return raw, kinds if isinstance(kinds, Table) else None
+    table = table_of(raw.cells, kinds, missing)
+    if divide_by is not None and set(table.kinds) != {"real"}:
+        raise UsageError(
+            f"{option('divide_by', f'{divide_by:g}')} is for numbers of one kind: leave it out for a table"
+        )
+    return replace(raw, arrays={"train": table.codes(raw.cells, missing)}), table
 
 
 def _conditioned(data: Dataset, context: Context) -> Dataset:

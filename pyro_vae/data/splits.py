@@ -9,14 +9,26 @@ import torch
 from torch import Tensor
 
 from pyro_vae.arguments.remedies import option, spoken
-from pyro_vae.data.checks import check_binarization, check_divided, check_inputs, check_labels, check_values
+from pyro_vae.data.checks import (
+    check_binarization,
+    check_divided,
+    check_inputs,
+    check_labels,
+    check_table,
+    check_values,
+)
 from pyro_vae.data.gaps import MASK, without_gaps
 from pyro_vae.data.linear_gaussian import LinearGaussian
 from pyro_vae.data.preparation import Binarization, Preparation, Scale, preparation_of
 from pyro_vae.data.storage import Stored, check_layout, is_floating, levels
+from pyro_vae.data.tables import Table
 from pyro_vae.errors import DataError, UsageError
 
 SPLITS = ("train", "valid", "test")
+
+
+Inputs = Mapping[str, Tensor]
+"""What the programs of a pair are called with in addition to x, by name, e.g. a context `c`; one row for each datum."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +48,7 @@ class Splits:
     divisor: float = 1.0
     dequantize: bool = False
     inputs: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    table: Table | None = None
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -82,6 +95,12 @@ class Splits:
         self._stored(split)
         chosen = {name: tensors[split] for name, tensors in self.inputs.items()}
         return {name: x[rows.to(x.device) if isinstance(rows, Tensor) else rows] for name, x in chosen.items()}
+
+    def widen_inputs(self, inputs: Inputs) -> dict[str, Any]:
+        """Inputs as the programs take them: uint8 and bool as floating point, others and the mask as they are."""
+        narrow = (torch.uint8, torch.bool)
+        wide = {name: x.to(self._how.scale.dtype) for name, x in inputs.items() if x.dtype in narrow and name != MASK}
+        return {**inputs, **wide}
 
     def observed(self, split: str, rows: Tensor | slice = slice(None)) -> Tensor | None:
         """True where an element of some data was observed, `[B, *event]` bool; None if this data set has no mask.
@@ -133,6 +152,7 @@ class Splits:
         splits = self._splits()
         for split, x in splits.items():
             check_layout(split, x, self.train)
+        check_table(self.table, self.event_shape)
         check_divided(splits, self.divisor)
         self._how.check(splits)
         for split, x in splits.items():

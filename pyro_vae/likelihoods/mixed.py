@@ -51,7 +51,7 @@ class Mixed(Likelihood):
     Args:
         shapes: the sizes of the VAE.
         kinds: the kind of each column (of each element, in order); one alone is that of all, and none at all means
-            `real`.
+            `real`. Those of a table are `data.table.kinds`, which the command takes where none are given.
         scale: s of real and positive columns, in units: a number (fixed), `"learned"` (one for each column) or
             `"per_element"` (the decoder gives its logarithm).
         dispersion: of counts, as for `NegativeBinomial`.

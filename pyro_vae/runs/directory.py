@@ -87,9 +87,11 @@ class Run:
             )
 
     def _changes(self, config: dict[str, Any]) -> list[str]:
+        begun = read_config(self.path)
+        ignored = self._ignored | (set() if "kinds" in begun else {"kinds"})  # older versions did not write them
         old, new = (
-            {name: value for name, value in _completed(found).items() if name not in self._ignored}
-            for found in (read_config(self.path), config)
+            {name: value for name, value in _completed(found).items() if name not in ignored}
+            for found in (begun, config)
         )
         return _differences(old, new)
 

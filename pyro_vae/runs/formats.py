@@ -115,6 +115,7 @@ class Config(TypedDict, total=False):
     labelled: Count
     repeats: Count
     missing: Literal["nan", "mask"] | Finite | None
+    kinds: dict[str, Any] | None
     vae: dict[str, Any]
     objective: Description
     optimizer: Description

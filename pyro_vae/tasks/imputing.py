@@ -19,7 +19,7 @@ from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import seeded
 from pyro_vae.statistics.averages import Averaged
 from pyro_vae.statistics.intervals import crps, interval
-from pyro_vae.tasks.generation import fitted_mask, inputs_of, mean_of, variance_of
+from pyro_vae.tasks.generation import averages_of, fitted_mask, inputs_of, mean_of, variance_of
 
 _DRAWS = 50
 """Draws of a datum in one run of the model."""
@@ -31,8 +31,8 @@ class Imputed:
 
     Args:
         draws: draws of x given what was observed of it, `[num_draws, N, *event]`; observed elements as they came.
-        best: E[x given what was observed], `[N, *event]`: the values of least squared error; observed elements as they
-            came.
+        best: E[x given what was observed], `[N, *event]`: the values of least squared error; of a category (`Mixed`)
+            its most probable level. Observed elements as they came.
         sd: standard deviation of each element given what was observed, `[N, *event]`, double precision; 0 where
             observed.
         mask: True where an element was observed, `[N, *event]`.
@@ -172,11 +172,11 @@ def impute(
     with evaluation_mode(vae):
         drawn = filler.draws(codes.draws, [x, *given.values()], seed)
     assert codes.expected is not None
-    first, second = codes.expected.unbind(1)
+    first, second, expected = filler.unpacked(codes.expected)
     sd = torch.where(mask.cpu(), 0.0, (second - first.square()).clamp(min=0).sqrt())
     x, mask = x.cpu(), mask.cpu()
     kind = x.dtype if x.is_floating_point() else drawn.dtype
-    best, drawn = (torch.where(mask, x.to(kind), value.to(kind)) for value in (first, drawn))
+    best, drawn = (torch.where(mask, x.to(kind), value.to(kind)) for value in (expected, drawn))
     return Imputed(drawn, best, sd, mask, codes)
 
 
@@ -204,16 +204,27 @@ class _Filler:
     """
 
     def __init__(self, vae: Autoencoder, names: Sequence[str]) -> None:
-        self.program, self.site = Called(vae.model, names), vae.missing_site
+        self.program, self.site, self.vae = Called(vae.model, names), vae.missing_site, vae
+        self.numbers = vae.shapes.event  # shape of what is averaged for the best values
 
     def moments(self, latents: Mapping[str, Tensor], data: Sequence[Tensor]) -> Tensor:
-        """E[x|latents] and E[x^2|latents], `[particles, batch, 2, *event]`, double precision."""
+        """E[x|latents], E[x^2|latents], averages for the best values: `[particles, batch, all]`, double precision."""
         if self.site is not None:
             mean, variance = latents[self.site].double(), torch.zeros(())
+            averages = mean
         else:
             likelihood = sites_at(self.program, latents, *data)["x"]["fn"]
             mean, variance = mean_of(likelihood).double(), variance_of(likelihood).double()
-        return torch.stack([mean, mean.square() + variance], 2)
+            averages = averages_of(self.vae, likelihood).double()
+        self.numbers = averages.shape[2:]
+        return torch.cat([part.flatten(2) for part in (mean, mean.square() + variance, averages)], 2)
+
+    def unpacked(self, expected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `moments` gave, averaged over latents: E[x], E[x^2] and the best x, each `[N, *event]`."""
+        size, event = self.vae.shapes.event_size, self.vae.shapes.event
+        first, second = (part.unflatten(1, event) for part in expected[:, : 2 * size].split(size, 1))
+        averages = expected[:, 2 * size :].unflatten(1, self.numbers)
+        return first, second, averages if self.site is not None else self.vae.likelihood.best(averages)
 
     def draws(self, latents: Mapping[str, Tensor], data: Sequence[Tensor], seed: int) -> Tensor:
         """Draws of x, one for each of the latents', `[num_draws, N, *event]`, on the CPU."""

@@ -175,6 +175,9 @@ def _check_data(vae: Any, data: Dataset) -> None:
     likelihood = getattr(vae, "likelihood", None)
     if likelihood is None:
         return
+    if data.table is not None:
+        kinds = getattr(likelihood, "kinds", None)
+        data.table.check_kinds(None if kinds is None else [str(kind) for kind in kinds])
     for name in ("train", "valid", "test"):
         if getattr(data, name) is not None:
             start = 0

@@ -90,7 +90,7 @@ def test_the_wine_table(shared):
     [
         ("a,b\n1,2\n3\n", ("line 3 has 1 columns, line 1 has 2",)),
         ("a,b\n1,2\n3,4,5\n", ("line 3 has 3 columns, line 1 has 2",)),
-        ("x,species\n5.1,setosa\n", ("line 2, column 2 ('species') is 'setosa', not a number: leave",)),
+        ("x,species\n5.1,setosa\n", ("column 'species' has one text alone, 'setosa': leave",)),
         ("1,2\n3,abc\n", ("line 2, column 2 is 'abc'",)),
         ("1,abc\n3,4\n", ("line 1 has both numbers and text ('abc')",)),
         ("1,,3\n4,5,6\n", ("line 1, column 2 has no value ('')", "fill it in")),

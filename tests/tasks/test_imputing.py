@@ -11,6 +11,7 @@ from pyro_vae.data import LinearGaussian
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.evidence.quadrature import quadrature
 from pyro_vae.inference.hamiltonian import HMC
+from pyro_vae.likelihoods import Mixed
 from pyro_vae.networks import MLP
 from pyro_vae.statistics.intervals import crps, interval
 from pyro_vae.tasks.imputing import imputation_error, impute
@@ -227,3 +228,20 @@ def test_what_makes_no_sense_is_refused(process, x):
         impute(Pair((3, 4)), torch.zeros(2, 3, 4))
     with pytest.raises(UsageError, match="needs num_draws >= 19, got 3"):
         impute(vae, x, OBSERVED, 3, num_particles=50).interval(0.9)
+
+
+def test_the_best_value_of_a_category_is_its_most_probable_level():
+    """Levels 0 and 2 have 40 and 50 of 100 data: the mean code 1.1 is nearest to the rarest. All z have one p(x|z)."""
+    x = torch.cat([torch.zeros(40), torch.ones(10), torch.full((50,), 2.0)]).unsqueeze(1).repeat(1, 2)
+    x[:, 1] = torch.arange(100.0)
+    vae = VAE((2,), 2, likelihood=partial(Mixed, kinds=("category:3", "real")))
+    vae.likelihood.start_from([(x, None)])
+    for parameter in vae.decoder.parameters():
+        torch.nn.init.zeros_(parameter)
+    gappy = x[:5].masked_fill(torch.tensor([True, False]), torch.nan)
+    imputed = impute(vae, gappy, num_draws=400, num_particles=500)
+    assert imputed.best[:, 0].tolist() == [2.0] * 5 and torch.equal(imputed.best[:, 1], x[:5, 1])
+    probabilities = torch.tensor([40.5, 10.5, 50.5]).double() / 101.5
+    k = torch.arange(3).double()
+    sd = ((probabilities * k.square()).sum() - (probabilities * k).sum().square()).sqrt()
+    torch.testing.assert_close(imputed.sd[:, 0], sd.expand(5), rtol=1e-5, atol=0)

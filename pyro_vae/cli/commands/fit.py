@@ -73,6 +73,12 @@ def _add_data(group: Any) -> None:
         help="what stands for an element that was not observed: nan (also an empty field of a table), a number such as "
         "-1, or mask: the arrays train_mask, valid_mask, test_mask of an .npz, true where observed",
     )
+    help = (
+        "of the columns of a table: real, positive, count, binary, category or ordered, e.g. --kinds.age real, or "
+        "--kinds '{age: real, size: [S, M, L]}', where a list has the levels of an ordered column in their order. "
+        "Mixed takes them; what is not given is guessed"
+    )
+    group.add_argument("--kinds", type=dict[str, Any] | None, default=None, metavar="COLUMN.KIND", help=help)
     context = constant("pyro_vae.data.inputs", "Context")
     group.add_argument(
         "--context", type=context, default="none", help="what a conditional VAE is given in addition to x"

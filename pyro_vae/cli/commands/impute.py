@@ -3,13 +3,14 @@
 Where the truth is known it is measured how far they are off. --hide hides elements that were observed, to measure:
 
     pyro-vae impute RUN --hide 0.2
-    pyro-vae impute RUN --data new.csv --missing nan --split train --out imputed.csv
+    pyro-vae impute RUN --data new.csv --missing nan --split all --out imputed.csv
 
-The .csv has a row for each datum and imputation (0: the best values, 1 to 20: draws). To carry the uncertainty into
-what you compute from the data, compute it on each of the draws and pool the results (`pyro_vae.pool`).
+Of a run on a table with names the .csv is the table with its gaps filled by the best values. With --rows all, and of
+other runs, it has a row for each datum and imputation (0: the best values, 1 to 20: draws). To carry the uncertainty
+into what you compute from the data, compute it on each of the draws and pool the results (`pyro_vae.pool`).
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import Namespace
 
@@ -22,7 +23,7 @@ def add_options(parser: CommandParser) -> None:
     """Add the options of `pyro-vae impute`."""
     add_run(parser)
     data = parser.add_argument_group("data")
-    add_split(data)
+    add_split(data, with_all=True)
     help = (
         "what stands for an element that was not observed, as for fit: nan (also an empty field of a table), a number, "
         "or mask; by default as in the run's data"
@@ -35,10 +36,15 @@ def add_options(parser: CommandParser) -> None:
     _add_draws(parser.add_argument_group("draws"))
     output = parser.add_argument_group("output")
     help = (
-        "a .png (a picture), .npz (arrays) or .csv (a table in long form); without it a picture in the run, or a "
-        "table where there is none to draw"
+        "a .png (a picture), .npz (arrays) or .csv (a table); without it a picture in the run, or a table where there "
+        "is none to draw"
     )
     output.add_argument("--out", type=str | None, default=None, metavar="FILE", help=help)
+    help = (
+        "of a .csv. best: each datum once, with its best values; all: its draws too, with the columns imputation and "
+        "row; auto: best for a table with names, else all"
+    )
+    output.add_argument("--rows", type=Literal["auto", "best", "all"], default="auto", help=help)
     add_quiet(output)
 
 

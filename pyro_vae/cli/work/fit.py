@@ -55,6 +55,7 @@ def run(options: Namespace) -> int:
             directory = options.run or _default_run(run_config(vae, data, objective, settings))
         if world.main:
             remark(f"data: {data.protocol}")
+            _remark_on_columns(data)
             remark(f"run directory: {directory}")
             _remark_on_classes(vae, objective)
         where = {"device": str(world.device), "run": directory}
@@ -95,6 +96,12 @@ def _drawn(
         return save_pictures(vae, data, run, history.rows, options.seed), None
     except PyroVaeError as error:
         return [], error
+
+
+def _remark_on_columns(data: Dataset) -> None:
+    """Show the kinds of the columns, where they have kinds."""
+    if data.table is not None and set(data.table.kinds) != {"real"}:
+        remark(f"columns of train (to change one: --kinds.COLUMN KIND):\n{data.table.summary(data.split('train'))}")
 
 
 def _remark_on_classes(vae: Autoencoder, objective: Objective) -> None:
@@ -138,7 +145,7 @@ def load_from_options(options: Namespace) -> Dataset:
         "missing",
     )
     load = {name: options[name] for name in names}
-    load |= {"root": options.data_root, "seed": options.data_seed}
+    load |= {"root": options.data_root, "seed": options.data_seed, "kinds": _kinds(options)}
     if options.binarize != "auto":
         return load_data(options.data, binarize=options.binarize, **load)
     data = load_data(options.data, **load)
@@ -147,6 +154,21 @@ def load_from_options(options: Namespace) -> Dataset:
     if options.context.startswith("quadrants-"):  # the context is drawn with the rest, so not anew at each visit
         return load_data(options.data, binarize="static", **load)
     return replace(data, binarization="dynamic", origin={**data.origin, "binarize": "dynamic"})
+
+
+def _kinds(options: Namespace) -> Any:
+    """The kinds of columns for `load_data`: as typed, or as typed for the likelihood, or for one with kinds guessed."""
+    likelihood = options.vae.init_args.get("likelihood")
+    if options.kinds is not None or not _takes_kinds(likelihood):
+        return options.kinds
+    return list(likelihood.get("init_args", {}).get("kinds") or ()) or "guess"
+
+
+def _takes_kinds(likelihood: Namespace | None) -> bool:
+    if likelihood is None:
+        return False
+    cls = resolve({"class_path": likelihood.class_path}, named(likelihood))
+    return "kinds" in signature(cls).parameters
 
 
 def _holds_binary(data: Dataset) -> bool:
@@ -194,6 +216,10 @@ def _with_shapes(vae: Namespace, data: Dataset, standardize: bool = False) -> di
     """The description of the VAE, with the shapes of the data where the options leave them open."""
     path, keywords = vae_parts(vae.as_dict())
     context = data.input_shapes.get("c")
+    likelihood = vae.init_args.get("likelihood")
+    if data.table is not None and _takes_kinds(likelihood) and not likelihood.get("init_args", {}).get("kinds"):
+        of_class = keywords["likelihood"]
+        keywords["likelihood"] = {**of_class, "init_args": {**of_class.get("init_args", {}), "kinds": data.table.kinds}}
     if not keywords.get("event_shape"):
         keywords["event_shape"] = data.event_shape
     if standardize:

@@ -27,7 +27,8 @@ def run_sample(options: Namespace) -> int:
     print_result({**result, **context, "saved": str(place.path)}, options.json)
     given = {"context" if name == "c" else name: value for name, value in shown.given.items()}  # as in data files
     arrays = {**drawn.latents, "mean": drawn.mean, "x": drawn.x, **given}
-    save_output(place, arrays, lambda: plots.samples(drawn, columns=shown.columns, labels=shown.labels))
+    draw = lambda: plots.samples(drawn, columns=shown.columns, labels=shown.labels)  # noqa: E731
+    save_output(place, arrays, draw, saved.table, drawn.x)
     return 0
 
 
@@ -92,5 +93,5 @@ def run_reconstruct(options: Namespace) -> int:
         "seed": options.seed,
     }
     print_result({**result, "mean_squared_error": error, "saved": str(place.path)}, options.json)
-    save_output(place, {"x": x, "mean": mean}, lambda: plots.reconstructions(x, mean))
+    save_output(place, {"x": x, "mean": mean}, lambda: plots.reconstructions(x, mean), saved.table, mean)
     return 0

@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from pyro_vae import plots
-from pyro_vae.cli.work.impute_results import ENDINGS, contents, readable, summary
+from pyro_vae.cli.work.impute_results import ENDINGS, Form, column_errors, contents, readable, summary
 from pyro_vae.cli.work.places import Place, wanted
 from pyro_vae.cli.work.printing import print_result
 from pyro_vae.cli.work.saved_runs import Chosen, SavedRun, load_split, open_saved
@@ -50,11 +50,13 @@ def run(options: Namespace) -> int:
     error = imputation_error(imputed, data.chosen.x, data.hidden) if options.hide else None
     protocol = {"run": str(saved.path), "data": data.chosen.data.protocol, "split": options.split}
     settings = {name: getattr(options, name) for name in ("num_draws", "num_particles", "method", "seed")}
-    result = {**protocol, "weights": saved.weights, **settings, **summary(imputed, error)}
+    of_columns = column_errors(saved.table, imputed, data.chosen.x, data.hidden) if options.hide else {}
+    result = {**protocol, "weights": saved.weights, **settings, **summary(imputed, error), **of_columns}
     shown = result if options.json else readable(result)
     print_result({**shown, "saved": str(place.path)}, options.json)
     truth = torch.where(data.mask | data.hidden, data.chosen.x, torch.nan).cpu() if options.hide else None
-    place.write(contents(place.path.suffix, imputed, truth))
+    rows = ("all" if saved.table is None else "best") if options.rows == "auto" else options.rows
+    place.write(contents(place.path.suffix, imputed, truth, Form(saved.table, rows == "all")))
     return 0
 
 

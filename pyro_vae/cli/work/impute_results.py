@@ -2,16 +2,18 @@
 
 import csv
 import io
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_vae import plots
+from pyro_vae.cli.work.outputs import as_csv
+from pyro_vae.data import Table
 from pyro_vae.runs.files import packed
-from pyro_vae.statistics.averages import number
+from pyro_vae.statistics.averages import number, standard_error
 from pyro_vae.tasks.imputing import ImputationError, Imputed
 
 ENDINGS = (".png", ".npz", ".csv")
@@ -43,7 +45,8 @@ def readable(result: Mapping[str, Any]) -> dict[str, Any]:
         "median ESS": f"{r.pop('ess_median'):.0f}",
         "flagged": f"{r.pop('unreliable'):.1%} of the data: their imputations are not to be trusted",
     }
-    return {**first, **lines, **_error_lines(r.pop("error", None)), **r}
+    columns = _column_lines(r.pop("columns", {}))
+    return {**first, **lines, **_error_lines(r.pop("error", None)), **columns, **r}
 
 
 def _error_lines(e: Mapping[str, Any] | None) -> dict[str, str]:
@@ -58,11 +61,58 @@ def _error_lines(e: Mapping[str, Any] | None) -> dict[str, str]:
     }
 
 
-def contents(ending: str, imputed: Imputed, truth: Tensor | None) -> bytes:
+@dataclass(frozen=True)
+class Form:
+    """The form of a .csv.
+
+    Args:
+        table: the columns; None for data without names.
+        with_draws: whether to write the draws too, below the best values.
+    """
+
+    table: Table | None
+    with_draws: bool
+
+
+def column_errors(table: Table | None, imputed: Imputed, truth: Tensor, hidden: Tensor) -> dict[str, Any]:
+    """How far the best values of each column of a table are off where they were hidden; nothing without a table."""
+    if table is None:
+        return {}
+    off, hidden = imputed.best.double() - truth.cpu().double(), hidden.cpu()
+    each = zip(table.columns, off.unbind(1), hidden.unbind(1), strict=True)
+    found = {c.name: _error_of(bool(c.levels) or c.kind == "binary", values[at]) for c, values, at in each if at.any()}
+    return {"columns": found}
+
+
+def _error_of(has_levels: bool, off: Tensor) -> dict[str, Any]:
+    """The share of wrong levels, or the root mean squared error, with its standard error."""
+    values = (off.abs() > 0.5).double() if has_levels else off.square()
+    mean, error = values.mean().item(), standard_error(values)
+    root = mean**0.5
+    of_root = error / (2 * root) if root else 0.0
+    named = {"wrong": mean, "wrong_error": error} if has_levels else {"rmse": root, "rmse_error": of_root}
+    return {"num_elements": len(off), **named}
+
+
+def _column_lines(columns: Mapping[str, Any]) -> dict[str, str]:
+    found = {}
+    for name, e in columns.items():
+        if "wrong" in e:
+            text = f"{e['wrong']:.1%} wrong (se {number(100 * e['wrong_error'], '.1f')} %)"
+        else:
+            text = f"RMSE {e['rmse']:.4g} (se {number(e['rmse_error'], '.2g')})"
+        found[f"hidden {name}"] = f"{text}, of {e['num_elements']} values"
+    return found
+
+
+def contents(ending: str, imputed: Imputed, truth: Tensor | None, form: Form) -> bytes:
     """The file, by its ending."""
     if ending == ".png":
         return plots.encoded(plots.imputations(imputed, truth))
-    return packed(_arrays(imputed, truth)) if ending == ".npz" else _table(imputed)
+    if ending == ".npz":
+        return packed(_arrays(imputed, truth))
+    filled = [imputed.best, *(imputed.draws if form.with_draws else ())]
+    return _unnamed(filled, form.with_draws) if form.table is None else _named(form.table, filled, form.with_draws)
 
 
 def _arrays(imputed: Imputed, truth: Tensor | None) -> dict[str, Tensor]:
@@ -74,13 +124,25 @@ def _arrays(imputed: Imputed, truth: Tensor | None) -> dict[str, Tensor]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _table(imputed: Imputed) -> bytes:
-    """A row for each datum and imputation: 0 has the best values, 1 and so on the draws."""
-    text, size = io.StringIO(), imputed.best[0].numel()
+def _named(table: Table, filled: Sequence[Tensor], numbered: bool) -> bytes:
+    """The table itself; numbered, one below the other: imputation 0 has the best values, 1 and so on the draws."""
+    if not numbered:
+        return as_csv(table, filled[0])
+    import pandas as pd
+
+    frames = [table.frame(x) for x in filled]
+    joined = pd.concat(frames, keys=range(len(frames)), names=["imputation", "row"]).reset_index()
+    return joined.to_csv(index=False, lineterminator="\n").encode()
+
+
+def _unnamed(filled: Sequence[Tensor], numbered: bool) -> bytes:
+    """The same for data without names: their elements are x1, x2, and so on."""
+    text, size = io.StringIO(), filled[0][0].numel()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["imputation", "row", *(f"x{n}" for n in range(1, size + 1))])
-    for imputation, filled in enumerate([imputed.best, *imputed.draws]):
-        rows = filled.flatten(1)
+    writer.writerow([*(["imputation", "row"] if numbered else []), *(f"x{n}" for n in range(1, size + 1))])
+    for imputation, x in enumerate(filled):
+        rows = x.flatten(1)
         shortest = rows.numpy() if rows.dtype != torch.bfloat16 else rows.float().numpy()
-        writer.writerows([imputation, row, *map(str, values)] for row, values in enumerate(shortest))
+        for row, values in enumerate(shortest):
+            writer.writerow([*([imputation, row] if numbered else []), *map(str, values)])
     return text.getvalue().encode()

@@ -44,8 +44,16 @@ def run(options: Namespace) -> int:
     restored = _restored(saved, y, truth, channel, options, given)
     result = {**about, "weights": saved.weights, "channel": str(channel), **_settings(options, len(y)), **_told(found)}
     print_result({**result, **restored.summary(), "saved": str(place.path)}, options.json)
-    save_output(place, _arrays(restored, y), lambda: plots.restorations(_first(restored), y[:_SHOWN]))
+    draw = lambda: plots.restorations(_first(restored), y[:_SHOWN])  # noqa: E731
+    save_output(place, _arrays(restored, y), draw, saved.table, _best(restored, saved))
     return 0
+
+
+def _best(restored: Restored, saved: SavedRun) -> Tensor:
+    """A row for each datum: means, but of a category of a table the level that was drawn most often."""
+    columns = () if saved.table is None else saved.table.columns
+    unordered = torch.tensor([column.kind == "category" for column in columns])
+    return torch.where(unordered, restored.draws.mode(0).values, restored.mean) if columns else restored.mean
 
 
 _SHOWN = 16

@@ -1,7 +1,7 @@
 """A saved run as the commands use it: its VAE, and the data it was trained on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 
 from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.compiling.backends import choose_device
-from pyro_vae.data import Binarization, Dataset, load_data
+from pyro_vae.data import Binarization, Dataset, Table, load_data
 from pyro_vae.data.dataset import evenly_spread
 from pyro_vae.data.fingerprint import fingerprint
 from pyro_vae.data.gaps import Missing
@@ -42,6 +42,12 @@ class DataSettings:
     labelled: int = 0
     repeats: int = 1
     missing: Missing = None
+    kinds: Mapping[str, Any] | None = None
+
+    @property
+    def table(self) -> Table | None:
+        """The columns of the training data, if they came from a table."""
+        return None if self.kinds is None else Table.of(self.kinds)
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "DataSettings":
@@ -68,6 +74,7 @@ class DataSettings:
             labelled=self.labelled if labels else 0,
             repeats=self.repeats if labels and self.labelled else 1,
             missing=self.missing,
+            kinds=self.table,
         )
 
 
@@ -80,6 +87,11 @@ class SavedRun:
     progress: dict[str, Any]
     vae: Autoencoder
     device: torch.device
+
+    @property
+    def table(self) -> Table | None:
+        """The columns of the training data, if they came from a table."""
+        return DataSettings.of(self.config).table
 
     @property
     def weights(self) -> str:
@@ -127,11 +139,23 @@ class Chosen:
 
 def load_split(saved: SavedRun, options: Namespace, num: int | None) -> Chosen:
     """`num` data (None: all) of the split that the options name, of the run's data set or `--data`; checked."""
-    chosen = choose(load_data_of(saved, options.data), options.split, num, saved.device)
+    if options.split == "all":
+        chosen = choose(_whole(saved, options.data), "train", num, saved.device)
+    else:
+        chosen = choose(load_data_of(saved, options.data), options.split, num, saved.device)
     if num is not None and num > len(chosen):
         remark(f"{num} data asked for: {options.split} has only {len(chosen)}, and all are taken")
     check_chosen(saved, chosen, f"{options.split} data")
     return chosen
+
+
+def _whole(saved: SavedRun, other: str | None) -> Dataset:
+    """A data set without a test set, of which nothing is held out."""
+    config = {name: value for name, value in saved.config.items() if name not in ("valid_size", "test_size")}
+    data = load_data_of(replace(saved, config=config), other)
+    if data.valid is not None or data.test is not None:
+        raise UsageError(f"--split all is for a file without a test set: {data.name} has one, so name a split")
+    return data
 
 
 def check_chosen(saved: SavedRun, chosen: "Chosen", name: str) -> None:
@@ -178,7 +202,10 @@ def load_data_of(saved: SavedRun, other: str | None = None) -> Dataset:
         raise UsageError(
             f"{saved.path} was trained on an array, which it does not hold: name the data by --data FILE.npz"
         )
-    return settings.load(source, labels=_needs_labels(saved.vae))
+    data = settings.load(source, labels=_needs_labels(saved.vae))
+    if settings.kinds is None and data.table is not None and any(column.levels for column in data.table.columns):
+        raise UsageError(f"{source} has texts, and {saved.path} was trained on numbers without levels: give numbers")
+    return data
 
 
 def _needs_labels(vae: Autoencoder) -> bool:

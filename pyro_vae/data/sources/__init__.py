@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pyro_vae.arguments.remedies import nearest, option, spoken
+from pyro_vae.data.cells import Cells
 from pyro_vae.data.sources.csv_files import read_csv
 from pyro_vae.data.sources.formats import DAMAGED, READABLE, format_of, reason
 from pyro_vae.data.sources.idx_files import IMAGES, idx_files, read_idx_file, training_images
@@ -73,6 +74,7 @@ class Raw:
         note: a change that was made to the arrays.
         contexts: contexts by split, if requested.
         masks: masks of observed elements by split, if requested.
+        cells: the fields of a table, in place of its array.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Raw:
     note: str = ""
     contexts: Mapping[str, np.ndarray] = field(default_factory=dict)
     masks: Mapping[str, np.ndarray] = field(default_factory=dict)
+    cells: Cells | None = None
 
 
 def read(
@@ -89,6 +92,7 @@ def read(
     download: bool,
     contexts: bool = False,
     gaps: float | str | None = None,
+    texts: bool = False,
 ) -> Raw:
     """Read a source; see `pyro_vae.data.load_data`.
 
@@ -98,6 +102,7 @@ def read(
         download: whether to download a set that is not there.
         contexts: whether to read the contexts of an `.npz` too.
         gaps: `"mask"` to read the masks of an `.npz` too, `"nan"` to read empty fields of a table as nan.
+        texts: whether to keep all fields of a table as they are written.
 
     Raises:
         DataError: if it is unknown, absent or damaged.
@@ -108,7 +113,9 @@ def read(
         default = os.environ.get("PYRO_VAE_DATA") or "~/.cache/pyro_vae"
         return _read_torchvision(source, Path(root or default).expanduser(), download)
     path = _existing(source)
-    return _read_idx(path) if path.is_dir() or IMAGES.fullmatch(path.name) else _read_file(path, contexts, gaps)
+    if path.is_dir() or IMAGES.fullmatch(path.name):
+        return _read_idx(path)
+    return _read_file(path, contexts, gaps, texts)
 
 
 def _existing(source: str | Path) -> Path:
@@ -148,14 +155,14 @@ def _nearest_file(source: str) -> str:
     return nearest(path.name, names, cutoff=0.8)
 
 
-def _read_file(path: Path, contexts: bool, gaps: float | str | None) -> Raw:
+def _read_file(path: Path, contexts: bool, gaps: float | str | None, texts: bool) -> Raw:
     kind = format_of(path)
     if kind == "zip":
         return _read_npz(path, contexts, gaps == "mask")
     if kind == "npy":
         return Raw(path.stem, {"train": read_npy(path)})
     if kind == "text":
-        return Raw(path.stem, {"train": read_csv(path, empty=gaps == "nan")})
+        return Raw(path.stem, {}, cells=read_csv(path, empty=gaps == "nan", with_texts=texts))
     if kind == "gzip":
         raise DataError(f"can't read {path}: it is compressed by gzip: unpack it first; expected {READABLE}")
     expected = "train-images-idx3-ubyte, with t10k-images-idx3-ubyte in the same folder for test"

@@ -1,49 +1,98 @@
-"""Tables of numbers in text files: CSV with or without a header, or written by `numpy.savetxt`."""
+"""Tables in text files: of numbers, with or without a header, as `numpy.savetxt` writes them; or of texts too."""
 
 import csv
 import math
 import re
+import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from pyro_vae.arguments.remedies import option, spoken
+from pyro_vae.data.cells import EMPTY, Cells
 from pyro_vae.data.sources.formats import READABLE, reading
 from pyro_vae.errors import DataError
 
 _DELIMITERS = (";", "\t", ",")
 
 
-_MISSING = ("", "na", "n/a", "null", "none", "?", "-")
-
-
-def read_csv(path: Path, empty: bool = False) -> np.ndarray:
-    """The numbers of a table, `[N, columns]` in double precision; every column is data, also one with labels.
+def read_csv(path: Path, empty: bool = False, with_texts: bool = False) -> Cells:
+    """The fields of a table by column; every column is data, also one with labels.
 
     The delimiter is the first of `;`, tab, `,` and white space that the first line contains. The first line may name
-    the columns; lines that begin with `#` are comments. Fields may be in double quotes.
+    the columns, and must if there are texts; without names they are x1, x2, and so on. Lines that begin with `#` are
+    comments. Fields may be in double quotes.
 
     Args:
         path: the file, in UTF-8.
-        empty: whether an empty field, or one like NA or ?, is nan; else it is refused.
+        empty: whether an empty field of numbers, or one like NA or ?, is nan; else it is refused.
+        with_texts: whether to keep all fields as they are written, numbers too; else a table of numbers becomes floats.
 
     Raises:
-        DataError: with the line and the column of a field that is not a number.
+        DataError: with the line and the column of a field that is not a number where it has to be one.
     """
     with reading(path):
-        return _read(path, _or_nan if empty else None)
+        first, fields, delimiter = _first_line(path)
+        has_header = _names_columns(path, first, fields)
+        names = tuple(name if has_header and name else f"x{n}" for n, name in enumerate(fields, 1))
+        if with_texts:
+            return _read_texts(path, first, has_header, names, delimiter)
+        try:
+            table = _read_numbers(path, first, fields, delimiter, has_header, _or_nan if empty else None)
+        except _TextError as error:
+            cells = _read_texts(path, first, True, names, delimiter)
+            if cells.has_text:
+                return cells
+            raise DataError(str(error)) from error.__cause__
+        names = names if len(set(names)) == len(names) else tuple(f"x{n}" for n in range(1, len(names) + 1))
+        return Cells(f"can't read {path}", names, tuple(table.T))
+
+
+class _TextError(Exception):
+    """A field of a table with names is not a number."""
+
+
+def _read_texts(path: Path, first: int, has_header: bool, names: tuple[str, ...], delimiter: str | None) -> Cells:
+    """All fields as they are written."""
+    rows, lines = [], []
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        reader = csv.reader(_without_comments(file, delimiter), delimiter=delimiter or " ", skipinitialspace=True)
+        for fields in reader:
+            if reader.line_num < first + has_header or not any(field.strip() for field in fields):
+                continue
+            if len(fields) != len(names):
+                widths = f"line {reader.line_num} has {len(fields)} columns, line {first} has {len(names)}"
+                raise DataError(f"can't read {path}: {widths}")
+            rows.append([sys.intern(field.strip()) for field in fields])
+            lines.append(reader.line_num)
+    if not rows:
+        raise DataError(f"can't read {path}: it has no rows below its first line, {_shown(list(names))}")
+    columns = np.array([*rows, [None] * len(names)], object)[:-1].T  # with None: objects, whatever is in the rows
+    return Cells(f"can't read {path}", names, tuple(columns), lines)
+
+
+def _without_comments(file: Iterable[str], delimiter: str | None) -> Iterator[str]:
+    """The lines, those of comments empty; with one space between fields that white space separates."""
+    for line in file:
+        text = "\n" if line.lstrip().startswith("#") else line
+        yield text if delimiter else f"{' '.join(text.split())}\n"
 
 
 def _or_nan(field: str) -> float:
     """The number of a field, nan for one without a value."""
-    return math.nan if field.strip().lower() in _MISSING else float(field)
+    return math.nan if field.strip().lower() in EMPTY else float(field)
 
 
-def _read(path: Path, number: Callable[[str], float] | None) -> np.ndarray:
-    first, fields, delimiter = _first_line(path)
-    has_header = _names_columns(path, first, fields)
+def _read_numbers(
+    path: Path,
+    first: int,
+    fields: list[str],
+    delimiter: str | None,
+    has_header: bool,
+    number: Callable[[str], float] | None,
+) -> np.ndarray:
     with path.open(encoding="utf-8-sig", errors="replace") as file, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "loadtxt: input contained no data")
         try:
@@ -52,7 +101,8 @@ def _read(path: Path, number: Callable[[str], float] | None) -> np.ndarray:
             table = np.loadtxt(file, ndmin=2, converters=number, **options)
         except ValueError as error:
             problem = _problem(path, first, has_header, fields, delimiter, number or float)
-            raise DataError(f"can't read {path}: {problem}") from error
+            kind = _TextError if has_header and ", column " in problem else DataError
+            raise kind(f"can't read {path}: {problem}") from error
     if table.size == 0:
         raise DataError(
             f"can't read {path}: it has no rows of numbers below its first line, {_shown(fields)}; expected {READABLE}"
@@ -99,7 +149,7 @@ def _names_columns(path: Path, line: int, fields: list[str]) -> bool:
         DataError: if that is not clear, or a column without a name holds row numbers, which would be read as data.
     """
     numbers = [value for value in map(_number, fields) if value is not None]
-    text = [field for field in fields if _number(field) is None and field.lower() not in _MISSING]
+    text = [field for field in fields if _number(field) is None and field.lower() not in EMPTY]
     if not text and (numbers or len(fields) == 1):
         return False
     if fields[0] == "" and len(fields) > 1:
@@ -138,12 +188,12 @@ def _problem(
 
 
 def _remedy(field: str) -> str:
-    if field.lower() in _MISSING:
+    if field.lower() in EMPTY:
         gaps = f"pass {option('missing', spoken(repr('nan'), 'nan'))} if it was not observed"
         return f"has no value ({field!r}): {gaps}, or fill it in, or leave the row out"
     if re.fullmatch(r"[-+]?\d+,\d+", field):
         return f"is {field!r}: write decimals with a point"
-    return f"is {field[:40]!r}, not a number: leave such columns out, or code them as numbers"
+    return f"is {field[:40]!r}, not a number: leave such columns out, or name all columns in the first line"
 
 
 def _shown(fields: list[str]) -> str:
