@@ -5,6 +5,7 @@ import runpy
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -120,6 +121,20 @@ def test_missing_not_at_random(tmp_path):
     assert [row.get("method", row.get("missing")) for row in rows][-2:] == ["random", "high"] and len(rows) >= 3
     assert all(0 < row["rmse"] < 3 for row in rows) and rows[-1]["rmse"] != rows[-2]["rmse"]
     assert len(rows[-1]["slopes"]) == 5 and min(rows[-1]["slopes"]) > 0
+
+
+def test_impute_table(tmp_path, capsys):
+    """From CSV to CSV: what was observed is as it was, and every column has its errors by both methods."""
+    sizes = ["--num", 120, "--epochs", 2, "--hidden", 8, "--num_particles", 20, "--quiet", "--out", tmp_path]
+    found = run("impute_table", *sizes)
+    before, after = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("people", "imputed"))
+    assert list(before.columns) == list(after.columns) and not after.isna().any(axis=None)
+    text = ["city", "education", "smoker"]
+    assert ((before == after) | before.isna())[[*text, "visits"]].all(axis=None)
+    assert found == json.loads((tmp_path / "table.json").read_text()) and list(found["VAE"]) == list(before.columns)
+    assert all(row["num_elements"] == before[name].isna().sum() for name, row in found["VAE"].items())
+    assert [row["measure"] == "wrong" for row in found["VAE"].values()] == [name in text for name in before.columns]
+    assert "| city | wrong |" in capsys.readouterr().out
 
 
 def test_missing_data(tmp_path, capsys):
