@@ -26,6 +26,7 @@ def measure(model: Trained, data: Data, seed: int) -> dict[str, Any]:
             "name": model.name,
             "family": model.family,
             "parameters": model.parameters,
+            "code": model.encode and model.encode(data.test[:2]).shape[1],
             "seconds": model.seconds,
             "log_p": found and described(found),
             "reconstruction": model.reconstruct and squared(model.reconstruct(data.test), data.test),

@@ -21,10 +21,19 @@ HEADS = {
 
 def table(result: dict[str, Any]) -> str:
     """All rows as a table in Markdown, with the protocol below."""
-    heads = ["model", "numbers learned", "CPU seconds", "log p(x), nats", "VAE minus this", *HEADS.values()]
+    heads = [
+        "model",
+        "numbers learned",
+        "numbers in a code",
+        "CPU seconds",
+        "log p(x), nats",
+        "VAE minus this",
+        *HEADS.values(),
+    ]
     lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
     for row in result["rows"].values():
-        cells = [row["name"], f"{row['parameters']:,}", f"{row['seconds']:.1f}", log_p_text(row["log_p"])]
+        cells = [row["name"], f"{row['parameters']:,}", str(row["code"] or "—"), f"{row['seconds']:.1f}"]
+        cells += [log_p_text(row["log_p"])]
         cells += [cell(row["vae_minus_this"], 2), *(cell(row[name], 3) for name in HEADS)]
         lines.append(f"| {' | '.join(cells)} |")
     errors = "Errors are standard errors; the second of log p(x) is that of the method's draws."
@@ -42,7 +51,7 @@ def log_p_text(found: dict[str, Any] | None) -> str:
         return "—"
     text = f"{'≥ ' * is_bound(found)}{found['value']:.2f} ± {found['error']:.2f}"
     text += f" ± {found['monte_carlo']:.3f}" if found["monte_carlo"] else ""
-    return f"{text} in [{found['low']:.2f}, {found['high']:.2f}]" if found["kind"] == "bracket" else text
+    return f"{text} in [{found['low']:.3f}, {found['high']:.3f}]" if found["kind"] == "bracket" else text
 
 
 def notes(result: dict[str, Any]) -> list[str]:
