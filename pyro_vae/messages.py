@@ -1,14 +1,15 @@
-"""Progress of long work on standard error, and messages that are logged once."""
+"""Progress of long work on standard error, messages that are logged once, and results of many numbers in one line."""
 
 import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from functools import cache
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 _log = logging.getLogger("pyro_vae")
 
@@ -17,6 +18,28 @@ _log = logging.getLogger("pyro_vae")
 def log_once(message: str) -> None:
     """Log a warning by the logger `pyro_vae`, only the first time."""
     _log.warning(message)
+
+
+class ByShapes:
+    """A base of dataclasses of many numbers: they are printed in one line, of each tensor the shape alone.
+
+    The dataclass is made with `repr=False`.
+
+    Example:
+        >>> from pyro_vae.evidence.elbo import Bound
+        >>> Bound(torch.zeros(5), torch.zeros(5))
+        Bound(reconstruction=[5], kl=[5], is_bound=True)
+    """
+
+    def __repr__(self) -> str:
+        shown = (f"{field.name}={_shape_or_value(getattr(self, field.name))}" for field in fields(cast(Any, self)))
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _shape_or_value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name}: {_shape_or_value(part)}' for name, part in value.items())}}}"
+    return str(list(value.shape)) if hasattr(value, "shape") else repr(value)
 
 
 _SECONDS_BETWEEN_LINES = 10.0

@@ -11,12 +11,13 @@ from pyro_vae.distributed import World
 from pyro_vae.distributions.point_masses import is_point_mass
 from pyro_vae.inference.programs import Called, Program, evaluation_mode
 from pyro_vae.inference.weighing import Proposal, propose, weigh
+from pyro_vae.messages import ByShapes
 from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import seeded
 
 
-@dataclass(frozen=True, eq=False)
-class Bound:
+@dataclass(frozen=True, eq=False, repr=False)
+class Bound(ByShapes):
     """The ELBO and its two terms for each datum, `[N]`, nats, estimated by sampling: `elbo = reconstruction - kl`.
 
     Args:

@@ -12,6 +12,7 @@ from pyro_vae.errors import UsageError
 from pyro_vae.inference.programs import owners
 from pyro_vae.inference.tiles import TILE_DATA, padded
 from pyro_vae.inference.weighing import weigh
+from pyro_vae.messages import ByShapes
 from pyro_vae.process.seeding import seeded
 from pyro_vae.statistics.averages import of_draws
 
@@ -88,8 +89,8 @@ class Search:
             raise UsageError(f"Search: draws come in pairs; need particles >= 2 and selection >= 4, even, got {self}")
 
 
-@dataclass(frozen=True, eq=False)
-class Refined:
+@dataclass(frozen=True, eq=False, repr=False)
+class Refined(ByShapes):
     """Members of the guide's family, one for each datum.
 
     Args:

@@ -21,6 +21,7 @@ from pyro_vae.inference.sites import in_order
 from pyro_vae.inference.tiles import TILE_DATA, TILE_PARTICLES, draws, pieces
 from pyro_vae.inference.unconstrained import Target
 from pyro_vae.inference.weighing import model_order, refuse_point_masses
+from pyro_vae.messages import ByShapes
 from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import generator, seeded
 from pyro_vae.statistics.pareto import reliable_below, smooth_tail
@@ -42,8 +43,8 @@ GUIDE_EFFICIENCY = 0.9
 of its standard deviation under q, sqrt(K / ESS - 1), as chi-squared(p || q) = K / ESS - 1."""
 
 
-@dataclass(frozen=True, eq=False)
-class Weights:
+@dataclass(frozen=True, eq=False, repr=False)
+class Weights(ByShapes):
     """The importance weights behind draws, all in double precision on the CPU.
 
     Args:

@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.inference.programs import Program, evaluation_mode, sample_sites
 from pyro_vae.inference.tiles import TILE_DATA, cut, padded
+from pyro_vae.messages import ByShapes
 from pyro_vae.process.isolation import isolated
 from pyro_vae.process.pyro_internals import is_deterministic
 from pyro_vae.process.seeding import seeded
@@ -21,8 +22,8 @@ ToX = Callable[[Mapping[str, Tensor]], Tensor]
 """Maps the draws of the observed sites, by name, to the data that the programs are called with."""
 
 
-@dataclass(frozen=True, eq=False)
-class Simulated:
+@dataclass(frozen=True, eq=False, repr=False)
+class Simulated(ByShapes):
     """Codes and data drawn from a model, one of each for every row that it was called with.
 
     Args:

@@ -17,11 +17,12 @@ from pyro_vae.distributions.point_masses import is_point_mass
 from pyro_vae.errors import UsageError
 from pyro_vae.inference.programs import Program, sample_sites
 from pyro_vae.inference.sites import in_order
+from pyro_vae.messages import ByShapes
 from pyro_vae.process.isolation import isolated_keeping_gradients
 
 
-@dataclass(frozen=True)
-class ImportanceSamples:
+@dataclass(frozen=True, repr=False)
+class ImportanceSamples(ByShapes):
     """Draws z_k ~ q(z|x) and their log-densities, in nats, `[particles, batch]`.
 
     Args:
@@ -85,8 +86,8 @@ def importance(
     return ImportanceSamples(log_likelihood, log_prior, log_guide, in_order(proposal.latents, sites))
 
 
-@dataclass(frozen=True)
-class Proposal:
+@dataclass(frozen=True, repr=False)
+class Proposal(ByShapes):
     """Draws from the guide.
 
     Args:

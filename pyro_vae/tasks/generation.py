@@ -50,6 +50,10 @@ class Generated:
             raise UsageError(f"this model draws {', '.join(self.latents)}: take latents[name]")
         return self.latents["z"]
 
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name} of {list(z.shape[1:])}" for name, z in self.latents.items())
+        return f"Generated({len(self.x)} draws of x of {list(self.x.shape[1:])}, {sizes})"
+
 
 @isolated
 @checked

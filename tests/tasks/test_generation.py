@@ -75,6 +75,11 @@ def linear_vae(scale: float) -> VAE:
 # ---- sample
 
 
+def test_samples_are_shown_by_their_shapes(vae):
+    found = sample(vae, 500)
+    assert repr(found) == f"Generated(500 draws of x of {list(found.x.shape[1:])}, z of {list(found.z.shape[1:])})"
+
+
 def test_samples_are_a_function_of_the_seed(vae):
     first, same, other = sample(vae, 5, seed=3), sample(vae, 5, seed=3), sample(vae, 5, seed=4)
     for name in ("z", "mean", "x"):
