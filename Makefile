@@ -24,9 +24,10 @@ slow: $(INSTALLED)  ## the heavier runs, on real data
 bench: $(INSTALLED)  ## speed beside peers, in hours; `make bench BENCH=--quick`, or any options of benchmarks/run.py
 	$(BIN)/python benchmarks/run.py $(BENCH)
 
-check: $(INSTALLED)  ## lint, format and types, as continuous integration runs them
+check: $(INSTALLED)  ## lint, format, spelling and types, as continuous integration runs them
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 $(INSTALLED): pyproject.toml

@@ -35,12 +35,13 @@ extensions = [
     "alternative_texts",
     "api_pages",
     "command_pages",
+    "docstring_markup",
     "example_pages",
     "notebook_downloads",
     "repository_links",
 ]
 exclude_patterns = ["_build", "_extensions", "**.ipynb_checkpoints"]
-source_suffix = {".md": "myst-nb", ".rst": "restructuredtext"}
+source_suffix = {".rst": "restructuredtext", ".md": "myst-nb"}  # autosummary writes pages of the first kind
 
 # Pages
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath", "fieldlist"]
@@ -74,11 +75,14 @@ html_title = f"pyro_vae {version}"
 html_baseurl = os.environ.get("DOCS_URL", "http://localhost:8000/")  # where the site is published, for its sitemap
 sitemap_url_scheme = "{link}"
 html_static_path = ["_static"]
+html_favicon = "_static/favicon.svg"
 html_css_files = ["site.css"]
 templates_path = ["_templates"]
+html_show_copyright = False
 html_show_sphinx = False
 html_copy_source = True
 llms_txt_summary = "Variational autoencoders as Pyro programs, with log p(x) and an honest error bar."
-llms_txt_exclude = ["reference/api/*", "reference/examples/*", "genindex", "search"]
+llms_txt_uri_template = "_sources/{docname}{suffix}{sourcelink_suffix}"
+llms_txt_exclude = ["reference/api/*", "reference/examples/*", "genindex", "search"]  # their sources are no text
 pygments_style = "friendly"
 pygments_dark_style = "monokai"

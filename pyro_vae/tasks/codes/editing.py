@@ -98,7 +98,7 @@ class Edited:
         z: the codes, `[S, N, latent]`, double precision.
         x: E[x|z], `[S, N, *event]`.
         found: how far the codes of the edited data are along the vector from those of the data, `[S, N]`, in lengths of
-            the vector: (E[z|x_s] - E[z|x]) . v / |v|^2.
+            the vector: `(E[z|x_s] - E[z|x]) . v / |v|^2`.
     """
 
     strengths: Tensor
