@@ -9,6 +9,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_extensions"))
 
+import inventories  # noqa: E402
+
 
 def fingerprint() -> str:
     """Changes whenever the package does."""
@@ -25,6 +27,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
     # MathJax and its fonts come with this package, so formulas need no network. MathML written at build time would need
     # no script at all, but its look depends on whether the reader's machine has a mathematical font.
@@ -40,7 +43,7 @@ extensions = [
     "notebook_downloads",
     "repository_links",
 ]
-exclude_patterns = ["_build", "_extensions", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "_extensions", "_inventories", "**.ipynb_checkpoints"]
 source_suffix = {".rst": "restructuredtext", ".md": "myst-nb"}  # autosummary writes pages of the first kind
 
 # Pages
@@ -68,6 +71,9 @@ autodoc_typehints_format = "short"
 default_role = "py:obj"  # `fit` in a docstring: a link if it is a public name, code otherwise
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+
+# Links to other projects
+intersphinx_mapping = inventories.mapping(HERE / "_inventories", HERE / "_build" / "inventories")
 
 # Look
 html_theme = "furo"

@@ -144,6 +144,13 @@ def file_errors(path: str | os.PathLike[str], doing: Literal["read", "write"]) -
 
     Raises:
         FileError: for any `OSError`.
+
+    Example:
+        >>> with file_errors("data.csv", "read"):
+        ...     raise PermissionError(13, "Permission denied")
+        Traceback (most recent call last):
+            ...
+        pyro_vae.errors.FileError: can't read data.csv: Permission denied
     """
     try:
         yield

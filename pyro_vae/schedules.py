@@ -39,6 +39,10 @@ def value_at(schedule: Schedule, epoch: float, total: float) -> Any:
 
     Raises:
         UsageError: if it is no number.
+
+    Example:
+        >>> value_at(Linear(epochs=10), epoch=5, total=20)
+        0.5
     """
     value = schedule(epoch, total)
     try:
@@ -54,6 +58,10 @@ class Constant(Schedule):
 
     Args:
         value: the value.
+
+    Example:
+        >>> Constant(0.5)(epoch=3, total=10)
+        0.5
     """
 
     value: float = 1.0
@@ -112,6 +120,11 @@ class Cosine(Schedule):
 
     References:
         Loshchilov & Hutter 2017, SGDR (without the restarts).
+
+    Example:
+        >>> cosine = Cosine()
+        >>> [round(cosine(epoch, total=10), 4) for epoch in (0, 5, 10)]
+        [1.0, 0.5, 0.0]
     """
 
     variants: ClassVar[tuple[dict[str, Any], ...]] = ({"end": 0.1, "epochs": 5.0},)
@@ -139,6 +152,11 @@ class Cyclical(Schedule):
 
     References:
         Fu et al. 2019, Cyclical annealing schedule.
+
+    Example:
+        >>> cyclical = Cyclical(period=4, rise=0.5)
+        >>> [cyclical(epoch, total=8) for epoch in range(5)]
+        [0.0, 0.5, 1.0, 1.0, 0.0]
     """
 
     variants: ClassVar[tuple[dict[str, Any], ...]] = ({"start": 0.5, "period": 3.0, "rise": 1.0},)

@@ -164,6 +164,13 @@ def quadrants(event: tuple[int, ...], number: int) -> Tensor:
     References:
         Sohn et al. 2015, Learning structured output representation using deep conditional generative models. The order
         is that of Pyro's tutorial.
+
+    Example:
+        >>> quadrants((4, 4), 1).int()
+        tensor([[0, 0, 0, 0],
+                [0, 0, 0, 0],
+                [1, 1, 0, 0],
+                [1, 1, 0, 0]], dtype=torch.int32)
     """
     if len(event) < 2 or not 1 <= number <= 3:
         raise UsageError(f"quadrants need images [..., H, W] and a number from 1 to 3, got {event} and {number}")

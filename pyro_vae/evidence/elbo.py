@@ -96,6 +96,13 @@ def bound(
 
     Returns:
         A `Bound`, in double precision on the CPU; without a KL if the guide is a `Delta` of real numbers.
+
+    Example:
+        >>> from pyro_vae.autoencoders.vae import VAE
+        >>> vae = VAE((4,), latent_dim=2)
+        >>> found = bound(vae.model, vae.guide, torch.ones(5, 4))
+        >>> found.reconstruction.shape, found.kl.shape
+        (torch.Size([5]), torch.Size([5]))
     """
     world, empty = world or World(), torch.empty(0, dtype=torch.float64)
     starts = range(0, len(x), batch)

@@ -39,6 +39,12 @@ class DiagonalNormal(Guide):
 
     References:
         Kingma & Welling 2013, Auto-encoding variational Bayes, eq. 9.
+
+    Example:
+        >>> from pyro_vae.shapes import Shapes
+        >>> guide = DiagonalNormal(Shapes(event=(8, 8), latent=5))
+        >>> guide.distribution(torch.zeros(3, *guide.param_shape)).rsample().shape
+        torch.Size([3, 5])
     """
 
     def __init__(self, shapes: Shapes) -> None:
@@ -97,6 +103,12 @@ class FullNormal(Guide):
 
     Args:
         shapes: the sizes of the VAE.
+
+    Example:
+        >>> from pyro_vae.shapes import Shapes
+        >>> guide = FullNormal(Shapes(event=(8, 8), latent=5))
+        >>> guide.distribution(torch.zeros(3, *guide.param_shape)).rsample().shape
+        torch.Size([3, 5])
     """
 
     below_diagonal: Tensor
@@ -254,6 +266,12 @@ class Householder(Guide):
 
     References:
         Tomczak & Welling 2016, Improving variational auto-encoders using Householder flow.
+
+    Example:
+        >>> from pyro_vae.shapes import Shapes
+        >>> guide = Householder(Shapes(event=(8, 8), latent=5))
+        >>> guide.distribution(torch.zeros(3, *guide.param_shape)).rsample().shape
+        torch.Size([3, 5])
     """
 
     variants: ClassVar[tuple[dict[str, Any], ...]] = ({"reflections": 1},)

@@ -30,6 +30,12 @@ class Delta(Guide):
 
     References:
         Ghosh et al. 2020, From variational to deterministic autoencoders.
+
+    Example:
+        >>> from pyro_vae.shapes import Shapes
+        >>> guide = Delta(Shapes(event=(8, 8), latent=2))
+        >>> guide.distribution(torch.ones(3, *guide.param_shape)).rsample().shape
+        torch.Size([3, 2])
     """
 
     def __init__(self, shapes: Shapes) -> None:

@@ -23,6 +23,15 @@ def evaluation_mode(*programs: Program) -> Iterator[None]:
 
     Args:
         *programs: modules, or their bound methods; other callables are left as they are.
+
+    Example:
+        >>> from pyro_vae.autoencoders.vae import VAE
+        >>> vae = VAE((4,), latent_dim=2).train()
+        >>> with evaluation_mode(vae.model, vae.guide):
+        ...     vae.training
+        False
+        >>> vae.training
+        True
     """
     modules = [module for owner in owners(*programs) for module in owner.modules()]
     training = [(module, module.training) for module in modules]

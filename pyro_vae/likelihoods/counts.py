@@ -98,6 +98,12 @@ class NegativeBinomial(_Counts):
 
     References:
         Lopez et al. 2018, Deep generative modeling for single-cell transcriptomics.
+
+    Example:
+        >>> from pyro_vae.shapes import Shapes
+        >>> counts = NegativeBinomial(Shapes((3,), 1))
+        >>> counts(torch.zeros(*counts.param_shape)).log_prob(torch.tensor([0.0, 1.0, 2.0])).shape
+        torch.Size([3])
     """
 
     def __init__(self, shapes: Shapes, dispersion: Size = "learned", zero_inflated: bool = False) -> None:

@@ -157,6 +157,13 @@ class Categorical(Likelihood):
 
     References:
         van den Oord et al. 2016, Pixel recurrent neural networks.
+
+    Example:
+        >>> from pyro_vae.shapes import Shapes
+        >>> grey = Categorical(Shapes((1,), 1), levels=4)
+        >>> x = torch.arange(4).unsqueeze(-1) / 3
+        >>> round(grey(torch.zeros(4, 1)).log_prob(x).exp().sum().item(), 5)
+        1.0
     """
 
     support = Levels(256)
@@ -203,6 +210,13 @@ class BetaBinomial(Likelihood):
 
     References:
         Townsend et al. 2019, Practical lossless compression with latent variables using bits back coding.
+
+    Example:
+        >>> from pyro_vae.shapes import Shapes
+        >>> grey = BetaBinomial(Shapes((1,), 1), levels=4)
+        >>> x = torch.arange(4).unsqueeze(-1) / 3
+        >>> round(grey(torch.zeros(2, 1)).log_prob(x).exp().sum().item(), 5)
+        1.0
     """
 
     num_params = 2

@@ -55,6 +55,12 @@ class Normal(_LocationScale):
 
     References:
         Kingma & Welling 2013, Auto-encoding variational Bayes, eq. 12.
+
+    Example:
+        >>> from pyro_vae.shapes import Shapes
+        >>> real = Normal(Shapes((3,), 1), scale=1.0)
+        >>> real(torch.zeros(1, 3)).log_prob(torch.zeros(3))  # -log(2 pi) / 2
+        tensor([-0.9189, -0.9189, -0.9189])
     """
 
     def __init__(self, shapes: Shapes, scale: Scale = 1.0, bounded: bool = False, min_scale: float = 1e-3) -> None:
@@ -83,6 +89,12 @@ class Laplace(_LocationScale):
 
     Raises:
         UsageError: if a fixed scale is not positive, or `min_scale` is negative.
+
+    Example:
+        >>> from pyro_vae.shapes import Shapes
+        >>> real = Laplace(Shapes((3,), 1), scale=1.0)
+        >>> real(torch.zeros(1, 3)).log_prob(torch.zeros(3))  # -log 2
+        tensor([-0.6931, -0.6931, -0.6931])
     """
 
     def __init__(self, shapes: Shapes, scale: Scale = 1.0, bounded: bool = False, min_scale: float = 1e-3) -> None:
@@ -119,6 +131,12 @@ class StudentT(_LocationScale):
 
     References:
         Takahashi et al. 2018, Student-t variational autoencoder for robust density estimation.
+
+    Example:
+        >>> from pyro_vae.shapes import Shapes
+        >>> real = StudentT(Shapes((3,), 1))
+        >>> real(torch.zeros(*real.param_shape)).log_prob(torch.zeros(3)).shape
+        torch.Size([3])
     """
 
     def __init__(

@@ -36,6 +36,11 @@ class Bernoulli(Likelihood):
 
     References:
         Kingma & Welling 2013, Auto-encoding variational Bayes, eq. 11.
+
+    Example:
+        >>> from pyro_vae.shapes import Shapes
+        >>> Bernoulli(Shapes((2,), 1))(torch.zeros(1, 2)).log_prob(torch.tensor([0.0, 1.0]))  # -log 2
+        tensor([-0.6931, -0.6931])
     """
 
     num_params = 1

@@ -64,7 +64,13 @@ def conditioned(factory: Factory, in_shape: Shape, out_shape: Shape, context: Sh
 
 
 def joining(factory: Callable[..., Any]) -> type[Network]:
-    """The class whose `join` is used: the factory, or that of a partial, if it is a `Network`; otherwise `Network`."""
+    """The class whose `join` is used: the factory, or that of a partial, if it is a `Network`; otherwise `Network`.
+
+    Example:
+        >>> from pyro_vae.networks import ConvNet
+        >>> joining(ConvNet).__name__, joining(torch.nn.Linear).__name__
+        ('ConvNet', 'Network')
+    """
     cls = _behind(factory)
     return cls if isinstance(cls, type) and issubclass(cls, Network) else Network
 
@@ -139,6 +145,11 @@ def network_factory(name: str, value: Any) -> Any:
 
     Raises:
         UsageError: for an instance, a name, or an option that the class does not have.
+
+    Example:
+        >>> from pyro_vae.networks import MLP
+        >>> network_factory("encoder", MLP) is MLP
+        True
     """
     return factory(name, value, Network, strict=False)
 

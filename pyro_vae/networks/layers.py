@@ -51,7 +51,14 @@ def linear(fan_in: int, fan_out: int, maps: int = 1, bias: bool = True) -> nn.Li
 
 @torch.no_grad()
 def start_constant(layer: nn.Linear, values: Tensor) -> None:
-    """Initialise outputs of a layer as constants: zero weights, and `values` as biases where these are not nan."""
+    """Initialise outputs of a layer as constants: zero weights, and `values` as biases where these are not nan.
+
+    Example:
+        >>> layer = torch.nn.Linear(2, 3)
+        >>> start_constant(layer, torch.tensor([1.0, 2.0, 3.0]))
+        >>> layer(torch.randn(2)).detach()
+        tensor([1., 2., 3.])
+    """
     fixed = ~values.isnan().to(layer.weight.device)
     layer.weight[fixed] = 0.0
     layer.bias[fixed] = values.to(layer.bias)[fixed]

@@ -21,6 +21,15 @@ def computing_in(module: nn.Module, dtype: torch.dtype | None) -> Iterator[None]
     Args:
         module: e.g. a `VAE`; only its `Network`s are affected, so densities stay in full precision.
         dtype: e.g. `torch.bfloat16`; None to change nothing.
+
+    Example:
+        >>> from pyro_vae.networks import MLP
+        >>> network = MLP((4,), (2,))
+        >>> with computing_in(network, torch.bfloat16):
+        ...     network.compute_dtype
+        torch.bfloat16
+        >>> network.compute_dtype is None
+        True
     """
     networks = [m for m in module.modules() if isinstance(m, Network)]
     before = [network.compute_dtype for network in networks]

@@ -158,7 +158,15 @@ class NotTensorial(Exception):  # noqa: N818 - not an error: the caller computes
 
 
 def tensor_form(objective: Objective) -> Callable[..., Tensor]:
-    """The `tensor_loss` of an objective, or the objective itself where a subclass has changed `__call__` alone."""
+    """The `tensor_loss` of an objective, or the objective itself where a subclass has changed `__call__` alone.
+
+    Example:
+        >>> from pyro_vae.autoencoders.vae import VAE
+        >>> from pyro_vae.objectives import ELBO
+        >>> vae = VAE((4,), latent_dim=2)
+        >>> tensor_form(ELBO())(vae.model, vae.guide, torch.ones(5, 4)).shape
+        torch.Size([])
+    """
     mro = type(objective).__mro__
     calls, tensorial = (next(cls for cls in mro if name in vars(cls)) for name in ("__call__", "tensor_loss"))
     return objective.tensor_loss if issubclass(tensorial, calls) else objective
@@ -169,6 +177,11 @@ def as_loss(objective: Any) -> Any:
 
     Raises:
         UsageError: if it is neither (e.g. `RenyiELBO`, which has no `differentiable_loss`; `fit` takes it).
+
+    Example:
+        >>> from pyro_vae.objectives import ELBO
+        >>> as_loss(ELBO()) == ELBO()
+        True
     """
     if isinstance(objective, Objective):
         return objective

@@ -41,6 +41,12 @@ class ELBO(Objective):
 
     References:
         Kingma & Welling 2013, Auto-encoding variational Bayes, eq. 6, 7. Higgins et al. 2017, beta-VAE.
+
+    Example:
+        >>> from pyro_vae.autoencoders.vae import VAE
+        >>> vae = VAE((4,), latent_dim=2)
+        >>> ELBO(num_particles=3)(vae.model, vae.guide, torch.ones(5, 4)).shape
+        torch.Size([])
     """
 
     beta: float | Schedule = 1.0

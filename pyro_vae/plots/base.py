@@ -28,6 +28,13 @@ def save(figure: "Figure", path: str | Path) -> None:
     Raises:
         UsageError: if `path` does not end in `.png`.
         FileError: if it can't be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(make_figure(2, 2), Path(folder) / "figure.png")
+        ...     (Path(folder) / "figure.png").exists()
+        True
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
@@ -39,7 +46,12 @@ def save(figure: "Figure", path: str | Path) -> None:
 
 
 def encoded(figure: "Figure") -> bytes:
-    """A figure as the bytes of a PNG."""
+    """A figure as the bytes of a PNG.
+
+    Example:
+        >>> encoded(make_figure(2, 2))[1:4]
+        b'PNG'
+    """
     content = io.BytesIO()
     figure.savefig(content, format="png", metadata={"Software": None})
     return content.getvalue()

@@ -33,6 +33,10 @@ def codes(mean: Tensor, sd: Tensor, labels: Tensor | None = None, dims: tuple[in
 
     Raises:
         UsageError: if the arrays do not fit.
+
+    Example:
+        >>> type(codes(torch.randn(20, 2), torch.ones(20, 2), labels=torch.arange(20) % 3)).__name__
+        'Figure'
     """
     if mean.dim() != 2 or mean.shape != sd.shape or len(mean) == 0:
         raise UsageError(f"expected means and standard deviations [N, L], got {list(mean.shape)} and {list(sd.shape)}")

@@ -30,6 +30,14 @@ def latent_kl(stats: LatentStatistics) -> "Figure":
 
     Raises:
         UsageError: if the statistics have no KL, or one is not finite (a point mass such as `Delta`).
+
+    Example:
+        >>> from pyro_vae.diagnostics.latents import latent_statistics
+        >>> from pyro_vae.autoencoders.vae import VAE
+        >>> vae = VAE((4,), latent_dim=2)
+        >>> stats = latent_statistics(vae, torch.rand(20, 4).round())
+        >>> type(latent_kl(stats)).__name__
+        'Figure'
     """
     if stats.kl is None:
         raise UsageError("these statistics have no KL of each dimension: only a VAE with one latent site 'z' has it")
@@ -66,6 +74,14 @@ def active_units(stats: LatentStatistics) -> "Figure":
 
     Returns:
         The figure: bars on a logarithmic scale, with the threshold above which a dimension is active.
+
+    Example:
+        >>> from pyro_vae.diagnostics.latents import latent_statistics
+        >>> from pyro_vae.autoencoders.vae import VAE
+        >>> vae = VAE((4,), latent_dim=2)
+        >>> stats = latent_statistics(vae, torch.rand(20, 4).round())
+        >>> type(active_units(stats)).__name__
+        'Figure'
     """
     sizes = dict(stats.sizes or {"z": len(stats.active_variance)})
     sorted_sites = [site.sort(descending=True).values for site in stats.active_variance.split(list(sizes.values()))]
@@ -126,6 +142,14 @@ def elbo_surgery(terms: ElboSurgery) -> "Figure":
 
     Returns:
         The figure: averages in nats per datum, with 2 standard errors (from the sample of data) to each side.
+
+    Example:
+        >>> from pyro_vae import diagnostics
+        >>> from pyro_vae.autoencoders.vae import VAE
+        >>> vae = VAE((4,), latent_dim=2)
+        >>> terms = diagnostics.elbo_surgery(vae.model, vae.guide, torch.ones(10, 4), num_particles=2)
+        >>> type(elbo_surgery(terms)).__name__
+        'Figure'
     """
     parts = {"KL": terms.kl, "information": terms.information, "marginal KL": terms.marginal_kl}
     figure = make_figure(6.4, 2.6)
@@ -160,6 +184,14 @@ def pareto_k(evidence: Evidence) -> "Figure":
     Returns:
         The figure. Values that are not finite are counted under its title: -inf (all weights equal: exact), +inf, and
         nan (too few draws).
+
+    Example:
+        >>> from pyro_vae.autoencoders.vae import VAE
+        >>> from pyro_vae.evidence.importance_sampling import log_marginal
+        >>> vae = VAE((4,), latent_dim=2)
+        >>> evidence = log_marginal(vae.model, vae.guide, torch.ones(10, 4), num_particles=50)
+        >>> type(pareto_k(evidence)).__name__
+        'Figure'
     """
     k = evidence.pareto_k.detach().cpu().double().numpy()
     above = float((k > evidence.threshold).mean())

@@ -47,6 +47,10 @@ def image_grid(images: Tensor, columns: int = 10, title: str = "") -> "Figure":
 
     Raises:
         UsageError: if there are no data, `columns` is below 1, or the event has another shape.
+
+    Example:
+        >>> len(image_grid(torch.rand(12, 8, 8), columns=4).axes)
+        1
     """
     images = _checked(images, columns)
     columns = min(columns, len(images))
@@ -124,6 +128,11 @@ def reconstructions(x: Tensor, x_mean: Tensor, columns: int = 5) -> "Figure":
 
     Raises:
         UsageError: as `image_grid`, and if the two have different shapes.
+
+    Example:
+        >>> x = torch.rand(5, 8, 8)
+        >>> type(reconstructions(x, x)).__name__
+        'Figure'
     """
     if x.shape != x_mean.shape:
         raise UsageError(
@@ -153,6 +162,12 @@ def samples(generated: Generated, columns: int = 8, labels: Sequence[str] = ()) 
 
     Raises:
         UsageError: as `image_grid`.
+
+    Example:
+        >>> from pyro_vae.autoencoders.vae import VAE
+        >>> from pyro_vae.tasks.generation import sample
+        >>> type(samples(sample(VAE((8, 8), latent_dim=2), 4))).__name__
+        'Figure'
     """
     x, mean = _checked(generated.x, columns), _checked(generated.mean, columns)
     columns = min(columns, len(x))
@@ -183,6 +198,10 @@ def manifold(grid: Tensor) -> "Figure":
 
     Raises:
         UsageError: if `grid` has fewer than 3 dimensions, and as `image_grid`.
+
+    Example:
+        >>> type(manifold(torch.rand(3, 3, 8, 8))).__name__
+        'Figure'
     """
     if grid.dim() < 3:
         raise UsageError(f"expected a grid [rows, columns, *event], got {list(grid.shape)}")

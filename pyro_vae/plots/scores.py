@@ -44,6 +44,13 @@ def anomaly_scores(
 
     Raises:
         UsageError: if no score is finite.
+
+    Example:
+        >>> from pyro_vae.autoencoders.vae import VAE
+        >>> from pyro_vae.tasks.scores.methods import score
+        >>> scores = score(VAE((4,), latent_dim=2), torch.ones(10, 4), "elbo")
+        >>> type(anomaly_scores(scores)).__name__
+        'Figure'
     """
     shown = [] if x is None else [_images(x)]
     if shown and shown[0] is not None and elements is not None:

@@ -43,6 +43,12 @@ class UniformCodes(CodePrior):
 
     Args:
         shapes: the sizes of the autoencoder.
+
+    Example:
+        >>> from pyro_vae.shapes import CodeShapes
+        >>> prior = UniformCodes(CodeShapes((8, 8), 8, codes=(2, 2), codebook_size=5))
+        >>> prior().log_prob(torch.zeros(3, 2, 2, dtype=torch.long))  # -4 log 5
+        tensor([-6.4378, -6.4378, -6.4378])
     """
 
     log_probs: Tensor

@@ -27,6 +27,11 @@ class StandardNormal(Prior):
 
     References:
         Kingma & Welling 2013, Auto-encoding variational Bayes.
+
+    Example:
+        >>> from pyro_vae.shapes import Shapes
+        >>> StandardNormal(Shapes((8,), 3))(lambda x: x).log_prob(torch.zeros(5, 3)).shape
+        torch.Size([5])
     """
 
     zero: Tensor
@@ -80,6 +85,12 @@ class LearnedNormal(Prior):
 
     Args:
         shapes: the sizes of the VAE.
+
+    Example:
+        >>> from pyro_vae.shapes import Shapes
+        >>> prior = LearnedNormal(Shapes((8,), 3))
+        >>> prior(lambda x: x).log_prob(torch.zeros(3)).detach()  # at the start -3/2 log 2 pi
+        tensor(-2.7568)
     """
 
     def __init__(self, shapes: Shapes) -> None:

@@ -53,6 +53,15 @@ def load(path: str | Path, *, trust: Sequence[str] = (), device: str = "cpu", wh
     Raises:
         CheckpointError: if the directory is missing, damaged, or names a class outside the trusted modules.
         UsageError: if `which` is neither.
+
+    Example:
+        >>> import tempfile
+        >>> from pyro_vae.autoencoders.vae import VAE
+        >>> from pyro_vae.training.fitting import fit
+        >>> with tempfile.TemporaryDirectory() as run:
+        ...     history = fit(VAE((4,), latent_dim=2), torch.ones(20, 4), epochs=1, run=run, progress=False)
+        ...     load(run).encode(torch.ones(3, 4)).mean.shape
+        torch.Size([3, 2])
     """
     if not isinstance(path, str | PathLike):
         raise UsageError(f"path: expected the path of a run directory, got {shown(path)}")

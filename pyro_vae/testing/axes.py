@@ -78,6 +78,11 @@ def axis_of(cls: Any) -> Axis:
 
     Raises:
         UsageError: if it derives from no axis's base class.
+
+    Example:
+        >>> from pyro_vae.priors import VampPrior
+        >>> axis_of(VampPrior).name
+        'prior'
     """
     for axis in AXES:
         if isinstance(cls, type) and issubclass(cls, axis.base):

@@ -24,7 +24,9 @@ def makes(job):
 def test_local_and_hosted_integration_run_the_same_commands():
     local = re.findall(r"^make (\w+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
     hosted = jobs("tests.yml")
-    assert local == ["check", "docs", "test"] == [*makes(hosted["check"]), *makes(hosted["docs"]), *makes(hosted["test"])]
+    assert (
+        local == ["check", "docs", "test"] == [*makes(hosted["check"]), *makes(hosted["docs"]), *makes(hosted["test"])]
+    )
     assert makes(jobs("release.yml")["build"]) == local
 
 

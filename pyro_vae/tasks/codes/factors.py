@@ -163,6 +163,12 @@ def dci(
 
     References:
         Eastwood & Williams 2018, A framework for the quantitative evaluation of disentangled representations.
+
+    Example:
+        >>> codes = torch.rand(60, 2)
+        >>> found = dci(codes, (codes * 3).floor(), num_resamples=2)
+        >>> found.importance.shape
+        torch.Size([2, 2])
     """
     if find_spec("sklearn") is None:
         raise MissingPackage("scikit-learn", "sklearn", "dci")
