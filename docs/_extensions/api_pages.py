@@ -2,10 +2,11 @@
 
 import importlib
 import inspect
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pages import heading, toctree, write_page
-from public_names import ROOMS, Name, names_of, public_names, rooms
+from public_names import ROOMS, Name, constants_of, names_of, public_names, rooms
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
@@ -31,7 +32,20 @@ def _room_page(room: str, names: list[Name]) -> str:
     parts = [heading(room), _summary(room)]
     parts += [_table(own, toctree=True)] if own else []
     parts += ["On pages of other modules:\n", _table(elsewhere, toctree=False)] if elsewhere else []
-    return "\n".join(parts)
+    return "\n".join([*parts, *_constants(room)])
+
+
+def _constants(room: str) -> Iterator[str]:
+    """Entries for constants and names of types, on the page of their room, each with its value or its keys."""
+    for name, value in constants_of(importlib.import_module(room)).items():
+        if isinstance(value, Mapping):
+            shown = f"A mapping with the keys {', '.join(f'``{key}``' for key in value)}."
+        elif isinstance(value, tuple):
+            names = (str(getattr(item, "name", item)) for item in value)
+            shown = f"A tuple of {', '.join(f'``{name}``' for name in names)}."
+        else:
+            shown = f"``{value}``"
+        yield f".. py:data:: {room}.{name}\n\n   {shown}\n"
 
 
 def _elsewhere(room: str, names: list[Name], own: list[str]) -> list[str]:

@@ -16,7 +16,7 @@ ADDRESSES = {
 
 
 def mapping(lists: Path, out: Path) -> dict[str, tuple[str, str]]:
-    """What `intersphinx_mapping` takes: each project's address, and its inventory in Sphinx's format, written to `out`."""
+    """What `intersphinx_mapping` takes: the address and the inventory of each project; `out` is where these go."""
     out.mkdir(parents=True, exist_ok=True)
     for name in ADDRESSES:
         (out / f"{name}.inv").write_bytes(_inventory(name, (lists / f"{name}.txt").read_text()))

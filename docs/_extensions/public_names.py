@@ -49,8 +49,18 @@ def public_names() -> list[Name]:
 
 
 def _add(found: dict[int, Name], new: Name) -> None:
-    if not (inspect.isclass(new.value) or inspect.isfunction(new.value)):
+    if not _has_page(new.value):
         return
     old = found.setdefault(id(new.value), new)
     if len(new.path) < len(old.path):
         found[id(new.value)] = Name(new.path, old.room, new.value)
+
+
+def constants_of(module: ModuleType) -> dict[str, Any]:
+    """The public values of a room that are neither classes, functions nor modules: constants and names of types."""
+    values = {name: getattr(module, name) for name in names_of(module)}
+    return {name: value for name, value in values.items() if not _has_page(value) and not inspect.ismodule(value)}
+
+
+def _has_page(value: Any) -> bool:
+    return inspect.isclass(value) or inspect.isfunction(value)

@@ -52,7 +52,13 @@ class GivenX(dist.TorchDistribution):
 
 
 def log_terms(channel: Channel, y: Tensor, x: Tensor) -> Tensor:
-    """Log p(y|x) of each element, 0 where y is nan."""
+    """Log p(y|x) of each element, 0 where y is nan.
+
+    Example:
+        >>> from pyro_vae.channels import BitFlip
+        >>> log_terms(BitFlip(0.25), torch.ones(2, 3), torch.ones(2, 3)).shape
+        torch.Size([2, 3])
+    """
     seen = ~y.isnan()
     return torch.where(seen, channel.log_density(torch.where(seen, y, 0.0), x), 0.0)
 

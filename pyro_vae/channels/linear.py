@@ -241,6 +241,10 @@ class Blur(LinearChannel):
     Args:
         width: b, the standard deviation of the weights, in pixels; above 0.
         std: s, the standard deviation of the noise, above 0.
+
+    Example:
+        >>> Blur(width=1.0).draw(torch.zeros(3, 8, 8)).shape
+        torch.Size([3, 8, 8])
     """
 
     width: float = 1.0

@@ -197,6 +197,12 @@ def check_observed(pair: Through, y: Tensor) -> None:
 
     Raises:
         DataError: with what was expected.
+
+    Example:
+        >>> from pyro_vae.autoencoders import VAE
+        >>> from pyro_vae.channels import BitFlip
+        >>> pair = through(VAE((4,), latent_dim=2), BitFlip(0.1))
+        >>> check_observed(pair, torch.ones(2, 4))
     """
     if tuple(y.shape[1:]) != pair.observed_shape or len(y) == 0:
         wanted = ", ".join(map(str, pair.observed_shape))

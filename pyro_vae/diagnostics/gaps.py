@@ -334,6 +334,14 @@ def compare_gaps(train: InferenceGaps, test: InferenceGaps) -> GapComparison:
 
     Raises:
         UsageError: if they are not of at least 2 data each, or were measured with different numbers of draws.
+
+    Example:
+        >>> from pyro_vae.autoencoders import VAE
+        >>> vae = VAE((4,), latent_dim=1)
+        >>> how = Search(max_steps=5)
+        >>> train, test = (inference_gaps(vae, torch.ones(n, 4), num_particles=50, search=how) for n in (3, 4))
+        >>> type(compare_gaps(train, test)).__name__
+        'GapComparison'
     """
     if min(len(train.elbo), len(test.elbo)) < 2:
         raise UsageError("a comparison of averages needs at least 2 data of each, for their errors")

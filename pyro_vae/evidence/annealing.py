@@ -149,6 +149,13 @@ def reverse_ais(
 
     References:
         Grosse, Ghahramani & Adams 2015, Sandwiching the marginal likelihood using bidirectional Monte Carlo.
+
+    Example:
+        >>> from pyro_vae.autoencoders import VAE
+        >>> vae, z = VAE((4,), latent_dim=2), torch.zeros(1, 3, 2)
+        >>> how = Annealing(num_temperatures=5, num_chains=2)
+        >>> reverse_ais(vae.model, vae.guide, torch.ones(3, 4), latents={"z": z}, annealing=how).log_p.shape
+        torch.Size([3])
     """
     programs = _Programs(model, guide, tuple(inputs), max_plate_nesting)
     run = _Run(programs, annealing or Annealing(), seed, max_rows, compile)

@@ -54,6 +54,13 @@ def has_elbo(guide: Program, *args: Any, max_plate_nesting: int = 1, **inputs: A
         *args: its arguments, with the data in front.
         max_plate_nesting: number of plate dimensions it uses.
         **inputs: its arguments by name.
+
+    Example:
+        >>> from pyro_vae.autoencoders import VAE
+        >>> from pyro_vae.guides import Delta
+        >>> vaes = VAE((4,), latent_dim=2), VAE((4,), latent_dim=2, guide=Delta)
+        >>> [has_elbo(vae.guide, torch.ones(3, 4)) for vae in vaes]
+        [True, False]
     """
     with evaluation_mode(guide), seeded(0, "structure"):
         return not _is_point(propose(guide, *args, num_particles=1, max_plate_nesting=max_plate_nesting, **inputs))

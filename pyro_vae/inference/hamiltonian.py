@@ -39,6 +39,10 @@ class HMC:
 
     Raises:
         UsageError: if a value is out of range.
+
+    Example:
+        >>> HMC(num_chains=2, num_warmup=100)
+        HMC(num_chains=2, num_warmup=100, num_leapfrog=10, target_accept=0.8)
     """
 
     num_chains: int = 4

@@ -28,6 +28,14 @@ def rank_ecdf(calibration: Calibration) -> "Figure":
     Returns:
         The figure: one line for each quantity, in colour and named if it leaves the band. A line above the band on the
         left and below it on the right means a guide that is too narrow; a line on one side of it, a biased guide.
+
+    Example:
+        >>> from pyro_vae.autoencoders import VAE
+        >>> from pyro_vae.diagnostics.calibration import simulation_based_calibration
+        >>> vae = VAE((4,), latent_dim=2)
+        >>> found = simulation_based_calibration(vae.model, vae.guide, torch.zeros(30, 4), num_draws=19)
+        >>> type(rank_ecdf(found)).__name__
+        'Figure'
     """
     points, flagged = calibration.points.numpy(), calibration.flagged.tolist()
     lower, upper = (side.numpy() for side in calibration.band)
@@ -82,6 +90,14 @@ def coverage(result: Coverage) -> "Figure":
 
     Raises:
         UsageError: if there are no levels.
+
+    Example:
+        >>> from pyro_vae.autoencoders import VAE
+        >>> from pyro_vae.diagnostics.calibration import simulation_based_calibration
+        >>> vae = VAE((4,), latent_dim=2)
+        >>> found = simulation_based_calibration(vae.model, vae.guide, torch.zeros(30, 4), num_draws=19)
+        >>> type(coverage(found.coverage())).__name__
+        'Figure'
     """
     if len(result.levels) == 0:
         raise UsageError("no level to draw: give coverage some levels, with enough draws for them")
@@ -159,6 +175,14 @@ def comparison(result: Comparison) -> "Figure":
 
     Returns:
         The figure: best model on top; in colour those that are worse by more than two standard errors.
+
+    Example:
+        >>> from pyro_vae.diagnostics import compare
+        >>> from pyro_vae.evidence import Evidence
+        >>> zero = torch.zeros(3)
+        >>> better, worse = (Evidence(torch.ones(3) * at, zero, zero, zero, zero, 9, 0) for at in (-1.0, -2.0))
+        >>> type(comparison(compare({"a": better, "b": worse}))).__name__
+        'Figure'
     """
     figure = make_figure(6.4, 0.42 * len(result.models) + 1.3)
     axes = figure.subplots()

@@ -92,6 +92,13 @@ def traversal(found: Traversal, num: int = 20) -> "Figure":
 
     Raises:
         UsageError: if the data have no picture.
+
+    Example:
+        >>> from pyro_vae.autoencoders import VAE
+        >>> from pyro_vae.tasks import traverse
+        >>> found = traverse(VAE((8, 8), latent_dim=2), torch.rand(5, 8, 8).round(), steps=5)
+        >>> type(traversal(found)).__name__
+        'Figure'
     """
     found = found.first(num)
     numbers = zip(found.dims.tolist(), found.kl.tolist(), strict=True)
@@ -112,6 +119,13 @@ def interpolations(paths: Paths, num: int = 12) -> "Figure":
 
     Raises:
         UsageError: if the data have no picture.
+
+    Example:
+        >>> from pyro_vae.autoencoders import VAE
+        >>> from pyro_vae.tasks import interpolate
+        >>> paths = interpolate(VAE((8, 8), latent_dim=2), torch.zeros(3, 2), torch.ones(3, 2), steps=5)
+        >>> type(interpolations(paths)).__name__
+        'Figure'
     """
     rows = [f"length {length:.3g}" for length in paths.length[:num].tolist()]
     steps = paths.x.shape[1]
@@ -132,6 +146,14 @@ def edits(found: Edited, x: Tensor, num: int = 12) -> "Figure":
 
     Raises:
         UsageError: if the data have no picture.
+
+    Example:
+        >>> from pyro_vae.autoencoders import VAE
+        >>> from pyro_vae.tasks import edit
+        >>> x = torch.zeros(5, 8, 8)
+        >>> found = edit(VAE((8, 8), latent_dim=2), x, torch.ones(2), [0.0, 2.0])
+        >>> type(edits(found, x)).__name__
+        'Figure'
     """
     images = torch.cat([x.cpu().to(found.x.dtype).unsqueeze(0), found.x]).transpose(0, 1)[:num]
     columns = ["x", *(f"{s:+g} v" for s in found.strengths.tolist())]

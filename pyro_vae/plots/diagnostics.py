@@ -118,6 +118,15 @@ def inference_gaps(gaps: Mapping[str, InferenceGaps]) -> "Figure":
 
     Raises:
         UsageError: if there are none.
+
+    Example:
+        >>> from pyro_vae.autoencoders import VAE
+        >>> from pyro_vae import diagnostics
+        >>> from pyro_vae.inference import Search
+        >>> vae, how = VAE((4,), latent_dim=1), Search(max_steps=5)
+        >>> gaps = diagnostics.inference_gaps(vae, torch.ones(3, 4), num_particles=50, search=how)
+        >>> type(inference_gaps({"test": gaps})).__name__
+        'Figure'
     """
     if not gaps:
         raise UsageError("expected at least one result of inference_gaps, by name, got none")

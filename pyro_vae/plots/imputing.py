@@ -37,6 +37,15 @@ def imputations(imputed: Imputed, truth: Tensor | None = None) -> "Figure":
 
     Raises:
         UsageError: if the data are no images, and no truth of a missing element is known.
+
+    Example:
+        >>> from pyro_vae.autoencoders import VAE
+        >>> from pyro_vae.tasks import impute
+        >>> truth = torch.ones(5, 4)
+        >>> x = truth.clone()
+        >>> x[:, 1] = torch.nan
+        >>> type(imputations(impute(VAE((4,), latent_dim=2), x, num_draws=3, num_particles=50), truth)).__name__
+        'Figure'
     """
     event = tuple(imputed.best.shape[1:])
     if len(event) > 1 and drawable(event):

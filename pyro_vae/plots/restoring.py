@@ -26,6 +26,16 @@ def restorations(restored: Restored, y: Tensor, num_draws: int = 4) -> "Figure":
 
     Raises:
         UsageError: if these are no images.
+
+    Example:
+        >>> from pyro_vae.autoencoders import VAE
+        >>> from pyro_vae.channels import Missing
+        >>> from pyro_vae.tasks import restore
+        >>> y = torch.zeros(2, 8, 8)
+        >>> y[:, 4:] = torch.nan
+        >>> restored = restore(VAE((8, 8), latent_dim=2), y, Missing(), num_draws=5, num_particles=50)
+        >>> type(restorations(restored, y)).__name__
+        'Figure'
     """
     x, drawn = restored.mean, restored.draws[:num_draws]
     low, high = drawn.min(), drawn.max()

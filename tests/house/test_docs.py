@@ -177,7 +177,7 @@ FOLDERS = [ROOT, ROOT / ".github", *(ROOT / "docs" / name for name in ("", "lear
 PAGES = [page for folder in FOLDERS for page in folder.glob("*.md")]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}-{page.stem}")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_exist(page):
     """Files and folders are there, and so are the headings that a link names."""
     for target, heading in re.findall(r"\]\(([^)#:\s]*)(?:#([^)]+))?\)", without_code(page.read_text())):
