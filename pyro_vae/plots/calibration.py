@@ -139,6 +139,14 @@ def predictive_check(check: PredictiveCheck) -> "Figure":
 
     Returns:
         The figure, one panel for each statistic; the line is orange if the statistic is flagged.
+
+    Example:
+        >>> from pyro_vae.autoencoders import VAE
+        >>> from pyro_vae.diagnostics.predictive import posterior_predictive_check
+        >>> vae = VAE((4,), latent_dim=2)
+        >>> result = posterior_predictive_check(vae.model, vae.guide, torch.ones(20, 4), num_particles=50)
+        >>> type(predictive_check(result)).__name__
+        'Figure'
     """
     count = len(check.names)
     columns = min(count, 4)
