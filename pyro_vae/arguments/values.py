@@ -191,7 +191,8 @@ def _converted(name: str, data: Any) -> np.ndarray:
         raise UsageError(f"{name}: expected rows of one shape, got a {type(data).__name__}: {error}") from error
     if array.dtype.kind not in "fiub":
         raise UsageError(
-            f"{name}: expected numbers, got a {type(data).__name__} of {array.dtype}: leave out the others"
+            f"{name}: expected numbers, got a {type(data).__name__} of {array.dtype}: leave out the others, or of a "
+            "table take the codes of pyro_vae.data.as_dataset(table)"
         )
     return array
 

@@ -185,7 +185,20 @@ FIT = {
     ),
     "None": (lambda: trained(None), "data: expected a tensor or an array [N, *event], got NoneType None"),
     "ragged lists": (lambda: trained([[1.0], [1.0, 2.0]]), "data: expected rows of one shape, got a list"),
-    "text in a table": (lambda: trained(pandas.DataFrame({"a": ["x"]})), "data: expected numbers, got a DataFrame"),
+    "one text in a table": (
+        lambda: trained(pandas.DataFrame({"a": ["x"]})),
+        "'a' has one text alone, 'x': leave",
+    ),
+    "texts in a table": (
+        lambda: trained(pandas.DataFrame({"a": [*"xyz"]})),
+        "'a' has levels, as category: take",
+        "Mixed",
+    ),
+    "texts in a table, as x": (
+        lambda: log_marginal(PAIR.model, PAIR.guide, pandas.DataFrame({"a": ["x"]})),
+        "x: expected numbers, got a DataFrame",
+        "as_dataset",
+    ),
     "data of another shape": (lambda: trained(torch.ones(5, 6)), "expected shape [N >= 1, 3, 2], got [5, 6]"),
     "the class of a VAE": (lambda: fit(VAE, X), "vae: expected a VAE", "got <class"),
     "no VAE": (lambda: fit(nn.Linear(2, 2), X), "vae: expected a VAE, or another module with programs"),
