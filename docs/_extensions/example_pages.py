@@ -17,7 +17,8 @@ def write_pages(app: Sphinx, config: Config) -> None:
     """Write `reference/examples/*.rst`, before the reader looks for pages."""
     root = Path(app.srcdir).parent / "examples"
     folder = Path(app.srcdir) / "reference" / "examples"
-    names = [path.relative_to(root).as_posix() for path in sorted(root.rglob("*")) if path.suffix in (".py", ".yaml")]
+    files = (path for path in sorted(root.rglob("[!_]*")) if path.suffix in (".py", ".yaml"))
+    names = [path.relative_to(root).as_posix() for path in files]
     for name in names:
         write_page(folder / f"{name}.rst", _page(root, name))
     groups = {
