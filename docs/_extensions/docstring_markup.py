@@ -10,14 +10,20 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-_GLUED = re.compile(r"(?<!`)(`[^`\n]+`)(?=[A-Za-z])")
+_NAME = re.compile(r"(`[^`]+`)([A-Za-z]?)")
+_ROW = re.compile(r"\s*\|.*\|\s*$")
 
 
 def convert(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
     """Change the lines of one docstring in place, before napoleon reads its sections."""
-    groups = groupby(lines, key=lambda line: line.lstrip().startswith("| "))
+    groups = groupby(lines, key=lambda line: bool(_ROW.match(line)))
     parts = [_table(list(group)) if is_table else list(group) for is_table, group in groups]
-    lines[:] = [_GLUED.sub(r"\1\\ ", line) for part in parts for line in part]
+    lines[:] = [_NAME.sub(_separated, line) for part in parts for line in part]
+
+
+def _separated(match: re.Match[str]) -> str:
+    """A name in backticks, ended by an escaped space if the word goes on."""
+    return f"{match[1]}\\ {match[2]}" if match[2] else match[0]
 
 
 def _table(rows: list[str]) -> list[str]:

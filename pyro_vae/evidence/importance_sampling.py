@@ -57,7 +57,7 @@ class Evidence(Estimate):
             of the same data; None if it is not known.
         method: `"importance"`, `"psis"` of smoothed weights, or `"prior"` of draws from p(z).
         rounding: about how far `log_p` is off by the rounding of the weights' own type, `[N]`, nats: its relative
-            precision times |log p(x, z)| + |log q(z|x)|; 1e-5 nats for 100 in single precision, 0.01 for 100,000. No
+            precision times `|log p(x, z)| + |log q(z|x)|`; 1e-5 nats for 100 in single precision, 0.01 for 100,000. No
             number of draws or data averages it out. None where it is not known.
     """
 
