@@ -30,6 +30,7 @@ MODULES = sorted(
 )
 
 
+@pytest.mark.usefixtures("few_adapted")
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name):
     module = importlib.import_module(name)
@@ -162,6 +163,7 @@ def test_extending_names_every_check():
     assert told["a VAE with the part in it"] == of_a_vae
 
 
+@pytest.mark.usefixtures("few_adapted")
 def test_evidence_python(run_python, capsys):
     """The gap of the example is that of an untrained model, where it must be small."""
     namespace = run_python("docs/evidence.md", least=1)
