@@ -673,16 +673,6 @@ class TestProcess:
         result = shell("evaluate", run, "--num_particles 10 --json")
         assert result.code == 0 and result.json["num_data"] == 200 and not result.err
 
-    def test_stopped_by_sigterm(self):
-        """It saves, says so and ends with 143; the same command goes on to the same bits."""
-        words = ("fit", FAST, "--epochs 3 --start_at_mean true --run")
-        result = shell(*words, "stopped", program="tests.support.stopping 17")
-        assert result.code == 143
-        assert "stopped by signal 15 at epoch 2, step 3 of" in result.error and "to resume" in result.err
-        assert len(read_metrics("stopped")) == 1
-        assert done(*words, "stopped")["epochs"] == done(*words, "whole")["epochs"] == 3
-        assert tensors("stopped") == tensors("whole")
-
 
 MINE = '''\
 """A likelihood of one's own."""
@@ -765,7 +755,13 @@ class TestOwnClass:
         result = call("fit", FAST, "--vae.likelihood mine.StudentT --start_at_mean true --epochs 1 --run r")
         assert result.code == 2 and "StudentT does not say where a decoder starts" in result.error
 
-    def test_in_a_process(self):
-        result = shell("fit", FAST, "--vae.likelihood mine.StudentT --epochs 1 --run r --json")
-        assert result.code == 0 and result.json["epochs"] == 1 and "Warning" not in result.err
-        assert done("evaluate r --num_particles 5 --trust mine")["num_data"] == 200
+    def test_in_a_process_that_is_stopped_by_sigterm(self):
+        """It saves, says so and ends with 143; the same command goes on to the same bits."""
+        words = ("fit", FAST, "--vae.likelihood mine.StudentT --epochs 3 --run")
+        result = shell(*words, "stopped", program="tests.support.stopping 17")
+        assert result.code == 143 and "Warning" not in result.err
+        assert "stopped by signal 15 at epoch 2, step 3 of" in result.error and "to resume" in result.err
+        assert len(read_metrics("stopped")) == 1
+        assert done(*words, "stopped")["epochs"] == done(*words, "whole")["epochs"] == 3
+        assert tensors("stopped") == tensors("whole")
+        assert done("evaluate stopped --num_particles 5 --trust mine")["num_data"] == 200

@@ -77,7 +77,7 @@ class TestMovedCodes:
             ("traverse --num 20 --steps 3", "traversal-test-aggregate", {"x": (2, 3, 8, 8), "kl_standard_error": (2,)}),
             ("manifold --num 20 --side 3", "manifold-side3-margin0.05", {"x": (3, 3, 8, 8), "rows": (3,)}),
             (
-                "interpolate --num 2 --steps 4 --kind geodesic --num_particles 20",
+                "interpolate --num 2 --steps 4 --kind geodesic --bends 2 --num_particles 20",
                 "paths-test-geodesic-num2-seed0",
                 {"x": (2, 4, 8, 8), "z": (2, 4, 2), "length": (2,), "log_p": (2, 4)},
             ),
