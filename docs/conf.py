@@ -66,6 +66,7 @@ os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm's,
 autosummary_generate = True
 autosummary_ignore_module_all = False
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 default_role = "py:obj"  # `fit` in a docstring: a link if it is a public name, code otherwise
