@@ -14,6 +14,7 @@ from pyro_vae.runs.loading import load
 from tests.cli.test_cli import FAST, call, done, some_of, tensors
 from tests.evidence.test_methods import FASTEST
 
+pytestmark = pytest.mark.usefixtures("few_adapted")
 FEW = "--num_data 3 --num_particles 40 --quiet"
 CHEAP = " ".join(f"--options.{name} {value}" for m in ("ais", "appendix_d") for name, value in FASTEST[m].items())
 

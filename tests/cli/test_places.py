@@ -14,6 +14,7 @@ from pyro_vae.errors import FileError
 from pyro_vae.runs import files as run_files
 from tests.evidence.test_methods import FASTEST
 
+pytestmark = pytest.mark.usefixtures("few_adapted")
 SMALL = "--num_particles 4 --num_data 8 --quiet"
 CHEAP = " ".join(f"--options.{name} {value}" for m in ("ais", "appendix_d") for name, value in FASTEST[m].items())
 RESULTS = {

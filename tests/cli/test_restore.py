@@ -11,7 +11,7 @@ from tests.cli.test_cli import SMALL, call, is_png
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     run = tmp_path_factory.mktemp("restore") / "run"
-    assert call("fit", SMALL, "--epochs 1 --quiet --run", run).code == 0
+    assert call("fit", SMALL, "--epochs 1 --pictures false --quiet --run", run).code == 0
     return run
 
 
