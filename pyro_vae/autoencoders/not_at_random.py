@@ -16,7 +16,7 @@ from pyro_vae.arguments.values import factory, shape_of
 from pyro_vae.autoencoders.base import Autoencoder
 from pyro_vae.autoencoders.missingness import Missingness, SelfMasking
 from pyro_vae.autoencoders.vae import VAE
-from pyro_vae.distributions.elements import Either, Finite, Rescaled, finite_values
+from pyro_vae.distributions.elements import Either, Finite, Rescaled, finite_values, has_finite_values
 from pyro_vae.errors import UsageError
 from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Likelihood
@@ -212,7 +212,7 @@ class NotAtRandom(Autoencoder):
     def _sums(self) -> bool:
         """Whether missing elements are summed out."""
         elements = self._example()
-        if self.missingness.elementwise and finite_values(elements) is not None:
+        if self.missingness.elementwise and has_finite_values(elements):
             return True
         if not elements.has_rsample:
             raise UsageError(
@@ -226,7 +226,7 @@ class NotAtRandom(Autoencoder):
         """p(x_d|z, not observed), and the logit of being observed with x_d summed out, for elements of finitely many
         values.
         """
-        points = finite_values(elements)
+        points = finite_values(elements, next(self.vae.parameters()).device)
         assert points is not None
         log_p, event = [elements.log_prob(v.expand(elements.batch_shape)) for v in points], self.shapes.event
         logits = [self.observed_logits(v.expand(event)) for v in points]

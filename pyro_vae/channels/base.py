@@ -144,7 +144,7 @@ class Channel(ABC):
 
     def _of_each_value(self, elements: dist.TorchDistribution, y: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The values of an element of x, `[V]`, and log p(y, x|z) of each element at each of them."""
-        values = finite_values(elements)
+        values = finite_values(elements, y.device)
         if values is None:
             raise NotExactError(
                 f"{type(self).__name__} has no exact p(y|z) for {type(elements).__name__} elements: its `log_prob` "

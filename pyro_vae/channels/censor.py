@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_vae.arguments.values import number
 from pyro_vae.channels.base import refuse_values
 from pyro_vae.channels.within import Within
-from pyro_vae.distributions.elements import Either, Exactly, finite_values
+from pyro_vae.distributions.elements import Either, Exactly, has_finite_values
 from pyro_vae.errors import UsageError
 
 
@@ -62,11 +62,7 @@ class Censor(Within):
     def log_prob(self, elements: dist.TorchDistribution, y: Tensor) -> Tensor:
         """Log F(low), log(1 - F(high)) or log p(x|z) at y."""
         beyond = super().log_prob(elements, y)
-        return (
-            beyond
-            if finite_values(elements) is not None
-            else torch.where(self._between(y), elements.log_prob(y), beyond)
-        )
+        return beyond if has_finite_values(elements) else torch.where(self._between(y), elements.log_prob(y), beyond)
 
     def restored(self, elements: dist.TorchDistribution, y: Tensor) -> dist.TorchDistribution:
         """Y between the limits, else x given that it lies beyond one."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_vae.arguments.values import number
 from pyro_vae.channels.base import Channel, NotExactError
-from pyro_vae.distributions.elements import finite_values
+from pyro_vae.distributions.elements import has_finite_values
 from pyro_vae.distributions.exponentials import exponential_pieces, log_with_noise
 from pyro_vae.distributions.normals import as_normal
 from pyro_vae.distributions.quadrature import Tilted, has_density
@@ -66,7 +66,7 @@ class GaussianNoise(Channel):
         return super().restored(elements, y) if self._is_finite(elements) else self._tilted(elements, y)
 
     def _is_finite(self, elements: dist.TorchDistribution) -> bool:
-        if finite_values(elements) is not None:
+        if has_finite_values(elements):
             return True
         if has_density(elements):
             return False

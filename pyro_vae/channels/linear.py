@@ -113,7 +113,7 @@ class LinearChannel(Channel):
 
     def spread(self, seen: Tensor, event: Shape) -> Tensor:
         """The elements that an observed one is a sum of."""
-        matrix = self.matrix_for(event)
+        matrix = self.matrix_for(event).to(seen.device)
         reached = self._flat(seen, matrix).to(matrix) @ (matrix != 0).to(matrix) > 0
         return reached.reshape(*reached.shape[:-1], *self._event(event))
 
@@ -130,7 +130,8 @@ class LinearChannel(Channel):
         variance = distinct(normal.scale, dims).square().flatten(-dims)
         seen = ~y.isnan()
         seen = None if seen.all() else self._flat(seen)
-        return LinearObservation(self.matrix_for(tuple(normal.batch_shape)), variance, self.std, seen)
+        matrix = self.matrix_for(tuple(normal.batch_shape)).to(y.device)
+        return LinearObservation(matrix, variance, self.std, seen)
 
     def _event(self, shape: Shape) -> Shape:
         """The last dimensions, on which A acts."""

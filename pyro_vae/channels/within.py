@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.channels.base import Channel, NotExactError
-from pyro_vae.distributions.elements import finite_values
+from pyro_vae.distributions.elements import has_finite_values
 from pyro_vae.distributions.intervals import KNOWN, inside, log_mass
 
 
@@ -41,7 +41,7 @@ class Within(Channel):
 
     def _checked(self, by_sums: Any, elements: dist.TorchDistribution, y: Tensor) -> Any:
         """By sums over the values, if they are finitely many."""
-        if finite_values(elements) is None:
+        if not has_finite_values(elements):
             raise NotExactError(
                 f"{type(self).__name__} has no exact p(y|z) for {type(elements).__name__.lstrip('_')} elements, whose "
                 f"distribution function is not known here: take {KNOWN}, or a likelihood with finitely many values"

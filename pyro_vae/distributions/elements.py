@@ -234,18 +234,30 @@ class Either(Elements):
         return torch.where(self.which, self.first.variance, self.second.variance)
 
 
-def finite_values(elements: dist.TorchDistribution) -> Tensor | None:
-    """The values that elements have, if they are finitely many and the same for all: binary, grey levels.
+def has_finite_values(elements: dist.TorchDistribution) -> bool:
+    """Whether the values that elements have are finitely many and the same for all: binary, grey levels."""
+    return _values_of(elements.support) is not None
+
+
+def finite_values(elements: dist.TorchDistribution, device: torch.device) -> Tensor | None:
+    """The values that elements have, if `has_finite_values`.
+
+    Args:
+        elements: the distribution.
+        device: of its parameters.
 
     Returns:
-        `[V]` in the type and on the device of the parameters; None for other distributions.
+        `[V]` in the type of the parameters; None for other distributions.
     """
-    support: Any = elements.support
-    if support is constraints.boolean:
-        values = torch.tensor([0.0, 1.0])
-    elif isinstance(found := getattr(support, "values", None), Tensor):
-        values = found
-    else:
+    values = _values_of(elements.support)
+    if values is None:
         return None
-    example = elements.log_prob(values[0].expand(elements.batch_shape))
-    return values.to(example)
+    values = values.to(device)
+    return values.to(elements.log_prob(values[0].expand(elements.batch_shape)))
+
+
+def _values_of(support: Any) -> Tensor | None:
+    if support is constraints.boolean:
+        return torch.tensor([0.0, 1.0])
+    found = getattr(support, "values", None)
+    return found if isinstance(found, Tensor) else None

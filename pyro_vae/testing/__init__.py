@@ -18,6 +18,7 @@
     code_distributions.py    the contract of a distribution over codes
     inside_a_vae.py          the contract of a part inside a VAE
     modules.py               the contract of torch modules and of values
+    devices.py               whether results are on the device of the data, without an accelerator
     ppca.py                  a VAE with a known log p(x): probabilistic PCA
     measure.py               integrals, statistics, noise
 """

@@ -5,6 +5,8 @@ real x a density p(y|x).
 """
 
 import random
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,8 @@ from pyro_vae.process.seeding import seeded
 from pyro_vae.runs.describing import describe, resolve
 from pyro_vae.runs.safe_yaml import dump_yaml, load_yaml
 from pyro_vae.testing import channel_densities
-from pyro_vae.testing.contract import Check, expect, expect_close, expect_finite, expect_shape
+from pyro_vae.testing.contract import Check, NotApplicable, expect, expect_close, expect_finite, expect_shape
+from pyro_vae.testing.devices import expect_on_one_device
 from pyro_vae.testing.modules import expect_takes_options, expect_value
 from pyro_vae.testing.observations import LEADING, Seen, all_seen, exact
 from pyro_vae.testing.parts import Part
@@ -206,6 +209,31 @@ def leaves_the_process_alone(part: Part) -> None:
         expect(_process() == before, "switches and other generators as they were", "others")
 
 
+def stays_on_its_device(part: Part) -> None:
+    """Draws, densities, restored values and the encoder's fill-in are computed where x and y are."""
+    reading = []
+    for seen in exact(part):
+        try:
+            expect_on_one_device(partial(_on_the_device_of, seen, seen.params(4).to("meta").requires_grad_()))
+        except NotApplicable as reason:
+            reading.append(reason)
+    if reading:
+        raise reading[0]
+
+
+def _on_the_device_of(seen: Seen, params: Tensor) -> Iterator[tuple[str, Tensor]]:
+    elements = seen.likelihood.to("meta")(params)
+    _, y = seen.drawn(elements)
+    filled, mask = seen.channel.fill_in(y, seen.event)
+    yield from [("y", y), ("fill_in", filled), ("its mask", mask)]
+    yield "known", seen.channel.known(y, seen.event)
+    yield "spread", seen.channel.spread(~y.isnan(), seen.event)
+    yield f"log p(y|z) {seen.named}", seen.total(elements, y)
+    restored = seen.recover(elements, y)
+    yield f"the mean of restored x {seen.named}", restored.mean
+    yield f"restored x {seen.named}", restored.sample()
+
+
 def _process() -> tuple[Any, ...]:
     switches = torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()
     return *switches, random.getstate(), str(np.random.get_state())
@@ -225,4 +253,5 @@ CHECKS: tuple[Check, ...] = (
     single_precision,
     stays_finite,
     leaves_the_process_alone,
+    stays_on_its_device,
 )

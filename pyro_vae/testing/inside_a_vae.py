@@ -31,6 +31,7 @@ from pyro_vae.testing.contract import (
     expect_shape,
     not_applicable,
 )
+from pyro_vae.testing.devices import expect_on_one_device
 from pyro_vae.testing.modules import expect_moves_and_casts, expect_recordable, perturbed, small_mlp
 from pyro_vae.testing.parts import Part
 
@@ -244,6 +245,26 @@ def vae_moves_and_casts(part: Part) -> None:
     expect_moves_and_casts(case.make, lambda vae: vae.prior_distribution(given.get("c")).sample())
 
 
+def vae_stays_on_its_device(part: Part) -> None:
+    """After `to(device)` the VAE computes on that device alone, with its draws, its loss and its gradients."""
+    case = case_of(part)
+    vae = case.make()
+    x, given = data_for(vae.likelihood).to("meta"), {name: value.to("meta") for name, value in case.inputs.items()}
+    vae.to("meta")
+
+    def results() -> Iterator[tuple[str, Tensor]]:
+        z = vae.encode(x, **given).rsample()
+        prior, elements = vae.prior_distribution(given.get("c")), vae.decode(z, **given)
+        yield "a draw of the guide", z
+        yield "log p(z)", prior.log_prob(z)
+        yield "log p(x|z)", elements.log_prob(x)
+        yield "the loss", ELBO().tensor_loss(vae.model, vae.guide, x, torch.ones_like(x, dtype=torch.bool), **given)
+        yield "a draw of the prior", prior.sample()
+        yield "a draw of x", elements.sample()
+
+    expect_on_one_device(results)
+
+
 CHECKS: tuple[Check, ...] = (
     draws_inside_plates,
     weighs_by_its_densities,
@@ -252,4 +273,5 @@ CHECKS: tuple[Check, ...] = (
     step_can_be_recorded,
     description_rebuilds,
     vae_moves_and_casts,
+    vae_stays_on_its_device,
 )

@@ -1,5 +1,6 @@
 """The contract of an objective."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, get_args, get_type_hints
 
@@ -26,6 +27,7 @@ from pyro_vae.testing.contract import (
     expect_shape,
     not_applicable,
 )
+from pyro_vae.testing.devices import expect_on_one_device
 from pyro_vae.testing.modules import expect_takes_options, expect_value, perturbed, small_mlp
 from pyro_vae.testing.parts import Part
 from pyro_vae.testing.ppca import linear_process, linear_vae, make_exact
@@ -203,6 +205,20 @@ def takes_any_pair(part: Part) -> None:
     expect_gradients(pair, "the loss of two latent sites")
 
 
+def stays_on_its_device(part: Part) -> None:
+    """The loss, and its gradients, are computed where the data and the VAE are."""
+    vae, x = _pair(part)
+    vae, x, objective = vae.to("meta"), x.to("meta"), _objective(part)
+
+    def results() -> Iterator[tuple[str, Tensor]]:
+        try:
+            yield "the loss", objective.tensor_loss(vae.model, vae.guide, x)
+        except NotTensorial:
+            yield "the loss", objective(vae.model, vae.guide, x)
+
+    expect_on_one_device(results)
+
+
 def leaves_the_programs_alone(part: Part) -> None:
     """It leaves model and guide unchanged: log-weights after a loss equal those before it."""
     vae, x = _pair(part)
@@ -269,4 +285,5 @@ CHECKS: tuple[Check, ...] = (
     is_met_by_the_exact_posterior,
     takes_any_pair,
     follows_its_schedules,
+    stays_on_its_device,
 )

@@ -373,6 +373,13 @@ class LikelihoodThatIgnoresMasks(RightLikelihood):
     kind = IgnoresMasks
 
 
+class LikelihoodOnTheCPU(RightLikelihood):
+    """Feeds the encoder what was put together on the CPU."""
+
+    def encoder_input(self, x, mask=None):
+        return torch.stack([x.new_zeros(()), torch.ones(())])[1] * super().encoder_input(x, mask)
+
+
 # ---- priors --------------------------------------------------------------------------------------------------------
 
 
@@ -512,6 +519,13 @@ class PriorThatReadsByNumpy(RightPrior):
     def forward(self, encode, context=None):
         first = self.log_scale[0]
         return self.kind(self.loc + first - read(first), self.log_scale.exp(), 1)
+
+
+class PriorOnTheCPU(RightPrior):
+    """Makes a tensor where torch makes them by default, not where its parameters are."""
+
+    def forward(self, encode, context=None):
+        return self.kind(self.loc + torch.zeros(self.loc.shape), self.log_scale.exp(), 1)
 
 
 # ---- guides --------------------------------------------------------------------------------------------------------
@@ -695,6 +709,14 @@ class GuideThatReadsByNumpy(RightGuide):
         return self.kind(params[..., 0, :] + shift, params[..., 1, :].exp(), 1)
 
 
+class GuideOnTheCPU(RightGuide):
+    """By a product of matrices, which torch's meta device multiplies wherever they are."""
+
+    def distribution(self, params):
+        loc, log_scale = params.unbind(-2)
+        return self.kind(loc @ torch.eye(loc.shape[-1], dtype=loc.dtype), log_scale.exp(), 1)
+
+
 # ---- networks ------------------------------------------------------------------------------------------------------
 
 
@@ -777,6 +799,13 @@ class NetworkThatReadsByNumpy(RightNetwork):
     def forward(self, x):
         bias = self.output.bias
         return super().forward(x) + bias.sum() - read(bias.sum())
+
+
+class NetworkOnTheCPU(RightNetwork):
+    """Its output is new, and not where the input was."""
+
+    def forward(self, x):
+        return torch.ones(()) * torch.ones((*x.shape[: x.dim() - len(self.in_shape)], *self.out_shape))
 
 
 # ---- objectives ----------------------------------------------------------------------------------------------------
@@ -937,6 +966,13 @@ class ObjectiveThatTakesASchedule(RightObjective):
         return ELBO(beta)(model, guide, *args, **kwargs)
 
 
+@breaks("stays_on_its_device")
+@dataclass(frozen=True)
+class ObjectiveOnTheCPU(RightObjective):
+    def tensor_loss(self, model, guide, *args, **kwargs):
+        return (super().tensor_loss(model, guide, *args, **kwargs) + torch.zeros(1)).sum()
+
+
 # ---- schedules -----------------------------------------------------------------------------------------------------
 
 
@@ -999,6 +1035,10 @@ WHOLE = [
     (LikelihoodThatReadsByNumpy, "step_can_be_recorded"),
     (NetworkWithHiddenState, "description_rebuilds"),
     (PriorWithAPlainTensor, "vae_moves_and_casts"),
+    (PriorOnTheCPU, "vae_stays_on_its_device"),
+    (LikelihoodOnTheCPU, "vae_stays_on_its_device"),
+    (GuideOnTheCPU, "vae_stays_on_its_device"),
+    (NetworkOnTheCPU, "vae_stays_on_its_device"),
 ]
 """Parts that break checks of a whole VAE, beside what they break by themselves."""
 RIGHT = (

@@ -333,3 +333,12 @@ class ChannelThatDrawsDensities(RightChannel):
 
     def log_prob(self, elements, y):
         return super().log_prob(elements, y) + 1e-12 * torch.randn(())
+
+
+@breaks("stays_on_its_device")
+@dataclass(frozen=True)
+class ChannelOnTheCPU(RightChannel):
+    """Draws where torch draws by default, not where x is."""
+
+    def draw(self, x):
+        return torch.where(torch.rand(x.shape) < self.p, 1 - x, x)
