@@ -50,7 +50,7 @@ DTYPES: dict[str, torch.dtype | None] = {"float32": None, "bf16": torch.bfloat16
 
 
 _INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16", "sve_bf16")
-"""Names in torch and Linux of CPU features that multiply in bfloat16."""
+"""Names in torch and Linux of CPU features by which products in bfloat16 are computed without emulation."""
 
 
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -70,7 +70,7 @@ def check_precision(precision: object) -> None:
 
 
 def usable_precision(precision: Precision, device: torch.device) -> Precision:
-    """The precision, or float32 with a warning on a CPU without bfloat16 instructions.
+    """The precision, or float32 with a warning on a CPU that is not known to have bfloat16 instructions.
 
     Without them factors are converted, which takes two to ten times as long as float32 and is less exact.
 
@@ -81,20 +81,43 @@ def usable_precision(precision: Precision, device: torch.device) -> Precision:
     Returns:
         The precision to use.
     """
-    if precision == "float32" or device.type != "cpu" or cpu_has_bfloat16():
+    if _is_fast(precision, device):
         return precision
     _log.warning(
-        "this CPU has no bfloat16 instructions, and products in bfloat16 would be two to ten times slower: precision "
-        "'bf16' is taken as 'float32'"
+        f"{_reason()}, and without them products in bfloat16 are two to ten times slower: precision 'bf16' is taken as "
+        "'float32'"
     )
     return "float32"
 
 
+def warn_if_slow(precision: Precision, device: torch.device) -> None:
+    """Warn if a training that was begun in bfloat16, and keeps it, goes on where that is slow.
+
+    Args:
+        precision: in which it was begun.
+        device: where the products are computed now.
+    """
+    if not _is_fast(precision, device):
+        _log.warning(
+            f"{_reason()}, and without them products in bfloat16 are two to ten times slower: the training was begun "
+            "with precision 'bf16' and keeps it; start it in another run directory to change that"
+        )
+
+
+def _is_fast(precision: Precision, device: torch.device) -> bool:
+    return precision == "float32" or device.type != "cpu" or cpu_has_bfloat16()
+
+
+def _reason() -> str:
+    if _capabilities() is None:
+        return "neither torch nor the system says whether this CPU has bfloat16 instructions"
+    return "this CPU has no bfloat16 instructions"
+
+
 @cache
 def cpu_has_bfloat16() -> bool:
-    """Whether the CPU has bfloat16 instructions; True if that is unknown."""
-    known = _capabilities()
-    return known is None or any(name in known for name in _INSTRUCTIONS)
+    """Whether the CPU is known to have bfloat16 instructions."""
+    return not (_capabilities() or set()).isdisjoint(_INSTRUCTIONS)
 
 
 def _capabilities() -> set[str] | None:

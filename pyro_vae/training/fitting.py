@@ -100,7 +100,7 @@ def fit(
         compile: whether to compile the step; `"auto"` to compile if the training is long enough to gain from it.
         precision: `"bf16"` computes the products of all `Network`s in bfloat16; weights, densities and sums stay as
             they are. On a CPU without instructions for it a warning is logged and the products are float32's; a
-            resumed training keeps what it was begun with.
+            resumed training keeps what it was begun with, with a warning where bfloat16 is slow.
         device: `"auto"` (CUDA where there is one), `"cpu"`, `"cuda"`, ...
         run: a run directory to save to, and to resume from; None to save nothing.
         progress: whether to show progress on standard error (a bar on a terminal, else a line now and then).

@@ -11,7 +11,7 @@ from pyro_vae.distributed.agreement import agreed, texts
 from pyro_vae.errors import NumericalError, PeerLost, Stopped
 from pyro_vae.messages import Progress
 from pyro_vae.networks import computing_in
-from pyro_vae.networks.precision import DTYPES
+from pyro_vae.networks.precision import DTYPES, warn_if_slow
 from pyro_vae.process.seeding import derive_seed, reseed, seeded
 from pyro_vae.process.switches import checking
 from pyro_vae.runs.directory import Run
@@ -77,6 +77,8 @@ class Trainer:
         restored = self.checkpoints.restored(self.ledger, self.steps)
         if restored is not None:
             self.ledger = restored
+            if not self.stopping.is_finished(restored):
+                warn_if_slow(restored.precision, self.world.device)
         else:
             self.ledger.precision = start_from_data(self.plan)
         if self.ledger.onednn is None:

@@ -37,7 +37,7 @@ def cpu(monkeypatch):
         (("neon", "bf16"), "bf16"),
         (("avx2", "avx512_f", "avx512_vnni"), "float32"),
         (("neon", "fp16_arith"), "float32"),
-        ((), "bf16"),
+        ((), "float32"),
     ],
 )
 def test_bfloat16_is_taken_where_the_cpu_has_instructions_for_it(cpu, caplog, features, expected):
@@ -46,6 +46,15 @@ def test_bfloat16_is_taken_where_the_cpu_has_instructions_for_it(cpu, caplog, fe
     assert usable_precision("float32", CPU) == "float32"
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * (expected == "float32")
     assert usable_precision("bf16", torch.device("cuda")) == "bf16"
+    said = "this CPU has no bfloat16 instructions, and" if features else "neither torch nor the system says whether"
+    assert expected == "bf16" or said in caplog.text
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_features_are_those_that_torch_reports(monkeypatch, there):
+    found = {"cpu_name": "bf16", "avx2": True, "avx512_bf16": there, "l2_cache_size": 1048576}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    assert precision._capabilities() == {"avx2", *(["avx512_bf16"] if there else [])}
 
 
 @pytest.mark.parametrize("line", ["flags\t\t: fpu avx512_bf16 sha_ni\n", "Features\t: fp asimd bf16\n"])
@@ -88,7 +97,7 @@ def stop_at(monkeypatch, call):
 
 
 @pytest.mark.parametrize(("begun", "then"), [("avx2", "avx512_bf16"), ("avx512_bf16", "avx2")])
-def test_a_resumed_training_keeps_its_precision_on_another_cpu(cpu, tmp_path, monkeypatch, begun, then):
+def test_a_resumed_training_keeps_its_precision_on_another_cpu(cpu, tmp_path, monkeypatch, caplog, begun, then):
     def trained(run):
         vae = small_vae()
         fit(vae, data, epochs=2, batch_size=40, precision="bf16", run=tmp_path / run, save_every=0.0, progress=False)
@@ -101,7 +110,13 @@ def test_a_resumed_training_keeps_its_precision_on_another_cpu(cpu, tmp_path, mo
         stop_at(patch, 5)
         trained("halves")
     cpu(then)
+    caplog.clear()
     resumed = trained("halves")
+    slow = "this CPU has no bfloat16 instructions, and without them products in bfloat16 are two to ten times slower"
+    assert caplog.text.count(slow) == caplog.text.count("begun with precision 'bf16'") == (then == "avx2")
+    caplog.clear()
+    trained("halves")  # nothing is left to do
+    assert slow not in caplog.text
     assert read_manifest(tmp_path / "halves")["progress"]["precision"] == {"avx2": "float32"}.get(begun, "bf16")
     assert all(torch.equal(expected[name], resumed[name]) for name in expected)
 
