@@ -93,7 +93,8 @@ class _OneOfTwo(torch.distributions.Distribution):
 
     def sample(self, sample_shape=()):
         shape = torch.broadcast_shapes(self.total.shape, self.first.shape)
-        first = (torch.rand((*sample_shape, *shape), dtype=self.first.dtype) < self.first).to(self.first.dtype)
+        drawn = torch.rand((*sample_shape, *shape), dtype=self.first.dtype, device=self.first.device)
+        first = (drawn < self.first).to(drawn)
         first = torch.where(self.total == 1, first, self.total / 2)
         return torch.stack([first, self.total - first], -1).flatten(-2)
 
