@@ -21,6 +21,7 @@ __all__ = [
     "changes_in_place",
     "compiled_alone",
     "noting_shapes",
+    "operation_name",
     "outside_modes",
     "traced",
     "versions",
@@ -76,10 +77,15 @@ def argument_names(operation: Any) -> list[str]:
     return [argument.name for argument in operation._schema.arguments]
 
 
+def operation_name(operation: Any) -> str:
+    """Its name without that of the overload, e.g. `"aten::add"`."""
+    return operation._schema.name
+
+
 @cache
 def changes_in_place(operation: Any) -> bool:
     """Whether an operation writes its result into its first argument."""
-    return operation._schema.name.endswith("_")
+    return operation_name(operation).endswith("_")
 
 
 def abort_process_group() -> None:

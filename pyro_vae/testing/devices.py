@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from pyro_vae.process.switches import checking
+from pyro_vae.process.torch_internals import TorchDispatchMode, operation_name
 from pyro_vae.testing.contract import expect, not_applicable
 
 _COPIES, _INDEXING = ("aten::copy_",), ("aten::index", "aten::index_put", "aten::index_put_")
@@ -43,7 +42,7 @@ class _OneDevice(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, if it does not mix devices and needs no values."""
         kwargs = kwargs or {}
-        if any(t.is_meta for t in _tensors((args, kwargs))):
+        if any(t.is_meta for t in _tensors(args, kwargs)):
             if self._is_question(func, args):
                 return False
             _refuse_reading(func, args, kwargs)
@@ -56,30 +55,29 @@ class _OneDevice(TorchDispatchMode):
 
     def _is_question(self, func: Any, args: Any) -> bool:
         """Whether a truth value is read; a program that asks too often may be waiting for another answer."""
-        asked = _name(func) == "aten::_local_scalar_dense" and args[0].dtype == torch.bool
+        asked = operation_name(func) == "aten::_local_scalar_dense" and args[0].dtype == torch.bool
         self.questions += asked
         return asked and self.questions <= _MOST_QUESTIONS
 
 
-def _name(func: Any) -> str:
-    return func._schema.name
-
-
-def _tensors(values: Any) -> list[Tensor]:
-    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
+def _tensors(args: Any, kwargs: Any) -> list[Tensor]:
+    """The tensors that an operation is given, alone and in lists."""
+    given = [*args, *kwargs.values()]
+    members = [member for value in given if isinstance(value, list | tuple) for member in value]
+    return [value for value in (*given, *members) if isinstance(value, Tensor)]
 
 
 def _together(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
     """The tensors that must be on one device."""
-    if _name(func) in _COPIES:
+    if operation_name(func) in _COPIES:
         return []
-    return [a for a in args if isinstance(a, Tensor)] if _name(func) in _INDEXING else _tensors((args, kwargs))
+    return [a for a in args if isinstance(a, Tensor)] if operation_name(func) in _INDEXING else _tensors(args, kwargs)
 
 
 def _refuse_reading(func: Any, args: Any, kwargs: Any) -> None:
-    copied = _name(func) == "aten::_to_copy" and torch.device(kwargs.get("device") or "meta").type == "cpu"
-    written = _name(func) in _COPIES and not args[0].is_meta
-    read = _READING & set(func.tags) and _name(func) not in _INDEXING
+    copied = operation_name(func) == "aten::_to_copy" and torch.device(kwargs.get("device") or "meta").type == "cpu"
+    written = operation_name(func) in _COPIES and not args[0].is_meta
+    read = _READING & set(func.tags) and operation_name(func) not in _INDEXING
     if copied or written or read:
         raise _NeedsValues(f"{func} reads the values of a tensor")
 
