@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pages import heading, toctree, write_page
+from pages import heading, remove_others, toctree, write_page
 from public_names import ROOMS, Name, constants_of, names_of, public_names, rooms
 from sphinx.application import Sphinx
 from sphinx.config import Config
@@ -15,6 +15,7 @@ def write_pages(app: Sphinx, config: Config) -> None:
     """Write `reference/api/*.rst`, before the reader looks for pages."""
     folder = Path(app.srcdir) / "reference" / "api"
     names = public_names()
+    remove_others(folder, ["index", *rooms(), *(name.path for name in names)])
     write_page(folder / "index.rst", _index())
     for room in rooms():
         write_page(folder / f"{room}.rst", _room_page(room, names))

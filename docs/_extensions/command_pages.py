@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pages import heading, toctree, write_page
+from pages import heading, remove_others, toctree, write_page
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
@@ -24,6 +24,7 @@ def write_pages(app: Sphinx, config: Config) -> None:
     """Write `reference/command/*.rst`, before the reader looks for pages."""
     folder = Path(app.srcdir) / "reference" / "command"
     names = command_names()
+    remove_others(folder, [*names, "index"])
     write_page(
         folder / "index.rst", "\n".join([heading("Command line"), _INTRODUCTION, _summaries(names), toctree(names)])
     )

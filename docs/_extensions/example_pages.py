@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-from pages import heading, toctree, write_page
+from pages import heading, remove_others, toctree, write_page
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
@@ -19,6 +19,7 @@ def write_pages(app: Sphinx, config: Config) -> None:
     folder = Path(app.srcdir) / "reference" / "examples"
     files = (path for path in sorted(root.rglob("[!_]*")) if path.suffix in (".py", ".yaml"))
     names = [path.relative_to(root).as_posix() for path in files]
+    remove_others(folder, [*names, "index"])
     for name in names:
         write_page(folder / f"{name}.rst", _page(root, name))
     groups = {

@@ -1,5 +1,6 @@
 """Helps the extensions that write pages: files change only if their text does, so Sphinx builds nothing twice."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -8,6 +9,14 @@ def write_page(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.read_text() != text:
         path.write_text(text)
+
+
+def remove_others(folder: Path, names: Iterable[str]) -> None:
+    """Delete pages of an earlier build that are not among these, given as paths below the folder without `.rst`."""
+    kept = {folder / f"{name}.rst" for name in names}
+    for path in folder.rglob("*.rst"):
+        if path not in kept:
+            path.unlink()
 
 
 def heading(text: str, line: str = "=") -> str:

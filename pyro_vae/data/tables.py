@@ -52,7 +52,10 @@ class Table:
 
     @property
     def described(self) -> dict[str, Any]:
-        """The columns as plain data, e.g. `{"age": "real", "city": {"category": ["Basel", "Bern"]}}`."""
+        """The columns as plain data, by name.
+
+        For instance `{"age": "real", "city": {"category": ["Basel", "Bern"]}}`.
+        """
         return {column.name: column.described for column in self.columns}
 
     @property
