@@ -295,3 +295,46 @@ def test_a_summary_of_the_columns(tmp_path):
         "pay     real        -4 to 20.25                  0",
         "zip     category:2  0123, 8000                   0",
     ]
+
+
+@pytest.mark.parametrize("text", ["a,t\n1.5,x\n,\n2,y\n", "a\tt\n1.5\tx\n\t\n\n2\ty\n"])
+def test_a_row_of_gaps_stays_a_row(tmp_path, text):
+    """A line of delimiters is a row, an empty line is none: imputed rows must be those of the file."""
+    x = people(tmp_path, text, kinds={}).split("train")
+    expected = torch.tensor([[1.5, 0], [torch.nan, torch.nan], [2, 1]])
+    torch.testing.assert_close(x, expected, rtol=0, atol=0, equal_nan=True)
+    with refused(DataError, "line 3, column 1 ('a') has no value ('')"):
+        people(tmp_path, text, kinds={}, missing=None)
+
+
+def test_a_gap_in_the_only_column_stays_a_row(tmp_path):
+    """pandas writes it as two quotes, so that it is no empty line."""
+    frame = pd.DataFrame({"t": ["x", None, "y"]})
+    assert people(tmp_path, frame.to_csv(index=False), kinds={}).table.names == ("t",)
+    assert people(tmp_path, frame.to_csv(index=False), kinds={}).observed("train").flatten().tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize("text", ["t,a\n#1,3\nx,4\ny,5\n", "#t,s\nx,p\ny,q\n"])
+def test_a_comment_that_may_be_a_row_is_refused(tmp_path, text):
+    with refused(DataError, "begins with #, as a comment, and has 2 fields, as a row", "first field in quotes"):
+        people(tmp_path, text, kinds={})
+
+
+def test_signs_of_comments_in_names_and_fields(tmp_path):
+    data = people(tmp_path, '# of 2024\nt,item #\n"#1",-3.5\nC#,4\n', kinds={})
+    assert data.table.described == {"t": {"binary": ["#1", "C#"]}, "item #": "real"}
+
+
+@pytest.mark.parametrize("texts", [True, False])
+def test_a_table_that_is_not_utf_8_is_refused(tmp_path, texts):
+    """Read as one sign for all that can't be read, two cities would be one."""
+    head = b"c,a\n" if texts else b"\xe4,a\n"
+    (tmp_path / "x.csv").write_bytes(head + (b"Z\xfcrich,1\nZ\xe4rich,2\n" if texts else b"1,2\n"))
+    with refused(DataError, "can't read", f"line {1 + texts} is not UTF-8", "save the table as UTF-8"):
+        load_data(tmp_path / "x.csv", missing="nan")
+
+
+def test_the_line_of_a_field_is_where_its_row_begins(tmp_path):
+    table = people(tmp_path).table
+    with refused(DataError, "line 3, column 4 ('size') is 'S\\nno'"):
+        people(tmp_path, PEOPLE.replace(",S,", ',"S\nno",'), kinds=table)

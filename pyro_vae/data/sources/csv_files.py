@@ -31,9 +31,11 @@ def read_csv(path: Path, empty: bool = False, with_texts: bool = False) -> Cells
         with_texts: whether to keep all fields as they are written, numbers too; else a table of numbers becomes floats.
 
     Raises:
-        DataError: with the line and the column of a field that is not a number where it has to be one.
+        DataError: with the line and the column of a field that is not a number where it has to be one; with the line
+            of a text that is not UTF-8; in a table of texts, with the line of a comment that may be a row.
     """
     with reading(path):
+        _check_encoding(path)
         first, fields, delimiter = _first_line(path)
         has_header = _names_columns(path, first, fields)
         names = tuple(name if has_header and name else f"x{n}" for n, name in enumerate(fields, 1))
@@ -50,27 +52,58 @@ def read_csv(path: Path, empty: bool = False, with_texts: bool = False) -> Cells
         return Cells(f"can't read {path}", names, tuple(table.T))
 
 
+def _check_encoding(path: Path) -> None:
+    """Refuse what is not UTF-8, except in comments: different letters would be read as one and the same sign."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                if not line.lstrip().startswith(b"#"):
+                    near = line[max(0, error.start - 10) : error.start + 10]
+                    problem = f"line {number} is not UTF-8, at {near!r}: save the table as UTF-8"
+                    raise DataError(f"can't read {path}: {problem}") from None
+
+
 class _TextError(Exception):
     """A field of a table with names is not a number."""
 
 
 def _read_texts(path: Path, first: int, has_header: bool, names: tuple[str, ...], delimiter: str | None) -> Cells:
     """All fields as they are written."""
-    rows, lines = [], []
+    if has_header and delimiter:
+        _check_comments(path, len(names), delimiter)
+    rows, lines, end = [], [], 0
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         reader = csv.reader(_without_comments(file, delimiter), delimiter=delimiter or " ", skipinitialspace=True)
         for fields in reader:
-            if reader.line_num < first + has_header or not any(field.strip() for field in fields):
+            line, end = end + 1, reader.line_num  # a field in quotes may have several lines
+            if line < first + has_header or _is_blank(fields, len(names)):
                 continue
             if len(fields) != len(names):
-                widths = f"line {reader.line_num} has {len(fields)} columns, line {first} has {len(names)}"
+                widths = f"line {line} has {len(fields)} columns, line {first} has {len(names)}"
                 raise DataError(f"can't read {path}: {widths}")
             rows.append([sys.intern(field.strip()) for field in fields])
-            lines.append(reader.line_num)
+            lines.append(line)
     if not rows:
         raise DataError(f"can't read {path}: it has no rows below its first line, {_shown(list(names))}")
     columns = np.array([*rows, [None] * len(names)], object)[:-1].T  # with None: objects, whatever is in the rows
     return Cells(f"can't read {path}", names, tuple(columns), lines)
+
+
+def _is_blank(fields: list[str], width: int) -> bool:
+    """Whether a line has no row; one of delimiters alone is a row without a value."""
+    return not fields or (len(fields) == 1 < width and not fields[0].strip())
+
+
+def _check_comments(path: Path, width: int, delimiter: str) -> None:
+    """Refuse a comment that has as many fields as a row: it may be the names, or a row whose first text begins so."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            if line.lstrip().startswith("#") and len(_fields(line, delimiter)) == width > 1:
+                problem = f"line {number} begins with #, as a comment, and has {width} fields, as a row"
+                how = "delete a comment, take the # away from names, or put the first field in quotes if it is a value"
+                raise DataError(f"can't read {path}: {problem}: {how}")
 
 
 def _without_comments(file: Iterable[str], delimiter: str | None) -> Iterator[str]:
@@ -110,12 +143,12 @@ def _read_numbers(
     return table
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that are neither empty nor comments, with their numbers from 1."""
+def _lines(path: Path) -> Iterator[tuple[int, str, str]]:
+    """The lines that are neither empty nor comments: their numbers from 1, without and with a comment at their end."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, 1):
             if (text := line.partition("#")[0].strip(" \r\n\f")).strip():
-                yield number, text
+                yield number, text, line.strip(" \r\n\f")
 
 
 def _first_line(path: Path) -> tuple[int, list[str], str | None]:
@@ -123,10 +156,13 @@ def _first_line(path: Path) -> tuple[int, list[str], str | None]:
     first = next(_lines(path), None)
     if first is None:
         raise DataError(f"can't read {path}: it has no line with data")
-    number, text = first
-    outside = re.sub(r'"[^"]*"', "", text)
+    number, text, whole = first
+    outside = re.sub(r'"[^"]*"', "", whole)
     delimiter = next((mark for mark in _DELIMITERS if mark in outside), None)
-    return number, _fields(text, delimiter), delimiter
+    fields = _fields(text, delimiter)
+    if delimiter and any(_number(field) is None for field in fields):  # names, which may have a #
+        fields = _fields(whole, delimiter)
+    return number, fields, delimiter
 
 
 def _fields(text: str, delimiter: str | None) -> list[str]:
@@ -174,7 +210,7 @@ def _problem(
     number_of: Callable[[str], float],
 ) -> str:
     """The first field that is not a number, or the first line with another number of fields."""
-    for number, text in _lines(path):
+    for number, text, _ in _lines(path):
         if number == first and has_header:
             continue
         fields = _fields(text, delimiter)
@@ -192,7 +228,7 @@ def _remedy(field: str) -> str:
         gaps = f"pass {option('missing', spoken(repr('nan'), 'nan'))} if it was not observed"
         return f"has no value ({field!r}): {gaps}, or fill it in, or leave the row out"
     if re.fullmatch(r"[-+]?\d+,\d+", field):
-        return f"is {field!r}: write decimals with a point"
+        return f"is {field!r}: write decimals with a point, and thousands without a comma"
     return f"is {field[:40]!r}, not a number: leave such columns out, or name all columns in the first line"
 
 
