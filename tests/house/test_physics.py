@@ -127,7 +127,8 @@ def test_cumulants_cross(physics):
 def test_von_mises_keeps_the_promises_of_a_likelihood(physics):
     checked = check_part(physics.von_mises.VonMises)
     left_out = {outcome.check for outcome in checked if outcome.left_out}
-    assert len(checked) > 20 and left_out == {"mean", "starts_at_the_mean"}
+    by_rejection = {"vae_stays_on_its_device"}  # torch's sampler repeats until all draws are accepted: it needs values
+    assert len(checked) > 20 and left_out == {"mean", "starts_at_the_mean"} | by_rejection
 
 
 def test_von_mises_direction(physics):
