@@ -203,7 +203,9 @@ CALLS: dict[str, Call] = {
     ),
     "restore": Call(lambda t: restore(t.vae, t.x, Missing(), num_draws=5, num_particles=50, **RESTORING), "restore"),
     "infer_strength": Call(
-        lambda t: infer_strength(t.vae, t.x, [BitFlip(0.1), BitFlip(0.3)], num_particles=20, refine=False),
+        lambda t: infer_strength(
+            t.vae, t.x, [BitFlip(0.1), BitFlip(0.3)], num_particles=20, refine=False, method="weights"
+        ),
         "infer_strength",
     ),
     "pool": Call(lambda t: pv.pool(t.x, 1 + t.x), "pool", False),

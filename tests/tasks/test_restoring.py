@@ -7,16 +7,17 @@ import torch
 from torch.distributions import MultivariateNormal
 
 from pyro_vae import VAE
-from pyro_vae.channels import BitFlip, Missing
+from pyro_vae.channels import BitFlip, Missing, through
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.inference import HMC, Search
 from pyro_vae.likelihoods import Categorical, DiscretizedLogistic
 from pyro_vae.process.seeding import seeded
-from pyro_vae.tasks import infer_strength, restore
+from pyro_vae.tasks import infer_strength, ratios, restore
 from pyro_vae.testing.ppca import linear_process, linear_vae, make_exact
 
 PROCESS = linear_process()
 NUM = 2000
+SHORT = HMC(num_chains=20, num_warmup=50, num_leapfrog=3)
 
 
 @pytest.fixture(scope="module")
@@ -133,22 +134,42 @@ def test_measures_of_the_truth(exact):
     assert torch.allclose(found.log_p_truth[:20], right, atol=0.1)
 
 
-def test_the_strength_of_the_noise(binary):
-    """The posterior over a grid against enumeration of p(y; s) on a grid of codes."""
-    with seeded(4, "restore"):
-        y = torch.rand(6, 5).round()
+def exact_of_flips(binary, y, p):
+    """log p(y; p) of all data, by enumeration on a grid of codes."""
     axis = torch.linspace(-6, 6, 121)
     z = torch.cartesian_prod(axis, axis)
     one, prior = binary.decode(z).mean.detach(), torch.exp(-z.square().sum(-1) / 2) / (2 * torch.pi) * 0.01
-    grid, exact_log_p = (0.05, 0.2, 0.4), []
-    for p in grid:
-        bright = (one * (1 - p) + (1 - one) * p)[:, None]
-        exact_log_p.append((torch.where(y == 1, bright, 1 - bright).prod(-1) * prior[:, None]).sum(0).log().sum())
+    bright = (one * (1 - p) + (1 - one) * p)[:, None]
+    return (torch.where(y == 1, bright, 1 - bright).prod(-1) * prior[:, None]).sum(0).log().sum()
+
+
+def test_the_strength_of_the_noise(binary):
+    """The posterior over a grid against enumeration of p(y; s); by weights, and within 5 standard errors by chains."""
+    with seeded(4, "restore"):
+        y = torch.rand(6, 5).round()
+    grid = (0.05, 0.2, 0.4)
+    exact_log_p = [exact_of_flips(binary, y, p) for p in grid]
+    exact = torch.stack(exact_log_p).double()
     found = infer_strength(binary, y, [BitFlip(p) for p in grid], num_particles=20_000, refine=False)
-    assert torch.allclose(found.log_p.float(), torch.stack(exact_log_p), atol=0.05)
-    assert found.best == BitFlip(grid[int(torch.stack(exact_log_p).argmax())])
+    assert torch.allclose(found.log_p, exact, atol=0.05)
+    assert found.best == BitFlip(grid[int(exact.argmax())])
     low, high = found.interval(0.9)
     assert low.p <= found.best.p <= high.p and not found.flagged
+    chains = infer_strength(binary, y, [BitFlip(p) for p in grid], search=Search(max_steps=20), method="hmc", hmc=SHORT)
+    error = (chains.log_p - chains.log_p[1]) - (exact - exact[1])
+    assert chains.method == "hmc" and (error.abs() < 5 * chains.standard_error.max()).all() and not chains.flagged
+    assert 0 < chains.standard_error.max() < 0.1
+
+
+def test_strengths_whose_posteriors_hardly_overlap(binary, monkeypatch):
+    """Chains of a nearer strength take over: the ratio against enumeration, within 5 standard errors."""
+    y = torch.ones(4, 5)
+    exact = torch.stack([exact_of_flips(binary, y, p) for p in (0.45, 0.1, 0.01)]).double()
+    pairs = [through(binary, BitFlip(p)) for p in (0.45, 0.1, 0.01)]
+    monkeypatch.setattr(ratios, "_UNHEALTHY", -1.0)  # no step is healthy enough
+    found = ratios.log_ratios(pairs, 0, y, Search(max_steps=20), SHORT, 0, {})
+    error = found.values - (exact - exact[0])
+    assert (error.abs() <= 5 * found.standard_errors).all() and (found.standard_errors < 0.2).all()
 
 
 def test_a_mask_is_gaps(binary):

@@ -155,7 +155,9 @@ _WORDS = {
 
 def _strength(saved: SavedRun, y: Tensor, grid: list[Channel], options: Namespace, given: dict[str, Any]) -> Strength:
     remark(f"inferring the strength over {len(grid)} values")
-    return infer_strength(saved.vae, y, grid, num_particles=options.num_particles, seed=options.seed, **given)
+    how = {"num_particles": options.num_particles, "seed": options.seed}
+    by = "weights" if options.method in ("encoder", "refined") else "auto"  # chains only where they were not ruled out
+    return infer_strength(saved.vae, y, grid, method=by, **how, **given)
 
 
 def _settings(options: Namespace, num: int) -> dict[str, Any]:
