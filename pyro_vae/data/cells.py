@@ -37,7 +37,7 @@ class Cells:
     def __post_init__(self) -> None:
         twice = [name for i, name in enumerate(self.names) if name in self.names[:i]]
         if twice:
-            raise DataError(f"{self.source} has two columns called {twice[0]!r}: rename one")
+            raise DataError(f"{self.source}: it has two columns called {twice[0]!r}: rename one")
 
     def __len__(self) -> int:
         return len(self.columns[0])

@@ -44,7 +44,8 @@ def check_divided(splits: Mapping[str, Stored], divisor: float) -> None:
 def check_table(table: Table | None, event_shape: tuple[int, ...]) -> None:
     """Refuse a table with another number of columns than the data."""
     if table is not None and event_shape != (len(table.columns),):
-        raise DataError(f"the table has {len(table.columns)} columns, and the data have shape {list(event_shape)}")
+        names = ", ".join(table.names[:10]) + (", ..." if len(table.names) > 10 else "")
+        raise DataError(f"expected a table with the columns {names}, got data of shape {list(event_shape)}")
 
 
 def check_values(split: str, x: Stored, how: Preparation) -> None:

@@ -5,7 +5,7 @@ splits (`split`, `chunks`, `select`) has nan there, so that nobody mistakes a ga
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import isnan
 from typing import Any, Literal
 
@@ -132,7 +132,7 @@ def without_gaps(splits: Mapping[str, Stored], masks: Mapping[str, Tensor]) -> d
     return found
 
 
-def check_each_observed(mask: Tensor | None) -> None:
+def check_each_observed(mask: Tensor | None, names: Sequence[str] = ()) -> None:
     """Refuse to learn from data where no datum has some element. A datum without any element is allowed.
 
     Data that a trained model is used on may be so: a table of one row with a gap is imputed.
@@ -143,6 +143,7 @@ def check_each_observed(mask: Tensor | None) -> None:
     if mask is not None and (never := ~mask.any(0)).any():
         where = tuple(never.nonzero()[0].tolist())
         name = f"column {where[0] + 1}" if len(where) == 1 else f"element {where}"
+        name += f" ({names[where[0]]!r})" if names else ""
         others = f" (and {int(never.sum()) - 1} more)" if never.sum() > 1 else ""
         raise DataError(f"{name}{others} is observed in no datum of train, so nothing can be learned of it: drop it")
 

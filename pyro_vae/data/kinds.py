@@ -34,6 +34,19 @@ _EXACT = 2**24
 _DATE = re.compile(r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})([T ].*)?|\d{1,2}:\d{2}(:.*)?")
 
 
+_DIGITS = r"\d+([.,]\d+)?"
+
+
+_THOUSANDS = r"\d{1,3}([,.'\u2019 \u00a0\u202f]\d{3})+([.,]\d+)?"
+
+
+_UNITS = r"[$\u20ac\u00a3%]"
+
+
+_MARKED = re.compile(rf"[-+]?({_THOUSANDS}|{_UNITS} ?({_THOUSANDS}|{_DIGITS})|({_THOUSANDS}|{_DIGITS}) ?{_UNITS})")
+"""Numbers with marks of thousands, or with the sign of a currency or of percent."""
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of a table.
@@ -142,10 +155,26 @@ def column_of(cells: Cells, name: str, given: Given | None, gap: float | None) -
         DataError: if it can't be of the kind, or no kind suggests itself.
     """
     if given is None:
-        return _guessed(cells, name, gap)
-    if given.kind not in LEVELLED:
-        return Column(name, given.kind)
-    return Column(name, given.kind, given.levels or _found_levels(cells, name, given, gap))
+        column = _guessed(cells, name, gap)
+    elif given.kind not in LEVELLED:
+        column = Column(name, given.kind)
+    else:
+        return Column(name, given.kind, given.levels or _found_levels(cells, name, given, gap))
+    if not column.levels:
+        _check_precision(cells, name, gap)
+    return column
+
+
+def _check_precision(cells: Cells, name: str, gap: float | None) -> None:
+    """Refuse numbers, such as long identifiers, of whose spread single precision loses more than a hundredth."""
+    values = numbers(cells.of(name), gap)
+    if values is None or not (seen := values[np.abs(values) <= np.finfo(np.float32).max]).size:
+        return
+    lost = np.abs(seen - seen.astype(np.float32)).max()
+    if lost > 0.01 * seen.std() > 0:
+        came = f"has numbers up to {np.abs(seen).max():.6g} that differ by too little for single precision (7 digits)"
+        how = "leave it out if they are identifiers, otherwise subtract a number from all"
+        raise DataError(f"{cells.source}: column {name!r} {came}: {how}")
 
 
 def _found_levels(cells: Cells, name: str, given: Given, gap: float | None) -> tuple[str, ...]:
@@ -154,6 +183,11 @@ def _found_levels(cells: Cells, name: str, given: Given, gap: float | None) -> t
         return ()
     if given.count is not None and values is not None:  # codes, as `Mixed` takes them
         return tuple(map(str, range(given.count)))
+    if given.kind == "ordered" and values is None:
+        example = spoken(f"kinds={{{name!r}: ['low', 'high']}}", f"--kinds '{{{name}: [low, high]}}'")
+        raise UsageError(
+            f"{_at(name)}: texts have no order of their own: give the levels from lowest to highest, {example}"
+        )
     found = _in_order(texts(cells.of(name), gap=gap), values)
     expected = given.count or (2 if given.kind == "binary" else None)
     if len(found) < 2 or (expected is not None and len(found) != expected):
@@ -276,11 +310,16 @@ def _refuse_numbers_and_dates(cells: Cells, name: str, fields: Sequence[str | No
         DataError: with the first.
     """
     seen = [(row, field) for row, field in enumerate(fields) if field is not None]
-    if seen and all(_DATE.fullmatch(field) for _, field in seen):
-        raise cells.refused(seen[0][0], name, f"is {seen[0][1]!r}, not a number but a date or a time: {DATE_REMEDY}")
+    dates = [(row, field) for row, field in seen if _DATE.fullmatch(field)]
+    if dates and len(seen) - len(dates) <= len(seen) // 10:
+        raise cells.refused(dates[0][0], name, f"is {dates[0][1]!r}, not a number but a date or a time: {DATE_REMEDY}")
     for row, field in seen:
         if re.fullmatch(r"[-+]?\d+,\d+", field):
-            raise cells.refused(row, name, f"is {field!r}: write decimals with a point")
+            raise cells.refused(row, name, f"is {field!r}: write decimals with a point, and thousands without a comma")
+        if _MARKED.fullmatch(field) and numbers(np.array([field], object)) is None:
+            how = spoken(f"kinds={{{name!r}: 'category'}}", f"--kinds '{{{name}: category}}'")
+            come = "write numbers by digits and a decimal point alone; for levels without an order"
+            raise cells.refused(row, name, f"is {field!r}: {come} pass {how}")
         if re.fullmatch(r"[-+]?\d+(_\d+)+", field):
             raise cells.refused(row, name, f"is {field!r}, not a number: write digits alone")
     odd = [(row, field) for row, field in seen if numbers(np.array([field], object)) is None]

@@ -210,6 +210,13 @@ def _checked_numbers(cells: Cells, column: Column, gap: float | None) -> np.ndar
         raise cells.refused(row, column.name, f"is {fields[row][:40]!r}, not a number: the column is {column.kind}")
     with np.errstate(invalid="ignore"):
         bad = ~np.isnan(found) & ~_ALLOWED[column.kind](found)
+    beyond = np.abs(found) > np.finfo(np.float32).max
+    if beyond.any() and cells.lines is not None:  # without lines it is refused with all other data
+        row = int(beyond.argmax())
+        problem = (
+            f"is {found[row]:g}, beyond the numbers of single precision (3.4e38): correct it, or leave the row out"
+        )
+        raise cells.refused(row, column.name, problem)
     if bad.any():
         row = int(bad.argmax())
         raise cells.refused(
@@ -219,7 +226,7 @@ def _checked_numbers(cells: Cells, column: Column, gap: float | None) -> np.ndar
 
 
 _ALLOWED = {
-    "real": lambda x: np.ones(x.shape, bool),  # what is infinite is refused with all other data
+    "real": lambda x: np.ones(x.shape, bool),
     "positive": lambda x: x > 0,
     "count": lambda x: (x >= 0) & (x % 1 == 0),
     "binary": lambda x: (x == 0) | (x == 1),

@@ -171,7 +171,7 @@ def _check_data(vae: Any, data: Dataset) -> None:
     """Shape and support of every split, as the likelihood will see them."""
     if data.observed("train") is not None and not takes(vae.model, "mask"):
         raise UsageError(f"the data have a mask, and the programs of this {type(vae).__name__} take no `mask`")
-    check_each_observed(data.observed("train"))
+    check_each_observed(data.observed("train"), data.table.names if data.table is not None else ())
     likelihood = getattr(vae, "likelihood", None)
     if likelihood is None:
         return

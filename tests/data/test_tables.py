@@ -218,11 +218,38 @@ def test_a_column_too_many(tmp_path):
         ("a,t\n1,3.5.2024\n2,4.5.2024\n", ("not a number but a date", "days since a day")),
         ("a,t\n" + "1,2\n" * 30 + "1,2O\n", ("line 32, column 2 ('t') is '2O', not a number as nearly all others",)),
         ("a,t\n1,x\n2\n", ("line 3 has 1 columns, line 1 has 2",)),
+        ("a,t\n1,2024-05-01\n" + "2,2024-06-01\n" * 9 + "3,soon\n", ("'2024-05-01', not a number but a date",)),
+        ("a;t\n1;1,234\n2;2\n", ("is '1,234': write decimals with a point, and thousands without a comma",)),
+        ("a,t\n1,inf\n2,3\n", ("line 2, column 2 ('t') is inf, beyond the numbers of single precision",)),
+        ("a,t\n1,2\n2,-1e39\n", ("line 3, column 2 ('t') is -1e+39, beyond the numbers of single precision",)),
+        ("a,t\n1,123456789001\n2,123456789002\n", ("column 't' has numbers up to 1.23457e+11", "identifiers")),
     ],
 )
 def test_columns_that_are_refused(tmp_path, text, parts):
     with refused(DataError, "can't read", *parts):
         people(tmp_path, text, kinds="guess")
+
+
+@pytest.mark.parametrize(
+    "field", ["1,234,567", "-1'234", "1 234.5", "1.234.567,5", "$5", "5%", "1,234 \u20ac", "\u00a32.50"]
+)
+def test_numbers_with_marks_are_no_levels(tmp_path, field):
+    text = f"a;t\n1;{field}\n2;8\n3;9\n4;x\n"
+    with refused(DataError, f"column 2 ('t') is {field!r}: write numbers by digits and a decimal point alone"):
+        people(tmp_path, text, kinds="guess")
+    assert field in people(tmp_path, text, kinds={"t": "category"}).table.described["t"]["category"]
+
+
+@pytest.mark.parametrize("field", ["1.2.3", "10-20", "110 00", "5 rooms", "A,1", "$", "1,2,3"])
+def test_texts_with_digits_are_levels(tmp_path, field):
+    data = people(tmp_path, f"a;t\n1;{field}\n2;x\n3;y\n", kinds="guess")
+    assert field in data.table.described["t"]["category"]
+
+
+def test_large_numbers_with_a_spread_are_numbers(tmp_path):
+    """Seconds of an epoch, whose rounding to 128 is small beside years."""
+    rows = "".join(f"{1_600_000_000 + 1_000_000 * i}\n" for i in range(50))
+    assert people(tmp_path, f"t\n{rows}", kinds="guess").table.kinds == ("real",)
 
 
 def test_dates_of_a_frame_are_refused():
@@ -250,6 +277,7 @@ def test_a_gap_without_a_word_on_gaps_is_refused(tmp_path):
         ({"city": "binary"}, DataError, ("column 'city' as binary: expected 2 different values, got 'Basel",)),
         ({"city": "category:4"}, DataError, ("as category: expected 4 different values",)),
         ({"city": "category:1"}, UsageError, ("a number of levels from 2",)),
+        ({"size": "ordered"}, UsageError, ("kinds: size: texts have no order of their own", "from lowest to highest")),
         (["real", "real"], UsageError, ("expected one for each of 7 columns",)),
         ("real", UsageError, ("expected the kind of each column by its name",)),
     ],
@@ -265,7 +293,7 @@ def test_other_data_have_no_kinds(tmp_path):
         load_data(tmp_path / "x.npy", kinds={"a": "real"})
     with refused(UsageError, "kinds are for a table with names"):
         as_dataset(np.zeros((3, 2)), kinds={"a": "real"})
-    with refused(DataError, "the table has 1 columns, and the data have shape [2]"):
+    with refused(DataError, "expected a table with the columns a, got data of shape [2]"):
         load_data(tmp_path / "x.npy", kinds=Table.of({"a": "real"}))
     with refused(UsageError, "divide_by=2"):
         people(tmp_path, divide_by=2)
