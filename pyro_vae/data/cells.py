@@ -35,8 +35,8 @@ class Cells:
     lines: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        twice = [name for i, name in enumerate(self.names) if name in self.names[:i]]
-        if twice:
+        if len(set(self.names)) < len(self.names):
+            twice = [name for i, name in enumerate(self.names) if name in self.names[:i]]
             raise DataError(f"{self.source}: it has two columns called {twice[0]!r}: rename one")
 
     def __len__(self) -> int:

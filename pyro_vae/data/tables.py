@@ -84,8 +84,9 @@ class Table:
         return np.stack(of_each, 1)
 
     def _check_names(self, cells: Cells) -> None:
-        absent = [name for name in self.names if name not in cells.names]
-        unknown = [name for name in cells.names if name not in self.names]
+        own, found = set(self.names), set(cells.names)
+        absent = [name for name in self.names if name not in found]
+        unknown = [name for name in cells.names if name not in own]
         if not absent and not unknown:
             return
         problem = f"lacks the column {absent[0]!r}" if absent else f"has an unknown column, {unknown[0]!r}"

@@ -196,6 +196,14 @@ def test_files_that_do_not_fit(tmp_path, change, parts):
         people(tmp_path, PEOPLE.replace(*change), kinds=table)
 
 
+def test_a_wide_table_is_found_by_name(tmp_path):
+    names, values = [f"c{i}" for i in range(2000)], [f"{i}.5" for i in range(2000)]
+    text = f"{','.join(names)}\n{','.join(values)}\n"
+    back = f"{','.join(names[::-1])}\n{','.join(values[::-1])}\n"
+    data = people(tmp_path, text, kinds=["real"])
+    assert torch.equal(people(tmp_path, back, kinds=data.table).split("train"), torch.arange(2000.0)[None] + 0.5)
+
+
 def test_a_column_too_many(tmp_path):
     table, longer = (
         people(tmp_path).table,
