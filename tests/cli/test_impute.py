@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pyro_vae import VAE, fit, load_data
+from pyro_vae.cli.work.impute_results import readable
 from pyro_vae.likelihoods import Bernoulli, Normal
 from pyro_vae.networks import MLP
 from tests.cli.test_cli import call, is_png
@@ -125,3 +126,15 @@ def test_one_row_with_a_gap(runs, tmp_path):
     (tmp_path / "whole.csv").write_text("a,b,c\n1,2,0.5\n")
     done = call("encode", runs / "table", "--quiet --split train --data", tmp_path / "whole.csv")
     assert done.code == 2 and "encode needs at least 2 data" in done.err
+
+
+def test_errors_of_columns_are_not_mixed():
+    """The RMSE of a table's columns together would add squares of years, money and codes of levels."""
+    first = {"run": "r", "data": "d", "split": "all", "weights": "w", "num_draws": 2, "num_particles": 5, "seed": 0}
+    first |= {"missing": 0.1, "num_data": 3, "method": "psis", "sd": 1.0, "ess_median": 4.0, "unreliable": 0.0}
+    error = {"num_elements": 2, "level": 0.9, "rmse": 7.0, "rmse_error": 1.0, "coverage": 0.9, "coverage_error": 0.1}
+    first["error"] = error | {"crps": 3.0, "crps_error": 1.0}
+    assert {"RMSE", "CRPS", "coverage"} <= set(readable(first))
+    columns = {"age": {"num_elements": 2, "rmse": 7.0, "rmse_error": 1.0}}
+    found = readable(first | {"columns": columns})
+    assert not {"RMSE", "CRPS"} & set(found) and found["hidden age"] == "RMSE 7 (se 1), of 2 values"

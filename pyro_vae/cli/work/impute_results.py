@@ -46,7 +46,10 @@ def readable(result: Mapping[str, Any]) -> dict[str, Any]:
         "flagged": f"{r.pop('unreliable'):.1%} of the data: their imputations are not to be trusted",
     }
     columns = _column_lines(r.pop("columns", {}))
-    return {**first, **lines, **_error_lines(r.pop("error", None)), **columns, **r}
+    errors = _error_lines(r.pop("error", None))
+    if columns:  # their units differ, and levels have none: what mixes them is no number to read
+        errors = {name: text for name, text in errors.items() if name not in ("RMSE", "CRPS")}
+    return {**first, **lines, **errors, **columns, **r}
 
 
 def _error_lines(e: Mapping[str, Any] | None) -> dict[str, str]:
