@@ -126,12 +126,14 @@ def test_log_p_is_that_of_columns_coded_by_hand(runs):
 
 
 def test_kinds_typed_for_the_likelihood_count(runs, tmp_path):
-    """They are taken as they are; those that contradict the data are refused."""
-    kinds = ("--vae.likelihood Mixed --vae.likelihood.kinds", "[real,category:3,ordered:3,binary,real]")
+    """They are taken as they are, but for the order of texts; those that contradict the data are refused."""
+    kinds = ("--vae.likelihood Mixed --vae.likelihood.kinds", "[real,category:3,category:3,binary,real]")
     start = ("fit --data", runs / "people.csv", "--missing nan", SMALL, "--run", tmp_path / "run")
     assert call(*start, *kinds).code == 0
     assert read_config(tmp_path / "run")["kinds"]["age"] == "real"
-    assert read_config(tmp_path / "run")["kinds"]["size"] == {"ordered": ["L", "M", "S"]}
+    assert read_config(tmp_path / "run")["kinds"]["size"] == {"category": ["L", "M", "S"]}
+    refused = call(*start, kinds[0], "[real,category:3,ordered:3,binary,real]")
+    assert refused.code == 2 and "size: texts have no order of their own" in refused.err
     refused = call(*start, "--kinds.size [S,M,L]", kinds[0], "[real,category:3,real,binary,real]")
     assert refused.code == 2 and "'size' is ordered:3 in the data and real in the likelihood" in refused.err
 
