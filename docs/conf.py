@@ -51,7 +51,9 @@ myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "
 myst_heading_anchors = 4  # links to headings as in the view of the repository
 myst_links_external_new_tab = False
 
-# Notebooks: every `code-cell` runs when the site is built, and an error ends the build.
+# Notebooks: every `code-cell` runs when the site is built, and an error ends the build. Their models are so small that a
+# second thread only waits for the first; beside another process that made some pages 5 times as slow.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 180
