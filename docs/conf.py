@@ -51,8 +51,8 @@ myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "
 myst_heading_anchors = 4  # links to headings as in the view of the repository
 myst_links_external_new_tab = False
 
-# Notebooks: every `code-cell` runs when the site is built, and an error ends the build. Their models are so small that a
-# second thread only waits for the first: beside two busy processes on two cores page 5 took 101 s, on one thread 18 s.
+# Notebooks: every `code-cell` runs when the site is built, and an error ends the build. Their models are so small that
+# a second thread only waits for the first: beside two busy processes on two cores page 5 took 101 s, with one 18 s.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 nb_execution_mode = "cache"
 nb_execution_raise_on_error = True

@@ -614,7 +614,7 @@ class TestUsage:
             "evaluate {} --num_particles 0": "num_particles >= 1",
             "evaluate {} --num_data 0": "--num_data must be at least 1, got 0",
             "sample {} --num 0": "num must be at least 1",
-            "sample {} --out draws.txt": "must end in .png (a picture), .npz (arrays) or .csv (a table), got 'draws.txt'",
+            "sample {} --out draws.txt": ".png (a picture), .npz (arrays) or .csv (a table), got 'draws.txt'",
             "evaluate {} --device nope": "no device 'nope'",
         }.items():
             result = call(words.format(run))
