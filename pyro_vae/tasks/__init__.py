@@ -12,6 +12,7 @@ Its files:
     gibbs.py             Metropolis-within-Gibbs over codes and data, for restore
     restored.py          its result, Restored
     strength.py          infer_strength: how strong the noise of a channel is
+    chains.py            hamiltonian_chains: draws of latents given y, and their health
     ratios.py            log_ratios: p(y; s) of neighbouring strengths, by chains
     imputing.py          impute, imputation_error
     pooling.py           pool: Rubin's rules

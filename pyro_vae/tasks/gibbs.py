@@ -13,24 +13,10 @@ from pyro_vae.inference.programs import evaluation_mode
 from pyro_vae.inference.weighing import log_density, sites_at
 from pyro_vae.process.seeding import seeded
 from pyro_vae.statistics.convergence import bulk_ess, r_hat
+from pyro_vae.tasks.chains import Chains
 
 _STARTS = 50
 """Draws of x of which each element of each chain starts at one, chosen by p(y|x)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Chains:
-    """Draws of latents given y, and their health.
-
-    Args:
-        latents: by site (`"x"` too, where it is one), `[num_draws, N, ...]`, evenly spread over the chains.
-        ess: effective size of all draws, the least of what is followed, `[N]`.
-        flagged: which are not to be trusted: R-hat above 1.01, or fewer than 100 effective draws a chain; `[N]` bool.
-    """
-
-    latents: dict[str, Tensor]
-    ess: Tensor
-    flagged: Tensor
 
 
 @dataclass(eq=False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import log
 from typing import Any, Self
 
@@ -12,19 +13,15 @@ from torch import Tensor
 from pyro_vae.inference.best_member import Search
 from pyro_vae.inference.hamiltonian import HMC
 from pyro_vae.inference.members import WithMembers, refined_params
-from pyro_vae.inference.posteriors import posterior
 from pyro_vae.inference.programs import evaluation_mode
 from pyro_vae.inference.tiles import pieces
 from pyro_vae.inference.weighing import sites_at
 from pyro_vae.statistics.pareto import reliable_below, smooth_tail
 from pyro_vae.statistics.reliability import untrustworthy
+from pyro_vae.tasks.chains import CHAIN_DATA, hamiltonian_chains, rows_of
 
-_DRAWS = 4000
-"""Draws of the chains of a datum: with fewer, R-hat is above 1.01 by chance."""
 _KEPT = 1000
-"""Of which so many, evenly spread, are weighed."""
-_DATA = 200
-"""Data whose chains are held in memory at a time."""
+"""Draws of the chains of a datum that are weighed."""
 _PIECE = 25
 """Draws in one run of the model."""
 _UNHEALTHY = 0.05
@@ -81,19 +78,22 @@ class _Chains:
     def run(cls, pair: Any, y: Tensor, search: Search, hmc: HMC, seed: int, inputs: Mapping[str, Any]) -> Self:
         """Hamiltonian Monte Carlo from draws of the refined guide."""
         params, members = refined_params(pair, y, search, seed, **inputs), WithMembers(pair)
-        given: dict[str, Any] = {"params": params, **inputs}
-        drawn = posterior(members.model, members.guide, y, num_draws=_DRAWS, method="hmc", hmc=hmc, seed=seed, **given)
-        chosen = torch.arange(_KEPT) * drawn.num_draws // _KEPT
-        latents = {name: value[chosen].to(y.device) for name, value in drawn.draws.items()}
+        drawn = hamiltonian_chains(members, y, {"params": params, **inputs}, _KEPT, hmc, seed)
+        latents = {name: value.to(y.device) for name, value in drawn.latents.items()}
         return cls(pair, y, latents, drawn.ess.clamp(max=_KEPT), drawn.flagged, inputs)
 
     def step(self, other: Any) -> _Step:
         """To another setting: the log of the mean of p(y|z; s') / p(y|z; s)."""
-        log_w = self._log_likelihood(other) - self._log_likelihood(self.pair)
+        log_w = self._log_likelihood(other) - self._own
         k = torch.from_numpy(smooth_tail(np.ascontiguousarray(log_w.T), _KEPT)[1])
         heavy = untrustworthy(k, _KEPT, reliable_below(_KEPT))
         variance = log_w.softmax(0).square().sum(0) * _KEPT - 1  # of the weights, whose mean is 1
         return _Step(log_w.logsumexp(0) - log(_KEPT), variance.clamp(min=0) / self.ess, self.flagged | heavy)
+
+    @cached_property
+    def _own(self) -> Tensor:
+        """Log p(y|z; s) of the setting of the chains."""
+        return self._log_likelihood(self.pair)
 
     def _log_likelihood(self, pair: Any) -> Tensor:
         """Log p(y|z; s) of each draw and datum, `[draws, N]`."""
@@ -125,10 +125,9 @@ def log_ratios(
         inputs: further inputs of the programs, `[N, ...]`, or one row for all.
     """
     totals = []
-    for start in range(0, len(y), _DATA):
-        rows = slice(start, start + _DATA)
-        given = {name: value if len(value) == 1 else value[rows] for name, value in inputs.items()}
-        steps = _steps(pairs, reference, y[rows], search, hmc, seed + start, given)
+    for start in range(0, len(y), CHAIN_DATA):
+        rows = slice(start, start + CHAIN_DATA)
+        steps = _steps(pairs, reference, y[rows], search, hmc, seed + start, rows_of(inputs, rows))
         sums = [torch.stack([s.value.sum(), s.squared_error.sum(), s.flagged.double().sum()]) for s in steps]
         totals.append(torch.stack(sums, -1))
     value, squared_error, flagged = torch.stack(totals).sum(0)

@@ -21,18 +21,14 @@ from pyro_vae.inference.tiles import TILE_DATA, pieces
 from pyro_vae.inference.weighing import importance, sites_at
 from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import seeded
+from pyro_vae.tasks.chains import CHAIN_DATA, Chains, chain_length, hamiltonian_chains, rows_of
 from pyro_vae.tasks.generation import mean_of, variance_of
-from pyro_vae.tasks.gibbs import Chains, metropolis_within_gibbs
+from pyro_vae.tasks.gibbs import metropolis_within_gibbs
 from pyro_vae.tasks.restored import METHODS, Restored
 
 Method = Literal["auto", "encoder", "refined", "gibbs", "hmc"]
 _PIECE = 25
 """Draws of z that x is drawn from in one run of the model; each piece of draws and data has its own random stream."""
-
-_CHAIN_DRAWS = 4000
-"""Least draws of the chains of a datum: with fewer, R-hat is above 1.01 by chance. As many as asked for are kept."""
-_CHAIN_DATA = 200
-"""Data whose chains are held in memory at a time."""
 
 
 @isolated
@@ -198,7 +194,7 @@ class _Codes:
         log_p = evidence.log_p, evidence.standard_error, evidence.flagged
         return cls(dict(drawn.draws), used, drawn.ess, k, drawn.flagged, *log_p)
 
-    def with_rows(self, rows: Tensor, other: Self) -> Self:
+    def withrows_of(self, rows: Tensor, other: Self) -> Self:
         """These, with the given rows replaced."""
         latents = {name: value.index_copy(1, rows, other.latents[name]) for name, value in self.latents.items()}
         names = [name for name in vars(self) if name != "latents"]
@@ -231,20 +227,20 @@ def _codes(
     if isinstance(pair, Jointly):
         return _codes_and_x(pair, y, inputs, how, method, found, rows, tell)
     members: Any = pair
-    given, some = _rows(inputs, rows), y[rows.to(y.device)]
+    given, some = rows_of(inputs, rows), y[rows.to(y.device)]
     if pair.code_site is not None:
         tell("refining", 0)
         given = {"params": refined_params(pair, some, how.search, how.seed, **given), **given}
         members = WithMembers(pair)
         better = _by_weights(members, some, given, how, "refined", tell)
         keep = ~(better.pareto_k > found.pareto_k[rows]) if method == "auto" else torch.ones(len(rows)).bool()
-        found = found.with_rows(rows[keep], better.rows(keep.nonzero().squeeze(-1)))
+        found = found.withrows_of(rows[keep], better.rows(keep.nonzero().squeeze(-1)))
     left = found.flagged[rows] if method == "auto" else torch.full((len(rows),), method == "hmc")
     if not left.any() or not _is_continuous(found.latents):
         return found
     chosen = left.nonzero().squeeze(-1)
-    given, rows = _rows(given, chosen), rows[chosen]
-    return found.with_rows(rows, _by_hmc(members, y[rows.to(y.device)], given, found.rows(rows), how, tell))
+    given, rows = rows_of(given, chosen), rows[chosen]
+    return found.withrows_of(rows, _by_hmc(members, y[rows.to(y.device)], given, found.rows(rows), how, tell))
 
 
 def _codes_and_x(
@@ -259,15 +255,15 @@ def _codes_and_x(
 ) -> _Codes:
     """The given rows by Metropolis-within-Gibbs, and those that are not healthy then by Hamiltonian Monte Carlo."""
     if method != "hmc":
-        given, some = _rows(inputs, rows), y[rows.to(y.device)]
+        given, some = rows_of(inputs, rows), y[rows.to(y.device)]
         better = _by_gibbs(pair, some, given, found.rows(rows), how, tell)
-        found, rows = found.with_rows(rows, better), rows[better.flagged]
+        found, rows = found.withrows_of(rows, better), rows[better.flagged]
     if method == "gibbs" or len(rows) == 0 or not pair.is_real:
         return found
-    given, some = _rows(inputs, rows), y[rows.to(y.device)]
+    given, some = rows_of(inputs, rows), y[rows.to(y.device)]
     by_hmc = _by_hmc(pair, some, given, found.rows(rows), how, tell)
     keep = (~by_hmc.flagged if method == "auto" else torch.ones(len(rows)).bool()).nonzero().squeeze(-1)
-    return found.with_rows(rows[keep], by_hmc.rows(keep))
+    return found.withrows_of(rows[keep], by_hmc.rows(keep))
 
 
 def _by_gibbs(
@@ -281,7 +277,7 @@ def _by_gibbs(
     """Draws of chains over (x, z)."""
 
     def chains(y: Tensor, given: Mapping[str, Any], seed: int, tell: Callable[[int], object]) -> Chains:
-        sizes = how.num_draws, how.hmc.num_chains, how.hmc.num_warmup, -(-_CHAIN_DRAWS // how.hmc.num_chains)
+        sizes = how.num_draws, how.hmc.num_chains, how.hmc.num_warmup, chain_length(how.hmc.num_chains)
         return metropolis_within_gibbs(pair, y, given, *sizes, seed, lambda share: tell(int(share * len(y))))
 
     return _by_chains(chains, "gibbs", y, inputs, before, how.seed, tell)
@@ -298,18 +294,13 @@ def _by_chains(
 ) -> _Codes:
     """Draws of chains, for so many data at a time; log p(y) stays that of the weights, with its flag."""
     parts = []
-    for start in range(0, len(y), _CHAIN_DATA):
-        part = slice(start, start + _CHAIN_DATA)
-        parts.append(chains(y[part], _rows(inputs, part), seed + start, lambda done, s=start: tell(method, s + done)))
+    for start in range(0, len(y), CHAIN_DATA):
+        part = slice(start, start + CHAIN_DATA)
+        parts.append(chains(y[part], rows_of(inputs, part), seed + start, lambda done, s=start: tell(method, s + done)))
     joined = {name: torch.cat([part.latents[name] for part in parts], 1) for name in parts[0].latents}
     none, used = torch.full_like(before.pareto_k, torch.nan), torch.full_like(before.used, METHODS.index(method))
     ess, flagged = (torch.cat([getattr(part, name) for part in parts]) for name in ("ess", "flagged"))
     return replace(before, latents=joined, used=used, ess=ess.to(before.ess), pareto_k=none, flagged=flagged)
-
-
-def _rows(inputs: Mapping[str, Any], rows: Tensor | slice) -> dict[str, Any]:
-    """The inputs of some data; one row is for all."""
-    return {name: value if len(value) == 1 else value[rows] for name, value in inputs.items()}
 
 
 def _by_weights(
@@ -334,11 +325,7 @@ def _by_hmc(
     """Draws of Hamiltonian chains over the latent sites, evenly spread over them."""
 
     def chains(y: Tensor, given: Mapping[str, Any], seed: int, tell: Callable[[int], object]) -> Chains:
-        options: dict[str, Any] = {"method": "hmc", "hmc": how.hmc, "seed": seed, "progress": tell, **given}
-        drawn = posterior(pair.model, pair.guide, y, num_draws=max(how.num_draws, _CHAIN_DRAWS), **options)
-        chosen = torch.arange(how.num_draws) * drawn.num_draws // how.num_draws
-        latents = {name: value[chosen] for name, value in drawn.draws.items()}
-        return Chains(latents, drawn.ess, drawn.flagged)
+        return hamiltonian_chains(pair, y, given, how.num_draws, how.hmc, seed, tell)
 
     return _by_chains(chains, "hmc", y, inputs, before, how.seed, tell)
 
@@ -366,7 +353,7 @@ def _draw_x(
         for start in range(0, len(y), TILE_DATA):
             rows = slice(start, start + TILE_DATA)
             tile = {name: value[:, rows].to(y.device) for name, value in latents.items()}
-            tiles.append(_tile(pair, y[rows], tile, _rows(inputs, rows), start, seed))
+            tiles.append(_tile(pair, y[rows], tile, rows_of(inputs, rows), start, seed))
     draws, mean, variance = zip(*tiles, strict=True)
     return torch.cat(draws, 1), torch.cat(mean), torch.cat(variance).clamp(min=0).sqrt()
 

@@ -13,7 +13,7 @@ from pyro_vae.errors import UsageError
 from pyro_vae.inference import HMC
 from pyro_vae.likelihoods import Poisson
 from pyro_vae.process.seeding import seeded
-from pyro_vae.tasks import restore, restoring
+from pyro_vae.tasks import restore
 from pyro_vae.testing.ppca import linear_process, linear_vae, make_exact
 
 PROCESS = linear_process(dim=4, latent=2)
@@ -81,7 +81,7 @@ def test_weighed_draws_of_probabilistic_pca(exact, y):
 
 def test_hmc_over_both(exact, y, monkeypatch):
     """400 draws of 2 chains, of which 100 are taken to count."""
-    monkeypatch.setattr(restoring, "_CHAIN_DRAWS", 400)
+    monkeypatch.setattr("pyro_vae.tasks.chains.CHAIN_DRAWS", 400)
     settings = HMC(num_chains=2, num_warmup=60, num_leapfrog=6)
     found = restore(exact, y[:1], OwnNoise(), num_draws=400, num_particles=100, method="hmc", hmc=settings)
     assert found.methods["hmc"] == 1 and found.draws.shape == (400, 1, 4)
@@ -110,7 +110,7 @@ def test_counts_above_a_threshold():
 
 def test_chains_that_do_not_move_are_flagged(y, monkeypatch):
     """The guide of an untrained encoder is hardly ever accepted where the model says much of z."""
-    monkeypatch.setattr(restoring, "_CHAIN_DRAWS", 80)
+    monkeypatch.setattr("pyro_vae.tasks.chains.CHAIN_DRAWS", 80)
     process = linear_process(dim=4, latent=2, scale=0.05)
     with seeded(0, "untrained"):
         vae = linear_vae(process)
