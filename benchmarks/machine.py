@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import re
 import resource
 import subprocess
 import time
@@ -26,6 +27,11 @@ def describe() -> dict[str, Any]:
         "pyro": version("pyro-ppl"),
         "package": package(),
     }
+
+
+def slug() -> str:
+    """The CPU and its number of cores as the name of a file: results of another machine are another file."""
+    return re.sub(r"[^a-z0-9]+", "-", f"{cpu_model()}, {cores()} cores".lower())
 
 
 def cores() -> int:

@@ -1,34 +1,66 @@
 """The generated part of `docs/performance.md`, and its pictures, from the raw results."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from results import Run, Spread, Store, column, disagreements, paired, select, values
-from systems import OURS, Suite
+from systems import OURS, Scale, Suite
 
 BEGIN, END = "<!-- results: begin (written by benchmarks/run.py) -->", "<!-- results: end -->"
 _TOLERANCE = {"evidence": 0.05, "training": 3.0, "first step": float("inf")}
 
 
-def write(page: Path, pictures: Path, store: Store, suites: dict[str, Suite]) -> None:
-    """Put the tables between the markers of the page, and save the pictures beside it."""
-    measured = {name: suite for name, suite in suites.items() if select_any(store.runs(name))}
-    drawn = {name: draw(suite, store.runs(name), pictures / f"speed-{name}.png") for name, suite in measured.items()}
+@dataclass(frozen=True)
+class Section:
+    """A suite as one machine measured it: its conditions and its runs."""
+
+    suite: Suite
+    conditions: dict[str, Any]
+    runs: list[Run]
+
+
+def write(page: Path, pictures: Path, stores: list[Store], suites: Callable[[Scale], dict[str, Suite]]) -> None:
+    """Put the tables between the markers of the page, and save the pictures beside it.
+
+    Args:
+        page: the page.
+        pictures: the folder of the pictures.
+        stores: the results of each machine.
+        suites: the suites at a scale; each table is drawn at the scale of its machine.
+    """
+    measured = _measured(stores, suites)
+    drawn = {name: draw(sections, pictures / f"speed-{name}.png") for name, sections in measured.items()}
     links = {name: str(path.relative_to(page.parent)) for name, path in drawn.items() if path is not None}
     text = page.read_text() if page.exists() else f"{BEGIN}\n{END}\n"
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(f"{before}{BEGIN}\n\n{generate(store, measured, links)}\n{END}{after}")
+    page.write_text(f"{before}{BEGIN}\n\n{generate(measured, links)}\n{END}{after}")
 
 
-def generate(store: Store, suites: dict[str, Suite], pictures: dict[str, str]) -> str:
-    """All sections as Markdown."""
+def _measured(stores: list[Store], suites: Callable[[Scale], dict[str, Suite]]) -> dict[str, list[Section]]:
+    """The sections of each suite, machine by machine, in the order in which the suites run."""
+    found: dict[str, list[Section]] = {name: [] for name in suites(Scale(threads=1))}
+    for store in stores:
+        for name, measured in store.suites.items():
+            suite = suites(Scale(**measured["conditions"]["scale"])).get(name)
+            if suite is not None and select_any(measured["runs"]):
+                found[name].append(Section(suite, **measured))
+    return {name: sections for name, sections in found.items() if sections}
+
+
+def generate(measured: dict[str, list[Section]], pictures: dict[str, str]) -> str:
+    """All suites as Markdown: the table of each machine, then a picture of all machines."""
     parts = []
-    for name, suite in suites.items():
-        runs = store.runs(name)
-        picture = [f"![{suite.title}]({pictures[name]})"] if name in pictures else []
-        parts += [f"### {suite.title}", _conditions(store, name), table(suite, runs), *picture, *_remarks(suite, runs)]
+    for name, sections in measured.items():
+        title = sections[0].suite.title
+        parts.append(f"### {title}")
+        for section in sections:
+            suite, runs = section.suite, section.runs
+            parts += [_conditions(section), table(suite, runs), *_remarks(suite, runs)]
+        parts += [f"![{title}]({pictures[name]})"] if name in pictures else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -94,16 +126,37 @@ def _cell(suite: Suite, runs: list[Run], name: str, setting: str) -> str:
     return "" if speed is None else _number(speed.median) + (f"; {_ratio(ratio)}" if ratio else "")
 
 
-def draw(suite: Suite, runs: list[Run], path: Path) -> Path | None:
-    """Save the picture of a growth suite; None where there is nothing to draw."""
-    settings = [s for s in suite.settings if select_any(run for run in runs if run["setting"] == s)]
-    if not suite.axis or not all(setting.isdigit() for setting in settings) or len(settings) < 2:
+def draw(sections: list[Section], path: Path) -> Path | None:
+    """Save the picture of a growth suite, a panel for each machine; None where there is nothing to draw."""
+    sections = [section for section in sections if len(_numbers(section)) > 1]
+    if not sections:
         return None
     from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7 * len(sections), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(sections), squeeze=False, sharey=True)[0]
+    for axes, section in zip(panels, sections, strict=True):
+        _draw_panel(axes, section)
+        if len(sections) > 1:
+            axes.set_title(section.conditions["cpu"], fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, metadata={"Software": None})
+    return path
+
+
+def _numbers(section: Section) -> list[str]:
+    """The settings that have results, if all of them are numbers; a suite without an axis has none."""
+    suite, measured = section.suite, {run["setting"] for run in section.runs if "result" in run}
+    settings = [setting for setting in suite.settings if setting in measured]
+    return settings if suite.axis and all(setting.isdigit() for setting in settings) else []
+
+
+def _draw_panel(axes: Any, section: Section) -> None:
+    """Each system's speed by setting, on logarithmic axes, with its range over the rounds."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.add_subplot(xscale="log", yscale="log", ylabel="images/s", xlabel=suite.axis.removeprefix("--"))
+    suite, runs, settings = section.suite, section.runs, _numbers(section)
+    axes.set(xscale="log", yscale="log", ylabel="images/s", xlabel=suite.axis.removeprefix("--"))
     for name in _present(suite, runs):
         found = {int(s): spread for s in settings if (spread := values(runs, suite.kind, name, s)) is not None}
         middle = [spread.median for spread in found.values()]
@@ -116,9 +169,6 @@ def draw(suite: Suite, runs: list[Run], path: Path) -> Path | None:
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, metadata={"Software": None})
-    return path
 
 
 def select_any(runs: Iterable[Run]) -> bool:
@@ -130,10 +180,10 @@ def _present(suite: Suite, runs: list[Run]) -> list[str]:
     return [name for name in suite.systems if select(runs, name)]
 
 
-def _conditions(store: Store, name: str) -> str:
+def _conditions(section: Section) -> str:
     """What the suite was measured on, in one paragraph."""
-    conditions = store.suites[name]["conditions"]
-    runs = [run for run in store.runs(name) if "result" in run]
+    conditions = section.conditions
+    runs = [run for run in section.runs if "result" in run]
     rounds = len({run["round"] for run in runs})
     dates = sorted({run["finished"][:10] for run in runs})
     versions: dict[str, str] = {}
@@ -141,9 +191,11 @@ def _conditions(store: Store, name: str) -> str:
         versions.update({k: v for k, v in run["result"]["versions"].items() if k not in ("pyro-vae", "numpy")})
     others = Spread.of(run["others"] for run in runs if run.get("others") is not None)
     packages = ", ".join(f"{name} {number}" for name, number in sorted(versions.items()))
-    machine = f"{conditions['cpu']}; {conditions['cores']} cores, {conditions['memory_gib']} GiB"
+    machine = f"**{conditions['cpu']}**; {conditions['cores']} cores, {conditions['memory_gib']} GiB"
     scale = conditions["scale"]
-    work = f"{scale['threads']} threads; {scale['num']:,} images an epoch, {scale['images']} for log p(x)"
+    threads = sorted({run["result"]["settings"].get("threads", scale["threads"]) for run in runs})
+    counted = f"{' or '.join(map(str, threads))} {'thread' if threads == [1] else 'threads'}"
+    work = f"{counted}; {scale['num']:,} images an epoch, {scale['images']} for log p(x)"
     products = (
         "float32 products by oneDNN" if scale.get("onednn", True) else "float32 products by torch's default library"
     )

@@ -1,4 +1,4 @@
-"""Raw results: a JSON file that grows run by run, and the statistics of pairs of runs in the same round."""
+"""Raw results: a JSON file for each machine, which grows run by run, and the statistics of pairs of runs of a round."""
 
 import json
 from collections.abc import Iterable
@@ -101,10 +101,13 @@ def values(runs: Iterable[Run], kind: str, system: str, setting: str = "") -> Sp
 
 def paired(runs: list[Run], kind: str, system: str, base: str, setting: str = "") -> Spread | None:
     """The ratio of `system` to `base`, each pair taken in the same round; None without a common round."""
-    of_base = {run["round"]: value(run, kind) for run in select(runs, base, setting)}
-    of_system = {run["round"]: value(run, kind) for run in select(runs, system, setting)}
-    common = of_base.keys() & of_system.keys()
-    return Spread.of(of_system[turn] / of_base[turn] for turn in sorted(common) if of_base[turn])
+    of_base, of_system = _by_round(runs, kind, base, setting), _by_round(runs, kind, system, setting)
+    return Spread.of(of_system[turn] / of_base[turn] for turn in sorted(of_base.keys() & of_system.keys()))
+
+
+def _by_round(runs: list[Run], kind: str, system: str, setting: str) -> dict[int, float]:
+    """A system's value in each round where it has one, not zero."""
+    return {run["round"]: found for run in select(runs, system, setting) if (found := value(run, kind))}
 
 
 def column(runs: Iterable[Run], system: str, name: str, setting: str = "") -> Spread | None:

@@ -5,7 +5,7 @@
     python benchmarks/run.py --only training 'first-*'  # some suites
     python benchmarks/run.py --only 'evidence/ours*'    # some systems of a suite
     python benchmarks/run.py --list
-    python benchmarks/run.py --render                   # the page again, from the raw results
+    python benchmarks/run.py --render                   # the page again, from the raw results of all machines
 
 In each round every system runs once, in a process of its own, in turn; the order is rotated from round to round. Ratios
 are taken within a round. Every run is saved when it ends: after an interruption the same command goes on.
@@ -49,11 +49,12 @@ def main(argv: list[str] | None = None) -> None:
         print("\n".join(f"{name}/{system}" for name, suite in chosen.items() for system in suite.systems))
         return
     folder = HERE / ".quick" if args.quick else None
-    store = Store((folder or HERE) / "results.json")
+    results = (folder or HERE) / "results"
     if not args.render:
-        measure(store, chosen, scale, args)
+        measure(Store(results / f"{machine.slug()}.json"), chosen, scale, args)
     docs = folder or ROOT / "docs"
-    page.write(docs / "performance.md", docs / "pictures", store, suites(scale))
+    stores = [Store(path) for path in sorted(results.glob("*.json"))]
+    page.write(docs / "performance.md", docs / "pictures", stores, suites)
     print(f"wrote {docs / 'performance.md'}", file=sys.stderr)
 
 
@@ -159,6 +160,10 @@ def _result(case: Case, scale: Scale, limit: float) -> dict[str, Any]:
 
 
 def _command(case: Case) -> list[str]:
+    return [sys.executable, str(HERE / "beside.py"), *_alone(case)] if case.busy else _alone(case)
+
+
+def _alone(case: Case) -> list[str]:
     python = str(environments.python(case.environment))
     if case.processes:
         launcher = [python, "-m", "torch.distributed.run", "--standalone"]

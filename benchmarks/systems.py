@@ -106,7 +106,8 @@ class Suite:
         systems: what to run, by name.
         axis: the option that is varied, e.g. "--batch"; "" for none; "processes" for `torchrun`'s number.
         settings: its values.
-        options: options of all runs.
+        options: options of all runs; they win over those of the scale.
+        busy: whether a process beside each run keeps a core busy.
     """
 
     title: str
@@ -115,6 +116,7 @@ class Suite:
     axis: str = ""
     settings: tuple[str, ...] = ("",)
     options: tuple[str, ...] = ()
+    busy: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ def _some(systems: dict[str, System], *names: str) -> dict[str, System]:
 
 
 _GROWTH = _some(TRAINING, OURS, "ours, eager", "PyTorch, best loop", "Pyro's example", "pythae", "NumPyro")
+_HINDERED = _some(TRAINING, OURS, "ours, eager", "PyTorch, best loop", "Pyro's example", "NumPyro")
 
 
 def _annealing(growth: str, axis: str, settings: tuple[str, ...], scale: Scale) -> Suite:
@@ -165,6 +168,12 @@ def suites(scale: Scale) -> dict[str, Suite]:
         "training": Suite("Training, batches of 100", "training", training),
         "training-256": Suite("Training, batches of 256", "training", equal, options=("--batch", "256")),
         "training-1024": Suite("Training, batches of 1024", "training", equal, options=("--batch", "1024")),
+        "training-beside": Suite(
+            "Training, batches of 100, beside one busy process of equal priority", "training", _HINDERED, busy=True
+        ),
+        "training-one-thread": Suite(
+            "Training, batches of 100, one thread", "training", _HINDERED, options=("--threads", "1")
+        ),
         "evidence": Suite("log p(x), K = 5000, decoder 20-500-784", "evidence", EVIDENCE),
         "evidence-deep": Suite("log p(x), K = 5000, decoder 50-200-200-784", "evidence", EVIDENCE, options=deep),
         "first-step": Suite("Seconds to the first step", "first step", FIRST_STEP),
@@ -199,6 +208,7 @@ class Case:
     environment: str
     cache: str
     processes: int
+    busy: bool
 
 
 def cases(name: str, suite: Suite, scale: Scale, turn: int) -> list[Case]:
@@ -218,8 +228,8 @@ def _case(name: str, suite: Suite, system: str, setting: str, scale: Scale) -> C
     elif suite.axis:
         options[suite.axis] = setting
     flat = tuple(word for option in options.items() for word in option)
-    command = tuple(w for w in (what.script, *what.options, *suite.options, *flat) if scale.onednn or w not in ONEDNN)
-    return Case(name, system, setting, command, what.environment, what.cache, processes)
+    command = tuple(w for w in (what.script, *what.options, *flat, *suite.options) if scale.onednn or w not in ONEDNN)
+    return Case(name, system, setting, command, what.environment, what.cache, processes, suite.busy)
 
 
 def _work(suite: Suite, what: System, setting: str, scale: Scale) -> dict[str, str]:

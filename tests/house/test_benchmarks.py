@@ -35,6 +35,20 @@ PEERS = {
     "jax_chunked.py": ("numpyro", TINY),
 }
 
+LOOK = """
+import json, os
+from pathlib import Path
+
+def stat(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+siblings = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and stat(p.name)[1] == str(os.getppid())]
+others = [pid for pid in siblings if pid != os.getpid() and stat(pid)[3] == stat("self")[3]]
+while not all(int(stat(pid)[11]) for pid in others):
+    pass
+print(json.dumps([{"pid": pid, "ticks": int(stat(pid)[11]), "nice": int(stat(pid)[16])} for pid in others]))
+"""
+
 
 @pytest.fixture(autouse=True)
 def _settings_kept():
@@ -235,6 +249,32 @@ def test_every_round_runs_every_system_once_in_another_order():
         assert all((FOLDER / case.command[0]).exists() for case in first)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_suite_beside_a_busy_process_starts_it_before_and_ends_it_after(tmp_path):
+    """The command beside it sees one process more in its session, which spins at the same priority."""
+    script = tmp_path / "look.py"
+    script.write_text(LOOK)
+    command = [sys.executable, FOLDER / "beside.py", sys.executable, script]
+    seen = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout
+    (busy,) = json.loads(seen.splitlines()[-1])
+    assert busy["ticks"] > 0 and busy["nice"] == os.nice(0)
+    assert not Path(f"/proc/{busy['pid']}").exists()
+
+
+def test_one_run_of_a_busy_suite_has_company():
+    scale = systems.Scale(threads=2)
+    alone, beside = (systems.suites(scale)[name] for name in ("training", "training-beside"))
+    commands = [run._command(systems.cases("s", suite, scale, 0)[0]) for suite in (alone, beside)]
+    assert commands[1][1].endswith("beside.py") and commands[1][2:] == commands[0]
+
+
+def test_options_of_a_suite_win_over_those_of_the_scale():
+    scale = systems.Scale(threads=2)
+    for case in systems.cases("s", systems.suites(scale)["training-one-thread"], scale, 0):
+        words = list(case.command)
+        assert words[len(words) - 1 - words[::-1].index("--threads") + 1] == "1"
+
+
 def test_every_peer_has_requirements():
     needed = {case.environment for s in (systems.TRAINING, systems.EVIDENCE) for case in s.values()} - {"project"}
     assert needed == {path.stem for path in (FOLDER / "requirements").glob("*.txt")}
@@ -255,15 +295,35 @@ def test_the_runner_writes_resumes_and_renders(tmp_path, monkeypatch, capsys):
     text = (tmp_path / "docs/performance.md").read_text()
     assert text.startswith(page.BEGIN) and "**1.00**" in text and "Not measured: c at 2 (no such luck)" in text
     assert (tmp_path / "docs/pictures/speed-s.png").exists()
+    assert f"**{machine.cpu_model()}**" in text and (tmp_path / f"results/{machine.slug()}.json").exists()
     run.main(["--rounds", "1", "--threads", "1"])
     told = capsys.readouterr().err
     assert "of 2," in told and systems.OURS not in told
 
 
+def test_results_of_another_machine_are_kept_and_shown(tmp_path):
+    """Each machine has its table, at its own scale, and its panel of the picture."""
+
+    def suites(scale):
+        settings = tuple(str(count) for count in range(1, scale.threads + 1))
+        return {"s": systems.Suite("Some", "training", {systems.OURS: systems.System("a.py")}, "--threads", settings)}
+
+    stores = [results.Store(tmp_path / f"{cpu}.json") for cpu in ("old", "new")]
+    for store, threads in zip(stores, (1, 2), strict=True):
+        described = {"cpu": store.path.stem, "cores": 2, "memory_gib": 8, "system": "any"}
+        store.open("s", {**described, "scale": vars(systems.Scale(threads))}, fresh=False)
+        for setting in range(1, threads + 1):
+            store.add("s", record(systems.OURS, 0, [111.0 * (2 * threads + setting)], str(setting)))
+    page.write(tmp_path / "page.md", tmp_path, stores, suites)
+    text = (tmp_path / "page.md").read_text()
+    old, new = text[text.index("**old**") : text.index("**new**")], text[text.index("**new**") :]
+    assert text.count("### Some") == 1 and "333" in old and "555" not in old and "555" in new and "666" in new
+
+
 def test_the_page_keeps_what_is_written_by_hand(tmp_path):
     path = tmp_path / "performance.md"
     path.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n")
-    page.write(path, tmp_path, results.Store(tmp_path / "none.json"), systems.suites(systems.Scale(1)))
+    page.write(path, tmp_path, [results.Store(tmp_path / "none.json")], systems.suites)
     text = path.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
 
