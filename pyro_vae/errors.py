@@ -134,6 +134,32 @@ class UserCodeError(PyroVaeError):
     exit_code = 8
 
 
+class OutOfMemory(PyroVaeError, MemoryError):  # noqa: N818 - named after the event
+    """The memory of the computer or of a GPU ended; the message says which argument to make smaller."""
+
+    exit_code = 9
+
+
+def lack_of_memory(error: BaseException | None) -> BaseException | None:
+    """The error by which Python or torch said that memory ended: this one, or a cause of it; None if there is none.
+
+    Example:
+        >>> lack_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+        >>> lack_of_memory(ValueError("a shape")) is None
+        True
+    """
+    if error is None:
+        return None
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's, not imported here
+    told = isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
+    return lack_of_memory(error.__cause__) or (error if named or told else None)
+
+
+_OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""In messages of torch's `RuntimeError`: on the CPU, of the driver, of its library of matrix products."""
+
+
 @contextmanager
 def file_errors(path: str | os.PathLike[str], doing: Literal["read", "write"]) -> Iterator[None]:
     """Errors of the system inside become a `FileError` that names `path`; errors of the package are not changed.

@@ -46,7 +46,7 @@ several processes: torchrun --nproc-per-node 2 -m pyro_vae -- fit ...     (or ev
 
 exit codes: 0 done, 1 a fault of pyro_vae, 2 usage, 3 data, 4 run directory, 5 not finite,
 6 another process was lost, 7 a file can't be read or written, 8 an error in a class or function
-that you named (PYRO_VAE_TRACEBACK=1 shows its traceback), 130/143 stopped by a signal"""
+that you named (PYRO_VAE_TRACEBACK=1 shows its traceback), 9 out of memory, 130/143 stopped by a signal"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from types import FrameType
 
-from pyro_vae.errors import FileError, PyroVaeError, UserCodeError
+from pyro_vae.errors import FileError, OutOfMemory, PyroVaeError, UserCodeError, lack_of_memory
 
 TRACEBACK = "PYRO_VAE_TRACEBACK"
 """The environment variable that makes the command line print tracebacks."""
@@ -26,7 +26,7 @@ _LONGEST = 1000
 def as_ours(error: BaseException) -> PyroVaeError:
     """The `PyroVaeError` to report for an exception, with message and exit code."""
     if isinstance(error, PyroVaeError):
-        cause = None if isinstance(error, FileError) else error.__cause__
+        cause = None if isinstance(error, FileError | OutOfMemory) else error.__cause__
         return error if cause is None else _of_the_user(cause) or error
     found = _of_the_user(error) or (FileError.of(error) if isinstance(error, OSError) else _fault(error))
     found.shared = False  # the other processes have not met it and may continue
@@ -48,8 +48,8 @@ def _of_the_user(error: BaseException) -> UserCodeError | None:
 
 
 def _fault(error: BaseException) -> PyroVaeError:
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate" in str(error):
-        return PyroVaeError(f"out of memory: take fewer data, draws or rows at a time ({_text(error)})")
+    if lack_of_memory(error):
+        return OutOfMemory(f"out of memory: take fewer data, draws or rows at a time ({_text(error)})")
     where = _innermost(error, lambda frame: _is_below(frame.f_code.co_filename, _OWN)) or "pyro_vae"
     return PyroVaeError(
         f"a fault of pyro_vae, please report it: {_text(error)}, at {where} ({TRACEBACK}=1 shows the traceback)"

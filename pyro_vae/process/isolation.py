@@ -14,7 +14,7 @@ Pyro's handlers, torch's switches and its default generator belong to the caller
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import fields, is_dataclass
@@ -29,7 +29,7 @@ from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 
-from pyro_vae.errors import UsageError
+from pyro_vae.errors import OutOfMemory, UsageError, lack_of_memory
 from pyro_vae.process.pyro_internals import handlers
 from pyro_vae.process.switches import put_back_on_error
 from pyro_vae.process.torch_cache import environment_kept
@@ -86,14 +86,21 @@ def in_any_mode(function: Callable[P, R]) -> Callable[P, R]:
 
 def _isolated(function: Callable[P, R], gradients: Callable[[], bool]) -> Callable[P, R]:
     name = function.__qualname__.removesuffix(".__init__").rpartition(".")[2]
-    runs_programs = not _PROGRAMS.isdisjoint(signature(function).parameters)
+    parameters = signature(function).parameters
+    runs_programs = not _PROGRAMS.isdisjoint(parameters)
+    sizes = [size for size in _SIZES if size in parameters]
 
     @wraps(function)
     def isolated(*args: P.args, **kwargs: P.kwargs) -> R:
         if _is_nested():
             with _usual_modes(gradients()):
                 return function(*args, **kwargs)
-        with _inside(name), _usual_modes(gradients()), _refusing_inference_tensors(name):
+        with (
+            _inside(name),
+            _explaining_memory(name, sizes),
+            _usual_modes(gradients()),
+            _refusing_inference_tensors(name),
+        ):
             if runs_programs:  # once no other call runs: the handlers of its programs are in the same list
                 _refuse_handlers(name)
             call: Callable[..., R] = function
@@ -105,6 +112,10 @@ def _isolated(function: Callable[P, R], gradients: Callable[[], bool]) -> Callab
 
 _PROGRAMS = {"model", "vae", "vqvae"}
 """Arguments that are programs, or have some."""
+
+
+_SIZES = ("batch_size", "max_rows")
+"""Arguments that bound how much memory a function takes."""
 
 
 def _refuse_handlers(name: str) -> None:
@@ -245,3 +256,22 @@ def _refusing_inference_tensors(name: str) -> Iterator[None]:
             f"{name} met a tensor or a weight that was made in torch.inference_mode(), which takes no part in "
             f"gradients: {_REMEDY}"
         ) from error
+
+
+@contextmanager
+def _explaining_memory(name: str, sizes: Sequence[str]) -> Iterator[None]:
+    """Say which argument to make smaller where memory ends.
+
+    Args:
+        name: of the function.
+        sizes: its arguments that bound how much memory it takes.
+    """
+    try:
+        yield
+    except Exception as error:
+        lack = lack_of_memory(error)
+        if lack is None:
+            raise
+        less = f"a smaller {' or '.join(sizes)}, or fewer data" if sizes else "fewer data, draws or rows at a time"
+        first = str(lack).strip().partition("\n")[0]
+        raise OutOfMemory(f"{name} ran out of memory: take {less} ({type(lack).__name__}: {first})") from lack

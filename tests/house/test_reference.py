@@ -25,7 +25,7 @@ WITHOUT = {
     _BASE: """CodePrior Prior Likelihood Guide FromNoise FromShapes Network Objective Schedule Autoencoder Conditional
         Missingness Channel LinearChannel VAEEstimator""",
     _ERROR: """NotTensorial NotExactError ContractError NotApplicable CheckpointError DataError FileError MissingPackage
-        NumericalError PeerLost PyroVaeError Stopped UsageError UserCodeError""",
+        NumericalError OutOfMemory PeerLost PyroVaeError Stopped UsageError UserCodeError""",
     _INSIDE: """Conditioned ScaleLatents GivenX Jointly Through ThroughChannel Within CollapseWatch Given Sizes Subject
         Axis Part run_check""",
 }
