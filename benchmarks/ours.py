@@ -8,8 +8,9 @@ import shutil
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -17,9 +18,11 @@ from typing import Any
 
 import torch
 from common import Clock, print_training, training_arguments, training_parser
+from torch import Tensor, nn
 from torch_common import Warnings, set_up, training_images
 
 from pyro_vae import VAE, fit
+from pyro_vae.data import Dataset
 from pyro_vae.networks import MLP
 
 EVENT = (28, 28)
@@ -35,31 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = training_parser(__doc__)
     parser.add_argument("--mode", choices=MODES, default="compiled")
     args = training_arguments(parser, argv)
-    time_fit(f"ours, {args.mode}", args)
-
-
-def time_fit(system: str, args: Namespace, objective: Any = None, **parts: Any) -> None:
-    """Time `fit` on the reference problem and print the line.
-
-    Args:
-        system: what to call it.
-        args: the options.
-        objective: the objective; None for `fit`'s own.
-        **parts: parts of the VAE, instead of the reference problem's.
-    """
-    if _processes() > 1 and "pyro_vae.distributed" not in sys.modules:
-        print('{"unsupported": "this version of fit trains in one process only"}')
-        return
-    onednn = set_up(args)
-    x = training_images(args).unflatten(-1, EVENT)
-    train = partial(fit, objective=objective, batch_size=args.batch, seed=args.seed, **MODES[args.mode])
-    warned, clock = Warnings(), Clock()
-    train(make(args, **parts), x[: args.batch], epochs=1, progress=False)
-    clock.step()
-    rates, loss = _epochs(train, make(args, **parts), x, args.epochs) if args.epochs else ([], None)
-    if _first():
-        settings = {"onednn": onednn, "processes": _processes(), "warnings": warned.messages}
-        print_training(system, args, rates, loss, clock.first_step_s, **settings)
+    time_fit(f"ours, {args.mode}", args, Problem())
 
 
 def make(args: Namespace, **parts: Any) -> VAE:
@@ -68,13 +47,58 @@ def make(args: Namespace, **parts: Any) -> VAE:
     return VAE(EVENT, args.latent, **{"encoder": network, "decoder": network, **parts})
 
 
-def _epochs(train: Any, vae: VAE, x: torch.Tensor, epochs: int) -> tuple[list[float], float]:
+@dataclass(frozen=True)
+class Problem:
+    """What is trained; by default the reference problem.
+
+    Args:
+        make: the autoencoder.
+        objective: the objective; None for `fit`'s own.
+        inputs: what the programs take in addition to x, `[num, *shape]` by name.
+    """
+
+    make: Callable[[Namespace], nn.Module] = make
+    objective: Any = None
+    inputs: Callable[[Namespace], dict[str, Tensor]] = lambda _: {}
+
+    def data(self, args: Namespace, rows: int | None = None) -> Tensor | Dataset:
+        """The images, or the first of them, with the inputs if there are any."""
+        x = training_images(args)[:rows].unflatten(-1, EVENT)
+        inputs = {name: {"train": value[:rows]} for name, value in self.inputs(args).items()}
+        return Dataset("synthetic", x, inputs=inputs) if inputs else x
+
+
+def time_fit(system: str, args: Namespace, problem: Problem) -> None:
+    """Time `fit` on a problem and print the line.
+
+    Args:
+        system: what to call it.
+        args: the options.
+        problem: what is trained.
+    """
+    if _processes() > 1 and "pyro_vae.distributed" not in sys.modules:
+        print('{"unsupported": "this version of fit trains in one process only"}')
+        return
+    onednn = set_up(args)
+    start_count = getattr(problem.make(args), "start_count", 0)  # what a prior starts from may be more than a batch
+    first, data = problem.data(args, max(args.batch, start_count)), problem.data(args)
+    train = partial(fit, objective=problem.objective, batch_size=args.batch, seed=args.seed, **MODES[args.mode])
+    warned, clock = Warnings(), Clock()
+    train(problem.make(args), first, epochs=1, progress=False)
+    clock.step()
+    rates, loss = _epochs(train, problem.make(args), data, args) if args.epochs else ([], None)
+    if _first():
+        settings = {"onednn": onednn, "processes": _processes(), "warnings": warned.messages}
+        print_training(system, args, rates, loss, clock.first_step_s, **settings)
+
+
+def _epochs(train: Any, vae: nn.Module, data: Tensor | Dataset, args: Namespace) -> tuple[list[float], float]:
     """Images per second of each epoch after the first, and the last loss, from the table that `fit` returns."""
     optimizer = partial(torch.optim.Adam, lr=1e-3)
     with _folder() as folder:
         run = folder / "run"
-        rows = train(vae, x, epochs=epochs + 1, optimizer=optimizer, run=run, progress=True).rows
-    return [len(x) / (after["seconds"] - before["seconds"]) for before, after in pairwise(rows)], rows[-1]["loss"]
+        rows = train(vae, data, epochs=args.epochs + 1, optimizer=optimizer, run=run, progress=True).rows
+    return [args.num / (after["seconds"] - before["seconds"]) for before, after in pairwise(rows)], rows[-1]["loss"]
 
 
 @contextmanager

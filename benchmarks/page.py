@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from results import Run, Spread, Store, column, disagreements, paired, select, values
-from systems import OURS, Scale, Suite
+from systems import BY_HAND, OURS, Scale, Suite
 
 BEGIN, END = "<!-- results: begin (written by benchmarks/run.py) -->", "<!-- results: end -->"
 _TOLERANCE = {"evidence": 0.05, "training": 3.0, "first step": float("inf")}
@@ -66,6 +66,8 @@ def generate(measured: dict[str, list[Section]], pictures: dict[str, str]) -> st
 
 def table(suite: Suite, runs: list[Run]) -> str:
     """The table of a suite."""
+    if BY_HAND in suite.systems:
+        return parts_table(suite, runs)
     if suite.axis:
         return growth_table(suite, runs)
     return {"training": training_table, "evidence": evidence_table, "first step": first_step_table}[suite.kind](
@@ -118,6 +120,24 @@ def growth_table(suite: Suite, runs: list[Run]) -> str:
         if any(cells):
             rows.append([setting, *cells])
     return _markdown([suite.axis.removeprefix("--"), *systems], rows)
+
+
+def parts_table(suite: Suite, runs: list[Run]) -> str:
+    """Parts down; each system's speed and its loss across, then the ratios of ours, also to what is written by hand."""
+    systems = _present(suite, runs)
+    pairs = [(OURS, "ours, eager"), (OURS, BY_HAND), ("ours, eager", BY_HAND)]
+    pairs = [pair for pair in pairs if set(pair) <= set(systems)]
+    rows = []
+    for part in suite.settings:
+        cells = [_speed_and_loss(suite, runs, name, part) for name in systems]
+        ratios = [_ratio(paired(runs, suite.kind, *pair, part)) for pair in pairs]
+        rows += [[part, *cells, *ratios]] if any(cells) else []
+    return _markdown(["part", *(f"{name}, images/s (loss)" for name in systems), *map(" / ".join, pairs)], rows)
+
+
+def _speed_and_loss(suite: Suite, runs: list[Run], name: str, setting: str) -> str:
+    speed, loss = values(runs, suite.kind, name, setting), column(runs, name, "loss", setting)
+    return "" if speed is None else _number(speed.median) + (f" ({loss.median:.1f})" if loss else "")
 
 
 def _cell(suite: Suite, runs: list[Run], name: str, setting: str) -> str:

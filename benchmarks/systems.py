@@ -5,7 +5,7 @@ To add a system, write its script and name it in `TRAINING` or `EVIDENCE`; to ad
 
 from dataclasses import dataclass
 
-OURS = "ours, compiled"
+OURS, BY_HAND = "ours, compiled", "by hand"
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,24 @@ PARTS_TIMED = (
     "ELBO(num_particles=5)",
     "ELBO(analytic_kl=True)",
     "IWAE(5)",
+    "IWAE(50)",
     "DReG(5)",
+    "DReG(50)",
     "MixtureOfNormals prior",
     "VampPrior(50)",
+    "VampPrior(500)",
     "ConvNet(16, 32)",
+    "ResNet(16, 32)",
+    "HierarchicalVAE, two layers",
+    "VQVAE",
+    "SemiSupervisedVAE, a tenth labelled",
+    "IWAE(5), half the pixels missing",
 )
 """The names in `our_parts.PARTS`, which this file does not import: that would take torch."""
 PARTS = {
     OURS: System("our_parts.py", ("--mode", "compiled", *ONEDNN), scaled=False),
     "ours, eager": System("our_parts.py", ("--mode", "eager", *ONEDNN), scaled=False),
+    BY_HAND: System("twins.py", ONEDNN, scaled=False),
 }
 ANNEALING = {
     "AIS": System("ours_annealing.py", ("--sampler", "ais", "--compile", *ONEDNN)),
@@ -177,7 +186,7 @@ def suites(scale: Scale) -> dict[str, Suite]:
         "evidence": Suite("log p(x), K = 5000, decoder 20-500-784", "evidence", EVIDENCE),
         "evidence-deep": Suite("log p(x), K = 5000, decoder 50-200-200-784", "evidence", EVIDENCE, options=deep),
         "first-step": Suite("Seconds to the first step", "first step", FIRST_STEP),
-        "parts": Suite("Our own parts, compiled and eager", "training", PARTS, "--part", PARTS_TIMED),
+        "parts": Suite("Parts, beside the same written by hand in PyTorch", "training", PARTS, "--part", PARTS_TIMED),
         "batch": Suite("Training by batch size", "training", _GROWTH, "--batch", ("100", "256", "1024", "4096")),
         "width": Suite("Training by width", "training", _GROWTH, "--hidden", ("125", "250", "500", "1000", "2000")),
         "latent": Suite("Training by latent size", "training", _GROWTH, "--latent", ("2", "20", "200")),

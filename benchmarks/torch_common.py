@@ -5,6 +5,7 @@ import logging
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from common import PIXELS, Layers, images, make_layers
@@ -27,7 +28,8 @@ def use_onednn() -> bool:
     On x86 with AVX-512 and no AMX the switch named "bf16" runs true float32 kernels; with AMX it rounds the factors to
     bfloat16, which its error gives away: then the setting is undone.
     """
-    switch = torch.backends.mkldnn.matmul
+    backend: Any = torch.backends.mkldnn
+    switch = backend.matmul
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(shape, generator=generator) for shape in ((256, 784), (784, 500)))
     exact = a.double() @ b.double()
@@ -64,6 +66,17 @@ def keep_blocks() -> None:
 def training_images(args: Namespace) -> Tensor:
     """The images of an epoch, `[num, 784]` float32."""
     return torch.from_numpy(images(args.num, args.seed))
+
+
+def tenth_of_labels(args: Namespace) -> Tensor:
+    """Ten classes by turns for every tenth image, -1 for no label: int64 `[num]`."""
+    rows = torch.arange(args.num)
+    return torch.where(rows % 10 == 0, rows // 10 % 10, -1)
+
+
+def half_observed(args: Namespace) -> Tensor:
+    """Which pixels are observed, half of them: bool `[num, 784]`."""
+    return torch.rand(args.num, PIXELS, generator=torch.Generator().manual_seed(args.seed)) < 0.5
 
 
 def networks(args: Namespace) -> tuple[nn.Sequential, nn.Sequential]:

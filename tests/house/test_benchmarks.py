@@ -119,8 +119,18 @@ def test_ours(script, options, capsys):
 
 def test_the_suite_of_parts_is_the_list_of_parts():
     import our_parts
+    import twins
 
-    assert set(systems.suites(systems.Scale(1))["parts"].settings) == set(our_parts.PARTS)
+    assert set(systems.suites(systems.Scale(1))["parts"].settings) == set(our_parts.PARTS) == set(twins.TWINS)
+
+
+@pytest.mark.parametrize("part", ["DReG(5)", "VQVAE", "SemiSupervisedVAE, a tenth labelled", "VampPrior(50)"])
+def test_a_twin(part, capsys):
+    options = [*TRAIN, "--num", "60", "--hidden", "40"]
+    found = line(capsys, "twins", *options, "--part", part)
+    ours = line(capsys, "our_parts", *options, "--part", part, "--mode", "eager")
+    check(found)
+    assert found["loss"] == pytest.approx(ours["loss"], rel=0.1)  # after three epochs from other first weights
 
 
 @pytest.mark.skipif(
@@ -299,6 +309,16 @@ def test_the_runner_writes_resumes_and_renders(tmp_path, monkeypatch, capsys):
     run.main(["--rounds", "1", "--threads", "1"])
     told = capsys.readouterr().err
     assert "of 2," in told and systems.OURS not in told
+
+
+def test_the_table_of_parts_divides_ours_by_what_is_written_by_hand():
+    made = {name: systems.System("a.py") for name in (systems.OURS, "ours, eager", systems.BY_HAND)}
+    suite = systems.Suite("Parts", "training", made, "--part", ("A", "B"))
+    speeds = dict(zip(made, (300.0, 100.0, 200.0), strict=True))
+    runs = [record(name, 0, [speed], "A", loss=304.0) for name, speed in speeds.items()]
+    heads, _, row = (text.strip("| ").split(" | ") for text in page.table(suite, runs).splitlines())
+    assert heads[-2:] == ["ours, compiled / by hand", "ours, eager / by hand"]
+    assert row == ["A", "300 (304.0)", "100 (304.0)", "200 (304.0)", "**3.00**", "**1.50**", "**0.50**"]
 
 
 def test_results_of_another_machine_are_kept_and_shown(tmp_path):
