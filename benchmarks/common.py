@@ -14,12 +14,24 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 
 PIXELS, DENSITY = 784, 0.13
-_PACKAGES = ("pyro-vae", "torch", "pyro-ppl", "numpy", "jax", "jaxlib", "numpyro", "pythae", "pytorch-lightning")
+_PACKAGES = (
+    "pyro-vae",
+    "torch",
+    "pyro-ppl",
+    "numpy",
+    "jax",
+    "jaxlib",
+    "numpyro",
+    "blackjax",
+    "pythae",
+    "pytorch-lightning",
+)
 
 Layers = list[tuple[np.ndarray, np.ndarray]]
 """A network as `(weight [in, out], bias [out])`, with tanh between two layers."""
@@ -120,6 +132,7 @@ def evidence_parser(description: str | None, torch: bool = True, images: int = 1
     parser = _parser(description, torch)
     parser.add_argument("--particles", type=int, default=5000, help="K, importance samples for each image")
     parser.add_argument("--images", type=int, default=images)
+    parser.add_argument("--repeats", type=int, default=1, help="timed passes; the error of log p(x) is that over them")
     parser.add_argument("--warm-up", type=int, default=50, help="images of the untimed pass that comes first")
     parser.add_argument("--decoder", default="20-500-784", help="sizes of the layers; the encoder mirrors them")
     return parser
@@ -141,12 +154,12 @@ def evidence_problem(args: Namespace) -> EvidenceProblem:
 def time_evidence(
     system: str, args: Namespace, log_p: Callable[[int], float], memory: "Memory", **settings: Any
 ) -> None:
-    """Run `log_p` once untimed and once timed, and print the line of an evidence script.
+    """Run `log_p` once untimed and `--repeats` times timed, and print the line of an evidence script.
 
     Args:
         system: what is run.
         args: its options.
-        log_p: maps a number n to the mean log p(x) of the first n images, nats.
+        log_p: maps a number n to the mean log p(x) of the first n images, nats; at each call by other draws.
         memory: made after the imports and the problem.
         **settings: what was in force beyond the options.
     """
@@ -154,13 +167,14 @@ def time_evidence(
     before = memory.resident_mb()
     memory.reset_peak()
     start = time.perf_counter()
-    value = log_p(args.images)
-    seconds = time.perf_counter() - start
+    values = [float(log_p(args.images)) for _ in range(args.repeats)]
+    seconds = (time.perf_counter() - start) / args.repeats
     peak = memory.peak_mb()
     _print(
         system=system,
         images_per_second=round(args.images / seconds, 3),
-        log_p=round(float(value), 5),
+        log_p=round(fmean(values), 5),
+        log_p_error=round(stdev(values) / args.repeats**0.5, 5) if args.repeats > 1 else None,
         extra_rss_mb=round(peak - before, 1),
         extra_rss_with_warm_up_mb=round(peak - memory.imports_mb, 1),
         settings={**vars(args), **settings},

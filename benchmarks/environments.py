@@ -14,7 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 FOLDER = HERE / ".venvs"
-_WITHOUT_TORCH = {"numpyro"}
+_WITHOUT_TORCH = {"numpyro", "blackjax"}
 
 
 class UnavailableError(Exception):

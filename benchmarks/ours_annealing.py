@@ -9,8 +9,10 @@ takes.
 
 from argparse import Namespace
 from collections.abc import Callable
+from itertools import count
 
-from common import PIXELS, Memory, evidence_parser, evidence_problem, time_evidence
+from annealing import annealing_parser, decoder
+from common import Memory, evidence_problem, time_evidence
 from ours_evidence import make
 from torch import Tensor, from_numpy
 from torch_common import Warnings, set_up
@@ -22,14 +24,11 @@ from pyro_vae.inference import HMC, posterior
 
 def main(argv: list[str] | None = None) -> None:
     """Time it and print the line."""
-    parser = evidence_parser(__doc__)
+    parser = annealing_parser(__doc__)
     parser.add_argument("--sampler", choices=["ais", "hmc"], default="ais")
     parser.add_argument("--compile", action="store_true", help="run AIS as a compiled graph; hmc has none")
-    parser.add_argument("--temperatures", type=int, default=50)
-    parser.add_argument("--chains", type=int, default=16)
-    parser.add_argument("--latent", type=int, default=50)
     args = parser.parse_args(argv)
-    args.decoder = f"{args.latent}-200-200-{PIXELS}"
+    args.decoder = decoder(args.latent)
     onednn = set_up(args)
     warned, problem = Warnings(), evidence_problem(args)
     run = {"ais": _ais, "hmc": _hmc}[args.sampler](make(problem), from_numpy(problem.x), args)
@@ -37,8 +36,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _ais(vae: VAE, x: Tensor, args: Namespace) -> Callable[[int], float]:
-    how = Annealing(num_temperatures=args.temperatures, num_chains=args.chains)
-    return lambda num: ais(vae.model, vae.guide, x[:num], annealing=how, compile=args.compile).mean
+    how = Annealing(num_temperatures=args.temperatures, num_chains=args.chains, start=args.start)
+    seeds = count(args.seed)
+    options = {"annealing": how, "compile": args.compile}
+    return lambda num: ais(vae.model, vae.guide, x[:num], seed=next(seeds), **options).mean
 
 
 def _hmc(vae: VAE, x: Tensor, args: Namespace) -> Callable[[int], float]:

@@ -96,7 +96,9 @@ def evidence_table(suite: Suite, runs: list[Run]) -> str:
         number = select(runs, name)[0]["result"]["settings"]["images"]
         memory = [column(runs, name, key) for key in ("extra_rss_with_warm_up_mb", "extra_rss_mb")]
         megabytes = [f"{max(0, spread.median):.0f}" if spread else "" for spread in memory]
-        log_p = f"{value.median:.3f} ({number})" if value and value.median else ""
+        error = column(runs, name, "log_p_error")
+        spread = f" ± {error.median:.3f}" if error else ""
+        log_p = f"{value.median:.3f}{spread} ({number})" if value and value.median else ""
         rows.append([name, _speed(values(runs, suite.kind, name)), *ratios, log_p, *megabytes])
     heads = ["system", "images/s", *(f"{mine} / it" for mine in ours), "log p(x), nats (images)"]
     return _markdown([*heads, "MB above imports", "MB above warm-up"], rows)

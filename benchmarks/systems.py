@@ -89,6 +89,13 @@ ANNEALING = {
     "AIS": System("ours_annealing.py", ("--sampler", "ais", "--compile", *ONEDNN)),
     "HMC": System("ours_annealing.py", ("--sampler", "hmc", *ONEDNN)),
 }
+ANNEALED = {
+    OURS: System("ours_annealing.py", ("--sampler", "ais", "--compile", *ONEDNN)),
+    "ours, eager": System("ours_annealing.py", ("--sampler", "ais", *ONEDNN)),
+    "PyTorch by hand": System("torch_annealing.py", ONEDNN),
+    "NumPyro's HMC": System("jax_annealing.py", ("--library", "numpyro"), "numpyro"),
+    "BlackJAX's HMC": System("jax_annealing.py", ("--library", "blackjax"), "blackjax"),
+}
 FIRST_STEP = {
     "ours, eager": System("ours.py", ("--mode", "eager")),
     "ours, compiled, cold cache": System("ours.py", ("--mode", "compiled"), cache="cold"),
@@ -165,6 +172,13 @@ def _annealing(growth: str, axis: str, settings: tuple[str, ...], scale: Scale) 
     )
 
 
+def _annealed(start: str, scale: Scale) -> Suite:
+    """AIS beside peers, with the error of log p(x) over three passes."""
+    length = ("--images", "2", "--temperatures", "20") if scale.few else ("--images", "50", "--temperatures", "500")
+    title = f"Annealed importance sampling from the {start}, 500 temperatures, 16 chains"
+    return Suite(title, "evidence", ANNEALED, options=("--start", start, "--repeats", "3", *length))
+
+
 def suites(scale: Scale) -> dict[str, Suite]:
     """All suites, in the order in which they run."""
     powers = [2**k for k in range(scale.threads.bit_length())]
@@ -192,6 +206,8 @@ def suites(scale: Scale) -> dict[str, Suite]:
         "latent": Suite("Training by latent size", "training", _GROWTH, "--latent", ("2", "20", "200")),
         "threads": Suite("Training by threads", "training", _GROWTH, "--threads", cores),
         "particles": Suite("log p(x) by K", "evidence", estimators, "--particles", ("500", "5000", "50000")),
+        "ais-guide": _annealed("guide", scale),
+        "ais-prior": _annealed("prior", scale),
         "ais-chains": _annealing("chains", "--chains", ("1", "4", "16", "64"), scale),
         "ais-images": _annealing("images", "--images", ("10", "50", "200"), scale),
         "ais-latent": _annealing("latent size", "--latent", ("2", "10", "50", "200"), scale),

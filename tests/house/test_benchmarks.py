@@ -26,6 +26,7 @@ import systems  # noqa: E402
 
 TRAIN = ["--num", "40", "--batch", "20", "--hidden", "8", "--latent", "2", "--epochs", "1", "--threads", "1"]
 TINY = ["--images", "3", "--particles", "400", "--decoder", "2-8-784", "--threads", "1"]
+CHAINS = ["--images", "2", "--temperatures", "20", "--chains", "2", "--latent", "3", "--repeats", "2", "--threads", "1"]
 PEERS = {
     "pythae_trainer.py": ("pythae", TRAIN),
     "pythae_nll.py": ("pythae", TINY),
@@ -33,6 +34,8 @@ PEERS = {
     "numpyro_svi.py": ("numpyro", TRAIN),
     "numpyro_renyi.py": ("numpyro", TINY),
     "jax_chunked.py": ("numpyro", TINY),
+    "jax_annealing.py": ("numpyro", CHAINS),
+    "jax_annealing.py --library blackjax": ("blackjax", CHAINS),
 }
 
 LOOK = """
@@ -69,7 +72,11 @@ def peers(request):
     environment = {**os.environ, **settings, "PYTHONPATH": str(FOLDER.parent)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     started = {
-        script: subprocess.Popen([environments.interpreter(name), FOLDER / script, *options], env=environment, **pipes)
+        script: subprocess.Popen(
+            [environments.interpreter(name), FOLDER / script.split()[0], *script.split()[1:], *options],
+            env=environment,
+            **pipes,
+        )
         for script, (name, options) in PEERS.items()
         if script in asked and environments.made(name)
     }
@@ -160,6 +167,15 @@ def test_chains(options, capsys):
     found = line(capsys, "ours_annealing", *few, *options)
     assert found["images_per_second"] > 0 and found["settings"]["warnings"] == []
     assert (found["log_p"] < 0) == (options == [])
+
+
+@pytest.mark.parametrize("start", ["guide", "prior"])
+def test_annealing_by_hand_agrees_with_ours(start, capsys):
+    """Both bounds are tight here: they agree within four standard errors, of three passes each."""
+    options = ["--images", 3, "--temperatures", 60, "--chains", 4, "--latent", 3, "--threads", 1, "--repeats", 3]
+    ours, other = (line(capsys, s, *options, "--start", start) for s in ("ours_annealing", "torch_annealing"))
+    error = (ours["log_p_error"] ** 2 + other["log_p_error"] ** 2) ** 0.5
+    assert 0 < error < 0.05 and abs(ours["log_p"] - other["log_p"]) < 4 * error
 
 
 def test_matmul_floor(capsys):
@@ -286,7 +302,8 @@ def test_options_of_a_suite_win_over_those_of_the_scale():
 
 
 def test_every_peer_has_requirements():
-    needed = {case.environment for s in (systems.TRAINING, systems.EVIDENCE) for case in s.values()} - {"project"}
+    found = {system.environment for s in systems.suites(systems.Scale(1)).values() for system in s.systems.values()}
+    needed = found - {"project"}
     assert needed == {path.stem for path in (FOLDER / "requirements").glob("*.txt")}
 
 
