@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DOCS_INSTALLED := $(VENV)/.docs-installed
 
-.PHONY: demo test check docs slow bench clean
+.PHONY: demo test check docs slow bench gpu clean
 
 demo: $(INSTALLED)  ## train on the packaged digits, print log p(x) with its error bar, save pictures under runs/demo
 	$(BIN)/pyro-vae fit --config examples/digits.yaml --run runs/demo
@@ -23,6 +23,10 @@ slow: $(INSTALLED)  ## the heavier runs, on real data
 
 bench: $(INSTALLED)  ## speed beside peers, in hours; `make bench BENCH=--quick`, or any options of benchmarks/run.py
 	$(BIN)/python benchmarks/run.py $(BENCH)
+
+# GPU_PYTHON: where torch and the other packages are installed already, e.g. without a network; nothing is installed then.
+gpu: $(if $(GPU_PYTHON),,$(INSTALLED))  ## checks and speed on a GPU, in under 8 minutes; `make gpu GPU='--only checks'`
+	$(or $(GPU_PYTHON),$(BIN)/python) benchmarks/gpu.py $(GPU)
 
 check: $(INSTALLED)  ## lint, format, spelling and types, as continuous integration runs them
 	$(BIN)/ruff check .

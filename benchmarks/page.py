@@ -83,7 +83,7 @@ def training_table(suite: Suite, runs: list[Run]) -> str:
         ratios = ["" if mine == name else _ratio(paired(runs, suite.kind, mine, name)) for mine in ours]
         loss = column(runs, name, "loss")
         rows.append([name, _speed(values(runs, suite.kind, name)), *ratios, f"{loss.median:.1f}" if loss else ""])
-    return _markdown(["system", "images/s", *(f"{mine} / it" for mine in ours), "loss, nats"], rows)
+    return markdown(["system", "images/s", *(f"{mine} / it" for mine in ours), "loss, nats"], rows)
 
 
 def evidence_table(suite: Suite, runs: list[Run]) -> str:
@@ -101,7 +101,7 @@ def evidence_table(suite: Suite, runs: list[Run]) -> str:
         log_p = f"{value.median:.3f}{spread} ({number})" if value and value.median else ""
         rows.append([name, _speed(values(runs, suite.kind, name)), *ratios, log_p, *megabytes])
     heads = ["system", "images/s", *(f"{mine} / it" for mine in ours), "log p(x), nats (images)"]
-    return _markdown([*heads, "MB above imports", "MB above warm-up"], rows)
+    return markdown([*heads, "MB above imports", "MB above warm-up"], rows)
 
 
 def first_step_table(suite: Suite, runs: list[Run]) -> str:
@@ -110,7 +110,7 @@ def first_step_table(suite: Suite, runs: list[Run]) -> str:
     for name in _present(suite, runs):
         spread = values(runs, suite.kind, name)
         rows.append([name, "" if spread is None else f"{spread.median:.1f}" + _range(spread, "{:.1f}".format)])
-    return _markdown(["system", "seconds"], rows)
+    return markdown(["system", "seconds"], rows)
 
 
 def growth_table(suite: Suite, runs: list[Run]) -> str:
@@ -121,7 +121,7 @@ def growth_table(suite: Suite, runs: list[Run]) -> str:
         cells = [_cell(suite, runs, name, setting) for name in systems]
         if any(cells):
             rows.append([setting, *cells])
-    return _markdown([suite.axis.removeprefix("--"), *systems], rows)
+    return markdown([suite.axis.removeprefix("--"), *systems], rows)
 
 
 def parts_table(suite: Suite, runs: list[Run]) -> str:
@@ -134,18 +134,18 @@ def parts_table(suite: Suite, runs: list[Run]) -> str:
         cells = [_speed_and_loss(suite, runs, name, part) for name in systems]
         ratios = [_ratio(paired(runs, suite.kind, *pair, part)) for pair in pairs]
         rows += [[part, *cells, *ratios]] if any(cells) else []
-    return _markdown(["part", *(f"{name}, images/s (loss)" for name in systems), *map(" / ".join, pairs)], rows)
+    return markdown(["part", *(f"{name}, images/s (loss)" for name in systems), *map(" / ".join, pairs)], rows)
 
 
 def _speed_and_loss(suite: Suite, runs: list[Run], name: str, setting: str) -> str:
     speed, loss = values(runs, suite.kind, name, setting), column(runs, name, "loss", setting)
-    return "" if speed is None else _number(speed.median) + (f" ({loss.median:.1f})" if loss else "")
+    return "" if speed is None else number(speed.median) + (f" ({loss.median:.1f})" if loss else "")
 
 
 def _cell(suite: Suite, runs: list[Run], name: str, setting: str) -> str:
     speed = values(runs, suite.kind, name, setting)
     ratio = None if name == OURS else paired(runs, suite.kind, OURS, name, setting)
-    return "" if speed is None else _number(speed.median) + (f"; {_ratio(ratio)}" if ratio else "")
+    return "" if speed is None else number(speed.median) + (f"; {_ratio(ratio)}" if ratio else "")
 
 
 def draw(sections: list[Section], path: Path) -> Path | None:
@@ -246,7 +246,7 @@ def _remarks(suite: Suite, runs: list[Run]) -> list[str]:
 
 
 def _speed(spread: Spread | None) -> str:
-    return "" if spread is None else _number(spread.median) + _range(spread, _number)
+    return "" if spread is None else number(spread.median) + _range(spread, number)
 
 
 def _ratio(spread: Spread | None) -> str:
@@ -257,10 +257,12 @@ def _range(spread: Spread, shown: Callable[[float], str]) -> str:
     return f" ({shown(spread.least)} to {shown(spread.most)})" if spread.count > 1 else ""
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Whole from 100 on, else three digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _markdown(heads: list[str], rows: list[list[str]]) -> str:
+def markdown(heads: list[str], rows: list[list[str]]) -> str:
+    """A table; all columns but the first are numbers."""
     lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

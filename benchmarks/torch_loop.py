@@ -26,7 +26,7 @@ class Loss(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """For a batch `[B, 784]`."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             loc, log_scale = self.encoder(x).float().chunk(2, -1)
             scale = log_scale.exp()
             logits = self.decoder(loc + scale * torch.randn_like(scale)).float()

@@ -596,6 +596,7 @@ def test_to_moves_everything():
     assert data.protocol == load_data("digits").protocol
 
 
+@pytest.mark.cuda
 def test_draws_are_the_same_on_a_gpu():
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
@@ -860,6 +861,7 @@ def test_dequantised_data_can_be_widened_in_a_graph_and_hashed():
     assert data.draws_each_visit and others[2].draws_each_visit and not others[0].draws_each_visit
 
 
+@pytest.mark.cuda
 def test_dequantised_draws_are_the_same_on_a_gpu():
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
