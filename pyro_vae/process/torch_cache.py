@@ -1,7 +1,7 @@
 """The folder of torch's compiler, checked before the compiler is imported.
 
-Importing the compiler makes that folder, and so does the first optimizer of a process. If it can't be made, both fail
-with the system's error, although only speed depends on the folder.
+Importing the compiler makes that folder, and torch's optimizers import it (`torch_internals.without_compiler`). If it
+can't be made, both fail with the system's error, although only speed depends on the folder.
 """
 
 import atexit

@@ -7,11 +7,14 @@ Torch's compiler takes seconds to import, so it is imported where it is used.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from inspect import unwrap
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.fx import GraphModule
+from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 __all__ = [
@@ -25,6 +28,7 @@ __all__ = [
     "outside_modes",
     "traced",
     "versions",
+    "without_compiler",
 ]
 
 outside_modes = _disable_current_modes
@@ -64,6 +68,22 @@ def compiled_alone(graph: GraphModule, example: list[Any], options: dict[str, An
         run = inductor.standalone_compile(graph, example, dynamic_shapes="from_example_inputs")
         run(*example)
     return run
+
+
+_MARKED = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+"""Methods of torch's optimizers that its compiler must not compile."""
+
+
+@cache
+def without_compiler(cls: type[Optimizer]) -> type[Optimizer]:
+    """A class of `torch.optim` that makes the same steps without importing torch's compiler, which takes 2 s.
+
+    torch wraps these methods in a request to the compiler, not to compile them or to split its graph there, and imports
+    it for that. The methods themselves are below the wrappers. The one of `step` also switches gradients off; torch
+    adds its hooks to a new `step` itself.
+    """
+    methods = {name: unwrap(getattr(cls, name)) for name in _MARKED} | {"step": torch.no_grad()(unwrap(cls.step))}
+    return type(cls.__name__, (cls,), methods | {"__module__": cls.__module__})
 
 
 def versions(tensors: Iterable[Tensor]) -> list[int]:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.optim import Optimizer
 from pyro_vae.arguments import values
 from pyro_vae.errors import UsageError
 from pyro_vae.process.torch_cache import ensure_cache
+from pyro_vae.process.torch_internals import without_compiler
 
 Factory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -30,9 +32,8 @@ def make_optimizer(factory: Callable[..., Optimizer], parameters: list[nn.Parame
     """
     factory = values.factory("optimizer", factory, Optimizer)
     cls = getattr(factory, "func", factory)
-    ensure_cache()
     try:
-        optimizer = factory(parameters, **_kernel(cls, getattr(factory, "keywords", {})))
+        optimizer = _light(factory)(parameters, **_kernel(cls, getattr(factory, "keywords", {})))
     except (TypeError, ValueError, RuntimeError) as error:
         raise UsageError(f"can't make the optimizer {getattr(cls, '__name__', cls)}: {error}") from error
     if isinstance(optimizer, torch.optim.LBFGS):
@@ -41,6 +42,15 @@ def make_optimizer(factory: Callable[..., Optimizer], parameters: list[nn.Parame
         )
     optimizer.zero_grad(set_to_none=True)
     return optimizer
+
+
+def _light(factory: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
+    """The factory, of a class that leaves torch's compiler alone where it is torch's and differentiates no step."""
+    cls, keywords = getattr(factory, "func", factory), getattr(factory, "keywords", {})
+    if not isinstance(cls, type) or not cls.__module__.startswith("torch.optim.") or keywords.get("differentiable"):
+        ensure_cache()
+        return factory
+    return partial(without_compiler(cls), *getattr(factory, "args", ()), **keywords)
 
 
 def _kernel(cls: Callable[..., Optimizer], asked: Mapping[str, Any]) -> dict[str, bool]:

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from torch import optim
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from pyro_vae.autoencoders import VAE
 from pyro_vae.errors import CheckpointError, Stopped, UsageError
@@ -200,3 +201,23 @@ def test_gradients_of_the_callers_are_not_added():
     train(expected)
     assert torch.equal(weights(ours), weights(expected))
     assert all(parameter.grad is None for parameter in ours.parameters())
+
+
+def test_hooks_and_names_are_torchs():
+    """Hooks of all optimizers, which the caller may have set, are called; and messages name torch's class."""
+    parameter, steps = torch.nn.Parameter(torch.zeros(2)), []
+    optimizer = make_optimizer(partial(optim.AdamW, lr=0.1), [parameter])
+    handle = register_optimizer_step_post_hook(lambda *_: steps.append(parameter.tolist()))
+    try:
+        update(optimizer, [parameter], [torch.ones(2)])
+    finally:
+        handle.remove()
+    assert steps == [parameter.tolist()] != [[0.0, 0.0]] and str(optimizer).startswith("AdamW (")
+    assert isinstance(optimizer, optim.AdamW) and type(optimizer).__module__ == "torch.optim.adamw"
+
+
+def test_a_step_in_which_gradients_are_on_is_not_differentiated():
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    with torch.enable_grad():
+        update(make_optimizer(partial(optim.SGD, lr=0.1), [parameter]), [parameter], [torch.ones(2)])
+    assert parameter.grad_fn is None and parameter.is_leaf and parameter.requires_grad
