@@ -4,7 +4,9 @@ Its files:
 
     averages.py       averages with their errors
     running.py        means and spreads of observed values, part by part
-    pareto.py         Pareto's k of importance weights
+    pareto.py         Pareto's k of importance weights, and their smoothing
+    generalised_pareto.py
+                      the distribution that is fitted to their tail
     reliability.py    which Pareto k to believe
     convergence.py    R-hat and effective sample sizes of chains
     intervals.py      intervals of draws, and scores of predictions by draws

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy.stats import binom, poisson
 
 _ROUNDING = 1e-9
 """Chances that differ by less, relatively, are the same: no count may be left out that is as unlikely as another."""
@@ -106,6 +105,8 @@ def p_values(ranks: np.ndarray, num_draws: int) -> np.ndarray:
 @lru_cache(maxsize=4)
 def _tails(num_ranks: int, num_draws: int) -> tuple[np.ndarray, np.ndarray]:
     """Twice the binomial chances of at most, and of at least, each count, `[L, N + 1]`."""
+    from scipy.stats import binom  # takes a second: not at every import of the package
+
     chance = np.arange(1, num_draws + 1)[:, None] / (num_draws + 1)
     below = 2 * binom.cdf(np.arange(num_ranks + 1), num_ranks, chance)
     return below, below[::-1, ::-1]
@@ -123,6 +124,8 @@ def _chance_to_leave(num_ranks: int, num_draws: int, pointwise: float) -> float:
 
     The cells' counts are independent Poisson numbers given their sum, so the chance to stay is a chain of convolutions.
     """
+    from scipy.stats import poisson
+
     lower, upper = _bounds(num_ranks, num_draws, pointwise)
     if (lower > upper).any():
         return 1.0

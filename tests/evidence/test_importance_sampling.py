@@ -18,7 +18,7 @@ from pyro_vae.evidence import Evidence, bound, log_marginal
 from pyro_vae.evidence.importance_sampling import _Sums
 from pyro_vae.inference.programs import evaluation_mode
 from pyro_vae.inference.weighing import importance
-from pyro_vae.statistics.pareto import _psislw, pareto_k_of_tail, smooth_tail, tail_kept
+from pyro_vae.statistics.pareto import pareto_k_of_tail, smooth_tail, tail_kept
 from tests.support.suites import slow_but
 
 
@@ -251,16 +251,21 @@ class TestParetoK:
     def test_tail_alone_gives_the_same_as_all_weights(self, num_particles):
         log_w = np.random.default_rng(1).standard_normal((4, num_particles)) * np.array([[0.3], [1], [2], [5]])
         kept = np.sort(log_w, -1)[:, -tail_kept(num_particles) :]
-        np.testing.assert_allclose(pareto_k_of_tail(kept, num_particles), _psislw(log_w, 1.0), rtol=1e-6)
+        assert np.array_equal(pareto_k_of_tail(kept, num_particles), pareto_k_of_tail(log_w, num_particles))
 
-    def test_the_seam_agrees_with_arviz(self):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import arviz
-        if not hasattr(arviz, "psislw"):
-            pytest.skip("ArviZ 1.x: the seam is its array function itself")
-        log_w = np.random.default_rng(2).standard_normal((3, 500))
-        np.testing.assert_allclose(_psislw(log_w, 1.0), arviz.psislw(log_w)[1])
+    @pytest.mark.parametrize("num_particles", [30, 100, 400, 2500, 10_000])
+    def test_it_is_arvizs(self, num_particles):
+        """Where K / 5 or 3 sqrt(K) is whole: ArviZ 0.x rounds the length of the tail up, as here, and 1.x down."""
+        log_w = np.random.default_rng(2).standard_normal((4, num_particles)) * np.array([[0.3], [1], [2], [5]])
+        np.testing.assert_allclose(pareto_k_of_tail(log_w, num_particles), psis_of_arviz(log_w)[1], rtol=1e-12)
+
+    def test_ties_and_weights_of_zero_are_arvizs(self):
+        """A tail of few different weights; and one whose cutoff is a weight of zero."""
+        log_w = np.round(np.random.default_rng(3).standard_normal((3, 400)), 1)
+        log_w[1, :370], log_w[2, :397] = -np.inf, -np.inf
+        k = pareto_k_of_tail(log_w, 400)
+        np.testing.assert_allclose(k, psis_of_arviz(log_w)[1], rtol=1e-12)
+        assert np.isfinite(k[:2]).all() and k[2] == np.inf
 
     def test_few_or_equal_weights(self):
         assert np.isnan(pareto_k_of_tail(np.zeros((2, 10)), 10)).all()
@@ -302,18 +307,22 @@ class TestParetoK:
         assert hidden
 
 
-def smoothed_by_arviz(log_w):
-    """The smoothed log-weights of ArviZ, not normalised."""
+def psis_of_arviz(log_w):
+    """The smoothed log-weights of ArviZ, normalised, and k. 0.x takes log-weights, 1.x their negatives."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         import arviz
 
         if hasattr(arviz, "psislw"):
-            return arviz.psislw(log_w.copy(), normalize=False)[0]
+            return arviz.psislw(log_w.copy())
         from arviz_stats.base import array_stats
 
-        normalised = array_stats.psislw(-log_w)[0]
-    lowest = log_w.argmin(-1)[:, None]
+        return array_stats.psislw(-log_w)
+
+
+def smoothed_by_arviz(log_w):
+    """The smoothed log-weights of ArviZ, not normalised."""
+    normalised, lowest = psis_of_arviz(log_w)[0], log_w.argmin(-1)[:, None]
     return normalised + np.take_along_axis(log_w - normalised, lowest, -1)
 
 
@@ -339,12 +348,12 @@ class TestSmoothed:
         torch.testing.assert_close(error, ((1 / ess - 1 / n) * n / (n - 1)).sqrt())
 
     def test_order_is_kept(self):
-        log_w = np.random.default_rng(1).standard_normal((3, tail_kept(1000))) * 2
+        log_w = np.random.default_rng(1).standard_normal((3, 1000)) * 2
         smoothed, _ = smooth_tail(log_w, 1000)
         assert (np.argsort(smoothed, -1) == np.argsort(log_w, -1)).mean() > 0.99
         assert (smoothed.max(-1) <= log_w.max(-1) + 1e-9).all()
         body = np.argsort(log_w, -1)[:, :-100]
-        np.testing.assert_allclose(np.take_along_axis(smoothed, body, -1), np.take_along_axis(log_w, body, -1))
+        assert np.array_equal(np.take_along_axis(smoothed, body, -1), np.take_along_axis(log_w, body, -1))
 
     def test_the_tail_is_the_fitted_pareto(self):
         """Weights of an exact Pareto tail: the smoothed ones are its quantiles, within the noise of the fit."""
