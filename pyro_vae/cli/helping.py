@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from jsonargparse import DefaultHelpFormatter
 
-from pyro_vae.cli.class_options import ClassOption
+from pyro_vae.cli.class_options import ClassOption, filled
 from pyro_vae.cli.given import NOTHING, Given, given_of
 from pyro_vae.cli.values import shown
 
@@ -36,7 +36,9 @@ class HelpFormatter(DefaultHelpFormatter):
         return f"usage: {' '.join([self._prog, *positional, '[options]'])}\n\n"
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        text = (action.help or "").replace("%", "%%")
+        option = getattr(action, "of_classes", None)
+        text = (action.help or "") if option is None else filled(action.help or "", option)
+        text = text.replace("%", "%%")
         without = action.nargs == 0 or action.default in (None, argparse.SUPPRESS, []) or "default" in text
         return text if without else f"{text} (default: {_typed(action.default)})"
 

@@ -36,9 +36,9 @@ class CommandParser(ArgumentParser):
     takes_config = False
 
     def add_class(self, group: Any, name: str, option: ClassOption, help: str) -> None:
-        """Add `--NAME CLASS` and `--NAME.OPTION VALUE`; its help appears in `group`."""
+        """Add `--NAME CLASS` and `--NAME.OPTION VALUE`; its help, see `class_options.filled`, appears in `group`."""
         self.classes[name] = option
-        group.add_argument(f"--{name}", type=str, default=None, metavar="CLASS", help=help)
+        group.add_argument(f"--{name}", type=str, default=None, metavar="CLASS", help=help).of_classes = option
 
     def add_config(self, group: Any, help: str) -> None:
         """Add `--config FILE` and `--print_config`."""

@@ -2,7 +2,7 @@
 
 `latents` (active units, KL of each dimension), `collapse` and `surgery` look at codes; `gaps` (with the search for the
 best member of a family in `refining`) and `calibration` (with its bands in `ecdf`) at the guide; `predictive` and
-`comparison` at the model. `calibration` and `predictive` need scipy, so they are imported by their own names.
+`comparison` at the model. `calibration` and `predictive` are imported by their own names.
 """
 
 from pyro_vae.diagnostics.collapse import CollapseWatch, collapse_warnings

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import binom
 from torch import Tensor
 
 from pyro_vae.arguments.checked import checked
@@ -230,6 +229,8 @@ class Coverage:
     @property
     def p_values(self) -> Tensor:
         """The two-sided exact binomial p-values, `[J, Q]`."""
+        from scipy.stats import binom  # takes a second: not at every import of the package
+
         held = (self.shares * self.num_data).round().numpy()
         level = self.levels[:, None].numpy()
         below, above = binom.cdf(held, self.num_data, level), binom.sf(held - 1, self.num_data, level)

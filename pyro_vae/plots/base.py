@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyro_vae.errors import UsageError, file_errors
 from pyro_vae.runs.files import write_atomic
@@ -52,8 +52,11 @@ def encoded(figure: "Figure") -> bytes:
         >>> encoded(make_figure(2, 2))[1:4]
         b'PNG'
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     content = io.BytesIO()
-    figure.savefig(content, format="png", metadata={"Software": None})
+    canvas: Any = figure.canvas if hasattr(figure.canvas, "print_png") else FigureCanvasAgg(figure)
+    canvas.print_png(content, metadata={"Software": None})  # `savefig` would draw everything twice
     return content.getvalue()
 
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from pyro_vae.arguments.values import as_array
@@ -59,6 +58,8 @@ class Pooled:
         """
         if not 0 < level < 1:
             raise UsageError(f"level must be between 0 and 1, got {level}")
+        from scipy import stats  # takes a second: not at every import of the package
+
         quantile = torch.from_numpy(np.asarray(stats.t.isf((1 - level) / 2, self.degrees_of_freedom.numpy())))
         reach = quantile * self.standard_error
         return self.estimate - reach, self.estimate + reach

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from jsonargparse import Namespace
 
-from pyro_vae.cli.class_options import ClassOption, names
+from pyro_vae.cli.class_options import ClassOption
 from pyro_vae.cli.option_groups import optimizer
 from pyro_vae.cli.parsing import CommandParser
-from pyro_vae.cli.sources import constant, options_of
+from pyro_vae.cli.sources import constant
 
 # These defaults of the command are a recipe that works; `fit` in Python has other defaults. If the user names a class,
 # even the same one, only the defaults of the class itself apply.
@@ -104,16 +104,11 @@ def _add_model(parser: CommandParser) -> None:
         group,
         "vae",
         _VAE,
-        help=f"{names(_VAE)}, or a class of your own by import path (default: VAE). Its options are written "
+        help="{classes}, or a class of your own by import path (default: VAE). Its options are written "
         "--vae.OPTION VALUE, those of its parts --vae.PART.OPTION VALUE: --vae.latent_dim 8 --vae.prior VampPrior "
-        f"--vae.encoder.hidden [200,100]. Of a VAE: {_of_a_vae()}. "
+        "--vae.encoder.hidden [200,100]. Of a VAE: {options}. "
         "--vae.help CLASS and --vae.PART.help CLASS list the options of a class",
     )
-
-
-def _of_a_vae() -> str:
-    """The names of the options of the default class."""
-    return ", ".join(name for name in options_of("pyro_vae.autoencoders.VAE") if name not in _VAE.later)
 
 
 def _add_objective(parser: CommandParser) -> None:
@@ -122,7 +117,7 @@ def _add_objective(parser: CommandParser) -> None:
         group,
         "objective",
         _OBJECTIVE,
-        help=f"{names(_OBJECTIVE)}, or your own by import path (default: ELBO whose beta rises from 0 "
+        help="{classes}, or your own by import path (default: ELBO whose beta rises from 0 "
         "to 1 over the first eighth of the training). A class that is named starts from its own defaults: "
         "--objective ELBO has beta 1. --objective.help CLASS lists its options",
     )
@@ -135,15 +130,15 @@ def _add_training(parser: CommandParser) -> None:
     parser.add_class(
         group,
         "optimizer",
-        adam := optimizer(_ADAM),
-        help=f"a class of torch.optim: {names(adam)} (default: Adam with lr 0.002). "
+        optimizer(_ADAM),
+        help="a class of torch.optim: {classes} (default: Adam with lr 0.002). "
         "--optimizer.lr 0.01 and others; --optimizer.help CLASS lists them",
     )
     parser.add_class(
         group,
         "lr_schedule",
         _LR_SCHEDULE,
-        help=f"factor on the learning rate, in epochs: {names(_LR_SCHEDULE)} (default: Cosine, from "
+        help="factor on the learning rate, in epochs: {classes} (default: Cosine, from "
         "1 to 0 over the training). --lr_schedule.help CLASS lists its options",
     )
     group.add_argument(

@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from pyro_vae.cli.class_options import ClassOption, names
+from pyro_vae.cli.class_options import ClassOption
 from pyro_vae.cli.option_groups import add_quiet, add_run, optimizer
 from pyro_vae.cli.parsing import CommandParser
 
@@ -37,7 +37,7 @@ def run(options: Namespace) -> int:
 
 def _add_prior(parser: CommandParser) -> None:
     help = (
-        f"the new prior: {names(_PRIOR)}, or your own by import path. Of discrete codes one of pyro_vae.priors.codes "
+        "the new prior: {classes}, or your own by import path. Of discrete codes one of pyro_vae.priors.codes "
         "(default: AutoregressiveCodes). Its options are written --prior.OPTION VALUE; --prior.help CLASS lists them"
     )
     parser.add_class(parser.add_argument_group("model"), "prior", _PRIOR, help=help)
@@ -46,10 +46,7 @@ def _add_prior(parser: CommandParser) -> None:
 def _add_training(parser: CommandParser, group: Any) -> None:
     group.add_argument("--epochs", type=int, default=100, help="passes over the training data")
     group.add_argument("--batch_size", type=int, default=100, help="data in a step")
-    adam = optimizer(_ADAM)
-    help = (
-        f"a class of torch.optim: {names(adam)} (default: Adam with lr 0.001); --optimizer.help CLASS lists its options"
-    )
-    parser.add_class(group, "optimizer", adam, help=help)
+    help = "a class of torch.optim: {classes} (default: Adam with lr 0.001); --optimizer.help CLASS lists its options"
+    parser.add_class(group, "optimizer", optimizer(_ADAM), help=help)
     group.add_argument("--patience", type=int | None, default=None, help="epochs without a better held-out fit")
     group.add_argument("--seed", type=int, default=0, help="seed of first weights, order and draws")

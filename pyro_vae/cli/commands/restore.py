@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from jsonargparse import Namespace
 
-from pyro_vae.cli.class_options import ClassOption, names
+from pyro_vae.cli.class_options import ClassOption
 from pyro_vae.cli.option_groups import add_picture, add_run, add_seed, add_split
 from pyro_vae.cli.parsing import CommandParser
 
@@ -27,7 +27,7 @@ def add_options(parser: CommandParser) -> None:
     help = "a .npy file of observations y [N, ...], nan for gaps, in place of data of the run seen through the channel"
     data.add_argument("--observed", type=str | None, default=None, metavar="FILE", help=help)
     help = (
-        f"p(y|x): {names(_CHANNEL)}, or your own by import path (default: Missing). Its options are written "
+        "p(y|x): {classes}, or your own by import path (default: Missing). Its options are written "
         "--channel.OPTION VALUE; --channel.help CLASS lists them"
     )
     parser.add_class(channel, "channel", _CHANNEL, help=help)

@@ -21,7 +21,7 @@ from pyro_vae.tasks.generation import manifold, reconstruct, sample
 _SHOWN = 32
 _MEASURED = 10_000
 """Number of data over which the KL of each latent dimension is averaged, e.g. all validation data of MNIST."""
-_CHECKED = 200
+_CHECKED = 100
 """Number of data in the histogram of Pareto k that `fit` draws; `evaluate` draws one of all data."""
 
 
