@@ -215,15 +215,26 @@ def _conditions(section: Section) -> str:
     packages = ", ".join(f"{name} {number}" for name, number in sorted(versions.items()))
     machine = f"**{conditions['cpu']}**; {conditions['cores']} cores, {conditions['memory_gib']} GiB"
     scale = conditions["scale"]
-    threads = sorted({run["result"]["settings"].get("threads", scale["threads"]) for run in runs})
-    counted = f"{' or '.join(map(str, threads))} {'thread' if threads == [1] else 'threads'}"
-    work = f"{counted}; {scale['num']:,} images an epoch, {scale['images']} for log p(x)"
+    work = f"{_threads(runs)}; {_images(runs)}"
     products = (
         "float32 products by oneDNN" if scale.get("onednn", True) else "float32 products by torch's default library"
     )
     when = f"{rounds} {'round' if rounds == 1 else 'rounds'}, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}"
     busy = f" Other processes used {others.median:.2f} cores (at most {others.most:.2f})." if others else ""
     return f"{machine}; {work}; {products}; {conditions['system']}; {packages}. {when}.{busy}"
+
+
+def _threads(runs: list[Run]) -> str:
+    counts = sorted({run["result"]["settings"].get("threads", 0) for run in runs})
+    return f"{' or '.join(map(str, counts))} {'thread' if counts == [1] else 'threads'}"
+
+
+def _images(runs: list[Run]) -> str:
+    """How many images an epoch, or an estimate of log p(x), of these runs had."""
+    settings = [run["result"]["settings"] for run in runs]
+    counts = sorted({found["num"] if "num" in found else found.get("images", 0) for found in settings})
+    several = f"{counts[0]:,} to {counts[-1]:,}" if len(counts) > 1 else f"{counts[0]:,}"
+    return f"{several} images{' an epoch' if any('num' in found for found in settings) else ''}"
 
 
 def _remarks(suite: Suite, runs: list[Run]) -> list[str]:

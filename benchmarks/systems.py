@@ -174,9 +174,10 @@ def _annealing(growth: str, axis: str, settings: tuple[str, ...], scale: Scale) 
 
 def _annealed(start: str, scale: Scale) -> Suite:
     """AIS beside peers, with the error of log p(x) over three passes."""
-    length = ("--images", "2", "--temperatures", "20") if scale.few else ("--images", "50", "--temperatures", "500")
-    title = f"Annealed importance sampling from the {start}, 500 temperatures, 16 chains"
-    return Suite(title, "evidence", ANNEALED, options=("--start", start, "--repeats", "3", *length))
+    images, temperatures = ("2", "20") if scale.few else ("50", "500")
+    title = f"Annealed importance sampling from the {start}, {temperatures} temperatures, 16 chains"
+    length = ("--images", images, "--temperatures", temperatures, "--repeats", "3")
+    return Suite(title, "evidence", ANNEALED, options=("--start", start, *length))
 
 
 def suites(scale: Scale) -> dict[str, Suite]:

@@ -328,6 +328,14 @@ def test_the_runner_writes_resumes_and_renders(tmp_path, monkeypatch, capsys):
     assert "of 2," in told and systems.OURS not in told
 
 
+def test_the_line_above_a_table_has_the_work_of_its_runs():
+    """Threads and images of a suite can differ from those of the scale."""
+    settings = [{"threads": 1, "num": 5100}, {"threads": 2, "num": 5000}]
+    runs = [{"result": {"settings": found}} for found in settings]
+    assert (page._threads(runs), page._images(runs)) == ("1 or 2 threads", "5,000 to 5,100 images an epoch")
+    assert page._images([{"result": {"settings": {"images": 50, "threads": 1}}}]) == "50 images"
+
+
 def test_the_table_of_parts_divides_ours_by_what_is_written_by_hand():
     made = {name: systems.System("a.py") for name in (systems.OURS, "ours, eager", systems.BY_HAND)}
     suite = systems.Suite("Parts", "training", made, "--part", ("A", "B"))
