@@ -29,7 +29,7 @@ from pyro_vae.networks import MLP, computing_in
 from pyro_vae.objectives import ELBO
 from pyro_vae.priors import VampPrior
 from pyro_vae.process.switches import checking
-from pyro_vae.training.optimizers import update
+from pyro_vae.training.optimizers import Update
 from pyro_vae.training.steps import Batch, EagerStep, GraphStep, Loss
 
 Work = Callable[[], object]
@@ -116,12 +116,12 @@ def training_step(batch: int, compile: bool, updates: bool = True, dtype: Any = 
     if compile:
         with products:
             step.prepare(x, 0.0, 1.0)
-    optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3, fused=True)
+    update = Update(torch.optim.Adam(vae.parameters(), lr=1e-3, fused=True))
 
     def run() -> None:
         _, parameters, gradients = step(x, 0.0, 1.0)
         if updates:
-            update(optimizer, parameters, gradients)
+            update(parameters, gradients)
 
     return run
 
@@ -279,8 +279,32 @@ def _optimizer() -> Iterator[Setting]:
             parameters = list(make().parameters())
             gradients = [torch.randn_like(p) for p in parameters]
             optimizer = torch.optim.Adam(parameters, lr=1e-3, **chosen)
-            works.append(partial(update, optimizer, parameters, gradients))
+            works.append(partial(Update(optimizer)._step, parameters, gradients))
         yield f"Adam's update, 784-500-20, against {'foreach' if options.get('foreach') else 'a loop'}", *works
+
+
+def _kept_lists() -> Iterator[Setting]:
+    for compile, mode in ((False, "eager"), (True, "compiled")):
+        on, off = training_step(100, compile), training_step(100, compile)
+        yield (
+            f"training step, batch 100, {mode}",
+            under(off, partial(patch.object, Update, "__call__", Update._step)),
+            on,
+        )
+
+
+def _cpp_wrapper() -> Iterator[Setting]:
+    works: dict[str, Callable[[], Work]] = {
+        f"training step, batch {batch}": partial(training_step, batch, True) for batch in (100, 1024)
+    }
+    works["log p(x), 100 data, K = 1000"] = lambda: evidence(make(), 1000, True)
+    for name, make_work in works.items():
+        python = {**recording._ON_CPU, "cpp_wrapper": False}
+        yield (
+            f"{name}, compiled",
+            prepared(make_work, partial(patch.object, recording, "_ON_CPU", python)),
+            prepared(make_work),
+        )
 
 
 def _fake_mode() -> Iterator[Setting]:
@@ -305,6 +329,9 @@ def _foreach_copy() -> Iterator[Setting]:
 TRICKS: dict[str, Callable[[], Iterator[Setting]]] = {
     "group_softplus": partial(_rewrite, rewrites.group_softplus),
     "part_addmm": partial(_rewrite, rewrites.part_addmm),
+    "tanh_by_exponential": partial(_rewrite, rewrites.tanh_by_exponential),
+    "sum_by_products": partial(_rewrite, rewrites.sum_by_products),
+    "C++ between kernels": _cpp_wrapper,
     "no guards": _standalone,
     "one fake mode": _fake_mode,
     "oneDNN products": _onednn,
@@ -312,6 +339,7 @@ TRICKS: dict[str, Callable[[], Iterator[Setting]]] = {
     "graph cache": _graph_cache,
     "memory": _memory,
     "fused optimizer": _optimizer,
+    "kept lists of Adam": _kept_lists,
     "whole batch": _whole_batch,
     "row blocks": _row_blocks,
     "foreach copy": _foreach_copy,

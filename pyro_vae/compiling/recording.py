@@ -36,6 +36,12 @@ _INDUCTOR = {
 }
 
 
+_ON_CPU = {
+    "cpp_wrapper": True,  # no Python between two kernels
+    "cpp.dynamic_threads": True,  # loops are shared out when they run: `training.threads` changes the number
+}
+
+
 class Unrecordable(Exception):  # noqa: N818 - not an error: the caller runs the program itself
     """A program that can't be recorded as a graph; the message gives the reason."""
 
@@ -177,8 +183,10 @@ def _compiled(graph: GraphModule, example: list[Tensor], replayed: bool) -> tupl
     `replayed`: on a GPU as a CUDA graph, one launch for all its kernels; its outputs hold until the next call.
     """
     rewritten = cheaper(deepcopy(graph))
-    options = {**_INDUCTOR, "triton.cudagraphs": replayed and any(t.is_cuda for t in example)}
-    for backend, build in {"inductor": compiled_alone, "torch.compile": _guarded}.items():
+    on_cuda = any(t.is_cuda for t in example)
+    guarded = {**_INDUCTOR, "triton.cudagraphs": replayed and on_cuda}
+    alone = guarded if on_cuda else {**guarded, **_ON_CPU}
+    for backend, build, options in (("inductor", compiled_alone, alone), ("torch.compile", _guarded, guarded)):
         try:
             with seeded(0, "compile"), _quiet(), _contained(), torch.no_grad():
                 return build(rewritten, example, options), backend

@@ -104,19 +104,25 @@ class Loss:
             batch: the data.
             objective: with numbers or tensors in place of schedules.
         """
+        return self.of_wide(self.widen(batch), objective)
+
+    def of_wide(self, wide: Batch, objective: Objective) -> tuple[Tensor, Tensor]:
+        """The same, of a batch that is floating point already."""
         function = tensor_form(objective) if self.tensorial else objective
-        wide = self.widen(batch)
-        with self.noise(batch.whole):
+        with self.noise(wide.whole):
             value = function(self.vae.model, self.vae.guide, wide.x, **wide.inputs)
         _check_loss(value, objective)
-        return value, value + self.penalty(len(batch))  # of a share: the sum over all shares is that of the batch
+        return value, value + self.penalty(len(wide))  # of a share: the sum over all shares is that of the batch
 
     def values(self, epoch: float, total: float) -> list[Tensor]:
         """The scheduled values of a moment, as tensors."""
+        schedules = self.objective.schedules
+        if not schedules:
+            return []
         like = next(self.vae.parameters())
         return [
             torch.as_tensor(value_at(schedule, epoch, total), dtype=like.dtype, device=like.device)
-            for schedule in self.objective.schedules.values()
+            for schedule in schedules.values()
         ]
 
     def holding(self, values: Sequence[Tensor]) -> Objective:
@@ -241,6 +247,7 @@ def eager_step(loss: Loss) -> EagerStep | PyroStep:
 class GraphStep:
     """By graphs recorded from the programs, one for each shape of a batch (and size of the whole, if that is a share).
 
+    A batch is made floating point before the graph: torch's own conversion of bytes takes a fifth of inductor's time.
     Batches of the full size run compiled. The last of an epoch, if smaller, runs its graph as it is: it is one step of
     many, and compiling takes seconds.
 
@@ -257,11 +264,11 @@ class GraphStep:
 
     def __call__(self, batch: Batch, epoch: float, total: float) -> Gradients:
         """See `Step`."""
-        values, key = self.loss.values(epoch, total), _key(batch)
+        values, key, wide = self.loss.values(epoch, total), _key(batch), self.loss.widen(batch)
         if key not in self._graphs:
-            self._graphs[key] = self._record(batch, values)
+            self._graphs[key] = self._record(wide, values)
         graph, parameters = self._graphs[key]
-        value, *gradients = graph(*batch.tensors(), *values)
+        value, *gradients = graph(*wide.tensors(), *values)
         return value, parameters, gradients
 
     def prepare(self, batch: Batch, epoch: float, total: float) -> None:
@@ -271,7 +278,7 @@ class GraphStep:
             Unrecordable: if there is no such graph, or it differs.
         """
         key = _key(batch)
-        self._graphs[key] = self._record(batch, self.loss.values(epoch, total))
+        self._graphs[key] = self._record(self.loss.widen(batch), self.loss.values(epoch, total))
         self.mode = f"compiled ({self._graphs[key][0].backend})"
         moment = (batch, epoch, total)
         self._warm_up(*moment)
@@ -295,14 +302,14 @@ class GraphStep:
             value, _, gradients = step(*moment)
         return [value, *gradients]
 
-    def _record(self, batch: Batch, values: Sequence[Tensor]) -> tuple[Graph, list[nn.Parameter]]:
-        data = batch.tensors()
+    def _record(self, wide: Batch, values: Sequence[Tensor]) -> tuple[Graph, list[nn.Parameter]]:
+        data = wide.tensors()
 
         def function(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-            return self.loss(batch.holding(tensors[: len(data)]), self.loss.holding(tensors[len(data) :]))
+            return self.loss.of_wide(wide.holding(tensors[: len(data)]), self.loss.holding(tensors[len(data) :]))
 
         with checking(False), same_buffers(self.loss.vae) as check:  # validation reads values
-            full = len(batch) == self.full
+            full = len(wide) == self.full
             return record_gradients(self.loss.vae, function, [*data, *values], compile=full, check=check)
 
 

@@ -2,6 +2,7 @@
 
 import warnings
 from contextlib import nullcontext
+from functools import partial
 from math import isfinite
 
 from pyro_vae.compiling.backends import fast_cpu, onednn_is_better
@@ -19,13 +20,14 @@ from pyro_vae.training.batches import Batches
 from pyro_vae.training.checkpoints import Checkpoints
 from pyro_vae.training.history import History, means_text, row_text, without_elbo
 from pyro_vae.training.ledger import Ledger
-from pyro_vae.training.optimizers import clip, make_optimizer, update
+from pyro_vae.training.optimizers import Update, clip, make_optimizer
 from pyro_vae.training.plan import Plan
 from pyro_vae.training.rehearsal import rehearse
 from pyro_vae.training.shares import Summing
 from pyro_vae.training.starting import chosen_step, compiles, in_best_form, pair_has_elbo, start_from_data
-from pyro_vae.training.steps import Batch, Gradients, Loss, Step, eager_step, find_culprit
+from pyro_vae.training.steps import Batch, Gradients, Loss, PyroStep, Step, eager_step, find_culprit, same_buffers
 from pyro_vae.training.stopping import Signals, Stopping
+from pyro_vae.training.threads import Threads
 from pyro_vae.training.validation import Validation, measured
 
 
@@ -42,6 +44,7 @@ class Trainer:
     def __init__(self, plan: Plan, signals: Signals, run: Run | None, save_every: float) -> None:
         self.plan, self.signals, self.world, self.settings = plan, signals, plan.world, plan.settings
         self.optimizer = make_optimizer(self.settings.optimizer, list(plan.vae.parameters()))
+        self.update = Update(self.optimizer)
         self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
         self.batches, self.has_elbo = Batches(plan), True
         noise = nullcontext if self.world.size == 1 else lambda size: ShardedNoise(self.world, size, watch=False)
@@ -90,7 +93,7 @@ class Trainer:
                 self._rehearse()
             self.checkpoints.save(self.ledger)
         with checking(False), seeded(self.settings.seed, "training"):
-            self._prepare()
+            self._prepare(bar)
             try:
                 while not self.stopping.is_finished(self.ledger):
                     self._epoch(bar)
@@ -103,8 +106,8 @@ class Trainer:
         self.plan.vae.train()
         rehearse(self.loss, self.batches.first(), self.settings.epochs)
 
-    def _prepare(self) -> None:
-        """Choose the form of the loss and of the step."""
+    def _prepare(self, bar: Progress) -> None:
+        """Choose the form of the loss and of the step; the number of threads is chosen when steps are made."""
         self.plan.vae.train()
         batch = self.batches.first()
         self.loss = in_best_form(self.plan, self.loss, batch)
@@ -112,6 +115,13 @@ class Trainer:
         if not self.has_elbo:
             self.ledger.rows = [without_elbo(row) for row in self.ledger.rows]
         self.gradients = chosen_step(self.plan, self.batches, self.loss, self.ledger.compile, self.ledger.precision)
+        tried = self.world.size == 1 and self.plan.device.type == "cpu" and not isinstance(self.gradients, PyroStep)
+        self.threads = Threads(partial(self._without_effect, batch) if tried else None, bar.say)
+
+    def _without_effect(self, batch: Batch) -> None:
+        """The work of a step but for the update of the weights."""
+        with same_buffers(self.plan.vae), seeded(self.settings.seed, "threads"):
+            self._own_gradients(batch, 0, 0)
 
     def _finish(self) -> History:
         ledger, vae = self.ledger, self.plan.vae
@@ -133,7 +143,8 @@ class Trainer:
         self.plan.vae.train()
         epoch = self.ledger.epoch
         for step, batch in self.batches.of_epoch(epoch, self.ledger.step, self.steps):
-            self.step(batch, epoch, step)
+            with self.threads.step() if len(batch) == self.batches.size else nullcontext():
+                self.step(batch, epoch, step)
             self.ledger.step = step + 1
             if step % self.settings.log_every == 0:
                 bar.show(round(epoch + (step + 1) / self.steps, 2), means_text(self.ledger.sums.means(self.has_elbo)))
@@ -153,7 +164,7 @@ class Trainer:
             self._refuse("gradient", batch, epoch, step)
         for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
             group["lr"] = lr * self.plan.lr_factor(epoch + step / self.steps)
-        update(self.optimizer, summed.parameters, summed.gradients)
+        self.update(summed.parameters, summed.gradients)
         self.ledger.last_loss = summed.loss / batch.whole if self.plan.objective.has_value else None
         self.ledger.sums.add(loss=summed.loss, seen=batch.whole)
         if measures:

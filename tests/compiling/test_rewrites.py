@@ -5,7 +5,14 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import softplus
 
-from pyro_vae.compiling.rewrites import _factors, cheaper, group_softplus, part_addmm
+from pyro_vae.compiling.rewrites import (
+    _factors,
+    cheaper,
+    group_softplus,
+    part_addmm,
+    sum_by_products,
+    tanh_by_exponential,
+)
 
 aten = torch.ops.aten
 
@@ -104,3 +111,31 @@ def test_scaled_addmm_is_left_alone():
     recorded = make_fx(lambda a, b, bias: torch.addmm(bias, a, b, beta=0.5))(a, b, bias)
     assert aten.addmm.default in targets(cheaper(recorded))
     torch.testing.assert_close(cheaper(recorded)(a, b, bias), 0.5 * bias + a @ b)
+
+
+@pytest.mark.parametrize("keepdim", [False, True])
+def test_sums_of_rows_are_products(keepdim):
+    matrix = torch.randn(100, 784)
+    graph = sum_by_products(make_fx(lambda x: x.sum(0, keepdim=keepdim))(matrix))
+    assert aten.sum.dim_IntList not in targets(graph) and aten.mm.default in targets(graph)
+    torch.testing.assert_close(graph(matrix).double(), matrix.double().sum(0, keepdim=keepdim), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("x", [torch.randn(3, 4, 5), torch.randn(3, 4).double(), torch.arange(6).view(2, 3)])
+def test_other_sums_over_the_first_dimension_stay(x):
+    assert aten.sum.dim_IntList in targets(sum_by_products(make_fx(lambda x: x.sum(0))(x)))
+
+
+def test_tanh_by_one_exponential():
+    """An absolute error of 1e-7 at most, the sign of zero, the limits, and nan."""
+    x = torch.cat([torch.linspace(-30, 30, 200_001), torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan])])
+    graph = tanh_by_exponential(make_fx(torch.tanh)(x))
+    assert aten.tanh.default not in targets(graph)
+    found = graph(x)
+    assert (found.double() - x.double().tanh())[:-1].abs().max() < 1e-7
+    torch.testing.assert_close(found[-5:], x[-5:].tanh(), equal_nan=True, rtol=0, atol=0)
+    assert found[-5:-3].signbit().tolist() == [False, True]
+
+
+def test_tanh_in_double_precision_stays():
+    assert aten.tanh.default in targets(tanh_by_exponential(make_fx(torch.tanh)(torch.randn(3).double())))

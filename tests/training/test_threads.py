@@ -1,0 +1,153 @@
+"""The number of threads of a step, by a clock of the test's own: fewer for a large gain alone, and without effect."""
+
+import pytest
+import torch
+
+from pyro_vae.autoencoders import VAE
+from pyro_vae.networks import MLP
+from pyro_vae.objectives import ELBO
+from pyro_vae.training import trainer
+from pyro_vae.training.fitting import fit
+from pyro_vae.training.threads import Threads
+
+
+class Machine:
+    """A clock that each step moves by its duration on the current number of threads."""
+
+    def __init__(self, **durations):
+        self.now, self.said, self.steps, self.trials = 0.0, [], [], []
+        self.durations = {int(name[1:]): seconds for name, seconds in durations.items()}
+
+    def work(self, ran):
+        ran.append(torch.get_num_threads())
+        self.now += self.durations[ran[-1]]
+
+    def chooser(self):
+        return Threads(lambda: self.work(self.trials), self.said.append, lambda: self.now)
+
+    def run(self, threads, steps):
+        """The numbers that these steps ran on."""
+        self.steps = []
+        for _ in range(steps):
+            with threads.step():
+                self.work(self.steps)
+            assert torch.get_num_threads() == 4
+        return self.steps
+
+
+@pytest.fixture(autouse=True)
+def four_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    assert torch.get_num_threads() == 4
+    torch.set_num_threads(before)
+
+
+def test_the_fastest_is_taken_and_said_once():
+    machine = Machine(_4=0.04, _2=0.03, _1=0.01)
+    threads = machine.chooser()
+    assert set(machine.run(threads, 10_000)) == {1}
+    assert len(machine.said) == 1 and "runs on 1 of torch's 4 threads" in machine.said[0]
+
+
+def test_all_are_kept_without_a_word_where_they_are_fastest():
+    """One trial; two threads take 1.6 times as long, so one thread is not tried."""
+    machine = Machine(_4=0.01, _2=0.016, _1=0.03)
+    assert set(machine.run(machine.chooser(), 10_000)) == {4}
+    assert set(machine.trials) == {4, 2} and len(machine.trials) <= 12 and not machine.said
+
+
+def test_a_small_gain_changes_nothing():
+    """Noise of the clock must not change the bits of a training."""
+    machine = Machine(_4=0.01, _2=0.008, _1=0.0075)
+    assert set(machine.run(machine.chooser(), 100)) == {4}
+
+
+def test_a_neighbour_comes_and_goes():
+    """On all threads a slower pace starts a trial; on fewer the seconds that have passed do."""
+    machine = Machine(_4=0.01, _2=0.02, _1=0.02)
+    threads = machine.chooser()
+    assert set(machine.run(threads, 500)) == {4}
+    machine.durations[4] = 0.2
+    assert machine.run(threads, 50)[-1] == 2
+    machine.durations[4] = 0.01
+    assert machine.run(threads, 5_000)[-1] == 4
+
+
+def test_one_slow_step_does_not_start_a_trial():
+    machine = Machine(_4=0.01, _2=0.02, _1=0.03)
+    threads = machine.chooser()
+    machine.run(threads, 500)
+    trials = len(machine.trials)
+    machine.durations[4] = 0.03
+    machine.run(threads, 1)
+    machine.durations[4] = 0.01
+    machine.run(threads, 500)
+    assert len(machine.trials) == trials
+
+
+@pytest.mark.parametrize("slow", [0.01, 1.0, 30.0])
+def test_trials_take_a_small_part_of_the_time(slow):
+    machine = Machine(_4=slow, _2=slow / 2, _1=slow / 3)
+    machine.run(machine.chooser(), 20_000)
+    assert sum(machine.durations[number] for number in machine.trials) < 0.03 * machine.now
+
+
+def test_an_error_in_a_step_or_a_trial_leaves_torchs_number():
+    def failing():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), Threads(lambda: None, print).step():
+        failing()
+    with pytest.raises(ZeroDivisionError), Threads(failing, print).step():
+        pass
+
+
+def test_a_single_thread_is_not_tried():
+    torch.set_num_threads(1)
+    try:
+        with Threads(lambda: pytest.fail("was tried"), print).step():
+            assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(4)
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_trials_leave_the_training_as_it_is(monkeypatch, norm):
+    """The same weights and losses as without a trial, moving averages included."""
+
+    def train():
+        torch.manual_seed(0)
+        vae = VAE((8, 8), 2, decoder=lambda *sizes: MLP(*sizes, hidden=(16,), norm=norm))
+        rows = fit(vae, x, ELBO(), epochs=2, batch_size=50, progress=False).rows
+        return [*(value.clone() for value in vae.state_dict().values()), torch.tensor([row["loss"] for row in rows])]
+
+    x = (torch.rand(200, 8, 8) < 0.2).float()
+    tried = []
+    monkeypatch.setattr(
+        trainer, "Threads", lambda compute, say: Threads(lambda: tried.append(compute()), say, lambda: 0.0)
+    )
+    with_trials = train()
+    assert len(tried) > 10
+    monkeypatch.setattr(trainer, "Threads", lambda compute, say: Threads(None, say))
+    assert all(map(torch.equal, with_trials, train()))
+
+
+def test_steps_run_on_the_number_that_is_chosen(monkeypatch):
+    """Of two batches of an epoch the smaller one runs on torch's number, which the trial did not time."""
+    ran, step = [], trainer.Trainer.step
+
+    def noted(self, batch, *moment):
+        ran.append((len(batch), torch.get_num_threads()))
+        step(self, batch, *moment)
+
+    def always_one(compute, say):
+        threads = Threads(compute, say)
+        monkeypatch.setattr(threads, "_trial", lambda compute: {4: 1.0, 1: 0.1})
+        return threads
+
+    monkeypatch.setattr(trainer.Trainer, "step", noted)
+    monkeypatch.setattr(trainer, "Threads", always_one)
+    fit(VAE((8, 8), 2), torch.ones(30, 8, 8), ELBO(), epochs=2, batch_size=20, progress=False)
+    assert ran == [(20, 1), (10, 4)] * 2
