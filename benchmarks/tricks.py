@@ -29,7 +29,7 @@ from pyro_vae.networks import MLP, computing_in
 from pyro_vae.objectives import ELBO
 from pyro_vae.priors import VampPrior
 from pyro_vae.process.switches import checking
-from pyro_vae.training.optimizers import Update
+from pyro_vae.training.optimizers import update
 from pyro_vae.training.steps import Batch, EagerStep, GraphStep, Loss
 
 Work = Callable[[], object]
@@ -116,12 +116,12 @@ def training_step(batch: int, compile: bool, updates: bool = True, dtype: Any = 
     if compile:
         with products:
             step.prepare(x, 0.0, 1.0)
-    update = Update(torch.optim.Adam(vae.parameters(), lr=1e-3, fused=True))
+    optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3, fused=True)
 
     def run() -> None:
         _, parameters, gradients = step(x, 0.0, 1.0)
         if updates:
-            update(parameters, gradients)
+            update(optimizer, parameters, gradients)
 
     return run
 
@@ -279,18 +279,8 @@ def _optimizer() -> Iterator[Setting]:
             parameters = list(make().parameters())
             gradients = [torch.randn_like(p) for p in parameters]
             optimizer = torch.optim.Adam(parameters, lr=1e-3, **chosen)
-            works.append(partial(Update(optimizer)._step, parameters, gradients))
+            works.append(partial(update, optimizer, parameters, gradients))
         yield f"Adam's update, 784-500-20, against {'foreach' if options.get('foreach') else 'a loop'}", *works
-
-
-def _kept_lists() -> Iterator[Setting]:
-    for compile, mode in ((False, "eager"), (True, "compiled")):
-        on, off = training_step(100, compile), training_step(100, compile)
-        yield (
-            f"training step, batch 100, {mode}",
-            under(off, partial(patch.object, Update, "__call__", Update._step)),
-            on,
-        )
 
 
 def _cpp_wrapper() -> Iterator[Setting]:
@@ -339,7 +329,6 @@ TRICKS: dict[str, Callable[[], Iterator[Setting]]] = {
     "graph cache": _graph_cache,
     "memory": _memory,
     "fused optimizer": _optimizer,
-    "kept lists of Adam": _kept_lists,
     "whole batch": _whole_batch,
     "row blocks": _row_blocks,
     "foreach copy": _foreach_copy,

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, AdamW, Optimizer
-from torch.optim.adam import adam
+from torch.optim import Optimizer
 
 from pyro_vae.arguments import values
 from pyro_vae.errors import UsageError
@@ -17,9 +16,6 @@ from pyro_vae.process.torch_cache import ensure_cache
 from pyro_vae.process.torch_internals import without_compiler
 
 Factory = Callable[[Iterable[nn.Parameter]], Optimizer]
-
-
-_ADAM_OPTIONS = "lr", "weight_decay", "eps", "amsgrad", "maximize", "capturable", "decoupled_weight_decay"
 
 
 def make_optimizer(factory: Callable[..., Optimizer], parameters: list[nn.Parameter]) -> Optimizer:
@@ -86,65 +82,25 @@ def clip(gradients: Sequence[Tensor], clip_norm: float | None, batch: int) -> bo
     return isfinite(norm)
 
 
-class Update:
-    """The steps of an optimizer, from lists of gradients.
-
-    Those of `Adam` and `AdamW` are made by torch's function `adam` on lists of their state that are kept. Their method
-    `step` makes the lists again each time, which for small networks takes as long as the update itself: a compiled
-    training step of 100 data takes 1.05 times as long with it (docs/performance.md).
+def update(optimizer: Optimizer, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
+    """One step of the optimizer; parameters that are not listed keep their values and their state.
 
     Args:
         optimizer: as `make_optimizer` gives it.
+        parameters: those that have a gradient in this step.
+        gradients: theirs.
+
+    Raises:
+        UsageError: if an optimizer of torch fails with its options (`differentiable`, `SparseAdam`).
     """
-
-    def __init__(self, optimizer: Optimizer) -> None:
-        self.optimizer = optimizer
-        fused = type(optimizer) in (Adam, AdamW) and bool(optimizer.defaults["fused"])
-        self._is_adam = fused and len(optimizer.param_groups) == 1
-        self._parameters: list[int] = []
-        self._state: list[list[Tensor]] = []
-
-    def __call__(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
-        """One step; parameters that are not listed keep their values and their state.
-
-        Args:
-            parameters: those that have a gradient in this step.
-            gradients: theirs.
-
-        Raises:
-            UsageError: if an optimizer of torch fails with its options (`differentiable`, `SparseAdam`).
-        """
-        if self._is_adam and all(parameter in self.optimizer.state for parameter in parameters):
-            self._adam(parameters, gradients)
-        else:  # the first step of a parameter makes its state
-            self._step(parameters, gradients)
-
-    @torch.no_grad()
-    def _adam(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
-        group = self.optimizer.param_groups[0]
-        if (which := [id(parameter) for parameter in parameters]) != self._parameters:
-            self._parameters, self._state = which, self._lists(parameters, group["amsgrad"])
-        options = {name: group[name] for name in _ADAM_OPTIONS}
-        beta1, beta2 = group["betas"]
-        adam(list(parameters), list(gradients), *self._state, fused=True, beta1=beta1, beta2=beta2, **options)
-
-    def _lists(self, parameters: Sequence[nn.Parameter], amsgrad: bool) -> list[list[Tensor]]:
-        """The state in the order in which `adam` takes it; the largest second moments are AMSGrad's alone."""
-        states = [self.optimizer.state[parameter] for parameter in parameters]
-        largest = [state["max_exp_avg_sq"] for state in states] if amsgrad else []
-        first, second, step = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
-        return [first, second, largest, step]
-
-    def _step(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        try:
-            self.optimizer.step()
-        except (RuntimeError, AssertionError, TypeError) as error:
-            if isinstance(error, torch.OutOfMemoryError) or not type(self.optimizer).__module__.startswith("torch."):
-                raise
-            name = type(self.optimizer).__name__
-            raise UsageError(f"{name} can't make a step as it is set: {error}") from error
-        finally:
-            for parameter in parameters:
-                parameter.grad = None
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    try:
+        optimizer.step()
+    except (RuntimeError, AssertionError, TypeError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or not type(optimizer).__module__.startswith("torch."):
+            raise
+        raise UsageError(f"{type(optimizer).__name__} can't make a step as it is set: {error}") from error
+    finally:
+        for parameter in parameters:
+            parameter.grad = None

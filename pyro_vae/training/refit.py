@@ -25,7 +25,7 @@ from pyro_vae.process.seeding import seeded
 from pyro_vae.process.switches import checking
 from pyro_vae.shapes import Shapes
 from pyro_vae.statistics.averages import number, standard_error
-from pyro_vae.training.optimizers import Update, make_optimizer
+from pyro_vae.training.optimizers import make_optimizer, update
 
 _log = logging.getLogger("pyro_vae")
 
@@ -288,7 +288,7 @@ class _Fitter:
     ) -> None:
         self.vae, self.data, self.batch_size, self.seed = vae, data, batch_size, seed
         self.parameters = [p for p in vae.prior.parameters() if p.requires_grad]
-        self.update = Update(make_optimizer(optimizer, self.parameters)) if self.parameters else None
+        self.optimizer = make_optimizer(optimizer, self.parameters) if self.parameters else None
         self.best, self.waited, self.state = inf, 0, {}
         self.keep_best()
 
@@ -327,8 +327,8 @@ class _Fitter:
             )
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         used = [(p, g) for p, g in zip(self.parameters, gradients, strict=True) if g is not None]
-        assert self.update is not None
-        self.update([p for p, _ in used], [g for _, g in used])
+        assert self.optimizer is not None
+        update(self.optimizer, [p for p, _ in used], [g for _, g in used])
 
 
 def _with_prior(vae: VAE, prior: Callable[[Shapes], Prior], data: Dataset, seed: int) -> VAE:

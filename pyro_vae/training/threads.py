@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from statistics import median
+from statistics import mean
 
 import torch
 
-_TIMES, _SECONDS = 5, 0.5
-"""A trial makes at most so many steps on each number of threads, and no more after so many seconds. The first is left
-out: it wakes threads and fills caches."""
+_FIRST, _LATER = 0.0, 0.3
+"""Seconds that the first trial takes for each number of threads, and later ones, at least: beside another process they
+are fair only in the long run. All make three steps; the first is left out: it wakes threads and fills caches."""
 
 
 _FEWER, _MORE = 0.7, 0.9
@@ -27,17 +27,14 @@ _HOPELESS = 1.5
 """Smaller numbers are not tried after one on which a step takes this many times as long as on the best."""
 
 
-_SLOWER, _SOONEST = 1.3, 3.0
-"""A trial is made when steps take this many times as long as at the last one, but not within so many seconds of it."""
+_STARVED, _WINDOW = 0.8, 1.0
+"""A trial is made if, for so many seconds, the threads got less than this part of the CPU time that they could use:
+waiting threads use it as well, so the rest went to other processes."""
 
 
-_LATEST, _SHARE = 30.0, 40.0
-"""On fewer threads than torch's it is also made after so many seconds, and after so many times the duration of a trial,
-since steps do not show that a core has become free."""
-
-
-_MEMORY = 0.1
-"""Weight of the latest step in the mean duration."""
+_AGAIN, _SHARE = 30.0, 40.0
+"""On fewer threads than torch's a trial is made after so many seconds, since steps do not show that a core has become
+free. None is made before so many times the duration of the last one have passed."""
 
 
 class Threads:
@@ -46,71 +43,77 @@ class Threads:
     Args:
         compute: the work of a step, without any effect; None to keep torch's number.
         say: told once if fewer threads are taken.
-        clock: seconds.
+        wall: seconds.
+        cpu: seconds of CPU time of this process, of all its threads.
     """
 
     def __init__(
         self,
         compute: Callable[[], object] | None,
         say: Callable[[str], None],
-        clock: Callable[[], float] = time.perf_counter,
+        wall: Callable[[], float] = time.perf_counter,
+        cpu: Callable[[], float] = time.process_time,
     ) -> None:
         self.most = self.chosen = torch.get_num_threads()
         self.numbers = [self.most, *reversed([2**k for k in range(self.most.bit_length()) if 2**k < self.most])]
-        self._compute, self._clock = (compute if self.most > 1 else None), clock
+        self._compute, self._wall, self._cpu = (compute if self.most > 1 else None), wall, cpu
         self._say: Callable[[str], None] | None = say
-        self._due, self._start, self._spent, self._usual, self._mean = True, 0.0, 0.0, 0.0, 0.0
+        self._due, self._least, self._last, self._spent = True, _FIRST, 0.0, 0.0
+        self._began, self._used = 0.0, 0.0
 
     @contextmanager
-    def step(self) -> Iterator[None]:
-        """Run a step on the chosen number of threads, after a trial if one is due; then torch's number holds again."""
+    def running(self) -> Iterator[None]:
+        """Run steps on the chosen number of threads, which trials may change; torch's number holds afterwards."""
         if self._compute is None:
             yield
             return
-        if self._due:
-            self._choose(self._trial(self._compute))
-        start = self._clock()
-        torch.set_num_threads(self.chosen)
         try:
+            self._begin()
             yield
         finally:
             torch.set_num_threads(self.most)
-        self._note(self._clock() - start)
 
-    def _note(self, seconds: float) -> None:
-        """Whether a trial is due after a step of this duration."""
-        self._mean += _MEMORY * (seconds - self._mean)
-        passed = self._clock() - self._start
-        slower = passed > _SOONEST and self._mean > _SLOWER * self._usual
-        self._due = slower or (self.chosen < self.most and passed > max(_LATEST, _SHARE * self._spent))
+    def look(self) -> None:
+        """After each step: make a trial if there is a reason, once in a while."""
+        if self._compute is None or (seconds := self._wall() - self._began) < _WINDOW:
+            return
+        starved = self.chosen > 1 and self._cpu() - self._used < _STARVED * self.chosen * seconds
+        passed = self._wall() - self._last
+        hopeful = self.chosen < self.most and passed > _AGAIN
+        self._due = (starved or hopeful) and passed > _SHARE * self._spent
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin to observe, after a trial if one is due."""
+        assert self._compute is not None
+        if self._due:
+            self._choose(self._trial(self._compute))
+        torch.set_num_threads(self.chosen)
+        self._began, self._used = self._wall(), self._cpu()
 
     def _trial(self, compute: Callable[[], object]) -> dict[int, float]:
         """Seconds of a step on each number of threads, the largest number first."""
-        began, durations = self._clock(), {}
-        try:
-            for number in self.numbers:
-                durations[number] = self._timed(compute, number)
-                if durations[number] > _HOPELESS * min(durations.values()) and number <= self.chosen:
-                    break
-        finally:
-            torch.set_num_threads(self.most)
-        self._start = self._clock()
-        self._spent = self._start - began
+        began, durations = self._wall(), {}
+        for number in self.numbers:
+            durations[number] = self._timed(compute, number)
+            if durations[number] > _HOPELESS * min(durations.values()) and number <= self.chosen:
+                break
+        self._last, self._least, self._due = self._wall(), _LATER, False
+        self._spent = self._last - began
         return durations
 
     def _timed(self, compute: Callable[[], object], number: int) -> float:
         torch.set_num_threads(number)
-        ends = [self._clock()]
-        while len(ends) < 3 or (len(ends) <= _TIMES and ends[-1] - ends[0] < _SECONDS):
+        ends = [self._wall()]
+        while len(ends) < 4 or ends[-1] - ends[0] < self._least:
             compute()
-            ends.append(self._clock())
-        return median(end - start for start, end in pairwise(ends[1:]))
+            ends.append(self._wall())
+        return mean(end - start for start, end in pairwise(ends[1:]))
 
     def _choose(self, durations: dict[int, float]) -> None:
         fastest = min(durations, key=durations.__getitem__)
         if durations[fastest] < (_FEWER if fastest < self.chosen else _MORE) * durations[self.chosen]:
             self.chosen = fastest
-        self._usual = self._mean = durations[self.chosen]
         if self.chosen < self.most and self._say is not None:
             self._say(
                 f"training runs on {self.chosen} of torch's {self.most} threads: at present its steps are much faster "

@@ -20,7 +20,7 @@ from pyro_vae.training.batches import Batches
 from pyro_vae.training.checkpoints import Checkpoints
 from pyro_vae.training.history import History, means_text, row_text, without_elbo
 from pyro_vae.training.ledger import Ledger
-from pyro_vae.training.optimizers import Update, clip, make_optimizer
+from pyro_vae.training.optimizers import clip, make_optimizer, update
 from pyro_vae.training.plan import Plan
 from pyro_vae.training.rehearsal import rehearse
 from pyro_vae.training.shares import Summing
@@ -44,7 +44,6 @@ class Trainer:
     def __init__(self, plan: Plan, signals: Signals, run: Run | None, save_every: float) -> None:
         self.plan, self.signals, self.world, self.settings = plan, signals, plan.world, plan.settings
         self.optimizer = make_optimizer(self.settings.optimizer, list(plan.vae.parameters()))
-        self.update = Update(self.optimizer)
         self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
         self.batches, self.has_elbo = Batches(plan), True
         noise = nullcontext if self.world.size == 1 else lambda size: ShardedNoise(self.world, size, watch=False)
@@ -142,13 +141,15 @@ class Trainer:
     def _epoch(self, bar: Progress) -> None:
         self.plan.vae.train()
         epoch = self.ledger.epoch
-        for step, batch in self.batches.of_epoch(epoch, self.ledger.step, self.steps):
-            with self.threads.step() if len(batch) == self.batches.size else nullcontext():
+        with self.threads.running():
+            for step, batch in self.batches.of_epoch(epoch, self.ledger.step, self.steps):
                 self.step(batch, epoch, step)
-            self.ledger.step = step + 1
-            if step % self.settings.log_every == 0:
-                bar.show(round(epoch + (step + 1) / self.steps, 2), means_text(self.ledger.sums.means(self.has_elbo)))
-            self.tick()
+                self.ledger.step = step + 1
+                if step % self.settings.log_every == 0:
+                    means = means_text(self.ledger.sums.means(self.has_elbo))
+                    bar.show(round(epoch + (step + 1) / self.steps, 2), means)
+                self.tick()
+                self.threads.look()
         self._close_epoch(epoch)
         is_first_or_last = epoch == 0 or self.stopping.is_finished(self.ledger)
         bar.show(epoch + 1, row_text(self.ledger.rows[-1]), now=is_first_or_last)
@@ -164,7 +165,7 @@ class Trainer:
             self._refuse("gradient", batch, epoch, step)
         for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
             group["lr"] = lr * self.plan.lr_factor(epoch + step / self.steps)
-        self.update(summed.parameters, summed.gradients)
+        update(self.optimizer, summed.parameters, summed.gradients)
         self.ledger.last_loss = summed.loss / batch.whole if self.plan.objective.has_value else None
         self.ledger.sums.add(loss=summed.loss, seen=batch.whole)
         if measures:

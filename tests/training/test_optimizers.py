@@ -17,7 +17,7 @@ from pyro_vae.runs.restoring import optimizer_tensors, restore_optimizer
 from pyro_vae.training import checkpoints
 from pyro_vae.training import trainer as training
 from pyro_vae.training.fitting import fit
-from pyro_vae.training.optimizers import Update, make_optimizer
+from pyro_vae.training.optimizers import make_optimizer, update
 from tests.support.networks import Switching
 
 ADAM = {"lr": 5e-3, "weight_decay": 0.1}
@@ -116,9 +116,10 @@ def test_a_restored_optimizer_makes_the_same_steps(name, dtype):
     pattern = [(0, 1), (0,), (1,), (0, 1, 2), (1, 2), (2,)] * 2
 
     def run(parameters, optimizer, steps):
-        update = Update(optimizer)
         for step in steps:
-            update([parameters[i] for i in pattern[step]], [gradients[step][i].clone() for i in pattern[step]])
+            update(
+                optimizer, [parameters[i] for i in pattern[step]], [gradients[step][i].clone() for i in pattern[step]]
+            )
 
     whole, first, second = ([torch.nn.Parameter(value.clone()) for value in start] for _ in range(3))
     run(whole, make_optimizer(FACTORIES[name], whole), range(12))
