@@ -320,7 +320,6 @@ TRICKS: dict[str, Callable[[], Iterator[Setting]]] = {
     "group_softplus": partial(_rewrite, rewrites.group_softplus),
     "part_addmm": partial(_rewrite, rewrites.part_addmm),
     "tanh_by_exponential": partial(_rewrite, rewrites.tanh_by_exponential),
-    "sum_by_products": partial(_rewrite, rewrites.sum_by_products),
     "C++ between kernels": _cpp_wrapper,
     "no guards": _standalone,
     "one fake mode": _fake_mode,

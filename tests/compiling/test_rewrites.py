@@ -10,7 +10,6 @@ from pyro_vae.compiling.rewrites import (
     cheaper,
     group_softplus,
     part_addmm,
-    sum_by_products,
     tanh_by_exponential,
 )
 
@@ -111,19 +110,6 @@ def test_scaled_addmm_is_left_alone():
     recorded = make_fx(lambda a, b, bias: torch.addmm(bias, a, b, beta=0.5))(a, b, bias)
     assert aten.addmm.default in targets(cheaper(recorded))
     torch.testing.assert_close(cheaper(recorded)(a, b, bias), 0.5 * bias + a @ b)
-
-
-@pytest.mark.parametrize("keepdim", [False, True])
-def test_sums_of_rows_are_products(keepdim):
-    matrix = torch.randn(100, 784)
-    graph = sum_by_products(make_fx(lambda x: x.sum(0, keepdim=keepdim))(matrix))
-    assert aten.sum.dim_IntList not in targets(graph) and aten.mm.default in targets(graph)
-    torch.testing.assert_close(graph(matrix).double(), matrix.double().sum(0, keepdim=keepdim), rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("x", [torch.randn(3, 4, 5), torch.randn(3, 4).double(), torch.arange(6).view(2, 3)])
-def test_other_sums_over_the_first_dimension_stay(x):
-    assert aten.sum.dim_IntList in targets(sum_by_products(make_fx(lambda x: x.sum(0))(x)))
 
 
 def test_tanh_by_one_exponential():
