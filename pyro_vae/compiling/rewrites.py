@@ -78,50 +78,6 @@ def _tanh(x: Tensor) -> Tensor:
     return torch.copysign((1 - e) / (1 + e), x)
 
 
-def tanh_by_exponential(graph: GraphModule) -> GraphModule:
-    """Rewrite every float32 `tanh` on a CPU.
-
-    Args:
-        graph: operations as recorded; changed in place.
-
-    Returns:
-        The same graph.
-    """
-    for node in list(graph.graph.nodes):
-        if node.op == "call_function" and node.target is aten.tanh.default:
-            known = _value(node)
-            if known.dtype == torch.float32 and known.device.type == "cpu":
-                _call(graph, node, _tanh, node.args[0])
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return graph
-
-
-def _tanh(x: Tensor) -> Tensor:
-    e = (-2 * x.abs()).exp()
-    return torch.copysign((1 - e) / (1 + e), x)
-
-
-def sum_by_products(graph: GraphModule) -> GraphModule:
-    """Rewrite every sum of a float32 matrix over its rows, on a CPU, as a product with ones.
-
-    Args:
-        graph: operations as recorded; changed in place.
-
-    Returns:
-        The same graph.
-    """
-    for node in list(graph.graph.nodes):
-        if node.op == "call_function" and node.target is aten.sum.dim_IntList and node.args[1] == [0]:
-            matrix = node.args[0]
-            known = _value(matrix)
-            if known.dim() == 2 and known.dtype == torch.float32 and known.device.type == "cpu":
-                _call(graph, node, _sum_of_rows, matrix, _shape(node))
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return graph
-
-
 def part_addmm(graph: GraphModule) -> GraphModule:
     """Rewrite every `addmm` on a CPU as a product and an addition.
 
