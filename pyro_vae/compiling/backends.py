@@ -55,14 +55,16 @@ def fast_cpu(onednn: bool | None = None, threads: int | None = None) -> Iterator
 
 @contextmanager
 def exact_products() -> Iterator[None]:
-    """Run a block with float32 products on CUDA in float32, never in TF32."""
-    switch = torch.backends.cuda.matmul
-    before = switch.fp32_precision
-    switch.fp32_precision = "ieee"
+    """Run a block with float32 products and convolutions on CUDA in float32, never in TF32 (cuDNN's default)."""
+    switches = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = [switch.fp32_precision for switch in switches]
     try:
+        for switch in switches:
+            switch.fp32_precision = "ieee"
         yield
     finally:
-        switch.fp32_precision = before
+        for switch, precision in zip(switches, before, strict=True):
+            switch.fp32_precision = precision
 
 
 @cache

@@ -28,10 +28,10 @@ from pyro_vae.inference.weighing import propose, weigh
 from pyro_vae.messages import log_once
 from pyro_vae.process.seeding import seeded
 
-_GRAPH_BYTES, _EAGER_BYTES = 1 << 22, 1 << 21
-"""Largest x of one run of the model on a CPU, in bytes of float32 (elements of x times rows times 4): of a graph, whose
-intermediate values then stay in the CPU's cache, and of the programs, whose intermediate values the C library's
-allocator then keeps from run to run. In larger runs log p(x) takes 1.06 and 1.5 times as long (docs/performance.md)."""
+_BYTES = 1 << 21
+"""Largest x of one run of the model on a CPU, in bytes of float32 (elements of x times rows times 4). Intermediate
+values of graphs then stay in the CPU's cache, and those of programs in blocks that the C library's allocator keeps from
+run to run. Without a bound log p(x) takes 1.06 and 1.5 times as long (docs/performance.md)."""
 
 
 _TOLERANCES = {True: 1e-3, False: 1.0}
@@ -66,7 +66,7 @@ class EagerPair:
 
     def log_joint(self, latents: Mapping[str, Tensor], data: Sequence[Tensor]) -> Tensor:
         """See `Pair`."""
-        particles = _particles(data, self.max_rows, _EAGER_BYTES)
+        particles = _particles(data, self.max_rows)
         return torch.cat([self.weigh(piece, data) for piece in pieces(latents, particles)])
 
     def weigh(self, latents: Mapping[str, Tensor], data: Sequence[Tensor]) -> Tensor:
@@ -266,10 +266,10 @@ def _name(program: Program) -> Hashable:
     return getattr(called, "__qualname__", type(called).__qualname__), getattr(program, "names", ())
 
 
-def _particles(data: Sequence[Tensor], max_rows: int, most_bytes: int) -> int:
-    """Particles in one run of the model: at most `max_rows` with the data, on a CPU an x of at most `most_bytes`."""
+def _particles(data: Sequence[Tensor], max_rows: int) -> int:
+    """Particles in one run of the model: at most `max_rows` with the data, on a CPU an x of at most `_BYTES`."""
     if data[0].device.type == "cpu":
-        max_rows = min(max_rows, most_bytes // (4 * max(1, data[0][0].numel())))
+        max_rows = min(max_rows, _BYTES // (4 * max(1, data[0][0].numel())))
     return max(1, max_rows // len(data[0]))
 
 
@@ -277,5 +277,5 @@ def _particles_of_graph(data: Sequence[Tensor], max_rows: int) -> int:
     """Particles in one run of the graph: a divisor of the tile, since shapes are fixed; the whole tile on a GPU."""
     if data[0].device.type != "cpu":
         return TILE_PARTICLES
-    limit = _particles(data, max_rows, _GRAPH_BYTES)
+    limit = _particles(data, max_rows)
     return max(n for n in (1, 2, 5, 10, 25, 50, 125, 250) if n <= limit)

@@ -133,5 +133,6 @@ def _finish_contexts(error: BaseException) -> None:
 
 
 def _product_switches() -> list[Any]:
-    found = (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
+    backends = torch.backends
+    found = (backends.cuda.matmul, backends.cudnn.conv, getattr(backends.mkldnn, "matmul", None))
     return [switch for switch in found if hasattr(switch, "fp32_precision")]

@@ -434,6 +434,14 @@ class TestCPU:
         a, b = torch.randn(64, 64), torch.randn(64, 64)
         assert 0.01 < backends._speedup(a, b) < 100
 
+    def test_exact_products_are_float32s_on_a_gpu(self):
+        """Convolutions too, for which torch's default is TF32; afterwards both switches are as they were."""
+        switches = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+        before = [switch.fp32_precision for switch in switches]
+        with backends.exact_products():
+            assert [switch.fp32_precision for switch in switches] == ["ieee", "ieee"]
+        assert [switch.fp32_precision for switch in switches] == before and before[1] == "tf32"
+
     def test_fit_gives_the_settings_back(self):
         before = torch.get_num_threads(), torch.backends.mkldnn.matmul.fp32_precision
         fit(make(guide=DiagonalNormal, likelihood=Bernoulli), binary(), epochs=1, progress=False)
