@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,7 +57,8 @@ def fast_cpu(onednn: bool | None = None, threads: int | None = None) -> Iterator
 @contextmanager
 def exact_products() -> Iterator[None]:
     """Run a block with float32 products and convolutions on CUDA in float32, never in TF32 (cuDNN's default)."""
-    switches = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    backends: Any = torch.backends
+    switches = backends.cuda.matmul, backends.cudnn.conv
     before = [switch.fp32_precision for switch in switches]
     try:
         for switch in switches:

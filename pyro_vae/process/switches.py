@@ -133,6 +133,6 @@ def _finish_contexts(error: BaseException) -> None:
 
 
 def _product_switches() -> list[Any]:
-    backends = torch.backends
+    backends: Any = torch.backends
     found = (backends.cuda.matmul, backends.cudnn.conv, getattr(backends.mkldnn, "matmul", None))
     return [switch for switch in found if hasattr(switch, "fp32_precision")]
