@@ -321,7 +321,7 @@ def test_pieces_fit_the_cache_and_the_limit():
     def rows(shape, max_rows=4096):
         return tiles._particles_of_graph([torch.zeros(50, *shape)], max_rows)
 
-    assert rows((28, 28)) == 25 and rows((8, 8)) == 50 and rows((256, 256)) == 1
+    assert rows((28, 28)) == 10 and rows((8, 8)) == 50 and rows((256, 256)) == 1
     assert rows((28, 28), max_rows=500) == 10 and rows((28, 28), max_rows=1) == 1
     assert all(tiles.TILE_PARTICLES % rows((n,)) == 0 for n in range(1, 3000, 37))
 
