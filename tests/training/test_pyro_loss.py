@@ -9,7 +9,7 @@ from pyro.infer import RenyiELBO, Trace_ELBO, TraceTailAdaptive_ELBO
 
 import pyro_vae
 from pyro_vae.autoencoders import VAE
-from pyro_vae.cli.class_options import ClassOption, names
+from pyro_vae.cli.class_options import ClassOption, filled
 from pyro_vae.errors import UsageError
 from pyro_vae.objectives import ELBO, NotTensorial, Objective
 from pyro_vae.process.seeding import seeded
@@ -95,5 +95,5 @@ def test_no_code_behind_the_door_asks_for_the_type():
 
 
 def test_it_is_no_choice_of_the_command():
-    offered = names(ClassOption(("pyro_vae.objectives.Objective",), {}))
+    offered = filled("{classes}", ClassOption(("pyro_vae.objectives.Objective",), {}))
     assert "ELBO" in offered and "PyroLoss" not in offered
