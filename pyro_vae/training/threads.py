@@ -58,8 +58,8 @@ class Threads:
         self.numbers = [self.most, *reversed([2**k for k in range(self.most.bit_length()) if 2**k < self.most])]
         self._compute, self._wall, self._cpu = (compute if self.most > 1 else None), wall, cpu
         self._say: Callable[[str], None] | None = say
-        self._due, self._least, self._last, self._spent = True, _FIRST, 0.0, 0.0
-        self._began, self._used = 0.0, 0.0
+        self._last: float | None = None
+        self._spent, self._began, self._used, self._observed = 0.0, 0.0, 0.0, (0.0, 0.0)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -68,8 +68,13 @@ class Threads:
             yield
             return
         try:
-            self._begin()
+            if self._last is None:
+                self._try(_FIRST)
+            torch.set_num_threads(self.chosen)
+            seconds, used = self._observed  # of earlier blocks, which may be short
+            self._began, self._used = self._wall() - seconds, self._cpu() - used
             yield
+            self._observed = self._wall() - self._began, self._cpu() - self._used
         finally:
             torch.set_num_threads(self.most)
 
@@ -77,36 +82,37 @@ class Threads:
         """After each step: make a trial if there is a reason, once in a while."""
         if self._compute is None or (seconds := self._wall() - self._began) < _WINDOW:
             return
+        assert self._last is not None
         starved = self.chosen > 1 and self._cpu() - self._used < _STARVED * self.chosen * seconds
         passed = self._wall() - self._last
         hopeful = self.chosen < self.most and passed > _AGAIN
-        self._due = (starved or hopeful) and passed > _SHARE * self._spent
-        self._begin()
-
-    def _begin(self) -> None:
-        """Begin to observe, after a trial if one is due."""
-        assert self._compute is not None
-        if self._due:
-            self._choose(self._trial(self._compute))
-        torch.set_num_threads(self.chosen)
+        if (starved or hopeful) and passed > _SHARE * self._spent:
+            self._try(_LATER)
+            torch.set_num_threads(self.chosen)
         self._began, self._used = self._wall(), self._cpu()
 
-    def _trial(self, compute: Callable[[], object]) -> dict[int, float]:
+    def _try(self, least: float) -> None:
+        """Make a trial, of at least so many seconds for each number, and choose."""
+        began = self._wall()
+        self._choose(self._trial(least))
+        self._last = self._wall()
+        self._spent = self._last - began
+
+    def _trial(self, least: float) -> dict[int, float]:
         """Seconds of a step on each number of threads, the largest number first."""
-        began, durations = self._wall(), {}
+        durations: dict[int, float] = {}
         for number in self.numbers:
-            durations[number] = self._timed(compute, number)
+            durations[number] = self._timed(number, least)
             if durations[number] > _HOPELESS * min(durations.values()) and number <= self.chosen:
                 break
-        self._last, self._least, self._due = self._wall(), _LATER, False
-        self._spent = self._last - began
         return durations
 
-    def _timed(self, compute: Callable[[], object], number: int) -> float:
+    def _timed(self, number: int, least: float) -> float:
+        assert self._compute is not None
         torch.set_num_threads(number)
         ends = [self._wall()]
-        while len(ends) < 4 or ends[-1] - ends[0] < self._least:
-            compute()
+        while len(ends) < 4 or ends[-1] - ends[0] < least:
+            self._compute()
             ends.append(self._wall())
         return mean(end - start for start, end in pairwise(ends[1:]))
 

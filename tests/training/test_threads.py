@@ -78,6 +78,19 @@ def test_a_neighbour_comes_and_goes():
     assert machine.run(threads, 5_000)[-1] == 4
 
 
+def test_a_neighbour_is_noticed_in_short_epochs():
+    """Of 5 steps each, far below the second after which there is a look."""
+    machine = Machine(_4=0.01, _2=0.02, _1=0.02)
+    threads = machine.chooser()
+    for _ in range(100):
+        machine.run(threads, 5)
+    assert threads.chosen == 4
+    machine.durations[4], machine.part = 0.05, 0.6
+    for _ in range(20):
+        machine.run(threads, 5)
+    assert threads.chosen == 2
+
+
 def test_slow_steps_that_use_the_cpu_do_not_start_a_trial():
     machine = Machine(_4=0.01, _2=0.02, _1=0.03)
     threads = machine.chooser()
@@ -157,7 +170,7 @@ def test_steps_run_on_the_number_that_is_chosen(monkeypatch):
 
     def always_one(compute, say):
         threads = Threads(compute, say)
-        monkeypatch.setattr(threads, "_trial", lambda compute: {4: 1.0, 1: 0.1})
+        monkeypatch.setattr(threads, "_trial", lambda least: {4: 1.0, 1: 0.1})
         return threads
 
     monkeypatch.setattr(trainer.Trainer, "step", noted_step)
