@@ -5,7 +5,6 @@ numbers of the two devices differ, so both draw on the CPU (`DrawnOnCpu`) wherev
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ from common import images
 from torch import Tensor, nn
 
 from pyro_vae import VAE, ais, fit, log_marginal
+from pyro_vae.compiling.backends import exact_products
 from pyro_vae.evidence import Annealing
 from pyro_vae.likelihoods import Normal
 from pyro_vae.networks import MLP, ConvNet
@@ -113,20 +113,6 @@ def _difference(a: Tensor, b: Tensor, scale: float) -> float:
     return (apart / scale if scale else apart) if apart == apart else float("inf")
 
 
-@contextmanager
-def without_tf32() -> Iterator[None]:
-    """Single precision as on the CPU: torch's default on a GPU is TF32 for convolutions."""
-    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
-    before = [switch.fp32_precision for switch in switches]
-    try:
-        for switch in switches:
-            switch.fp32_precision = "ieee"
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value
-
-
 # ---- parts
 
 
@@ -207,7 +193,7 @@ def _on_both(
     twin, moved = deepcopy(vae).to(device), {name: value.to(device) for name, value in inputs.items()}
     found = []
     for module, given in ((vae, inputs), (twin, moved)):
-        with seeded(0, "both"), DrawnOnCpu(), without_tf32():
+        with seeded(0, "both"), DrawnOnCpu(), exact_products():
             found.append({name: value.detach() for name, value in results(module, **given).items()})
     strays = [name for name, value in found[1].items() if value.device.type != torch.device(device).type]
     assert not strays, f"not on {device}: {', '.join(strays)}"

@@ -68,9 +68,7 @@ def tanh_by_exponential(graph: GraphModule) -> GraphModule:
             known = _value(node)
             if known.dtype == torch.float32 and known.device.type == "cpu":
                 _call(graph, node, _tanh, node.args[0])
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return graph
+    return _tidied(graph)
 
 
 def _tanh(x: Tensor) -> Tensor:
@@ -91,9 +89,7 @@ def part_addmm(graph: GraphModule) -> GraphModule:
         plain = node.op == "call_function" and node.target is aten.addmm.default and not node.kwargs
         if plain and _value(node).device.type == "cpu":
             _call(graph, node, _product_and_bias, *node.args)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return graph
+    return _tidied(graph)
 
 
 def _product_and_bias(bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -116,9 +112,7 @@ def group_softplus(graph: GraphModule) -> GraphModule:
     for node in list(graph.graph.nodes):
         if node.op == "call_function" and node.target is aten.softplus_backward.default and _is_plain(node, 2):
             _call(graph, node, _sigmoid_times, node.args[0], node.args[1])
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return graph
+    return _tidied(graph)
 
 
 def _sum_of_softplus(total: Node) -> tuple[Node, Node, Node, int] | None:
@@ -168,6 +162,13 @@ def _grouped(first: Tensor, logits: Tensor, shape: list[int]) -> Tensor:
 def _sigmoid_times(gradient: Tensor, logits: Tensor) -> Tensor:
     e = (-logits.abs()).exp()
     return gradient * torch.where(logits >= 0, torch.ones_like(e), e) / (1 + e)
+
+
+def _tidied(graph: GraphModule) -> GraphModule:
+    """The graph without the operations that nothing uses any more, ready to run."""
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
 
 
 def _call(graph: GraphModule, node: Node, function: Callable[..., Tensor], *args: Any) -> None:
