@@ -26,6 +26,7 @@ _OPTIONS = (
     "clip_norm",
     "weight_prior",
     "patience",
+    "start_from",
     "seed",
     "compile",
     "precision",

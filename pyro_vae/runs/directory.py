@@ -32,7 +32,7 @@ _UNSAVED = re.compile(rf"(?:{'|'.join(KINDS)})-0+-0+\.safetensors")
 """Files that a training may leave if it ends before its first manifest."""
 
 
-_ADDED = {"keep": "best"}
+_ADDED = {"keep": "best", "start_from": None}
 """Settings that older versions did not write, with the values that describe what those versions did."""
 
 

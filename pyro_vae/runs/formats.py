@@ -131,6 +131,7 @@ class Config(TypedDict, total=False):
     compile: bool | Literal["auto"]
     precision: Literal["float32", "bf16"]
     keep: Literal["best", "last"]
+    start_from: str | None
     refit: dict[str, Any]
 
 

@@ -67,7 +67,8 @@ def load(path: str | Path, *, trust: Sequence[str] = (), device: str = "cpu", wh
         raise UsageError(f"path: expected the path of a run directory, got {shown(path)}")
     if which not in ("best", "last"):
         raise UsageError(f"expected which to be 'best' or 'last', got {which!r}")
-    (weights, where), config = _read_weights(Path(path), which), read_config(Path(path))
+    (weights, file), config = read_weights(Path(path), which), read_config(Path(path))
+    where = f"{file}: the weights do not fit the VAE of config.yaml"
     try:
         # these first weights are replaced, and drawing them must not advance the caller's generator
         with seeded(0, "load"), SizedLike(weights, where):
@@ -79,8 +80,16 @@ def load(path: str | Path, *, trust: Sequence[str] = (), device: str = "cpu", wh
     return vae.to(device).eval()
 
 
-def _read_weights(path: Path, which: str) -> tuple[dict[str, Tensor], str]:
-    """The weights that the manifest names, and their name in messages; read again if a training just replaced them."""
+def read_weights(path: Path, which: str) -> tuple[dict[str, Tensor], str]:
+    """The weights of a run, and their file; read again if a training just replaced them.
+
+    Args:
+        path: the run directory.
+        which: as for `load`.
+
+    Raises:
+        CheckpointError: if it is missing or damaged.
+    """
     manifest = read_manifest(path)
     try:
         best = read_tensors(path, manifest, "best") if which == "best" else {}
@@ -89,8 +98,8 @@ def _read_weights(path: Path, which: str) -> tuple[dict[str, Tensor], str]:
     except CheckpointError:
         if read_manifest(path) == manifest:
             raise
-        return _read_weights(path, which)
-    return weights, f"{path}/{manifest['files'][kind]['name']}: the weights do not fit the VAE of config.yaml"
+        return read_weights(path, which)
+    return weights, f"{path}/{manifest['files'][kind]['name']}"
 
 
 def read_config(path: Path, trained: bool = False) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def fit(
     patience: int | None = None,
     keep: Keep = "best",
     start_at_mean: bool = False,
+    start_from: str | Path | None = None,
     seed: int = 0,
     compile: Compile = "auto",
     precision: Precision = "float32",
@@ -97,6 +98,9 @@ def fit(
             the objective on the validation data (`Validation` says what that is for each), the last where there are
             none; or `"last"`.
         start_at_mean: set the decoder's output bias from the training means first.
+        start_from: a run directory to begin with the weights of (what `load` gives), in place of the module's; they
+            must be of the same model, and nothing is then initialised from the data. To go on with another objective,
+            or for more epochs: the optimizer and the schedules begin anew.
         seed: seed of the order of the data and of all noise.
         compile: whether to compile the step; `"auto"` to compile if the training is long enough to gain from it.
         precision: `"bf16"` computes the products of all `Network`s in bfloat16; weights, densities and sums stay as
@@ -114,7 +118,8 @@ def fit(
     Raises:
         UsageError: for arguments that make no sense, or programs that fail Pyro's validation on the first batch.
         DataError: for data outside the likelihood's support.
-        CheckpointError: if `run` is locked, damaged, or holds a run with other settings.
+        CheckpointError: if `run` is locked, damaged, or holds a run with other settings; or if `start_from` holds no
+            run, or that of another model.
         NumericalError: at a non-finite loss, with the step, the site and the last finite loss.
         Stopped: on SIGINT or SIGTERM with a run directory, after a checkpoint; on every process if one gets the signal.
         PeerLost: if another process is gone or does not answer; process 0 has saved a checkpoint then.
@@ -146,6 +151,7 @@ def fit(
         compile,
         precision,
         keep,
+        start_from,
     )
     dataset = as_dataset(data)
     if patience is not None and dataset.valid is None:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any, Literal
 
 from torch import nn
 from torch.optim import Optimizer
 
-from pyro_vae.arguments.values import factory, number, plain, shown, value_of, whole
+from pyro_vae.arguments.values import factory, folder, number, plain, shown, value_of, whole
 from pyro_vae.data import Dataset
 from pyro_vae.errors import UsageError
 from pyro_vae.networks.precision import Precision, check_precision
@@ -37,6 +38,7 @@ class Settings:
     compile: Compile = "auto"
     precision: Precision = "float32"
     keep: Keep = "best"
+    start_from: str | PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         self._be_numbers()
@@ -54,6 +56,10 @@ class Settings:
         check_precision(self.precision)
         if self.keep not in ("best", "last"):
             raise UsageError(f"keep must be 'best' or 'last', got {self.keep!r}")
+        start = folder("start_from", self.start_from)
+        object.__setattr__(self, "start_from", None if start is None else str(start))
+        if start is not None and self.start_at_mean:
+            raise UsageError("start_at_mean would replace a bias of the run in start_from: leave one of them out")
 
     def _be_numbers(self) -> None:
         """Convert all numbers to Python's own types, as a run directory holds them."""

@@ -1,6 +1,7 @@
 """What is done once before the first step: values taken from the data, and the form of the loss for this pair."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -9,6 +10,8 @@ from pyro_vae.evidence import has_elbo
 from pyro_vae.networks.precision import Precision, usable_precision
 from pyro_vae.objectives import NotTensorial
 from pyro_vae.process.seeding import seeded
+from pyro_vae.runs.loading import read_weights
+from pyro_vae.runs.restoring import restore_weights
 from pyro_vae.training.batches import Batches
 from pyro_vae.training.plan import Plan
 from pyro_vae.training.scales import set_scale
@@ -28,12 +31,16 @@ def compiles(plan: Plan) -> bool:
 
 
 def start_from_data(plan: Plan) -> Precision:
-    """Initialise what the module takes from the data: scale, first components of a prior, output's mean.
+    """Initialise what the module takes from the data (scale, components of a prior, output's mean), or from a run.
 
     Returns:
         The precision in which products are computed.
     """
     vae, data, settings = plan.vae, plan.data, plan.settings
+    if settings.start_from is not None:
+        weights, file = read_weights(Path(settings.start_from), "best")
+        restore_weights(vae, weights, f"{file}: start_from needs a run of the same model")
+        return usable_precision(settings.precision, plan.world.device)
     set_scale(vae, data)
     if count := getattr(vae, "start_count", 0):
         vae.start_prior(data.some(count, settings.seed, "start").to(plan.device))

@@ -159,6 +159,13 @@ def _add_training(parser: CommandParser) -> None:
         default="auto",
         help="output bias of the decoder from the training means; auto: if its class and the likelihood's know how",
     )
+    group.add_argument(
+        "--start_from",
+        type=str | None,
+        default=None,
+        metavar="RUN",
+        help="begin with the weights of this run, of the same model, e.g. to go on with another objective",
+    )
     group.add_argument("--seed", type=int, default=0, help="seed of weights, order and noise")
     group.add_argument("--log_every", type=int, default=50, help="steps between measurements of the bound")
     group.add_argument(

@@ -37,6 +37,7 @@ _SETTINGS = (
     "patience",
     "keep",
     "start_at_mean",
+    "start_from",
     "seed",
     "log_every",
     "compile",
@@ -200,7 +201,7 @@ def _build(options: Namespace, data: Dataset) -> tuple[Autoencoder, Objective, S
     objective = values.pop("objective")
     values |= {name: options[name] for name in _SETTINGS}
     if options.start_at_mean == "auto":
-        values["start_at_mean"] = vae.can_start_at_mean
+        values["start_at_mean"] = vae.can_start_at_mean and options.start_from is None
     return vae, objective, Settings(**values)
 
 
