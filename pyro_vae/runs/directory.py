@@ -56,6 +56,7 @@ class Run:
         rewritten: whether the files of an incomplete run with the same config may be overwritten, if no training is
             lost with them.
         unused: settings that have no effect in this training, so that they may differ from those of the run.
+        longer: whether it may have more epochs than the run: where nothing in it depends on their number.
 
     Raises:
         CheckpointError: if another process has locked it, it holds a run with another config or without its manifest,
@@ -64,9 +65,14 @@ class Run:
     """
 
     def __init__(
-        self, path: str | Path, config: Mapping[str, Any], rewritten: bool = False, unused: Collection[str] = ()
+        self,
+        path: str | Path,
+        config: Mapping[str, Any],
+        rewritten: bool = False,
+        unused: Collection[str] = (),
+        longer: bool = False,
     ) -> None:
-        self.path, self._ignored = Path(path), {*_IGNORED, *unused}
+        self.path, self._ignored, self._may_be_longer = Path(path), {*_IGNORED, *unused}, longer
         run_files.make_directory(self.path)
         self._lock = run_files.lock(self.path)
         try:
@@ -79,15 +85,20 @@ class Run:
         begun = run_files.has(self.path, "manifest.json")
         if not begun:
             self._refuse_remains(config, rewritten)
-            run_files.write(self.path, "config.yaml", dump_yaml(config).encode())
         elif changes := self._changes(config):
             raise CheckpointError(
                 f"{self.path} holds a run with other settings: use these to resume it, or another directory. "
                 f"Different: {_few(changes)}"
             )
+        if not begun or self._is_longer(read_config(self.path), config):
+            run_files.write(self.path, "config.yaml", dump_yaml(config).encode())
+
+    def _is_longer(self, begun: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+        return self._may_be_longer and config["epochs"] > begun["epochs"]
 
     def _changes(self, config: dict[str, Any]) -> list[str]:
         begun = read_config(self.path)
+        begun = {**begun, "epochs": config["epochs"]} if self._is_longer(begun, config) else begun
         ignored = self._ignored | (set() if "kinds" in begun else {"kinds"})  # older versions did not write them
         old, new = (
             {name: value for name, value in _completed(found).items() if name not in ignored}
@@ -155,9 +166,11 @@ def _remains(path: Path) -> list[str]:
 
 
 @contextmanager
-def open_run(path: str | Path | None, config: Mapping[str, Any], unused: Collection[str] = ()) -> Iterator[Run | None]:
-    """`Run(path, config, unused=unused)`, closed at the end; None for no path."""
-    run = None if path is None else Run(path, config, unused=unused)
+def open_run(
+    path: str | Path | None, config: Mapping[str, Any], unused: Collection[str] = (), longer: bool = False
+) -> Iterator[Run | None]:
+    """`Run(path, config, unused=unused, longer=longer)`, closed at the end; None for no path."""
+    run = None if path is None else Run(path, config, unused=unused, longer=longer)
     try:
         yield run
     finally:

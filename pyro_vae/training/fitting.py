@@ -107,7 +107,8 @@ def fit(
             they are. On a CPU without instructions for it a warning is logged and the products are float32's; a
             resumed training keeps what it was begun with, with a warning where bfloat16 is slow.
         device: `"auto"` (CUDA where there is one), `"cpu"`, `"cuda"`, ...
-        run: a run directory to save to, and to resume from; None to save nothing.
+        run: a run directory to save to, and to resume from; None to save nothing. A run can be resumed with more
+            epochs if `lr_schedule` and all numbers of the objective are constant: it goes on as if begun so.
         progress: whether to show progress on standard error (a bar on a terminal, else a line now and then).
         log_every: steps between two measurements of the bound on the batch at hand.
         save_every: seconds between checkpoints; one is also written at the end and on SIGINT and SIGTERM.
@@ -165,7 +166,8 @@ def fit(
             config = {} if run is None else run_config(vae, dataset, objective, settings)
             pending = held.enter_context(signals_collected(run is not None))  # before any file is written
             unused = () if dataset.valid is not None else ("patience",)  # earlier versions accepted it without effect
-            directory = held.enter_context(open_run(run if world.main else None, config, unused))
+            longer = settings.is_constant and not objective.schedules
+            directory = held.enter_context(open_run(run if world.main else None, config, unused, longer))
             vae, dataset = vae.to(world.device), dataset.to(world.device)
             objective = objective.for_data(len(dataset.train), dataset.given("train"))
             plan = Plan(vae, dataset, objective, settings, world)

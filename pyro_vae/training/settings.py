@@ -15,7 +15,7 @@ from pyro_vae.networks.precision import Precision, check_precision
 from pyro_vae.objectives import Objective
 from pyro_vae.runs.describing import describe, describe_vae
 from pyro_vae.runs.restoring import PRECISIONS
-from pyro_vae.schedules import Schedule
+from pyro_vae.schedules import Constant, Schedule
 from pyro_vae.training.steps import Compile
 
 Keep = Literal["best", "last"]
@@ -72,6 +72,11 @@ class Settings:
             if value is not None and not (value := number(name, value)) > 0:
                 raise UsageError(f"{name} must be positive, got {value}")
             object.__setattr__(self, name, value)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether no setting changes with time, so that the number of epochs decides only when a training ends."""
+        return isinstance(self.lr_schedule, Constant)
 
     def described(self) -> dict[str, Any]:
         """The settings as plain data, for the run directory."""

@@ -717,7 +717,8 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("change", "name"),
         [
-            ({"epochs": 3}, r"epochs is 2 there, 3 here"),
+            ({"epochs": 1}, r"epochs is 2 there, 1 here"),
+            ({"epochs": 3, "seed": 1}, r"seed is 0 there, 1 here"),
             ({"seed": 1}, r"seed is 0 there, 1 here"),
             ({"clip_norm": 2.0}, r"clip_norm is None there, 2\.0 here"),
             ({"optimizer": torch.optim.SGD}, r"optimizer\.class_path is 'torch\.optim\.Adam' there"),
@@ -739,6 +740,23 @@ class TestSettings:
             fit(change.pop("vae", None) or make(), change.pop("data", None) or digits(), **{**settings, **change})
         assert (path / "config.yaml").read_bytes() == before
         fit(make(), digits(), **settings)  # and the lock is free
+
+    def test_a_longer_training_goes_on_as_if_it_had_been_begun_so(self, tmp_path):
+        for epochs in (1, 3):
+            lengthened = make()
+            history = fit(lengthened, digits(), epochs=epochs, run=tmp_path, progress=False)
+        whole = make()
+        expected = fit(whole, digits(), epochs=3, progress=False)
+        assert same(lengthened.state_dict(), whole.state_dict()) and history.best_epoch == expected.best_epoch
+        assert without_time(history.rows) == without_time(expected.rows)
+        assert read_config(tmp_path)["epochs"] == 3 and same(load(tmp_path).state_dict(), whole.state_dict())
+
+    @pytest.mark.parametrize("scheduled", [{"lr_schedule": Cosine()}, {"objective": ELBO(beta=Linear(epochs=1))}])
+    def test_no_longer_training_where_something_depends_on_the_length(self, tmp_path, scheduled):
+        fit(make(), digits(), **scheduled, epochs=1, run=tmp_path, progress=False)
+        with pytest.raises(CheckpointError, match="epochs is 1 there, 2 here"):
+            fit(make(), digits(), **scheduled, epochs=2, run=tmp_path, progress=False)
+        assert read_config(tmp_path)["epochs"] == 1
 
     def test_a_run_that_did_not_know_an_option_yet_is_resumed(self, tmp_path):
         settings = {"epochs": 1, "progress": False, "run": tmp_path}

@@ -1,0 +1,71 @@
+"""The scripts that reproduce published results, on a small setting: what they save, resume and refuse."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+REPRODUCE = Path(__file__).parents[2] / "examples" / "reproduce"
+
+
+@pytest.fixture(scope="module")
+def figure2():
+    """`aevb_figure2.py` as a function of words; its neighbours are found as when a script runs."""
+    before = list(sys.path)
+    namespace = runpy.run_path(str(REPRODUCE / "aevb_figure2.py"))
+    yield lambda *words: namespace["main"](namespace["parser"]().parse_args([str(word) for word in words]))
+    sys.path[:] = before
+    for name in ("record", "curves", "machine"):
+        sys.modules.pop(name, None)
+
+
+def part(folder, name="mnist-20-aevb"):
+    return json.loads((folder / "aevb_figure2.json").read_text())["parts"][name]
+
+
+def test_figure2_is_resumed_and_lengthened(figure2, tmp_path):
+    """What is done is not done again, and a longer training has the shorter one's points, and further ones."""
+    where = ["--quick", "--only", "mnist-20-aevb", "--runs", tmp_path / "runs", "--out", tmp_path]
+    figure2(*where, "--samples", 900)
+    first, run = part(tmp_path), tmp_path / "runs" / "mnist-20-aevb"
+    assert first["curves"]["samples"] == [300, 600, 900] and first["samples"] == 900 and first["passes"] == 3
+    assert first["step"] in (0.01, 0.02, 0.1) and max(first["trials"].values()) == first["trials"][f"{first['step']:g}"]
+    for name in ("test", "train"):
+        last = {"value": first["curves"][name][-1], "error": first["curves"][f"{name}_error"][-1]}
+        assert first["values"][name] == last and -60 < last["value"] < -20 and 0 < last["error"] < 3
+    assert {"command", "version", "commit", "finished", "machine", "threads", "seed", "data", "protocol"} <= set(first)
+    assert first["cpu_seconds"] > 0 and first["wall_seconds"] > 0 and first["passes_published"] > 3
+
+    before = {path: path.stat().st_mtime_ns for path in run.glob("step*/*")}
+    figure2(*where, "--samples", 900)
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert part(tmp_path)["curves"] == first["curves"]
+
+    figure2(*where, "--samples", 1200)
+    second = part(tmp_path)
+    assert second["curves"]["samples"] == [300, 600, 900, 1200] and second["cpu_seconds"] > first["cpu_seconds"]
+    assert all(values[:3] == first["curves"][name] for name, values in second["curves"].items())
+    assert second["values"]["test"]["value"] > first["values"]["test"]["value"]
+
+
+def test_figure2_of_frey_face_and_wake_sleep(figure2, tmp_path):
+    """A density, and another objective; parts of several calls are in one file, and bounds rise."""
+    where = ["--quick", "--samples", 1500, "--runs", tmp_path / "runs", "--out", tmp_path]
+    figure2(*where, "--only", "frey-10-aevb")
+    figure2(*where, "--only", "mnist-20-wake-sleep")
+    for name in ("frey-10-aevb", "mnist-20-wake-sleep"):
+        curves = part(tmp_path, name)["curves"]
+        assert curves["test"][-1] > curves["test"][0] and len(set(map(len, curves.values()))) == 1
+    assert "wake-sleep" in part(tmp_path, "mnist-20-wake-sleep")["protocol"]
+
+
+def test_figure2_refuses(figure2, tmp_path):
+    with pytest.raises(SystemExit, match="no result: give another folder by --out"):
+        figure2("--quick", "--runs", tmp_path)
+    with pytest.raises(SystemExit, match="--data_root"):
+        figure2("--out", tmp_path, "--runs", tmp_path)
+    with pytest.raises(SystemExit, match=r"expected mnist-20-aevb, .*; got mnist-21-aevb"):
+        figure2("--quick", "--out", tmp_path, "--only", "mnist-21-aevb")
+    assert not list(tmp_path.iterdir())
