@@ -131,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     parser = record.options(__doc__, NAME)
     parser.add_argument("--samples", type=float, help="training samples seen (1e7); more of them lengthen a training")
-    parser.add_argument("--init", type=float, default=0.1, help="standard deviation s of the first weights and biases")
+    parser.add_argument("--init", type=float, default=0.01, help="standard deviation s of the first weights and biases")
     return parser
 
 

@@ -99,7 +99,7 @@ def timed(cost: dict[str, float]) -> Iterator[None]:
         yield
     finally:
         for name, spent in (("cpu_seconds", _cpu_seconds() - start), ("wall_seconds", time.monotonic() - began)):
-            cost[name] = round(cost.get(name, 0.0) + spent, 1)
+            cost[name] = round(cost.get(name, 0.0) + spent, 3)
 
 
 def _cpu_seconds() -> float:
