@@ -6,6 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from pyro_vae.guides import DiagonalNormal
+from pyro_vae.likelihoods import Normal
+from pyro_vae.shapes import Shapes
 
 REPRODUCE = Path(__file__).parents[2] / "examples" / "reproduce"
 
@@ -17,7 +22,7 @@ def figure2():
     namespace = runpy.run_path(str(REPRODUCE / "aevb_figure2.py"))
     yield lambda *words: namespace["main"](namespace["parser"]().parse_args([str(word) for word in words]))
     sys.path[:] = before
-    for name in ("record", "curves", "machine"):
+    for name in ("record", "curves", "variances", "machine"):
         sys.modules.pop(name, None)
 
 
@@ -69,3 +74,17 @@ def test_figure2_refuses(figure2, tmp_path):
     with pytest.raises(SystemExit, match=r"expected mnist-20-aevb, .*; got mnist-21-aevb"):
         figure2("--quick", "--out", tmp_path, "--only", "mnist-21-aevb")
     assert not list(tmp_path.iterdir())
+
+
+def test_normals_by_variance(figure2):
+    """The logarithm of the variance is twice that of the standard deviation: the package's densities, at half of it."""
+    from variances import NormalByVariance, SigmoidNormal
+
+    shapes, params = Shapes((3,), 2), torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    halved = torch.stack([params[0], params[1] / 2])
+    x = torch.linspace(0, 1, 3).expand(5, 3)
+    expected = Normal(shapes, scale="per_element", bounded=True, min_scale=0.0).distribution(*halved).log_prob(x)
+    torch.testing.assert_close(SigmoidNormal(shapes).distribution(*params).log_prob(x), expected)
+    params, halved = (p[..., :2].transpose(0, 1) for p in (params, halved))
+    expected = DiagonalNormal(shapes).distribution(halved).log_prob(x[:, :2])
+    torch.testing.assert_close(NormalByVariance(shapes).distribution(params).log_prob(x[:, :2]), expected)
