@@ -1,0 +1,42 @@
+"""A part of a result that is computed at once: it is kept with its protocol, and not computed again by the same one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import record
+
+Values = dict[str, dict[str, float]]
+
+
+def keep(folder: Path, about: dict[str, Any], compute: Callable[[], dict[str, Any]]) -> None:
+    """Write `part.json`, unless it is there with the same `about`.
+
+    Args:
+        folder: of the part.
+        about: what decides the values: seed, data, protocol, passes.
+        compute: returns `values`, and further entries.
+    """
+    path = folder / "part.json"
+    before = record.read(path)
+    if before.get("values") and all(before.get(name) == entry for name, entry in about.items()):
+        return
+    cost: dict[str, float] = {}
+    with record.timed(cost):
+        found = compute()
+    record.save(path, {**record.provenance(), **about, **cost, **found})
+
+
+def value(estimate: float, error: float | None = None) -> dict[str, Any]:
+    """An entry of `values`: an estimate with its standard error, six digits of each; no error where it is exact."""
+    return {"value": _rounded(estimate), **({} if error is None else {"error": _rounded(error)})}
+
+
+def _rounded(number: float) -> float:
+    return float(f"{number:.6g}")
+
+
+def column(result: dict[str, Any], parts: list[str], name: str) -> tuple[list[float], list[float]]:
+    """One value of several parts, and its errors (0 where it is exact): what a picture shows."""
+    found = [result["parts"][part]["values"][name] for part in parts]
+    return [entry["value"] for entry in found], [entry.get("error", 0.0) for entry in found]
