@@ -1,0 +1,240 @@
+"""Rows of a table: models that `pyro-vae fit` trains and `pyro-vae evaluate` scores on all test images.
+
+A row may begin with the weights of another one, which is then trained first. Nothing is done twice: a training that was
+stopped is resumed, a finished one is left alone, and so is an evaluation.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).parent))
+
+import record
+
+from pyro_vae.cli import main as pyro_vae
+from pyro_vae.errors import CheckpointError
+from pyro_vae.runs.loading import read_manifest, read_metrics
+
+DATA: dict[str, tuple[str, ...]] = {
+    "static": ("static_mnist.npz",),
+    "dynamic": ("mnist.npz", "--binarize", "dynamic", "--valid_size", "400"),
+    "dynamic-5000": ("mnist.npz", "--binarize", "dynamic", "--valid_size", "5000"),
+}
+"""File and options. Static: binarised once, 50,000 / 10,000 / 10,000 (Larochelle & Murray 2011). Dynamic: drawn afresh
+from the grey values at each visit, the last 400 (Burda et al. 2016) or 5,000 of 60,000 images held out; the 10,000 for
+testing drawn once."""
+QUICK_PASSES, QUICK_DRAWS, DRAWS, VALID_DRAWS = 2, 20, 5000, 500
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model of a table.
+
+    Args:
+        data: a key of `DATA`.
+        model: options of `pyro-vae fit` that make the model.
+        epochs: passes of this training.
+        training: further options of `pyro-vae fit`.
+        after: the row with whose weights it begins.
+        published: what the paper has in this place: `nll`, `active_units`, `passes`.
+    """
+
+    data: str
+    model: tuple[str, ...]
+    epochs: int
+    training: tuple[str, ...] = ()
+    after: str | None = None
+    published: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows by name, with the options of the script.
+
+    Args:
+        rows: the rows.
+        options: as parsed.
+        small: from a row's options those of a small model, for `--quick`.
+        chosen: whether rows are compared, so that they need an NLL on validation images too (K = 500).
+    """
+
+    rows: Mapping[str, Row]
+    options: argparse.Namespace
+    small: Mapping[str, str]
+    chosen: bool = False
+
+    def epochs(self, name: str) -> int:
+        """Passes of a row's own training."""
+        quick = QUICK_PASSES if self.options.quick else None
+        return self.options.epochs or quick or self.rows[name].epochs
+
+    def passes(self, name: str) -> int:
+        """Passes of a row's training and of those before it."""
+        after = self.rows[name].after
+        return self.epochs(name) + (self.passes(after) if after else 0)
+
+    def run(self, name: str) -> Path:
+        """The run directory of a row."""
+        return self.options.runs / name / "run"
+
+    def words(self, name: str) -> list[str]:
+        """The options of `pyro-vae fit` for a row."""
+        row, options = self.rows[name], self.options
+        file, *prepared = DATA[row.data]
+        data = ["digits"] if options.quick else [str(options.data_root / file), *prepared]
+        model = [self.small.get(word, word) if options.quick else word for word in row.model]
+        start = ["--start_from", str(self.run(row.after))] if row.after else []
+        own = ["--epochs", str(self.epochs(name)), "--seed", str(options.seed), "--pictures", "false"]
+        return ["--data", *data, *model, *row.training, *start, *own]
+
+    def shown(self, words: list[str]) -> str:
+        """These options without folders of this machine."""
+        folders = {str(self.options.data_root): "FOLDER", str(self.options.runs): "RUNS"}
+        text = shlex.join(words)
+        for folder, word in folders.items():
+            text = text.replace(f"{folder}/", f"{word}/")
+        return text
+
+    def state(self, name: str) -> str:
+        """How far a row is, in words."""
+        made = record.read(self.options.runs / name / "part.json")
+        if made.get("values"):
+            return f"NLL {made['values']['nll']['value']:.2f} after {made['passes']} passes"
+        try:
+            done = read_manifest(self.run(name))["progress"]["epoch"]
+        except CheckpointError:
+            return "not begun"
+        return "trained" if done == self.epochs(name) else f"epoch {done} of {self.epochs(name)}"
+
+    def train(self, name: str) -> None:
+        """Train a row, and before it the one it begins with; ends the script if its folder holds another training."""
+        if after := self.rows[name].after:
+            self.train(after)
+        file, words = self.options.runs / name / "part.json", self.words(name)
+        part = record.read(file) or {"fit": self.shown(words), "seed": self.options.seed}
+        if part["fit"] != self.shown(words):
+            raise SystemExit(f"{file.parent} holds a training with other options: delete it, or take another --runs")
+        if self.state(name).startswith(("trained", "NLL")):
+            return
+        try:
+            with record.timed(part):
+                call("fit", *words, "--run", str(self.run(name)), *(["--quiet"] if self.options.quick else []))
+        finally:
+            record.save(file, part)
+
+    def compute(self, name: str, folder: Path) -> None:
+        """Train and evaluate a row; its `part.json` has the result."""
+        self.train(name)
+        part = record.read(folder / "part.json")
+        with record.timed(part.setdefault("evaluation", {})):
+            evidence = self.evaluate(name, "test", DRAWS)
+            valid = self.evaluate(name, "valid", VALID_DRAWS) if self.chosen else {}
+        result = self.result(name, evidence)
+        found = {"valid_nll": _values(valid)["nll"]} if valid else {}
+        result["values"] = {
+            **part.get("values", {}),
+            **result["values"],
+            **found,
+        }  # another script may add some
+        if result["values"] != part.get("values"):  # else nothing was computed, and the file says when it was
+            record.save(folder / "part.json", {**part, **result})
+
+    def evaluate(self, name: str, split: str, draws: int) -> dict[str, Any]:
+        """The estimate of log p(x) on a split, as `pyro-vae evaluate` saves it; made unless it is there."""
+        file, draws = self.run(name) / f"evidence-{split}.json", QUICK_DRAWS if self.options.quick else draws
+        if record.read(file).get("num_particles") != draws:
+            options = {"split": split, "num_particles": draws, "seed": self.options.seed}
+            call("evaluate", str(self.run(name)), *(f"--{key}={value}" for key, value in options.items()))
+        return record.read(file)
+
+    def result(self, name: str, evidence: Mapping[str, Any]) -> dict[str, Any]:
+        """What a row's `part.json` says of a finished run."""
+        row, progress = self.rows[name], read_manifest(self.run(name))["progress"]
+        kept = read_metrics(self.run(name))[progress["best_epoch"] - 1]
+        return {
+            **record.provenance(),
+            "data": evidence["data"],
+            "protocol": f"importance sampling, K = {evidence['num_particles']}, {evidence['num_data']} test images",
+            "passes": self.passes(name),
+            "passes_published": row.published.get("passes"),
+            "after": row.after,
+            "best_epoch": progress["best_epoch"],
+            "seconds": round(progress["seconds"]),
+            "valid": {"loss": kept["valid_loss"], "elbo": kept["valid_elbo"]},
+            "active_units": evidence["active_units"],
+            "published": dict(row.published),
+            "values": _values(evidence),
+        }
+
+
+def _values(evidence: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """NLL, its two errors, ELBO and the share of unhealthy data."""
+    share, n = evidence["unreliable"], evidence["num_data"]
+    errors = {"error": evidence["standard_error_data"], "monte_carlo_error": evidence["standard_error_monte_carlo"]}
+    return {
+        "nll": {"value": evidence["nll"], **errors},
+        "elbo": {"value": evidence["elbo"]},
+        "unhealthy": {"value": share, "error": (share * (1 - share) / n) ** 0.5},
+    }
+
+
+def part(name: str, cls: str, **options: str) -> tuple[str, ...]:
+    """The options of `pyro-vae fit` for a part of the model.
+
+    Args:
+        name: of the part, e.g. `"encoder"`.
+        cls: its class.
+        options: of the class.
+    """
+    own = (word for key, value in options.items() for word in (f"--vae.{name}.{key}", value))
+    return (f"--vae.{name}", cls, *own)
+
+
+def call(*words: str) -> None:
+    """A command of `pyro-vae`; ends the script where it fails or is stopped, with its exit code."""
+    if (code := pyro_vae(list(words))) != 0:
+        raise SystemExit(code)
+
+
+def parser(description: str | None, name: str) -> argparse.ArgumentParser:
+    """The options of a script. All scripts share a folder of trainings, so rows of the same name are trained once."""
+    parser = record.options(description, name)
+    parser.set_defaults(runs=Path("runs/reproduce/fitted"))
+    parser.add_argument("--epochs", type=int, help="passes of each training, in place of the row's own number")
+    parser.add_argument("--list", action="store_true", help="print the rows, their passes and their state; do nothing")
+    return parser
+
+
+def main(options: argparse.Namespace, name: str, title: str, table: Table) -> dict[str, Any]:
+    """Compute the rows that were asked for, or list all; returns the result."""
+    if options.list:
+        for row, description in table.rows.items():
+            published = description.published
+            beside = f", published {published['nll']:.2f} after {published['passes']}" if published else ""
+            print(f"{row:32} {table.passes(row):5} passes{beside}: {table.state(row)}")
+        return {}
+    result = record.run(options, name, title, {row: partial(table.compute, row) for row in table.rows})
+    print(text(result))
+    return result
+
+
+def text(result: Mapping[str, Any]) -> str:
+    """The table in Markdown."""
+    lines = [
+        "| row | NLL, nats | published | passes | active units | unhealthy | CPU minutes |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, part in result["parts"].items():
+        nll, published = part["values"]["nll"], part["published"]
+        value = f"{nll['value']:.2f} ± {nll['error']:.2f} (Monte Carlo {nll['monte_carlo_error']:.3f})"
+        passes = f"{part['passes']} of {published['passes']}" if published else f"{part['passes']}"
+        theirs = f"{published['nll']:.2f} ({published.get('active_units', '')})" if published else ""
+        share, minutes = f"{part['values']['unhealthy']['value']:.0%}", part["cpu_seconds"] / 60
+        lines.append(f"| {name} | {value} | {theirs} | {passes} | {part['active_units']} | {share} | {minutes:.1f} |")
+    return "\n".join(lines)
