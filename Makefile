@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DOCS_INSTALLED := $(VENV)/.docs-installed
 
-.PHONY: demo test check docs slow bench gpu clean
+.PHONY: demo test check docs results slow bench gpu clean
 
 demo: $(INSTALLED)  ## train on the packaged digits, print log p(x) with its error bar, save pictures under runs/demo
 	$(BIN)/pyro-vae fit --config examples/digits.yaml --run runs/demo
@@ -17,6 +17,9 @@ test: $(INSTALLED)  ## the quick test suite
 docs: $(DOCS_INSTALLED)  ## the site in docs/_build/html: executes its notebooks, and fails at any warning
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "open docs/_build/html/index.html"
+
+results: $(INSTALLED)  ## the tables and pictures of measured results in docs/, from the files in docs/results
+	$(BIN)/python docs/make_results.py
 
 slow: $(INSTALLED)  ## the heavier runs, on real data
 	$(BIN)/python -m pytest -m slow
