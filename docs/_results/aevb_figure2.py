@@ -16,8 +16,13 @@ from shared import (
 )
 
 DATA = {"mnist": "MNIST, grey", "frey": "Frey Face"}
-METHODS = {"aevb": "AEVB", "wake-sleep": "wake-sleep", "adam": "AEVB by Adam"}
-COLOURS = {"aevb": "C0", "wake-sleep": "C1", "adam": "C2"}
+METHODS = {
+    "aevb": "AEVB",
+    "wake-sleep": "wake-sleep",
+    "adam": "AEVB by Adam",
+    "wide": "AEVB, weights of s.d. 0.1",
+}
+COLOURS = {"aevb": "C0", "wake-sleep": "C1", "adam": "C2", "wide": "C3"}
 LATENT = {"mnist": (3, 5, 10, 20, 200), "frey": (2, 5, 10, 20)}
 RANGES = {"mnist": (-160, -95), "frey": (0, 1600)}
 """Of the bound, nats; the paper's own for Frey Face."""

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from pyro_vae.errors import PyroVaeError
 from pyro_vae.runs.directory import version
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,3 +143,12 @@ def run(options: argparse.Namespace, name: str, title: str, parts: dict[str, Cal
         parts[part](options.runs / part)
         collect(options, name, title, parts)
     return collect(options, name, title, parts)
+
+
+def script(main: Callable[[argparse.Namespace], Any], parser: argparse.ArgumentParser) -> None:
+    """Run a script; an error or a signal ends it with one line that says what to do, and with an exit code."""
+    try:
+        main(parser.parse_args())
+    except PyroVaeError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,5 +1,6 @@
 """The scripts that reproduce published results, on a small setting: what they save, resume and refuse."""
 
+import argparse
 import json
 import runpy
 import sys
@@ -74,6 +75,20 @@ def test_figure2_refuses(figure2, tmp_path):
     with pytest.raises(SystemExit, match=r"expected mnist-20-aevb, .*; got mnist-21-aevb"):
         figure2("--quick", "--out", tmp_path, "--only", "mnist-21-aevb")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_error_is_one_line(figure2, tmp_path, capsys, monkeypatch):
+    """Another seed is another training: it can't go on in the folder of the first."""
+    import record
+
+    where = ["--quick", "--samples", 300, "--only", "frey-10-wide", "--runs", tmp_path, "--out", tmp_path]
+    figure2(*where)
+    assert "N(0, 0.1^2)" in part(tmp_path, "frey-10-wide")["protocol"]
+    (tmp_path / "frey-10-wide" / "part.json").unlink()
+    monkeypatch.setattr(sys, "argv", ["a.py"])
+    with pytest.raises(SystemExit) as ended:
+        record.script(lambda _: figure2(*where, "--seed", 1), argparse.ArgumentParser())
+    assert ended.value.code == 4 and "seed is 0 there, 1 here" in capsys.readouterr().err
 
 
 def test_normals_by_variance(figure2):
