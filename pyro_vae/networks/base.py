@@ -59,17 +59,30 @@ class Network(Called, FromShapes):
                 f"{type(self).__name__}: expected an input of shape [..., {', '.join(map(str, self.in_shape))}], got "
                 f"{list(x.shape)}"
             )
-        if self.compute_dtype is None:
-            return self._checked(x, super().__call__(x))
-        with torch.autocast(x.device.type, self.compute_dtype):
-            return self._checked(x, super().__call__(x)).to(x.dtype)
+        return self._mapped(self._leading(x), x)
 
-    def _checked(self, x: Tensor, out: Tensor) -> Tensor:
-        expected = (*self._leading(x), *self.out_shape)
+    def of_two(self, x: Tensor, c: Tensor) -> Tensor:
+        """The output for x and c side by side; a network that begins with a linear map can do with fewer products.
+
+        Args:
+            x: `[*leading, n]`.
+            c: `[*leading, m]`, with n + m numbers in an input; its leading dimensions and those of x broadcast.
+        """
+        return self(concatenated(x, c, event_dims=1))
+
+    def _mapped(self, leading: torch.Size, *inputs: Tensor) -> Tensor:
+        """`forward` in `compute_dtype`; the shape of the result is checked."""
+        if self.compute_dtype is None:
+            return self._checked(leading, super().__call__(*inputs))
+        with torch.autocast(inputs[0].device.type, self.compute_dtype):
+            return self._checked(leading, super().__call__(*inputs)).to(inputs[0].dtype)
+
+    def _checked(self, leading: torch.Size, out: Tensor) -> Tensor:
+        expected = (*leading, *self.out_shape)
         if out.shape != expected:
             raise UsageError(
-                f"{type(self).__name__} must map {list(x.shape)} to {list(expected)}, the leading dimensions and its "
-                f"out_shape {self.out_shape}; it returned {list(out.shape)}"
+                f"{type(self).__name__} must map {[*leading, *self.in_shape]} to {list(expected)}, the leading "
+                f"dimensions and its out_shape {self.out_shape}; it returned {list(out.shape)}"
             )
         return out
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pyro_vae.arguments.values import factory
 from pyro_vae.errors import PyroVaeError, UsageError
-from pyro_vae.networks.base import Network, Shape
+from pyro_vae.networks.base import Network, Shape, flat
 
 Factory = Callable[[Shape, Shape], nn.Module]
 
@@ -35,6 +35,8 @@ class Conditioned(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """Map x `[*leading, *in_shape]` and c `[*leading, *context]`, broadcast, to `[*leading, *out_shape]`."""
+        if self.rule.join.__func__ is Network.join.__func__:  # side by side
+            return self.network.of_two(flat(x, self.in_shape), flat(c.to(x.dtype), self.context))
         return self.network(self.rule.join(x, c.to(x.dtype), self.in_shape, self.context))
 
     def set_output_bias(self, bias: Tensor) -> None:

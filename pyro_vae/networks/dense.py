@@ -1,13 +1,23 @@
 """Networks on flat inputs: `MLP`, `GatedMLP`."""
 
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pyro_vae.arguments.values import check_choice, check_dropout, check_widths
 from pyro_vae.networks.base import Network
-from pyro_vae.networks.layers import Activation, DenseNorm, Gate, dense_layers, linear, nonlinearity, start_constant
+from pyro_vae.networks.layers import (
+    Activation,
+    DenseNorm,
+    Gate,
+    dense_layers,
+    linear,
+    linear_of_two,
+    nonlinearity,
+    start_constant,
+)
 
 
 class _Dense(Network):
@@ -18,10 +28,26 @@ class _Dense(Network):
         self.hidden = hidden
         self.output = linear(last, prod(out_shape))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `[*leading, *in_shape]` to `[*leading, *out_shape]`."""
+    def of_two(self, x: Tensor, c: Tensor) -> Tensor:
+        """As `Network` has it; what is broadcast is multiplied by its weights before that."""
+        if x.shape[:-1] == c.shape[:-1] or x.shape[-1] + c.shape[-1] != prod(self.in_shape):
+            return super().of_two(x, c)
+        return self._mapped(torch.broadcast_shapes(x.shape[:-1], c.shape[:-1]), x, c)
+
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """Map `[*leading, *in_shape]`, or the two parts of flat inputs, to `[*leading, *out_shape]`."""
+        if c is not None:
+            return self._of_parts(x, c)
         leading = self._leading(x)
         return self.output(self.hidden(x.reshape(*leading, prod(self.in_shape)))).reshape(*leading, *self.out_shape)
+
+    def _of_parts(self, x: Tensor, c: Tensor) -> Tensor:
+        layers: list[Any] = [*self.hidden, self.output]
+        first, *others = layers
+        out = linear_of_two(first, x, c)
+        for layer in others:
+            out = layer(out)
+        return out.reshape(*out.shape[:-1], *self.out_shape)
 
     @torch.no_grad()
     def set_output_bias(self, bias: Tensor) -> None:

@@ -49,6 +49,12 @@ def linear(fan_in: int, fan_out: int, maps: int = 1, bias: bool = True) -> nn.Li
     return layer
 
 
+def linear_of_two(layer: nn.Linear, x: Tensor, c: Tensor) -> Tensor:
+    """The layer's output for x and c side by side, `[*leading, n]` and `[*leading, m]`, which broadcast afterwards."""
+    of_x, of_c = layer.weight.split([x.shape[-1], c.shape[-1]], 1)
+    return nn.functional.linear(x, of_x, layer.bias) + nn.functional.linear(c, of_c)
+
+
 @torch.no_grad()
 def start_constant(layer: nn.Linear, values: Tensor) -> None:
     """Initialise outputs of a layer as constants: zero weights, and `values` as biases where these are not nan.

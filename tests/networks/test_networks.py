@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import conv2d, conv_transpose2d, group_norm, pad, silu
+from torch.utils.flop_counter import FlopCounterMode
 
 from pyro_vae.autoencoders import VAE
 from pyro_vae.cli import main
@@ -610,6 +611,25 @@ class TestContext:
         network = conditioned(CONV, (5, 7), (2, 3), (4,)).double()
         x, c = torch.randn(6, 5, 7, dtype=torch.float64), torch.randn(3, 1, 4, dtype=torch.float64)
         torch.testing.assert_close(network(x, c)[2, 4], network(x[4], c[2, 0]))
+
+    @pytest.mark.parametrize("hidden", [(7,), ()])
+    @pytest.mark.parametrize("make", [MLP, GatedMLP])
+    def test_what_is_broadcast_is_multiplied_before_that(self, make, hidden):
+        network = conditioned(partial(make, hidden=hidden), (2, 3), (2, 2), (4,))
+        with FlopCounterMode(display=False) as counter:
+            network(torch.randn(6, 2, 3), torch.randn(10, 1, 4))
+        units, maps = (7, 2 if make is GatedMLP else 1) if hidden else (4, 1)
+        rest = 60 * 7 * 4 if hidden else 0
+        assert counter.get_total_flops() == 2 * (maps * units * (6 * 6 + 10 * 4) + rest)
+
+    def test_two_parts_in_bfloat16(self):
+        network = conditioned(MLP, (6,), (2,), (4,))
+        x, c = torch.randn(5, 6), torch.randn(3, 1, 4)
+        exact = network(x, c)
+        with computing_in(network, torch.bfloat16):
+            rough = network(x, c)
+        assert rough.dtype == torch.float32 and not torch.equal(rough, exact)
+        torch.testing.assert_close(rough, exact, rtol=0.05, atol=0.05)
 
     def test_labels_are_numbers(self):
         network, x = conditioned(MLP, (2, 3), (2,), (10,)), torch.randn(4, 2, 3)
