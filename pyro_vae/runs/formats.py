@@ -76,6 +76,7 @@ class Progress(TypedDict, total=False):
     waited: Count
     last_loss: Finite | None
     onednn: bool | None
+    threads: Positive | None
     compile: bool
     precision: Literal["float32", "bf16"]
     optimizer: dict[str, float | bool | None]

@@ -83,6 +83,7 @@ class Checkpoints:
         old = chosen_by_elbo(state.progress)
         if old:
             state.progress, state.rows = translated(state.progress, state.rows, self.plan.settings.precision)
+        state.progress = {"threads": None, **state.progress}  # which earlier versions do not tell
         self._check(state, ledger, steps)
         progress, vae = state.progress, self.plan.vae
         restore_weights(vae, state.weights, state.files["weights"])

@@ -65,7 +65,7 @@ def fit(
 
     Each step draws its noise from `(seed, epoch, step)` alone, so `pyro.infer.SVI` under
     `seeded(seed, "step", epoch, step)` on the same batches makes the same steps, and a run that was killed and is
-    started again ends with the same bits, unless a busy CPU made it change the number of threads (docs/training.md).
+    started again ends with the same bits, as long as it runs on the same number of threads (docs/training.md).
     A non-finite loss or gradient is never applied. Codes that no longer depend on the data (posterior collapse) are
     reported once by the logger `pyro_vae`, with what to do; so are real data that are far from unit scale, unless the
     model was made with `standardize=True`.

@@ -49,6 +49,7 @@ _PROGRESS = (
     "waited",
     "last_loss",
     "onednn",
+    "threads",
     "precision",
     "compile",
     "data",
@@ -71,6 +72,7 @@ class Ledger:
         waited: epochs since the lowest validation value, counted once the schedules have settled.
         last_loss: loss of the last step, nats per datum; None where it has no value.
         onednn: whether oneDNN computes the float32 products; None until it is measured.
+        threads: of the last step; None before the first.
         sums: over the steps of the current epoch.
         rows: those of `History`, one for each complete epoch.
         best: the weights of `best_epoch`; empty for none.
@@ -88,6 +90,7 @@ class Ledger:
     waited: int = 0
     last_loss: float | None = None
     onednn: bool | None = None
+    threads: int | None = None
     sums: Sums = field(default_factory=Sums)
     rows: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)

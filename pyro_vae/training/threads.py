@@ -3,7 +3,8 @@
 Torch's threads share out each product and each loop in equal parts, and wait for the last one. Where another process
 uses a core, each wait is long: on two cores beside one busy process a step on two threads takes three times as long as
 on one (docs/performance.md). With another number of threads some sums are rounded differently, so the number is changed
-for a large gain only, which noise of the clock can't feign, and trials leave the training as it is.
+for a large gain only, which noise of the clock can't feign, and trials leave the training as it is. A checkpoint holds
+the number, and a training that is resumed begins with it.
 """
 
 import time
@@ -42,7 +43,8 @@ class Threads:
 
     Args:
         compute: the work of a step, without any effect; None to keep torch's number.
-        say: told once if fewer threads are taken.
+        say: told once if fewer threads are taken, or if those of the checkpoint are not all there.
+        begun: the number that the checkpoint holds, to begin with in place of a trial; None in a new training.
         wall: seconds.
         cpu: seconds of CPU time of this process, of all its threads.
     """
@@ -51,15 +53,32 @@ class Threads:
         self,
         compute: Callable[[], object] | None,
         say: Callable[[str], None],
+        begun: int | None = None,
+        *,
         wall: Callable[[], float] = time.perf_counter,
         cpu: Callable[[], float] = time.process_time,
     ) -> None:
-        self.most = self.chosen = torch.get_num_threads()
-        self.numbers = [self.most, *reversed([2**k for k in range(self.most.bit_length()) if 2**k < self.most])]
+        self.most = torch.get_num_threads()
         self._compute, self._wall, self._cpu = (compute if self.most > 1 else None), wall, cpu
+        self.chosen = self.most if begun is None or self._compute is None else min(begun, self.most)
+        self.numbers = sorted({self.most, self.chosen, *(2**k for k in range(self.most.bit_length()))}, reverse=True)
         self._say: Callable[[str], None] | None = say
-        self._last: float | None = None
+        self._last = None if begun is None else wall()
         self._spent, self._began, self._used, self._observed = 0.0, 0.0, 0.0, (0.0, 0.0)
+        self._tell_of(begun)
+
+    def _tell_of(self, begun: int | None) -> None:
+        """Say with how many threads a training is resumed, if that is not torch's number."""
+        if begun is None or begun == self.most or self._say is None:
+            return
+        if begun == self.chosen:
+            self._say(f"training goes on with {begun} of torch's {self.most} threads, as it was stopped")
+        else:
+            self._say(
+                f"training goes on with {self.chosen} threads; it was stopped with {begun}, which round some sums "
+                f"differently: to keep the last digits, give torch as many (OMP_NUM_THREADS={begun})"
+            )
+        self._say = None
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -114,8 +114,13 @@ class Trainer:
         if not self.has_elbo:
             self.ledger.rows = [without_elbo(row) for row in self.ledger.rows]
         self.gradients = chosen_step(self.plan, self.batches, self.loss, self.ledger.compile, self.ledger.precision)
-        tried = self.world.size == 1 and self.plan.device.type == "cpu" and not isinstance(self.gradients, PyroStep)
-        self.threads = Threads(partial(self._without_effect, batch) if tried else None, bar.say)
+        on_cpu = self.plan.device.type == "cpu"
+        tried = on_cpu and self.world.size == 1 and not isinstance(self.gradients, PyroStep)
+        compute, begun = (
+            partial(self._without_effect, batch) if tried else None,
+            self.ledger.threads if on_cpu else None,
+        )
+        self.threads = Threads(compute, bar.say, begun)
 
     def _without_effect(self, batch: Batch) -> None:
         """The work of a step but for the update of the weights."""
@@ -174,6 +179,7 @@ class Trainer:
 
     def tick(self) -> None:
         """After a step: stop if a signal came; save a checkpoint if one is due."""
+        self.ledger.threads = self.threads.chosen
         number = self.signals.number()
         if number is not None:
             self.checkpoints.save(self.ledger)

@@ -1,5 +1,7 @@
 """The number of threads of a step, by a clock of the test's own: fewer for a large gain alone, and without effect."""
 
+import json
+
 import pytest
 import torch
 
@@ -24,8 +26,9 @@ class Machine:
         self.now += self.durations[ran[-1]]
         self.used += self.part * ran[-1] * self.durations[ran[-1]]
 
-    def chooser(self):
-        return Threads(lambda: self.work(self.trials), self.said.append, lambda: self.now, lambda: self.used)
+    def chooser(self, begun=None):
+        clocks = {"wall": lambda: self.now, "cpu": lambda: self.used}
+        return Threads(lambda: self.work(self.trials), self.said.append, begun, **clocks)
 
     def run(self, threads, steps):
         """The numbers that these steps ran on."""
@@ -59,6 +62,24 @@ def test_all_are_kept_without_a_word_where_they_are_fastest():
     machine = Machine(_4=0.01, _2=0.016, _1=0.03)
     assert set(machine.run(machine.chooser(), 10_000)) == {4}
     assert machine.trials == [4, 4, 4, 2, 2, 2] and not machine.said
+
+
+def test_a_resumed_training_begins_with_its_number():
+    """Without a trial, which a second process could decide in another way; later trials are made as ever."""
+    machine = Machine(_4=0.01, _3=0.013, _2=0.02, _1=0.04)
+    threads = machine.chooser(begun=3)
+    assert set(machine.run(threads, 100)) == {3} and not machine.trials
+    assert len(machine.said) == 1 and "goes on with 3 of torch's 4 threads" in machine.said[0]
+    assert machine.run(threads, 5_000)[-1] == 4 and len(machine.said) == 1
+    machine = Machine(_4=0.04, _2=0.02, _1=0.01)
+    assert set(machine.run(machine.chooser(begun=4), 100)) == {4} and not machine.said
+
+
+def test_a_training_is_resumed_where_there_are_fewer_threads():
+    machine = Machine(_4=0.01)
+    assert set(machine.run(machine.chooser(begun=8), 50)) == {4}
+    assert len(machine.said) == 1 and "with 4 threads; it was stopped with 8" in machine.said[0]
+    assert "OMP_NUM_THREADS=8" in machine.said[0]
 
 
 def test_a_small_gain_changes_nothing():
@@ -148,10 +169,10 @@ def test_trials_leave_the_training_as_it_is(monkeypatch, norm):
     x = (torch.rand(200, 8, 8) < 0.2).float()
     tried = []
     monkeypatch.setattr(module, "_FEWER", 0.0)  # another number would round otherwise
-    monkeypatch.setattr(trainer, "Threads", lambda compute, say: Threads(lambda: tried.append(compute()), say))
+    monkeypatch.setattr(trainer, "Threads", lambda compute, say, begun: Threads(lambda: tried.append(compute()), say))
     with_trials = train()
     assert len(tried) >= 6
-    monkeypatch.setattr(trainer, "Threads", lambda compute, say: Threads(None, say))
+    monkeypatch.setattr(trainer, "Threads", lambda compute, say, begun: Threads(None, say))
     assert all(map(torch.equal, with_trials, train()))
 
 
@@ -168,7 +189,7 @@ def test_steps_run_on_the_number_that_is_chosen(monkeypatch):
         others.append(torch.get_num_threads())
         return measure(self)
 
-    def always_one(compute, say):
+    def always_one(compute, say, begun):
         threads = Threads(compute, say)
         monkeypatch.setattr(threads, "_trial", lambda least: {4: 1.0, 1: 0.1})
         return threads
@@ -178,3 +199,42 @@ def test_steps_run_on_the_number_that_is_chosen(monkeypatch):
     monkeypatch.setattr(trainer, "Threads", always_one)
     fit(VAE((8, 8), 2), torch.ones(30, 8, 8), ELBO(), epochs=2, batch_size=20, progress=False)
     assert steps == [1] * 4 and others == [4] * 2
+
+
+def test_a_checkpoint_holds_the_number(monkeypatch, tmp_path, capsys):
+    """Stopped on one of four threads, a training goes on with one, to the bits of one that was not stopped."""
+    steps, step = [], trainer.Trainer.step
+
+    def train(epochs, run):
+        torch.manual_seed(0)
+        vae = VAE((8, 8), 2)
+        fit(vae, x, ELBO(), epochs=epochs, batch_size=20, run=run)
+        return list(vae.state_dict().values())
+
+    def noted_step(self, *moment):
+        steps.append(torch.get_num_threads())
+        step(self, *moment)
+
+    x = (torch.rand(40, 8, 8) < 0.2).float()
+    monkeypatch.setattr(trainer.Trainer, "step", noted_step)
+    monkeypatch.setattr(Threads, "_trial", lambda self, least: {4: 1.0, 1: 0.1})
+    whole = train(3, tmp_path / "whole")
+    train(1, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["progress"]["threads"] == 1
+    monkeypatch.setattr(Threads, "_trial", lambda self, least: pytest.fail("was tried"))
+    capsys.readouterr()
+    assert all(map(torch.equal, whole, train(3, tmp_path / "run")))
+    assert set(steps) == {1} and len(steps) == 12
+    assert capsys.readouterr().err.count("goes on with 1 of torch's 4 threads") == 1
+
+
+def test_a_checkpoint_without_a_number_is_resumed(monkeypatch, tmp_path):
+    """As earlier versions wrote it: a trial is made."""
+    x, run, tried = torch.ones(40, 8, 8), tmp_path / "run", []
+    fit(VAE((8, 8), 2), x, ELBO(), epochs=1, run=run, progress=False)
+    manifest = json.loads((run / "manifest.json").read_text())
+    del manifest["progress"]["threads"]
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.setattr(Threads, "_trial", lambda self, least: tried.append(least) or {4: 1.0})
+    fit(VAE((8, 8), 2), x, ELBO(), epochs=2, run=run, progress=False)
+    assert len(tried) == 1
