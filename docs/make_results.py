@@ -6,11 +6,12 @@ A page has a place for each result, between two comments:
     <!-- result NAME: end -->
 
 Between them goes `text(result)` of `docs/_results/NAME.py`, applied to the content of `docs/results/NAME.json`;
-nothing, where there is no such file. If the module has `draw(result, figure)`, the picture `docs/pictures/NAME.png` is
-drawn too, and says in its metadata from which files. A result with `columns` and `rows` is a table already and needs no
-module.
+nothing, where there is no such file. If the module has `draw(result)`, which returns a figure, it is saved as
+`docs/pictures/NAME.png`, and says in its metadata from which files. A result with `columns` and `rows` is a table
+already and needs no module.
 
 To add a result: a script of `examples/reproduce` that writes `NAME.json`, a module with one function, two comments.
+A picture belongs to the text: `![what it shows](pictures/NAME.png)`.
 """
 
 import hashlib
@@ -66,10 +67,10 @@ def read(docs: Path, name: str) -> dict[str, Any]:
 
 def module(result: dict[str, Any], name: str) -> Any:
     """The module that writes a result."""
-    folder = str(DOCS / "_results")
-    if folder not in sys.path:
-        sys.path.append(folder)
-    return importlib.import_module("recorded" if "columns" in result else name)
+    for folder in (str(DOCS), str(DOCS.parent / "examples" / "reproduce")):
+        if folder not in sys.path:
+            sys.path.append(folder)
+    return importlib.import_module(f"_results.{'recorded' if 'columns' in result else name}")
 
 
 # ---- pictures
@@ -105,11 +106,8 @@ def drawn_from(path: Path) -> str | None:
 
 def draw(docs: Path, name: str) -> Path:
     """Draw the picture of a result; returns where it is."""
-    from matplotlib.figure import Figure
-
     result, path = read(docs, name), picture(docs, name)
-    figure = Figure(layout="constrained")
-    module(result, name).draw(result, figure)
+    figure = module(result, name).draw(result)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130, metadata={"Software": None, "Source": source(docs, name)})
     return path

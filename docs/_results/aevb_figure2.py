@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from shared import (
+from _results.shared import (
     Part,
     Points,
     between,
@@ -14,6 +14,7 @@ from shared import (
     published_curves,
     with_error,
 )
+from matplotlib.figure import Figure
 
 DATA = {"mnist": "MNIST, grey", "frey": "Frey Face"}
 METHODS = {
@@ -57,9 +58,9 @@ def _published(data: str, latent: str | int, method: str, split: str) -> Points:
     return published_curves("aevb_figures.csv").get((f"fig2-{data}", str(latent), name, split), [])
 
 
-def draw(result: dict[str, Any], figure: Any) -> None:
+def draw(result: dict[str, Any]) -> Figure:
     """A panel for each number of latent dimensions, MNIST above and Frey Face below."""
-    figure.set_size_inches(15, 6.6)
+    figure = Figure(figsize=(15, 6.6), layout="constrained")
     panels = figure.subplots(2, 5)
     for row, data in zip(panels, DATA, strict=True):
         for axes, latent in zip(row, LATENT[data], strict=False):
@@ -68,6 +69,7 @@ def draw(result: dict[str, Any], figure: Any) -> None:
     panels[1, 4].axis("off")
     handles, labels = panels[0, 0].get_legend_handles_labels()
     panels[1, 4].legend(handles, labels, loc="center", fontsize="small")
+    return figure
 
 
 def _panel(axes: Any, parts: dict[str, Part], data: str, latent: int) -> None:

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from shared import markdown
+from _results.shared import markdown
 
 
 def text(result: dict[str, Any]) -> str:
-    """The table, and by which version it was measured."""
-    about = f"*Measured by version {result['version']}, before `make results`; {result['command']}.*"
-    return f"{markdown(result['columns'], result['rows'])}\n\n{about}"
+    """The table."""
+    return markdown(result["columns"], result["rows"], result.get("alignment"))

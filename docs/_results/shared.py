@@ -13,9 +13,9 @@ Part = dict[str, Any]
 Points = list[tuple[float, float]]
 
 
-def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose columns, but for the first, are numbers."""
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]], alignment: Sequence[str] | None = None) -> str:
+    """A table; its columns but for the first are numbers, unless `alignment` says otherwise in Markdown's signs."""
+    lines = [heads, alignment or ["---", *["---:"] * (len(heads) - 1)], *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 

@@ -85,8 +85,9 @@ def provenance() -> dict[str, Any]:
 
 def _relative(words: list[str]) -> list[str]:
     """The command without folders of this machine."""
-    script = os.path.relpath(words[0], ROOT)
-    return [script, *("FOLDER" if before == "--data_root" else word for before, word in pairwise(words))]
+    hidden = (before == "--data_root" or Path(word).is_absolute() for before, word in pairwise(words))
+    named = ("FOLDER" if hide else word for hide, word in zip(hidden, words[1:], strict=True))
+    return [os.path.relpath(words[0], ROOT), *named]
 
 
 @contextmanager

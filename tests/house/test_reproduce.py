@@ -103,3 +103,12 @@ def test_normals_by_variance(figure2):
     params, halved = (p[..., :2].transpose(0, 1) for p in (params, halved))
     expected = DiagonalNormal(shapes).distribution(halved).log_prob(x[:, :2])
     torch.testing.assert_close(NormalByVariance(shapes).distribution(params).log_prob(x[:, :2]), expected)
+
+
+def test_a_command_names_no_folder_of_this_machine(figure2, tmp_path, monkeypatch):
+    import record
+
+    words = [str(REPRODUCE / "a.py"), "--data_root", "here", "--out", str(tmp_path), "--samples", "1e7"]
+    monkeypatch.setattr(sys, "argv", words)
+    command = record.provenance()["command"]
+    assert command == "python examples/reproduce/a.py --data_root FOLDER --out FOLDER --samples 1e7"

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-sys.path += [str(DOCS), str(DOCS / "_results")]
+sys.path.append(str(DOCS))
 
 make = importlib.import_module("make_results")
-shared = importlib.import_module("shared")
+shared = importlib.import_module("_results.shared")
 
 CURVES = {
     "epochs": [2, 17],
@@ -114,7 +114,6 @@ def test_a_recorded_table(docs):
     make.rebuild(docs)
     page = (docs / "page.md").read_text()
     assert re.search(r"\| network \| NLL \|\n\| --- \| ---: \|\n\| MLP \| 87.40 ± 0.23 \|\n", page)
-    assert "version 0.1.0" in page and "`python a.py`" in page
 
 
 def test_between_two_points():
