@@ -104,13 +104,20 @@ class Table:
     def state(self, name: str) -> str:
         """How far a row is, in words."""
         made = record.read(self.options.runs / name / "part.json")
-        if made.get("values"):
-            return f"NLL {made['values']['nll']['value']:.2f} after {made['passes']} passes"
+        if values := made.get("values"):
+            valid = f", on valid {values['valid_nll']['value']:.2f}" if "valid_nll" in values else ""
+            return f"NLL {values['nll']['value']:.2f} ± {values['nll']['error']:.2f}{valid}"
         try:
             done = read_manifest(self.run(name))["progress"]["epoch"]
         except CheckpointError:
             return "not begun"
         return "trained" if done == self.epochs(name) else f"epoch {done} of {self.epochs(name)}"
+
+    def line(self, name: str) -> str:
+        """A row in words: its passes, what is published, and how far it is."""
+        published = self.rows[name].published
+        beside = f", published {published['nll']:.2f} after {published['passes']}" if published else ""
+        return f"{name:32} {self.passes(name):5} passes{beside}: {self.state(name)}"
 
     def train(self, name: str) -> None:
         """Train a row, and before it the one it begins with; ends the script if its folder holds another training."""
@@ -214,27 +221,8 @@ def parser(description: str | None, name: str) -> argparse.ArgumentParser:
 def main(options: argparse.Namespace, name: str, title: str, table: Table) -> dict[str, Any]:
     """Compute the rows that were asked for, or list all; returns the result."""
     if options.list:
-        for row, description in table.rows.items():
-            published = description.published
-            beside = f", published {published['nll']:.2f} after {published['passes']}" if published else ""
-            print(f"{row:32} {table.passes(row):5} passes{beside}: {table.state(row)}")
+        print("\n".join(map(table.line, table.rows)))
         return {}
     result = record.run(options, name, title, {row: partial(table.compute, row) for row in table.rows})
-    print(text(result))
+    print("\n".join(map(table.line, result["parts"])))
     return result
-
-
-def text(result: Mapping[str, Any]) -> str:
-    """The table in Markdown."""
-    lines = [
-        "| row | NLL, nats | published | passes | active units | unhealthy | CPU minutes |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for name, part in result["parts"].items():
-        nll, published = part["values"]["nll"], part["published"]
-        value = f"{nll['value']:.2f} ± {nll['error']:.2f} (Monte Carlo {nll['monte_carlo_error']:.3f})"
-        passes = f"{part['passes']} of {published['passes']}" if published else f"{part['passes']}"
-        theirs = f"{published['nll']:.2f} ({published.get('active_units', '')})" if published else ""
-        share, minutes = f"{part['values']['unhealthy']['value']:.0%}", part["cpu_seconds"] / 60
-        lines.append(f"| {name} | {value} | {theirs} | {passes} | {part['active_units']} | {share} | {minutes:.1f} |")
-    return "\n".join(lines)

@@ -5,7 +5,7 @@
     python examples/reproduce/iwae_tables.py --quick --only static-1-iwae-5 --out runs/quick               # a minute
 
 A row `DATA-LAYERS-OBJECTIVE-k` is a network of the paper's size (784-200-200-50, or 784-200-200-100-100-100-50); its
-NLL is by K = 5000 on all 10,000 test images. The settings are ours, chosen on validation images: SiLU units (tanh
+NLL is by K = 5000 on all 10,000 test images. The settings are ours: SiLU units (chosen on validation images; tanh
 between the two layers), batches of 100, Adam at 2e-3 falling by a cosine, KL warm-up over the first eighth. To save
 hours all rows but those with k = 1 begin with the weights of the row with k = 1, and go on by their own objective, at
 1e-3 falling by a cosine. So `DATA-1-iwae-50` is also the first line of Table 2, and `DATA-1-back` its second: that row
@@ -23,6 +23,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).parent))
 
 import fitted
+import record
 from fitted import Row, Table, part
 
 NAME = "iwae_tables"
@@ -110,4 +111,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main(parser().parse_args())
+    record.script(main, parser())

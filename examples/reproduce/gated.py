@@ -1,0 +1,21 @@
+"""Gated networks of 300 units with latent variables of 40 dimensions, in one layer or two (Tomczak & Welling 2018)."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent))
+
+from fitted import part
+
+PASSES = 200
+GATED = tuple(word for name in ("encoder", "decoder") for word in part(name, "GatedMLP", hidden="[300, 300]"))
+ONE = ("--vae.latent_dim", "40", *GATED)
+UPPER = tuple(
+    word
+    for name in ("upper_encoder", "upper_decoder")
+    for word in part(name, "MLP", hidden="[300]", activation="tanh")  # bounded; codes are not
+)
+TWO = ("--vae", "HierarchicalVAE", "--vae.latent_dims", "[40, 40]", *GATED, *UPPER)
+VAMP = part("prior", "VampPrior", components="500")
+SMALL = {"[300, 300]": "[16]", "[300]": "[8]", "[40, 40]": "[4, 2]", "40": "4", "500": "20"}
+TRAINING = ("--batch_size", "250", "--optimizer.lr", "3e-3")
