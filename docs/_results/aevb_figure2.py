@@ -42,7 +42,8 @@ def text(result: dict[str, Any]) -> str:
 
 def _row(name: str, part: Part) -> list[str]:
     data, latent, method = name.split("-", 2)
-    test, train = (between(_published(data, latent, method, split), part["samples"]) for split in ("test", "train"))
+    theirs = "aevb" if method == "wide" else method
+    test, train = (between(_published(data, latent, theirs, split), part["samples"]) for split in ("test", "train"))
     shown = [_shown(test), with_error(part["values"]["test"], 1), *difference(part["values"]["test"], test, 1)]
     label = [f"{DATA[data]}: {METHODS[method]}", latent, passes(part), f"{part['samples']:.3g}".replace("e+0", "e")]
     return [*label, *shown, _shown(train), f"{part['curves']['running'][-1]:.1f}", f"{part['step']:g}", minutes(part)]
@@ -53,7 +54,7 @@ def _shown(value: float | None) -> str:
 
 
 def _published(data: str, latent: str | int, method: str, split: str) -> Points:
-    """The published curve; none for Adam."""
+    """The published curve, if there is one."""
     name = {"aevb": "AEVB", "wake-sleep": "wake-sleep"}.get(method, "")
     return published_curves("aevb_figures.csv").get((f"fig2-{data}", str(latent), name, split), [])
 
