@@ -1,4 +1,4 @@
-"""A part of a result that is computed at once: it is kept with its protocol, and not computed again by the same one."""
+"""A part of a result: it is kept with its protocol, and not computed again by the same one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import record
 
-Values = dict[str, dict[str, float]]
+COST = ("cpu_seconds", "wall_seconds")
 
 
 def keep(folder: Path, about: dict[str, Any], compute: Callable[[], dict[str, Any]]) -> None:
@@ -19,12 +19,16 @@ def keep(folder: Path, about: dict[str, Any], compute: Callable[[], dict[str, An
     """
     path = folder / "part.json"
     before = record.read(path)
-    if before.get("values") and all(before.get(name) == entry for name, entry in about.items()):
+    same = all(before.get(name) == entry for name, entry in about.items())
+    if before.get("values") and same:
         return
-    cost: dict[str, float] = {}
-    with record.timed(cost):
-        found = compute()
-    record.save(path, {**record.provenance(), **about, **cost, **found})
+    cost: dict[str, float] = {name: before[name] for name in COST if same and name in before}
+    found: dict[str, Any] = {}
+    try:
+        with record.timed(cost):
+            found = compute()
+    finally:  # a training that was stopped has cost something, too
+        record.save(path, {**record.provenance(), **about, **cost, **found})
 
 
 def value(estimate: float, error: float | None = None) -> dict[str, Any]:
