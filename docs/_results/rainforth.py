@@ -1,26 +1,57 @@
-"""Rainforth et al. 2018: the signal-to-noise ratio of gradients against the number of particles."""
+"""Rainforth et al. 2018: signal-to-noise ratio of the gradients against the number of particles."""
 
 from typing import Any
 
-from _results.shared import markdown, provenance, with_error
-from rainforth import draw
+import numpy as np
+from _results.points import COLOURS, column, dress, short
+from _results.shared import markdown, minutes, provenance
+from matplotlib.figure import Figure
 
-__all__ = ["draw", "text"]
-EXPECTED = {"IWAE encoder": "-1/2", "IWAE decoder": "1/2", "DReG encoder": "not falling", "DReG decoder": "1/2"}
-"""The slopes that the paper derives for IWAE, and what Tucker et al. 2019 claim for DReG."""
+NAMES = ("IWAE encoder", "DReG encoder", "IWAE decoder", "DReG decoder")
+PUBLISHED = {"IWAE encoder": "-1/2", "IWAE decoder": "1/2", "DReG decoder": "1/2"}
 
 
 def text(result: dict[str, Any]) -> str:
-    """The slopes, the ratios for each K, the picture."""
-    parts = result["parts"]
-    slopes = parts.get("slopes", {"values": {}})["values"]
-    fitted = [[name, EXPECTED.get(name, ""), with_error(value, 3)] for name, value in slopes.items()]
-    ratios = list(EXPECTED)
-    rows = [
-        [str(part["num_particles"]), *(with_error(part["values"][name], 3) for name in ratios)]
-        for part in parts.values()
-        if "num_particles" in part
+    """The picture, the slopes, the ratios, and how they were measured."""
+    points, slopes = _points(result), result["parts"]["slopes"]["values"]
+    heads = ["gradient", "published slope", "ours", "95 % interval"]
+    fitted = [
+        [name, PUBLISHED.get(name, "not falling"), short(slopes[name]), _interval(slopes[name])] for name in NAMES
     ]
-    alt = "Signal-to-noise ratio of the gradients of encoder and decoder against K, with lines of the published slopes"
-    tables = [markdown(["gradient", "published slope", "ours"], fitted), markdown(["K", *ratios], rows)]
-    return "\n\n".join([*tables, f"![{alt}](pictures/rainforth.png)", provenance(parts)])
+    shown = [*NAMES, "IWAE encoder, share of the limit", "DReG encoder, share of the limit"]
+    rows = [
+        [str(part["num_particles"]), *(short(part["values"][name]) for name in shown), minutes(part)] for part in points
+    ]
+    table = markdown(["K", *shown, "CPU minutes"], rows)
+    picture = "![Signal-to-noise ratio against K, in logarithmic axes](pictures/rainforth.png)"
+    range_of = ", ".join(str(part["num_particles"]) for part in points[-3:])
+    slopes_of = f"Slopes over K = {range_of}:\n\n{markdown(heads, fitted)}"
+    return "\n\n".join([picture, slopes_of, table, provenance(result["parts"])])
+
+
+def _points(result: dict[str, Any]) -> list[Any]:
+    return [part for part in result["parts"].values() if "num_particles" in part]
+
+
+def _interval(slope: dict[str, float]) -> str:
+    low, high = (slope["value"] + sign * 1.96 * slope["error"] for sign in (-1, 1))
+    return f"{low:.3f} to {high:.3f}"
+
+
+def draw(result: dict[str, Any]) -> Figure:
+    """The ratios in logarithmic axes, with lines of slopes 1/2 and -1/2 through the last points."""
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    points = _points(result)
+    k = np.array([part["num_particles"] for part in points])
+    for axes, block in zip(figure.subplots(1, 2), ("encoder", "decoder"), strict=True):
+        for objective, colour in zip(("IWAE", "DReG"), COLOURS, strict=False):
+            ratio, error = map(np.array, column(points, f"{objective} {block}"))
+            axes.errorbar(k, ratio, 1.96 * error, fmt="o", ms=4, color=colour, capsize=2, label=objective)
+            slope = -0.5 if (objective, block) == ("IWAE", "encoder") else 0.5
+            axes.plot(k[-5:], ratio[-1] * (k[-5:] / k[-1]) ** slope, color="grey", lw=1, ls="--")
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.tick_params(which="minor", labelsize="small")
+        dress(axes, f"Gradient of the {block}", "particles K; dashed: slopes 1/2 and -1/2", "signal-to-noise ratio")
+        axes.legend(frameon=False)
+    return figure

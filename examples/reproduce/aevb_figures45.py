@@ -65,7 +65,8 @@ def _of_figure2(part: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def _trained(part: str, data: Any, epochs: int, options: argparse.Namespace, folder: Path) -> Any:
     name, latent = PARTS[part]
-    vae = autoencoder(PROBLEMS[name], data.event_shape, latent, options)
+    hidden = 8 if options.quick else PROBLEMS[name].hidden
+    vae = autoencoder(PROBLEMS[name], hidden, data.event_shape, latent, options.init, options.seed)
     usual: dict[str, Any] = {"weight_prior": 1.0, "keep": "last", "seed": options.seed, "progress": False}
     adam = partial(torch.optim.Adam, lr=1e-3)
     fit(vae, data, ELBO(analytic_kl=True), epochs=epochs, optimizer=adam, run=folder / "run", device="cpu", **usual)
@@ -111,4 +112,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main(parser().parse_args())
+    record.script(main, parser())

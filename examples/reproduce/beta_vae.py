@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae.objectives import ELBO
-from pyro_vae.plots.base import BLUE, GREY, ORANGE, TEXT, dress, make_figure
 
 sys.path.append(str(Path(__file__).parent))
 
 import record
-from keeping import column, keep
+from keeping import keep
 from training import about, autoencoder, binary, measured, trained
 
 NAME = "beta_vae"
@@ -54,40 +53,6 @@ def compute(part: str, options: argparse.Namespace, folder: Path) -> None:
     keep(folder, described, values)
 
 
-def draw(result: dict[str, Any]) -> Any:
-    """For each data set the curve of distortion against rate, and the bounds against beta."""
-    names = [name for name in SETTINGS if any(part.startswith(f"{name}-") for part in result["parts"])]
-    figure = make_figure(9, 3.9 * len(names))
-    for name, (left, right) in zip(names, figure.subplots(len(names), 2, squeeze=False), strict=True):
-        parts = [part for part in result["parts"] if part.startswith(f"{name}-")]
-        _draw_curve(left, result, name, parts)
-        _draw_bounds(right, result, name, parts)
-    return figure
-
-
-def _draw_curve(axes: Any, result: dict[str, Any], name: str, parts: list[str]) -> None:
-    (rate, rate_error), (distortion, error) = (column(result, parts, what) for what in ("rate", "distortion"))
-    axes.errorbar(rate, distortion, error, rate_error, fmt="o-", ms=4, color=BLUE, capsize=2)
-    for part, x, y in zip(parts, rate, distortion, strict=True):
-        axes.annotate(f"{PARTS[part][1]:g}", (x, y), (4, 4), textcoords="offset points", fontsize=TEXT)
-    if f"{name}-1" in parts:
-        one = parts.index(f"{name}-1")
-        axes.axline((rate[one], distortion[one]), slope=-1, color=GREY, lw=1, ls="--")
-    dress(axes, f"{name}: distortion against rate, by beta", "rate, nats; dashed: where the ELBO is that of beta = 1")
-    axes.set_ylabel("distortion, nats", fontsize=TEXT)
-
-
-def _draw_bounds(axes: Any, result: dict[str, Any], name: str, parts: list[str]) -> None:
-    for what, colour in (("log p(x)", ORANGE), ("ELBO", BLUE)):
-        height, error = column(result, parts, what)
-        betas = [PARTS[part][1] for part in parts]
-        axes.errorbar(betas, height, error, fmt="o-", ms=4, color=colour, capsize=2, label=what)
-    axes.set_xscale("log")
-    dress(axes, f"{name}: log p(x) and its bound", "beta")
-    axes.set_ylabel("nats per datum", fontsize=TEXT)
-    axes.legend(frameon=False, fontsize=TEXT)
-
-
 def main(options: argparse.Namespace) -> dict[str, Any]:
     """Compute what is asked for; returns and saves the result."""
     if options.quick:
@@ -105,4 +70,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main(parser().parse_args())
+    record.script(main, parser())

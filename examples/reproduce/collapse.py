@@ -29,13 +29,12 @@ import numpy as np
 
 from pyro_vae import latent_statistics
 from pyro_vae.objectives import ELBO, FreeBits
-from pyro_vae.plots.base import BLUE, GREY, ORANGE, TEXT, dress, make_figure
 from pyro_vae.schedules import Cyclical, Linear
 
 sys.path.append(str(Path(__file__).parent))
 
 import record
-from keeping import column, keep, value
+from keeping import keep, value
 from training import about, autoencoder, binary, measured, trained
 
 NAME = "collapse"
@@ -46,7 +45,6 @@ WAYS: dict[str, Callable[[int], Any]] = {
     "free-bits": lambda epochs: FreeBits(nats=0.1),
     "cyclical": lambda epochs: ELBO(beta=Cyclical(0.0, 1.0, period=epochs / 5, rise=0.5)),
 }
-COLOURS = dict(zip(WAYS, (GREY, BLUE, ORANGE, "#009E73"), strict=True))
 SETTINGS: dict[str, dict[str, Any]] = {
     "digits": {"latent": 30, "hidden": (200, 200), "epochs": 200, "seeds": 3},
     "mnist": {"latent": 50, "hidden": (200, 200), "epochs": 25, "seeds": 1},
@@ -85,31 +83,6 @@ def _joined(found: list[Any]) -> dict[str, Any]:
     return {"values": {n: value(v.mean(), v.std(ddof=1) / count**0.5) for n, v in every.items()}, **curves}
 
 
-def draw(result: dict[str, Any]) -> Any:
-    """For each data set the KL of the dimensions, largest first; active units; log p(x)."""
-    names = [name for name in SETTINGS if any(part.startswith(f"{name}-") for part in result["parts"])]
-    figure = make_figure(10, 3.6 * len(names))
-    for name, (left, middle, right) in zip(names, figure.subplots(len(names), 3, squeeze=False), strict=True):
-        ways = [way for way in WAYS if f"{name}-{way}" in result["parts"]]
-        for way in ways:
-            kl = result["parts"][f"{name}-{way}"]["curves"]["KL of each dimension"]
-            left.plot(range(1, len(kl) + 1), kl, color=COLOURS[way], label=way)
-        dress(left, f"{name}: KL of each dimension", "dimension, by size")
-        left.set_ylabel("nats per datum", fontsize=TEXT)
-        left.legend(frameon=False, fontsize=TEXT)
-        _bars(middle, result, name, ways, "active units", "dimensions")
-        _bars(right, result, name, ways, "log p(x)", "nats per datum")
-    return figure
-
-
-def _bars(axes: Any, result: dict[str, Any], name: str, ways: list[str], what: str, unit: str) -> None:
-    height, error = column(result, [f"{name}-{way}" for way in ways], what)
-    for way, y, e in zip(ways, height, error, strict=True):
-        axes.errorbar([way], [y], [e], fmt="o", color=COLOURS[way], capsize=3)
-    dress(axes, f"{name}: {what}", "way of training")
-    axes.set_ylabel(unit, fontsize=TEXT)
-
-
 def main(options: argparse.Namespace) -> dict[str, Any]:
     """Compute what is asked for; returns and saves the result."""
     if options.quick:
@@ -127,4 +100,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main(parser().parse_args())
+    record.script(main, parser())

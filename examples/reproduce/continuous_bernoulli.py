@@ -29,13 +29,12 @@ from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import evenly_spread
 from pyro_vae.likelihoods import Bernoulli, ContinuousBernoulli
 from pyro_vae.objectives import ELBO
-from pyro_vae.plots.base import BLUE, ORANGE, TEXT, dress, make_figure
 from pyro_vae.statistics.averages import standard_error
 
 sys.path.append(str(Path(__file__).parent))
 
 import record
-from keeping import column, keep, value
+from keeping import keep, value
 from training import about, autoencoder, trained
 
 NAME = "continuous_bernoulli"
@@ -102,22 +101,6 @@ def _difference(name: str, options: argparse.Namespace, folder: Path) -> None:
         keep(folder, described, lambda: {"values": {"gain": value(gain.mean().item(), standard_error(gain))}})
 
 
-def draw(result: dict[str, Any]) -> Any:
-    """Log p(x) and the ELBO of both, for each data set."""
-    names = [name for name in SETTINGS if any(part.startswith(f"{name}-") for part in result["parts"])]
-    figure = make_figure(4.5 * len(names), 3.6)
-    for name, axes in zip(names, figure.subplots(1, len(names), squeeze=False)[0], strict=True):
-        found = [likelihood for likelihood in LIKELIHOODS if f"{name}-{likelihood}" in result["parts"]]
-        for what, colour in (("log p(x)", ORANGE), ("ELBO", BLUE)):
-            height, error = column(result, [f"{name}-{likelihood}" for likelihood in found], what)
-            axes.errorbar(found, height, error, fmt="o", ms=5, color=colour, capsize=3, label=what)
-        axes.set_xlim(-0.5, len(found) - 0.5)
-        dress(axes, f"{name}: density of the test images", "trained by")
-        axes.set_ylabel("nats per image", fontsize=TEXT)
-        axes.legend(frameon=False, fontsize=TEXT)
-    return figure
-
-
 def main(options: argparse.Namespace) -> dict[str, Any]:
     """Compute what is asked for; returns and saves the result."""
     if options.quick:
@@ -135,4 +118,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main(parser().parse_args())
+    record.script(main, parser())

@@ -38,9 +38,3 @@ def value(estimate: float, error: float | None = None) -> dict[str, Any]:
 
 def _rounded(number: float) -> float:
     return float(f"{number:.6g}")
-
-
-def column(result: dict[str, Any], parts: list[str], name: str) -> tuple[list[float], list[float]]:
-    """One value of several parts, and its errors (0 where it is exact): what a picture shows."""
-    found = [result["parts"][part]["values"][name] for part in parts]
-    return [entry["value"] for entry in found], [entry.get("error", 0.0) for entry in found]

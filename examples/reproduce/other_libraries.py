@@ -39,7 +39,6 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from pyro_vae import log_marginal, seeded
 from pyro_vae.data import LinearGaussian
 from pyro_vae.objectives import IWAE
-from pyro_vae.plots.base import BLUE, GREY, ORANGE, TEXT, dress, make_figure
 
 sys.path.append(str(Path(__file__).parent))
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
@@ -52,15 +51,6 @@ NAME = "other_libraries"
 TITLE = "What other libraries print for the same weights"
 DATA, BATCH = 100, 10
 """Number of data, and of those in a batch where a plate is subsampled or a batch is weighed as a whole."""
-CURVES = (
-    ("ours", "bound"),
-    ("pyro", "RenyiELBO"),
-    ("pyro", f"RenyiELBO, {BATCH} of {DATA} data in the plate"),
-    ("pyro", f"vectorized_importance_weights, {BATCH} data at a time"),
-    ("pythae", "IWAE's loss and the constant"),
-    ("pythae", "get_nll"),
-)
-STYLES = ((BLUE, "o"), (GREY, "x"), (ORANGE, "s"), (ORANGE, "v"), ("#009E73", "s"), ("#009E73", "x"))
 
 
 class Pair:
@@ -181,31 +171,6 @@ def compute(part: str, options: argparse.Namespace, folder: Path) -> None:
     return keep(folder, about, lambda: {"values": {"ours": ours, "pyro": pyros}[part](pair, x, options)})
 
 
-def draw(result: dict[str, Any]) -> Any:
-    """What is printed less the exact log p(x), against K."""
-    figure = make_figure(8.5, 3.8)
-    axes = figure.subplots()
-    truth = result["parts"]["exact"]["values"]["log p(x)"]["value"]
-    for (part, name), (colour, marker) in zip(CURVES, STYLES, strict=True):
-        found = {
-            int(k): v for key, v in _of(result, part).items() for what, k in [key.rsplit(", K = ")] if what == name
-        }
-        if found:
-            gap, error = ([v[key] - shift for v in found.values()] for key, shift in (("value", truth), ("error", 0)))
-            axes.errorbar(list(found), gap, error, color=colour, marker=marker, ms=4, lw=1, label=f"{part}: {name}")
-    axes.axhline(0, color="black", lw=0.8)
-    axes.set_xscale("log")
-    dress(axes, "What is printed, less the exact log p(x)", "particles K")
-    axes.set_ylabel("nats per datum", fontsize=TEXT)
-    axes.legend(frameon=False, fontsize=TEXT - 1, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
-
-
-def _of(result: dict[str, Any], part: str) -> dict[str, Any]:
-    values = result["parts"].get(part, {"values": {}})["values"]
-    return {name: found for name, found in values.items() if ", K = " in name}
-
-
 def main(options: argparse.Namespace) -> dict[str, Any]:
     """Compute what is asked for; returns and saves the result."""
     if options.quick:
@@ -224,4 +189,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main(parser().parse_args())
+    record.script(main, parser())

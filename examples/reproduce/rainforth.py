@@ -35,12 +35,11 @@ from torch import Tensor
 
 from pyro_vae import seeded
 from pyro_vae.objectives import IWAE, DReG
-from pyro_vae.plots.base import BLUE, GREY, ORANGE, TEXT, dress, make_figure
 
 sys.path.append(str(Path(__file__).parent))
 
 import record
-from keeping import column, keep, value
+from keeping import keep, value
 
 NAME = "rainforth"
 TITLE = "Signal-to-noise ratio of the gradient against the number of particles (Rainforth et al. 2018)"
@@ -191,28 +190,6 @@ def slope(measured: dict[int, Any], name: str) -> dict[str, float]:
     return value(fit @ np.log(ratio), ((fit * error / ratio) ** 2).sum() ** 0.5)
 
 
-def draw(result: dict[str, Any]) -> Any:
-    """The ratios against K, in logarithmic axes, with lines of slopes 1/2 and -1/2 through the last points."""
-    parts = [part for part in result["parts"] if part != "slopes"]
-    k = np.array([result["parts"][part]["num_particles"] for part in parts])
-    figure = make_figure(9, 3.8)
-    for axes, block in zip(figure.subplots(1, 2), BLOCKS, strict=True):
-        for objective, colour in zip(OBJECTIVES, (BLUE, ORANGE), strict=True):
-            ratio, error = map(np.array, column(result, parts, f"{objective} {block}"))
-            found = result["parts"].get("slopes", {"values": {}})["values"].get(f"{objective} {block}")
-            label = objective if found is None else f"{objective}: slope {found['value']:.2f} ± {found['error']:.2f}"
-            axes.errorbar(k, ratio, 1.96 * error, fmt="o", ms=4, color=colour, capsize=2, label=label)
-            expected = -0.5 if (objective, block) == ("IWAE", "encoder") else 0.5
-            axes.plot(k[-5:], ratio[-1] * (k[-5:] / k[-1]) ** expected, color=GREY, lw=1, ls="--")
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        dress(axes, f"Gradient of the {block}", "particles K; dashed: slopes 1/2 and -1/2")
-        axes.tick_params(which="minor", labelsize=TEXT)
-        axes.set_ylabel("signal-to-noise ratio", fontsize=TEXT)
-        axes.legend(frameon=False, fontsize=TEXT)
-    return figure
-
-
 def main(options: argparse.Namespace) -> dict[str, Any]:
     """Compute what is asked for; returns and saves the result."""
     if options.quick:
@@ -234,4 +211,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main(parser().parse_args())
+    record.script(main, parser())

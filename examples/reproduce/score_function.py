@@ -29,12 +29,11 @@ from torch import Tensor
 
 from pyro_vae import seeded
 from pyro_vae.objectives import ELBO, ScoreFunction, StickingTheLanding
-from pyro_vae.plots.base import BLUE, GREY, ORANGE, TEXT, dress, legend_below, make_figure
 
 sys.path.append(str(Path(__file__).parent))
 
 import record
-from keeping import column, keep, value
+from keeping import keep, value
 from training import about, autoencoder, binary, trained
 
 NAME = "score_function"
@@ -47,7 +46,6 @@ ESTIMATORS: dict[str, Any] = {
     "score, baseline": ScoreFunction(num_particles=DRAWS),
     "score": ScoreFunction(num_particles=DRAWS, baseline="none"),
 }
-COLOURS = dict(zip(ESTIMATORS, (BLUE, "#56B4E9", "#009E73", ORANGE, GREY), strict=True))
 MOMENTS = ("at the start", "trained")
 HIDDEN, BLOCKS = 128, 10
 """Width of both networks; number of blocks of gradients, from whose spread the errors are computed."""
@@ -88,24 +86,6 @@ def gradient(vae: Any, objective: Any, x: Tensor) -> Tensor:
     return torch.cat([part.flatten() for part in found])
 
 
-def draw(result: dict[str, Any]) -> Any:
-    """The ratio against the number of latent dimensions, before and after the training."""
-    figure, parts = make_figure(9, 3.8), list(result["parts"])
-    latent = [result["parts"][part]["latent"] for part in parts]
-    for axes, moment in zip(figure.subplots(1, 2, sharey=True), MOMENTS, strict=True):
-        for name, colour in COLOURS.items():
-            ratio, error = column(result, parts, f"{name}, {moment}")
-            axes.errorbar(latent, ratio, error, fmt="o-", ms=4, color=colour, capsize=2, label=name)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xticks(latent, [str(size) for size in latent])
-        axes.minorticks_off()
-        dress(axes, f"Gradient for the encoder, {moment}", "latent dimensions")
-        axes.set_ylabel("tr Cov[g] / |E[g]|$^2$", fontsize=TEXT)
-    legend_below(figure, axes)
-    return figure
-
-
 def main(options: argparse.Namespace) -> dict[str, Any]:
     """Compute what is asked for; returns and saves the result."""
     if options.quick:
@@ -124,4 +104,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main(parser().parse_args())
+    record.script(main, parser())

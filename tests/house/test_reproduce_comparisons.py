@@ -1,5 +1,6 @@
 """The comparisons in `examples/reproduce`, on a small setting: what they save, and what must be true of it."""
 
+import importlib
 import json
 import runpy
 import sys
@@ -13,14 +14,18 @@ REPRODUCE, BENCHMARKS = ROOT / "examples" / "reproduce", ROOT / "benchmarks"
 
 @pytest.fixture
 def reproduce(tmp_path):
-    """A script as a function of its name; returns the parts of its result, whose picture it draws too."""
-    before, modules = list(sys.path), set(sys.modules)
-    sys.path.append(str(REPRODUCE))
+    """A script as a function of its name; returns the parts of its result, and tries its text and its picture.
+
+    Neighbours are found as when a script runs; modules that other tests have imported by the same names come back.
+    """
+    names = {path.stem for folder in (REPRODUCE, BENCHMARKS) for path in folder.glob("*.py")}
+    before, held = list(sys.path), {name: sys.modules.pop(name) for name in names & set(sys.modules)}
+    sys.path[:] = [str(REPRODUCE), *before, str(ROOT / "docs")]
     yield lambda name: _parts(name, tmp_path)
     sys.path[:] = before
-    for name in set(sys.modules) - modules:
-        if Path(getattr(sys.modules[name], "__file__", None) or "").parent in (REPRODUCE, BENCHMARKS):
-            del sys.modules[name]
+    for name in names & set(sys.modules):
+        del sys.modules[name]
+    sys.modules.update(held)
 
 
 def _parts(name, folder):
@@ -31,9 +36,16 @@ def _parts(name, folder):
     for part in result["parts"].values():
         assert {"command", "version", "machine", "threads", "seed", "data", "cpu_seconds"} <= set(part)
         assert all(entry.get("error", 0) >= 0 for entry in part["values"].values())
-    axes = script["draw"](result).axes
-    assert axes and all(ax.get_xlabel() and (ax.get_ylabel() or not ax.get_yticks().size) for ax in axes)
+    _shown(name, result)
     return result["parts"]
+
+
+def _shown(name, result):
+    """The text has a table, and every panel of the picture the names of its axes."""
+    page = importlib.import_module(f"_results.{name}")
+    figure = page.draw(result)
+    assert "| --- |" in page.text(result)
+    assert figure.axes and all(axes.get_xlabel() and axes.get_ylabel() for axes in figure.axes)
 
 
 def test_rainforth(reproduce, tmp_path):
@@ -116,13 +128,16 @@ def test_continuous_bernoulli(reproduce):
     assert gain["value"] == pytest.approx(log_p[0] - log_p[1], abs=1e-2) and gain["value"] > 5 * gain["error"] > 0
 
 
-def test_aevb_figures45(reproduce, tmp_path):
+@pytest.mark.usefixtures("reproduce")
+def test_aevb_figures45(tmp_path):
     """The two manifolds and the samples are drawn, and drawn again from what is saved."""
     script = runpy.run_path(str(REPRODUCE / "aevb_figures45.py"))
     words = ["--quick", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path), "--pictures", str(tmp_path)]
     result = script["main"](script["parser"]().parse_args(words))
+    shown = importlib.import_module("_results.aevb_figures45").text(result)
     names = ["aevb-manifold-frey.png", "aevb-manifold-mnist.png", "aevb-samples.png"]
     before = [(tmp_path / name).read_bytes() for name in names]
+    assert all(name in shown for name in names)
     assert list(result["parts"]) == ["frey-2", "mnist-2", "mnist-5", "mnist-10", "mnist-20"]
     assert script["main"](script["parser"]().parse_args(words)) == result
     assert [(tmp_path / name).read_bytes() for name in names] == before
