@@ -78,6 +78,11 @@ class Denoising(Objective):
             raise UsageError(f"Denoising needs an amount of at most 1, a probability, for {self.noise}: {self.amount}")
 
     @property
+    def num_particles(self) -> int:
+        """The inner objective's draws of z for each datum."""
+        return getattr(self.objective, "num_particles", 1)
+
+    @property
     def is_bound(self) -> bool:
         """Only without noise: with noise it is a bound, but without equality at the posterior of clean data."""
         return self.amount == 0 and self.objective.is_bound

@@ -26,7 +26,8 @@ def compiles(plan: Plan) -> bool:
     """Whether to compile the step: as asked, or for `"auto"` if the training is long enough."""
     settings = plan.settings
     if settings.compile == "auto":
-        return worth_compiling(plan.vae, plan.num_data, settings.batch_size, settings.epochs)
+        draws = getattr(plan.objective, "num_particles", 1)
+        return worth_compiling(plan.vae, plan.num_data, settings.batch_size, settings.epochs, draws)
     return settings.compile
 
 

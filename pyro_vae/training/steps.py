@@ -338,9 +338,9 @@ def _key(batch: Batch) -> tuple[torch.Size, int]:
     return batch.x.shape, batch.whole
 
 
-def worth_compiling(vae: nn.Module, num_data: int, batch_size: int, epochs: int) -> bool:
+def worth_compiling(vae: nn.Module, num_data: int, batch_size: int, epochs: int, num_particles: int = 1) -> bool:
     """Whether a training is long enough for compiling to pay, from its settings alone, so that a resumed run agrees."""
-    flops = 6 * sum(p.numel() for p in vae.parameters()) * num_data * epochs
+    flops = 6 * sum(p.numel() for p in vae.parameters()) * num_data * epochs * num_particles
     return epochs * -(-num_data // batch_size) >= _MANY_STEPS or flops >= _MUCH_WORK
 
 

@@ -16,15 +16,19 @@ from pyro_vae.autoencoders import VAE
 from pyro_vae.compiling import backends
 from pyro_vae.compiling import recording as compiling
 from pyro_vae.compiling.recording import Unrecordable, record, record_gradients
-from pyro_vae.data import load_data
+from pyro_vae.data import Dataset, load_data
+from pyro_vae.distributed import World
 from pyro_vae.guides import DiagonalNormal, FullNormal
 from pyro_vae.likelihoods import Bernoulli, Normal
 from pyro_vae.messages import log_once
 from pyro_vae.networks import MLP, Network, computing_in
-from pyro_vae.objectives import ELBO, NotTensorial, Objective
+from pyro_vae.objectives import ELBO, IWAE, Denoising, DReG, NotTensorial, Objective
 from pyro_vae.process.seeding import seeded
-from pyro_vae.schedules import Linear
+from pyro_vae.schedules import Constant, Linear
 from pyro_vae.training.fitting import fit
+from pyro_vae.training.plan import Plan
+from pyro_vae.training.settings import Settings
+from pyro_vae.training.starting import compiles
 from pyro_vae.training.steps import Batch, EagerStep, GraphStep, Loss, choose_step, worth_compiling
 
 SMALL = partial(MLP, hidden=(16,))
@@ -251,6 +255,15 @@ class TestTraining:
         assert worth_compiling(vae, num_data=1000, batch_size=100, epochs=2000)
         big = VAE((28, 28), 50, encoder=partial(MLP, hidden=(2000,)), decoder=partial(MLP, hidden=(2000,)))
         assert worth_compiling(big, num_data=60_000, batch_size=1000, epochs=100)
+        assert not worth_compiling(big, num_data=60_000, batch_size=1000, epochs=5)
+
+    @pytest.mark.parametrize("objective", [DReG(50), Denoising(IWAE(50))], ids=["DReG", "Denoising"])
+    def test_draws_are_work(self, objective):
+        """A few passes with 50 draws take as long as many with one."""
+        network = partial(MLP, hidden=(2000,))
+        plan = partial(Plan, VAE((28, 28), 50, encoder=network, decoder=network), Dataset("x", torch.ones(60_000, 1)))
+        settings = Settings(5, 1000, torch.optim.Adam, Constant(), None, None, None, False, 0, 50)
+        assert compiles(plan(objective, settings, World())) and not compiles(plan(ELBO(), settings, World()))
 
 
 class TestFallback:
