@@ -106,6 +106,29 @@ class Noise:
         return torch.cat(tiles, 1)[:, : self.num_data]
 
 
+class CallersNoise:
+    """Random numbers of chains from torch's own generators, and trajectories of the full length, as in training steps.
+
+    Args:
+        like: positions `[chains, N, size]`, which give the number of data, the type and the device.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        self.num_data, self.options = like.shape[1], {"dtype": like.dtype, "device": like.device}
+
+    def integer(self, most: int) -> int:
+        """Always `most`."""
+        return most
+
+    def normal(self, chains: int, size: int) -> Tensor:
+        """Standard normal, `[chains, N, size]`."""
+        return torch.randn(chains, self.num_data, size, **self.options)
+
+    def uniform(self, chains: int, size: int) -> Tensor:
+        """Uniform in [0, 1), `[chains, N, size]`."""
+        return torch.rand(chains, self.num_data, size, **self.options)
+
+
 class Walk:
     """The current points of all chains; `density` may be changed between steps.
 
@@ -119,7 +142,7 @@ class Walk:
         NumericalError: if the density at the start, or its gradient, is not finite.
     """
 
-    def __init__(self, density: Density, start: Tensor, num_leapfrog: int, noise: Noise) -> None:
+    def __init__(self, density: Density, start: Tensor, num_leapfrog: int, noise: Noise | CallersNoise) -> None:
         self.density, self.num_leapfrog, self.noise = density, num_leapfrog, noise
         self.point, self.evaluations = density.at(start), 1
         self.divergences = torch.zeros(start.shape[:2], dtype=torch.long, device=start.device)

@@ -134,9 +134,9 @@ class Target:
         return self._draw(self.model, num, "draw prior", seed, first)[0]
 
     def at(self, *data: Tensor) -> Self:
-        """The same target with other data of the same shapes and supports."""
+        """The same target with other data of the same shapes and supports, in any number."""
         other = copy(self)
-        other.data = data
+        other.data, other.num_data = data, len(data[0])
         return other
 
     @property
@@ -178,7 +178,7 @@ class Target:
         with self._evaluated(), torch.no_grad():
             first, second = (self._sites_of_draw(number) for number in range(2))
         for one, other in zip(first, second, strict=True):
-            if not torch.equal(one.origin, other.origin):
+            if (one.origin != other.origin).any():
                 raise UsageError(
                     f"the support of site {one.name!r} depends on another latent site: the range of z would change "
                     "with z. Make it a function of a site with a fixed support, e.g. u ~ Uniform(0, 1), w = u * z"

@@ -9,6 +9,7 @@ are fields that take a `Schedule` as well. `fit` compiles an objective that neve
     paths.py        runs of the programs: draws with and without their path, densities at fixed draws, dreams
     bounds.py       ELBO, IWAE, Renyi: bounds on log p(x), differentiated as they are
     estimators.py   StickingTheLanding, DReG, ScoreFunction: other estimators of the same bounds' gradients
+    monte_carlo_em.py  MonteCarloEM: codes from the posterior by Hamiltonian Monte Carlo, several updates on each
     wake_sleep.py   ReweightedWakeSleep, WakeSleep: the model and the guide each have their own loss
     regularised.py  FreeBits, CapacityELBO, BetaTC: the ELBO with its KL treated differently
     denoising.py    Denoising: any of them, with a guide that sees corrupted data
@@ -21,6 +22,7 @@ from pyro_vae.objectives.base import NotTensorial, Objective, as_loss, tensor_fo
 from pyro_vae.objectives.bounds import ELBO, IWAE, Renyi, ScaleLatents
 from pyro_vae.objectives.denoising import Denoising
 from pyro_vae.objectives.estimators import DReG, ScoreFunction, StickingTheLanding
+from pyro_vae.objectives.monte_carlo_em import MonteCarloEM
 from pyro_vae.objectives.quantized import VQBound
 from pyro_vae.objectives.regularised import BetaTC, CapacityELBO, FreeBits
 from pyro_vae.objectives.semi_supervised import SemiSupervisedELBO
@@ -34,6 +36,7 @@ __all__ = [
     "DReG",
     "Denoising",
     "FreeBits",
+    "MonteCarloEM",
     "NotTensorial",
     "Objective",
     "Renyi",

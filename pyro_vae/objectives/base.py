@@ -91,6 +91,16 @@ class Objective(ABC):
         """Whether its schedules no longer change from `epoch` on; early stopping waits for it."""
         return all(schedule.settled(epoch, total) for schedule in self.schedules.values())
 
+    @property
+    def trains_guide(self) -> bool:
+        """Whether the guide learns from the loss."""
+        return True
+
+    @property
+    def updates(self) -> int:
+        """Updates of the weights that `fit` makes on each batch; more than one where a batch has costly draws."""
+        return 1
+
     # ---- overridden by `training.pyro_loss.PyroLoss`; a new objective need not define these
 
     @property

@@ -73,6 +73,8 @@ class Denoising(Objective):
             raise UsageError(f"Denoising needs noise to be 'mask', 'salt_and_pepper' or 'normal', got {self.noise!r}")
         if not isinstance(self.objective, Objective):
             raise UsageError(f"Denoising needs one of pyro_vae.objectives, got {type(self.objective).__name__}")
+        if self.objective.updates > 1:
+            raise UsageError(f"Denoising does not take {type(self.objective).__name__}: its codes are not the guide's")
         self._require(amount=0)
         if self.noise != "normal" and not isinstance(self.amount, Schedule) and not self.amount <= 1:
             raise UsageError(f"Denoising needs an amount of at most 1, a probability, for {self.noise}: {self.amount}")

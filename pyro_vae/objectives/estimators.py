@@ -108,7 +108,7 @@ class DReG(Objective):
         """Minus the importance weighted bound, summed over the batch, nats; its gradient is that of the class."""
         kwargs["max_plate_nesting"] = self.max_plate_nesting
         proposal = draw_along_path(guide, *args, num_particles=self.num_particles, **kwargs)
-        refuse_point_masses(proposal)
+        refuse_point_masses(proposal.sites)
         paths = PathWeights(self.max_plate_nesting)
         log_p = log_joint(model, paths(proposal.latents), *args, **kwargs)
         log_weights = (log_p - proposal.log_guide).detach()

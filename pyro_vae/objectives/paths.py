@@ -79,23 +79,27 @@ def draw_held(guide: Program, *args: Any, num_particles: int, max_plate_nesting:
     """Draws without their path, in one run of the guide."""
     with _CutPaths() as cut:
         proposal = propose(guide, *args, num_particles=num_particles, max_plate_nesting=max_plate_nesting, **kwargs)
-    refuse_point_masses(proposal)
+    refuse_point_masses(proposal.sites)
     with torch.no_grad():
         drawn = [{**site, "value": cut.drawn.get(name, site["value"])} for name, site in proposal.sites.items()]
         log_guide = log_density(drawn, max_plate_nesting).detach()
     return HeldDraws(proposal.latents, log_guide, proposal.log_guide)
 
 
-def refuse_point_masses(proposal: Proposal) -> None:
+def refuse_point_masses(sites: Mapping[str, Any], remedy: str = "ELBO") -> None:
     """Refuse a `Delta` in estimators that use the gradient of log q, which is 0 there: the guide would learn nothing.
 
+    Args:
+        sites: of the guide's trace, by name.
+        remedy: what to take instead.
+
     Raises:
-        UsageError: if a site of the guide is a `Delta`.
+        UsageError: if a site is a `Delta`.
     """
-    for name, site in proposal.sites.items():
+    for name, site in sites.items():
         if is_point_mass(site["fn"]):
             raise UsageError(
-                f"site {name!r} of the guide is a Delta, which has no density to learn from: take ELBO, or a guide "
+                f"site {name!r} of the guide is a Delta, which has no density to learn from: take {remedy}, or a guide "
                 "with a width"
             )
 

@@ -54,7 +54,7 @@ class Batches:
         data, own, key = self.plan.data, self.plan.world.rows(len(index)), (self.seed, epoch, step)
         rows = data.batch(index, *key)[own] if data.draws_each_visit else data.batch(index[own], *key)
         inputs = data.given("train", index[own]) if data.inputs else {}
-        return Batch(rows.to(self.plan.device), inputs, len(index))
+        return Batch(rows.to(self.plan.device), inputs, len(index), index[own])
 
     def first(self) -> Batch:
         """This process's rows of a batch of full size, to try a step on."""

@@ -13,6 +13,7 @@ from pyro_vae.runs.directory import Run
 from pyro_vae.runs.formats import check_columns, check_progress
 from pyro_vae.runs.restoring import check_tensors, optimizer_tensors, restore_optimizer, restore_weights
 from pyro_vae.runs.state import State
+from pyro_vae.training.chains import Chains
 from pyro_vae.training.ledger import Ledger, chosen_by_elbo, translated
 from pyro_vae.training.plan import Plan
 from pyro_vae.training.validation import Validation
@@ -27,12 +28,19 @@ class Checkpoints:
         validation: measures the best weights of a run of an older version again.
         run: the run directory; None to save nothing.
         save_every: seconds between two saves.
+        chains: those of the objective; their tensors are saved with the optimizer's.
     """
 
     def __init__(
-        self, plan: Plan, optimizer: Optimizer, validation: Validation, run: Run | None, save_every: float
+        self,
+        plan: Plan,
+        optimizer: Optimizer,
+        validation: Validation,
+        run: Run | None,
+        save_every: float,
+        chains: Chains,
     ) -> None:
-        self.plan, self.optimizer, self.validation = plan, optimizer, validation
+        self.plan, self.optimizer, self.validation, self.chains = plan, optimizer, validation, chains
         self.run, self.save_every, self.saved_at = run, save_every, time.monotonic()
 
     def save(self, ledger: Ledger) -> None:
@@ -77,6 +85,7 @@ class Checkpoints:
 
     def _state(self, ledger: Ledger) -> State:
         tensors, plain = optimizer_tensors(self.optimizer)
+        tensors |= self.chains.tensors()
         return State(self.plan.vae.state_dict(), tensors, ledger.best, ledger.to_plain(plain), ledger.rows)
 
     def _load(self, state: State, ledger: Ledger, steps: int) -> Ledger:
@@ -88,7 +97,8 @@ class Checkpoints:
         progress, vae = state.progress, self.plan.vae
         restore_weights(vae, state.weights, state.files["weights"])
         check_tensors(state.best, vae.state_dict() if progress["best_epoch"] else {}, state.files["best"])
-        done = progress["epoch"] * steps + progress["step"]
+        done = (progress["epoch"] * steps + progress["step"]) * self.plan.objective.updates
+        self.chains.restore(state.optimizer, state.files["optimizer"], done > 0)
         restore_optimizer(self.optimizer, state.optimizer, progress["optimizer"], state.files["optimizer"], done)
         best = {name: value.to(self.plan.device) for name, value in state.best.items()}
         found = ledger.resumed(progress, state.rows, best)

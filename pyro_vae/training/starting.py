@@ -76,17 +76,18 @@ def pair_has_elbo(plan: Plan, batch: Batch) -> bool:
         return True
 
 
-def chosen_step(plan: Plan, batches: Batches, loss: Loss, compile: bool, precision: Precision) -> Step:
+def chosen_step(plan: Plan, batches: Batches, loss: Loss, batch: Batch, compile: bool, precision: Precision) -> Step:
     """The step to train with; several processes first try whether the loss can be shared.
 
     Args:
         plan: what is trained.
         batches: its batches.
         loss: what is minimised.
+        batch: one of full size, to try a step on.
         compile: whether to try compiling.
         precision: in which products are computed.
     """
     epochs, tolerance = plan.settings.epochs, _TOLERANCES[precision]
     if plan.world.size > 1:
         check_shares(plan.world, loss, batches.same(shares_tried(plan.world)), epochs, tolerance)
-    return choose_step(loss, batches.first(), compile, epochs, tolerance)
+    return choose_step(loss, batch, compile, epochs, tolerance)

@@ -50,11 +50,15 @@ class Batch:
         x: the data, or this process's share of them.
         inputs: further arguments of the programs, by name, for the same data.
         size: data in the whole batch; None where `x` is all.
+        index: which of the training data these are, `[B]`; None where they are none of them.
+        draws: latents that the objective is to hold, by site name, `[B, ...]`; empty where it draws them itself.
     """
 
     x: Tensor
     inputs: Mapping[str, Any] = field(default_factory=dict)
     size: int | None = None
+    index: Tensor | None = None
+    draws: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -66,15 +70,19 @@ class Batch:
 
     def tensors(self) -> list[Tensor]:
         """All its tensors, x first."""
-        return [self.x, *self.inputs.values()]
+        return [self.x, *self.inputs.values(), *self.draws.values()]
 
     def holding(self, tensors: Sequence[Tensor]) -> "Batch":
         """This batch with other tensors, in the order of `tensors`."""
-        return replace(self, x=tensors[0], inputs=dict(zip(self.inputs, tensors[1:], strict=True)))
+        x, *rest = tensors
+        inputs, draws = rest[: len(self.inputs)], rest[len(self.inputs) :]
+        named = {"inputs": zip(self.inputs, inputs, strict=True), "draws": zip(self.draws, draws, strict=True)}
+        return replace(self, x=x, **{name: dict(pairs) for name, pairs in named.items()})
 
     def __getitem__(self, rows: slice) -> "Batch":
         """Some rows, as a share of this batch."""
-        return replace(self.holding([x[rows] for x in self.tensors()]), size=self.whole)
+        index = None if self.index is None else self.index[rows]
+        return replace(self.holding([x[rows] for x in self.tensors()]), size=self.whole, index=index)
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,7 @@ class Loss:
 
     def of_wide(self, wide: Batch, objective: Objective) -> tuple[Tensor, Tensor]:
         """The same, of a batch that is floating point already."""
+        objective = objective.holding(wide.draws) if wide.draws else objective
         function = tensor_form(objective) if self.tensorial else objective
         with self.noise(wide.whole):
             value = function(self.vae.model, self.vae.guide, wide.x, **wide.inputs)

@@ -1,6 +1,7 @@
 """The training loop behind `fit`."""
 
 import warnings
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from math import isfinite
@@ -17,13 +18,14 @@ from pyro_vae.process.seeding import derive_seed, reseed, seeded
 from pyro_vae.process.switches import checking
 from pyro_vae.runs.directory import Run
 from pyro_vae.training.batches import Batches
+from pyro_vae.training.chains import Chains
 from pyro_vae.training.checkpoints import Checkpoints
 from pyro_vae.training.history import History, means_text, row_text, without_elbo
 from pyro_vae.training.ledger import Ledger
 from pyro_vae.training.optimizers import clip, make_optimizer, update
 from pyro_vae.training.plan import Plan
 from pyro_vae.training.rehearsal import rehearse
-from pyro_vae.training.shares import Summing
+from pyro_vae.training.shares import Summed, Summing
 from pyro_vae.training.starting import chosen_step, compiles, in_best_form, pair_has_elbo, start_from_data
 from pyro_vae.training.steps import Batch, Gradients, Loss, PyroStep, Step, eager_step, find_culprit, same_buffers
 from pyro_vae.training.stopping import Signals, Stopping
@@ -53,7 +55,8 @@ class Trainer:
         self.watch = CollapseWatch(plan.vae, plan.data, plan.objective, self.settings.epochs, self.steps)
         self.summing = Summing(self.world, list(plan.vae.parameters()))
         self.validation = Validation.of(plan)
-        self.checkpoints = Checkpoints(plan, self.optimizer, self.validation, run, save_every)
+        self.chains = Chains.of(plan, self.batches.widen)
+        self.checkpoints = Checkpoints(plan, self.optimizer, self.validation, run, save_every, self.chains)
         self.stopping = Stopping(self.settings.epochs, self.settings.patience, self.settings.keep)
         fingerprint = plan.data.fingerprint() if run is not None or self.world.size > 1 else None
         self.ledger = Ledger(self.settings.precision, compiles(plan), fingerprint)
@@ -108,12 +111,13 @@ class Trainer:
     def _prepare(self, bar: Progress) -> None:
         """Choose the form of the loss and of the step; the number of threads is chosen when steps are made."""
         self.plan.vae.train()
-        batch = self.batches.first()
+        batch = self.chains.tried(self.batches.first(), self.ledger.compile)
         self.loss = in_best_form(self.plan, self.loss, batch)
         self.has_elbo = pair_has_elbo(self.plan, self.batches.widen(batch))
         if not self.has_elbo:
             self.ledger.rows = [without_elbo(row) for row in self.ledger.rows]
-        self.gradients = chosen_step(self.plan, self.batches, self.loss, self.ledger.compile, self.ledger.precision)
+        how = self.ledger.compile, self.ledger.precision
+        self.gradients = chosen_step(self.plan, self.batches, self.loss, batch, *how)
         on_cpu = self.plan.device.type == "cpu"
         tried = on_cpu and self.world.size == 1 and not isinstance(self.gradients, PyroStep)
         compute, begun = (
@@ -163,7 +167,19 @@ class Trainer:
         """One step; it changes nothing before the sum over processes, which may fail."""
         measures = step % self.settings.log_every == 0
         terms = self._terms(batch, epoch, step) if measures else (0.0, 0.0)
-        summed = self.summing(self._own_gradients(batch, epoch, step), (*terms, bool(self.signals.pending)))
+        batch = self.chains.drawn(batch, epoch, step)
+        summed = self._update(batch, epoch, step, (*terms, bool(self.signals.pending)))
+        for again in range(1, self.plan.objective.updates):
+            self._update(batch, epoch, step, (), again)
+        self.ledger.last_loss = summed.loss / batch.whole if self.plan.objective.has_value else None
+        self.ledger.sums.add(loss=summed.loss, seen=batch.whole)
+        if measures:
+            self.ledger.sums.add(train_reconstruction=summed.numbers[0], train_kl=summed.numbers[1], probed=batch.whole)
+        self.signals.summed = bool(summed.numbers[2])
+
+    def _update(self, batch: Batch, epoch: int, step: int, numbers: Sequence[float], *again: int) -> Summed:
+        """An update of the weights; `again` numbers the further ones on the same batch."""
+        summed = self.summing(self._own_gradients(batch, epoch, step, *again), numbers)
         if self.plan.objective.has_value and not isfinite(summed.loss):
             self._refuse("loss", batch, epoch, step)
         if not clip(summed.gradients, self.settings.clip_norm, batch.whole):
@@ -171,11 +187,7 @@ class Trainer:
         for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
             group["lr"] = lr * self.plan.lr_factor(epoch + step / self.steps)
         update(self.optimizer, summed.parameters, summed.gradients)
-        self.ledger.last_loss = summed.loss / batch.whole if self.plan.objective.has_value else None
-        self.ledger.sums.add(loss=summed.loss, seen=batch.whole)
-        if measures:
-            self.ledger.sums.add(train_reconstruction=summed.numbers[0], train_kl=summed.numbers[1], probed=batch.whole)
-        self.signals.summed = bool(summed.numbers[2])
+        return summed
 
     def tick(self) -> None:
         """After a step: stop if a signal came; save a checkpoint if one is due."""
@@ -186,11 +198,11 @@ class Trainer:
             raise Stopped(number, f"epoch {self.ledger.epoch + 1}, step {self.ledger.step} of {self.steps}")
         self.checkpoints.save_if_due(self.ledger)
 
-    def _own_gradients(self, batch: Batch, epoch: int, step: int) -> Gradients | None:
+    def _own_gradients(self, batch: Batch, epoch: int, step: int, *again: int) -> Gradients | None:
         """The gradients of this process's rows; None if it has none, since a plate of Pyro can't be empty."""
         if not len(batch):
             return None
-        reseed(self.settings.seed, "step", epoch, step)
+        reseed(self.settings.seed, "step", epoch, step, *again)
         return self.gradients(batch, epoch + step / self.steps, self.settings.epochs)
 
     def _terms(self, batch: Batch, epoch: int, step: int) -> tuple[float, float]:

@@ -32,6 +32,7 @@ class Validation:
       of gradients (`DReG`, `StickingTheLanding`, `ScoreFunction`) the value of their bound;
     - `WakeSleep`, whose two phases minimise no common loss, has the ELBO, `ReweightedWakeSleep` the importance
       weighted bound: what they report in training too;
+    - `MonteCarloEM` has the ELBO of its guide; without `teach_guide` minus log p(x, z) at draws of fresh chains;
     - `Denoising` has its criterion, on data corrupted by the same noise each time;
     - `SemiSupervisedELBO` counts the labels that the validation data have as an input, weighed as in training; usually
       they have none, and the bound alone decides;
