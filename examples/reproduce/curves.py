@@ -35,6 +35,7 @@ class Training:
         seed: of the order of the data and of the noise.
         compile: whether to compile the step.
         trial: training samples after which the step is chosen, and the bound measured for the first time.
+        batch_size: data in a step.
     """
 
     make: Callable[[], Any]
@@ -45,6 +46,7 @@ class Training:
     seed: int = 0
     compile: bool = True
     trial: float = 1e5
+    batch_size: int = 100
     cost: dict[str, float] = field(default_factory=lambda: {"cpu_seconds": 0.0, "wall_seconds": 0.0})
     """Seconds so far."""
 
@@ -62,6 +64,7 @@ class Training:
         """The autoencoder after so many epochs with this step, and the rows of its history; resumes a shorter one."""
         vae, optimizer = self.make(), partial(self.optimizer, lr=step)
         options = {"weight_prior": 1.0, "keep": "last", "seed": self.seed, "compile": self.compile}
+        options["batch_size"] = self.batch_size
         where = {"run": folder / f"step-{step:g}", "save_every": 60.0, "progress": False}
         with record.timed(self.cost):
             history = fit(vae, self.data, self.objective, epochs=epochs, optimizer=optimizer, **options, **where)

@@ -18,9 +18,20 @@ REPRODUCE = Path(__file__).parents[2] / "examples" / "reproduce"
 
 @pytest.fixture(scope="module")
 def figure2():
-    """`aevb_figure2.py` as a function of words; its neighbours are found as when a script runs."""
+    """`aevb_figure2.py` as a function of words."""
+    yield from script("aevb_figure2.py")
+
+
+@pytest.fixture(scope="module")
+def figure3():
+    """`aevb_figure3.py` as a function of words."""
+    yield from script("aevb_figure3.py")
+
+
+def script(name):
+    """A script as a function of words; its neighbours are found as when a script runs."""
     before = list(sys.path)
-    namespace = runpy.run_path(str(REPRODUCE / "aevb_figure2.py"))
+    namespace = runpy.run_path(str(REPRODUCE / name))
     yield lambda *words: namespace["main"](namespace["parser"]().parse_args([str(word) for word in words]))
     sys.path[:] = before
     for name in ("record", "curves", "variances", "machine"):
@@ -89,6 +100,21 @@ def test_an_error_is_one_line(figure2, tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit) as ended:
         record.script(lambda _: figure2(*where, "--seed", 1), argparse.ArgumentParser())
     assert ended.value.code == 4 and "seed is 0 there, 1 here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["aevb", "mcem"])
+def test_figure3_measures_log_p_twice(figure3, tmp_path, method):
+    """Importance sampling and appendix D agree, and a longer training goes on, with its chains where it has some."""
+    name, where = f"n1000-{method}", ["--quick", "--runs", tmp_path / "runs", "--out", tmp_path]
+    for samples in (200, 400):
+        figure3(*where, "--only", name, "--samples", samples)
+    found = json.loads((tmp_path / "aevb_figure3.json").read_text())["parts"][name]
+    curves = found["curves"]
+    assert curves["samples"] == [200, 400] and found["protocol"].count(method)
+    for split in ("test", "train"):
+        assert all(abs(a - b) < 0.3 for a, b in zip(curves[split], curves[f"{split}_d"], strict=True))
+        assert found["values"][split] == {"value": curves[split][-1], "error": curves[f"{split}_error"][-1]}
+        assert curves[split][-1] > curves[split][0]
 
 
 def test_normals_by_variance(figure2):
