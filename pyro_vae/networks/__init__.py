@@ -7,6 +7,7 @@ can be used as well.
     dense.py            MLP, GatedMLP: flat inputs
     convolutional.py    ConvNet, ResNet: images, down or up
     grid.py             GridNet: images to grids of codes, or back
+    bayesian.py         Bayesian: a posterior over a network's weights
     building.py         any torch module as a network; networks of an input and a context
     layers.py           layers, norms and nonlinearities
     codebook.py         vector quantisation
@@ -15,6 +16,7 @@ can be used as well.
 
 from pyro_vae.discovery import added_to
 from pyro_vae.networks.base import FromShapes, Network
+from pyro_vae.networks.bayesian import Bayesian, weight_divergence
 from pyro_vae.networks.building import Conditioned, build, conditioned, joining, network_factory
 from pyro_vae.networks.convolutional import ConvNet, ResNet
 from pyro_vae.networks.dense import MLP, GatedMLP
@@ -24,6 +26,7 @@ from pyro_vae.networks.precision import computing_in
 
 __all__ = [
     "MLP",
+    "Bayesian",
     "Conditioned",
     "ConvNet",
     "FromShapes",
@@ -37,5 +40,6 @@ __all__ = [
     "joining",
     "network_factory",
     "start_constant",
+    "weight_divergence",
 ]
 globals().update(added_to(__name__))

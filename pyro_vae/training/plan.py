@@ -10,6 +10,7 @@ from torch import Tensor
 from pyro_vae.data import Dataset
 from pyro_vae.distributed import World
 from pyro_vae.errors import UsageError
+from pyro_vae.networks.bayesian import other_parameters, weight_divergence
 from pyro_vae.objectives import Objective
 from pyro_vae.schedules import value_at
 from pyro_vae.training.settings import Settings
@@ -63,9 +64,13 @@ class Plan:
         return value_at(self.settings.lr_schedule, epoch, self.settings.epochs)
 
     def weight_penalty(self, batch: int) -> Tensor | float:
-        r"""`|theta|^2 / (2 s^2) * batch / num_data` of the decoder's parameters, nats; 0 without `weight_prior`."""
-        scale = self.settings.weight_prior
-        if scale is None:
-            return 0.0
-        squares = sum(p.square().sum() for p in self.vae.decoder.parameters())
-        return squares / (2 * scale**2) * batch / self.num_data
+        r"""Minus the log-prior of the weights of a batch, nats, up to a constant.
+
+        `|theta|^2 / (2 s^2) * batch / num_data` of the decoder's parameters, 0 without `weight_prior`; for `Bayesian`
+        networks `KL(q(theta) || p(theta)) * batch / num_data`.
+        """
+        scale, penalty = self.settings.weight_prior, weight_divergence(self.vae)
+        if scale is not None:
+            squares = sum(p.square().sum() for p in other_parameters(self.vae.decoder))
+            penalty = penalty + squares / (2 * scale**2)
+        return penalty * batch / self.num_data

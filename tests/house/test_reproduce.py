@@ -28,13 +28,19 @@ def figure3():
     yield from script("aevb_figure3.py")
 
 
+@pytest.fixture(scope="module")
+def full():
+    """`full_variational.py` as a function of words."""
+    yield from script("full_variational.py")
+
+
 def script(name):
     """A script as a function of words; its neighbours are found as when a script runs."""
     before = list(sys.path)
     namespace = runpy.run_path(str(REPRODUCE / name))
     yield lambda *words: namespace["main"](namespace["parser"]().parse_args([str(word) for word in words]))
     sys.path[:] = before
-    for name in ("record", "curves", "variances", "machine"):
+    for name in ("record", "curves", "variances", "machine", "aevb_figure3"):
         sys.modules.pop(name, None)
 
 
@@ -115,6 +121,14 @@ def test_figure3_measures_log_p_twice(figure3, tmp_path, method):
         assert all(abs(a - b) < 0.3 for a, b in zip(curves[split], curves[f"{split}_d"], strict=True))
         assert found["values"][split] == {"value": curves[split][-1], "error": curves[f"{split}_error"][-1]}
         assert curves[split][-1] > curves[split][0]
+
+
+def test_full_variational(full, tmp_path):
+    """Weights with a posterior: its divergence counts, and averages over it differ from its mean."""
+    full("--quick", "--only", "full", "--runs", tmp_path / "runs", "--out", tmp_path)
+    curves = json.loads((tmp_path / "full_variational.json").read_text())["parts"]["full"]["curves"]
+    assert curves["samples"] == [200] and curves["divergence"][0] > 10
+    assert 0 < abs(curves["predictive"][0] - curves["test"][0]) < 1
 
 
 def test_normals_by_variance(figure2):

@@ -135,6 +135,21 @@ def test_figure3(docs):
     assert "batches of 100 | 1,000 | 17 of 4,167 | 1e7 |  |" in page
 
 
+def test_full_variational(docs):
+    """The bound of the training data is that of training minus the divergence; without a posterior there is none."""
+    more = {"predictive": [-141.0], "predictive_error": [0.5], "divergence": [30.0]}
+    values = {split: {"value": -142.0, "error": 0.5} for split in ("test", "train")}
+    full = {**PART, "curves": {**CURVES, **more}, "values": values}
+    (docs / "results" / "full_variational.json").write_text(
+        json.dumps({"parts": {"map": {**PART, "values": values}, "full": full}})
+    )
+    (docs / "page.md").write_text(PLACE.format("full_variational"))
+    make.rebuild(docs)
+    page = (docs / "page.md").read_text()
+    assert "| -142.0 ± 0.5 | -142.0 ± 0.5 | -141.0 ± 0.5 | 30.0 | -155.0 |" in page
+    assert "| -142.0 ± 0.5 | -142.0 ± 0.5 |  |  |  | 0.02 |" in page
+
+
 def test_between_two_points():
     points = [(1e5, -200.0), (1e7, -100.0)]
     assert shared.between(points, 1e6) == pytest.approx(-150) and shared.between(points, 1e5) == -200
