@@ -91,7 +91,8 @@ def fit(
         lr_schedule: factor on the learning rate, in epochs; None for 1.
         clip_norm: largest global norm of the gradient of the mean loss per datum; None for no clipping.
         weight_prior: standard deviation s of a N(0, s^2) prior on the decoder's weights and biases: adds
-            `|theta|^2 / (2 s^2) * B / N` to a batch's loss (AEVB: 1); None for maximum likelihood.
+            `|theta|^2 / (2 s^2) * B / N` to a batch's loss (AEVB: 1); None for maximum likelihood. `Bayesian`
+            networks have a prior of their own, always.
         patience: stop after this many epochs without a better validation value of the objective, counted once its
             schedules have settled; None never to stop early. It needs validation data.
         keep: which weights the module ends with, and `load` gives: `"best"`, those of the epoch with the best value of
