@@ -29,6 +29,7 @@ from pyro_vae.objectives import (
     Denoising,
     DReG,
     FreeBits,
+    MonteCarloEM,
     Renyi,
     ReweightedWakeSleep,
     ScoreFunction,
@@ -113,7 +114,16 @@ def test_every_objective_is_thought_of():
     concrete = {c for c in named if isinstance(c, type) and issubclass(c, objectives.Objective)} - {
         objectives.Objective
     }
-    assert concrete == {type(o) for o in OBJECTIVES} | {ELBO, VQBound, SemiSupervisedELBO}
+    assert concrete == {type(o) for o in OBJECTIVES} | {ELBO, VQBound, SemiSupervisedELBO, MonteCarloEM}
+
+
+def test_monte_carlo_em_is_judged_by_the_elbo_of_its_guide():
+    """Its own value is an upper bound, which a guide that is far from the posterior makes larger."""
+    vae = make()
+    told = validation(vae, MonteCarloEM())
+    vae.eval()
+    expected = by_batches(lambda rows: ELBO()(vae.model, vae.guide, rows), told.data.split("valid"))
+    assert told.measure()["loss"] == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("beta", [0.0, 1.0, 4.0, Linear(0, 3, epochs=2), Cyclical()])
