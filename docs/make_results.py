@@ -6,9 +6,9 @@ A page has a place for each result, between two comments:
     <!-- result NAME: end -->
 
 Between them goes `text(result)` of `docs/_results/NAME.py`, applied to the content of `docs/results/NAME.json`;
-nothing, where there is no such file. If the module has `draw(result)`, which returns a figure, it is saved as
-`docs/pictures/NAME.png`, and says in its metadata from which files. A result with `columns` and `rows` is a table
-already and needs no module.
+where there is no such file, the command that makes it. If the module has `draw(result)`, which returns a figure, it is
+saved as `docs/pictures/NAME.png`, and says in its metadata from which files. A result with `columns` and `rows` is a
+table already and needs no module.
 
 To add a result: a script of `examples/reproduce` that writes `NAME.json`, a module with one function, two comments.
 A picture belongs to the text: `![what it shows](pictures/NAME.png)`.
@@ -56,7 +56,9 @@ def names(docs: Path) -> list[str]:
 def content(docs: Path, name: str) -> str:
     """What goes between the comments of a result."""
     result = read(docs, name)
-    return f"\n{module(result, name).text(result)}\n\n" if result else ""
+    if not result:
+        return f"\nNot measured yet: `python examples/reproduce/{name}.py --data_root FOLDER` writes this table.\n\n"
+    return f"\n{module(result, name).text(result)}\n\n"
 
 
 def read(docs: Path, name: str) -> dict[str, Any]:
