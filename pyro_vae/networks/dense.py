@@ -30,7 +30,8 @@ class _Dense(Network):
 
     def of_two(self, x: Tensor, c: Tensor) -> Tensor:
         """As `Network` has it; what is broadcast is multiplied by its weights before that."""
-        if x.shape[:-1] == c.shape[:-1] or x.shape[-1] + c.shape[-1] != prod(self.in_shape):
+        own = type(self).forward is not _Dense.forward  # of a subclass: it takes them side by side
+        if own or x.shape[:-1] == c.shape[:-1] or x.shape[-1] + c.shape[-1] != prod(self.in_shape):
             return super().of_two(x, c)
         return self._mapped(torch.broadcast_shapes(x.shape[:-1], c.shape[:-1]), x, c)
 

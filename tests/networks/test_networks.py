@@ -622,6 +622,18 @@ class TestContext:
         rest = 60 * 7 * 4 if hidden else 0
         assert counter.get_total_flops() == 2 * (maps * units * (6 * 6 + 10 * 4) + rest)
 
+    def test_a_subclass_gets_them_side_by_side(self):
+        """A network of a user's own that overrides `forward` takes one input, whatever is broadcast."""
+
+        class Halved(MLP):
+            def forward(self, x):
+                return super().forward(x / 2)
+
+        network = conditioned(Halved, (6,), (2,), (4,))
+        x, c = torch.randn(5, 6), torch.randn(3, 1, 4)
+        side_by_side = torch.cat([x.expand(3, 5, 6), c.expand(3, 5, 4)], -1)
+        torch.testing.assert_close(network(x, c), MLP.forward(network.network, side_by_side / 2))
+
     def test_two_parts_in_bfloat16(self):
         network = conditioned(MLP, (6,), (2,), (4,))
         x, c = torch.randn(5, 6), torch.randn(3, 1, 4)
