@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pyro_vae.arguments.calling import Called
 from pyro_vae.arguments.checked import tensor
 from pyro_vae.arguments.remedies import option, part
-from pyro_vae.distributions.elements import Observed, Rescaled
+from pyro_vae.distributions.elements import Rescaled
 from pyro_vae.errors import UsageError
 from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Likelihood
@@ -226,7 +226,7 @@ class Autoencoder(Called, nn.Module, ABC):
         elements = self.likelihood(params)
         if self.data_mean is not None and self.data_std is not None:
             elements = Rescaled(elements, self.data_mean, self.data_std)
-        return (elements if mask is None else Observed(elements, mask)).to_event(len(self.shapes.event))
+        return (elements if mask is None else elements.mask(mask)).to_event(len(self.shapes.event))
 
     def _tensor(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """`x` in the weights' precision, with a value of the support where it is not observed."""

@@ -100,29 +100,6 @@ class Rescaled(Elements):
         return (self.factor.square() * self.elements.variance).expand(self.batch_shape)
 
 
-class Observed(dist.MaskedDistribution):
-    """Elements of which some were not observed: these have log-density 0 at every value of the support.
-
-    A product with the mask: Pyro selects by `torch.where`, which on a CPU takes as long as the decoder.
-
-    Args:
-        base_dist: the elements.
-        mask: True where one was observed, broadcastable to their batch shape.
-    """
-
-    def __init__(self, base_dist: dist.TorchDistribution, mask: Tensor) -> None:
-        super().__init__(base_dist, mask)
-        self.observed = mask.bool()
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "Observed":
-        """The same with a larger batch shape."""
-        return Observed(self.base_dist.expand(batch_shape), self.observed)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log p(value) where observed, nats."""
-        return self.base_dist.log_prob(value) * self.observed
-
-
 def logit_of(mean: Tensor, margin: float = 1e-3) -> Tensor:
     """The logit of a probability, which is first brought into `[margin, 1 - margin]`."""
     return torch.logit(mean.clamp(margin, 1 - margin))

@@ -270,17 +270,6 @@ def test_mask_leaves_out_exactly_the_unobserved(make):
     torch.testing.assert_close(got.squeeze(0), (vae.likelihood(vae.decoder(z)).log_prob(x) * mask).sum((-1, -2)))
 
 
-def test_the_density_of_observed_elements_is_that_of_pyro():
-    """To the bit, with its gradient: products with ones and zeros, where Pyro selects."""
-    vae, mask = VAE((2, 3), latent_dim=2), torch.rand(4, 2, 3) < 0.5
-    x, z = (torch.rand(4, 2, 3) < 0.5).float(), torch.randn(5, 4, 2)
-    ours = vae._of_data(vae.decoder(z), mask)
-    theirs = vae._of_data(vae.decoder(z)).base_dist.mask(mask).to_event(2)
-    assert torch.equal(ours.log_prob(x), theirs.log_prob(x))
-    a, b = (torch.autograd.grad(d.log_prob(x).sum(), list(vae.decoder.parameters())) for d in (ours, theirs))
-    assert all(torch.equal(mine, its) for mine, its in zip(a, b, strict=True))
-
-
 @pytest.mark.slow  # the checks of `tests/testing/test_parts.py` do it of the defaults
 @each
 def test_can_be_recorded(make):
