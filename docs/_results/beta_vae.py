@@ -39,12 +39,16 @@ def draw(result: dict[str, Any]) -> Figure:
 def _draw_curve(axes: Any, title: str, parts: dict[str, Part]) -> None:
     (rate, rate_error), (distortion, error) = (column(list(parts.values()), name) for name in ("rate", "distortion"))
     axes.errorbar(rate, distortion, error, rate_error, fmt="o-", ms=4, color=COLOURS[0], capsize=2)
-    for beta, *point in zip(parts, rate, distortion, strict=True):
-        axes.annotate(beta, point, (4, 4), textcoords="offset points", fontsize="small")
+    labels: dict[tuple[float, float], str] = {}  # betas at which the codes are unused are one point
+    for beta, x, y in zip(parts, rate, distortion, strict=True):
+        point = (round(x, 1), round(y, 1))
+        labels[point] = f"{labels[point]}, {beta}" if point in labels else beta
         if beta == "1":
-            axes.axline(point, slope=-1, color="grey", lw=1, ls="--")
+            axes.axline((x, y), slope=-1, color="grey", lw=1, ls="--")
+    for point, label in labels.items():
+        axes.annotate(label, point, (4, 4), textcoords="offset points", fontsize="small")
     where = "rate, nats; dashed: where the ELBO is that of beta = 1"
-    dress(axes, f"{title}: distortion against rate, by beta", where, "distortion, nats")
+    dress(axes, f"{title}: the curve, by beta", where, "distortion, nats")
 
 
 def _draw_bounds(axes: Any, title: str, parts: dict[str, Part]) -> None:

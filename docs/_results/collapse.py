@@ -21,7 +21,7 @@ def _row(name: str, part: Part) -> list[str]:
     values = part["values"]
     active = values["active units"]
     units = short(active) if "error" in active else f"{active['value']:.0f}"
-    measured = (with_error(values[column]) for column in ("rate", "ELBO", "log p(x)"))
+    measured = (with_error(values[column], 3) for column in ("rate", "ELBO", "log p(x)"))
     return [name, units, *measured, passes(part), minutes(part)]
 
 

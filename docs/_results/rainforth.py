@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 from _results.points import COLOURS, column, dress, short
-from _results.shared import markdown, minutes, provenance
+from _results.shared import markdown, minutes, provenance, with_error
 from matplotlib.figure import Figure
 
 NAMES = ("IWAE encoder", "DReG encoder", "IWAE decoder", "DReG decoder")
@@ -13,19 +13,17 @@ PUBLISHED = {"IWAE encoder": "-1/2", "IWAE decoder": "1/2", "DReG decoder": "1/2
 
 def text(result: dict[str, Any]) -> str:
     """The picture, the slopes, the ratios, and how they were measured."""
-    points, slopes = _points(result), result["parts"]["slopes"]["values"]
-    heads = ["gradient", "published slope", "ours", "95 % interval"]
-    fitted = [
-        [name, PUBLISHED.get(name, "not falling"), short(slopes[name]), _interval(slopes[name])] for name in NAMES
-    ]
+    points = _points(result)
+    windows = [points[start : start + 3] for start in range(len(points) - 2)][-3:]
+    heads = ["gradient", "published slope", *(f"K = {_sizes(window)}" for window in windows), "the last, 95 %"]
+    fitted = [_slopes(name, windows) for name in NAMES]
     shown = [*NAMES, "IWAE encoder, share of the limit", "DReG encoder, share of the limit"]
     rows = [
         [str(part["num_particles"]), *(short(part["values"][name]) for name in shown), minutes(part)] for part in points
     ]
     table = markdown(["K", *shown, "CPU minutes"], rows)
     picture = "![Signal-to-noise ratio against K, in logarithmic axes](pictures/rainforth.png)"
-    range_of = ", ".join(str(part["num_particles"]) for part in points[-3:])
-    slopes_of = f"Slopes over K = {range_of}:\n\n{markdown(heads, fitted)}"
+    slopes_of = f"Slopes, by the K that they are fitted to:\n\n{markdown(heads, fitted)}"
     return "\n\n".join([picture, slopes_of, table, provenance(result["parts"])])
 
 
@@ -33,9 +31,22 @@ def _points(result: dict[str, Any]) -> list[Any]:
     return [part for part in result["parts"].values() if "num_particles" in part]
 
 
-def _interval(slope: dict[str, float]) -> str:
-    low, high = (slope["value"] + sign * 1.96 * slope["error"] for sign in (-1, 1))
-    return f"{low:.3f} to {high:.3f}"
+def _sizes(window: list[Any]) -> str:
+    return ", ".join(str(part["num_particles"]) for part in window)
+
+
+def _slopes(name: str, windows: list[list[Any]]) -> list[str]:
+    """The row of a gradient."""
+    found = [_slope(window, name) for window in windows]
+    low, high = (found[-1]["value"] + sign * 1.96 * found[-1]["error"] for sign in (-1, 1))
+    return [name, PUBLISHED.get(name, "not falling"), *(with_error(s, 3) for s in found), f"{low:.3f} to {high:.3f}"]
+
+
+def _slope(window: list[Any], name: str) -> dict[str, float]:
+    """By least squares of the log ratio on log K; its error from those of the points, which are independent."""
+    x, (ratio, error) = np.log([part["num_particles"] for part in window]), map(np.array, column(window, name))
+    fit = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
+    return {"value": fit @ np.log(ratio), "error": ((fit * error / ratio) ** 2).sum() ** 0.5}
 
 
 def draw(result: dict[str, Any]) -> Figure:
