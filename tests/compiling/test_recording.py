@@ -417,18 +417,28 @@ class TestCPU:
 
     def test_the_probe_refuses_products_that_are_not_float32(self, monkeypatch):
         """Where oneDNN rounds to bfloat16 (AMX), its error gives it away, however fast it is."""
-        real = torch.mm
-
-        @contextmanager
-        def rounding(use):
-            with monkeypatch.context() as patch:
-                if use:
-                    patch.setattr(torch, "mm", lambda a, b: real(a.bfloat16().to(a.dtype), b))
-                yield
-
-        monkeypatch.setattr(backends, "_onednn", rounding)
+        self.multiplying(monkeypatch, lambda a, b: torch.matmul(a.bfloat16().to(a.dtype), b))
         monkeypatch.setattr(backends, "_speedup", lambda a, b: 10.0)
         assert not backends.onednn_is_better.__wrapped__()
+
+    def test_the_probe_has_nothing_to_choose_between_the_same_kernels(self, monkeypatch):
+        """The clock, which noise of a busy CPU can turn, is not asked."""
+        self.multiplying(monkeypatch, torch.matmul)
+        monkeypatch.setattr(backends, "_speedup", lambda a, b: pytest.fail("measured"))
+        assert not backends.onednn_is_better.__wrapped__()
+
+    @staticmethod
+    def multiplying(monkeypatch, product):
+        """Let `product` stand for oneDNN's."""
+
+        @contextmanager
+        def switched(use):
+            with monkeypatch.context() as patch:
+                if use:
+                    patch.setattr(torch, "mm", product)
+                yield
+
+        monkeypatch.setattr(backends, "_onednn", switched)
 
     @pytest.mark.parametrize(
         ("vendor", "slow", "enough"),
@@ -436,6 +446,7 @@ class TestCPU:
     )
     def test_the_probe_wants_speed(self, monkeypatch, tmp_path, vendor, slow, enough):
         """More of it on the CPUs that MKL is made for, and where the CPU is not told."""
+        self.multiplying(monkeypatch, lambda a, b: (a.double() @ b.double()).float())  # as exact, other bits
         monkeypatch.setattr(backends, "_CPU_INFO", tmp_path / "cpuinfo")
         if vendor:
             (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
