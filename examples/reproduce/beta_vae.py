@@ -25,7 +25,7 @@ sys.path.append(str(Path(__file__).parent))
 
 import record
 from keeping import keep
-from training import about, autoencoder, binary, measured, trained
+from training import about, autoencoder, binary, measured, quickened, scoring, trained
 
 NAME = "beta_vae"
 TITLE = "Rate, distortion and log p(x) along beta"
@@ -55,18 +55,14 @@ def compute(part: str, options: argparse.Namespace, folder: Path) -> None:
 
 def main(options: argparse.Namespace) -> dict[str, Any]:
     """Compute what is asked for; returns and saves the result."""
-    if options.quick:
-        options.num_particles, options.num_data = 50, 50
+    quickened(options)
     parts = [part for part in PARTS if not options.quick or part in ("digits-0.1", "digits-1", "digits-10")]
     return record.run(options, NAME, TITLE, {part: partial(compute, part, options) for part in parts})
 
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    parser = record.options(__doc__, NAME)
-    parser.add_argument("--num_particles", type=int, default=5000, help="K, draws for log p(x)")
-    parser.add_argument("--num_data", type=int, default=1000, help="test data for log p(x), evenly spread")
-    return parser
+    return scoring(__doc__, NAME)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ sys.path.append(str(Path(__file__).parent))
 
 import record
 from keeping import keep, value
-from training import about, autoencoder, trained
+from training import about, autoencoder, quickened, scoring, trained
 
 NAME = "continuous_bernoulli"
 TITLE = "Continuous Bernoulli and Bernoulli on grey images, scored by the density"
@@ -103,18 +103,14 @@ def _difference(name: str, options: argparse.Namespace, folder: Path) -> None:
 
 def main(options: argparse.Namespace) -> dict[str, Any]:
     """Compute what is asked for; returns and saves the result."""
-    if options.quick:
-        options.num_particles, options.num_data = 50, 50
+    quickened(options)
     parts = [part for part in PARTS if not options.quick or part.startswith("digits")]
     return record.run(options, NAME, TITLE, {part: partial(compute, part, options) for part in parts})
 
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    parser = record.options(__doc__, NAME)
-    parser.add_argument("--num_particles", type=int, default=100, help="K, draws for log p(x)")
-    parser.add_argument("--num_data", type=int, default=10_000, help="test data for log p(x), evenly spread")
-    return parser
+    return scoring(__doc__, NAME, num_particles=100, num_data=10_000)
 
 
 if __name__ == "__main__":

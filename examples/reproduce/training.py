@@ -1,9 +1,11 @@
 """A training that is resumed and not repeated, and what is measured of the trained autoencoder."""
 
+import argparse
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import record
 import torch
 from keeping import value
 
@@ -71,3 +73,26 @@ def about(data: Dataset, seed: int, epochs: int, protocol: str, **others: Any) -
     """What decides the values of a part."""
     samples = {"passes": epochs, "samples": epochs * len(data.train)}
     return {"seed": seed, "data": data.protocol, "protocol": protocol, **samples, **others}
+
+
+def scoring(
+    description: str | None, name: str, num_particles: int = 5000, num_data: int = 1000
+) -> argparse.ArgumentParser:
+    """The options of a script that estimates log p(x).
+
+    Args:
+        description: the docstring of the script.
+        name: of the result.
+        num_particles: K, unless given; 50 in a quick run.
+        num_data: number of test data, unless given; 50 in a quick run.
+    """
+    parser = record.options(description, name)
+    parser.add_argument("--num_particles", type=int, default=num_particles, help="K, draws for log p(x)")
+    parser.add_argument("--num_data", type=int, default=num_data, help="test data for log p(x), evenly spread")
+    return parser
+
+
+def quickened(options: argparse.Namespace) -> None:
+    """Take 50 draws and 50 data in a quick run."""
+    if options.quick:
+        options.num_particles, options.num_data = 50, 50
