@@ -49,13 +49,15 @@ def _has(parts: dict[str, Part], size: str, method: str) -> bool:
 def _row(size: str, method: str, part: Part) -> list[str]:
     test, train = (between(_published(size, method, split), part["samples"]) for split in ("test", "train"))
     last = {name: values[-1] for name, values in part["curves"].items()}
-    density = with_error({"value": last["test_d"], "error": last["test_d_error"]}, 1)
-    shown = [_shown(test), with_error(part["values"]["test"], 1), *difference(part["values"]["test"], test, 1), density]
+    value, density = part["values"]["test"], part.get("appendix_d", {})
+    measured = density.get("samples") == part["samples"]  # not in a training that was stopped, or made longer, since
+    by_density = with_error(density, 1) if measured else ""
+    shown = [_shown(test), with_error(value, 1), *difference(value, test, 1), by_density]
     label = [METHODS[method], f"{int(size):,}", passes(part), f"{part['samples']:.3g}".replace("e+0", "e")]
     ours = [
         _shown(train),
         with_error(part["values"]["train"], 1),
-        f"{last['test_flagged']:.0%}, {last['test_d_flagged']:.0%}",
+        f"{last['test_flagged']:.0%}" + (f", {density['flagged']:.0%}" if measured else ""),
     ]
     return [*label, *shown, *ours, f"{part['step']:g}", minutes(part)]
 
