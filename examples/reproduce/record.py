@@ -123,9 +123,14 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 
 def collect(options: argparse.Namespace, name: str, title: str, parts: Iterable[str]) -> dict[str, Any]:
-    """The result from the parts that have values; saves it as `NAME.json` in the folder `--out`."""
+    """The result from the parts that have values; saves it as `NAME.json` in the folder `--out`.
+
+    A part that was computed on another machine, or under another `--runs`, stays as the file has it.
+    """
+    before = read(options.out / f"{name}.json").get("parts", {})
     found = {part: read(options.runs / part / "part.json") for part in parts}
-    result = {"name": name, "title": title, "parts": {part: made for part, made in found.items() if made.get("values")}}
+    made = {part: here if here.get("values") else before.get(part) for part, here in found.items()}
+    result = {"name": name, "title": title, "parts": {part: values for part, values in made.items() if values}}
     save(options.out / f"{name}.json", result)
     return result
 
