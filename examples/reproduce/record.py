@@ -155,6 +155,9 @@ def script(main: Callable[[argparse.Namespace], Any], parser: argparse.ArgumentP
     """Run a script; an error or a signal ends it with one line that says what to do, and with an exit code."""
     try:
         main(parser.parse_args())
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has enough, as in `--list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python flushes at its end, and fails
     except PyroVaeError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
