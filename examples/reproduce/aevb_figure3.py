@@ -54,6 +54,8 @@ OBJECTIVES = {
 PARTS = {f"n{size}-{method}": (size, method) for size in (1000, 50_000) for method in OBJECTIVES}
 """Number of training data and method of each curve."""
 MEASURED = 1000
+LONG = HMC(num_warmup=200, num_leapfrog=10)
+"""The chains of appendix D."""
 PUBLISHED = 6e7
 
 
@@ -69,7 +71,7 @@ class Marginal(Training):
 
     num_particles: int = 1000
     by_loss: bool = True
-    hmc: HMC = HMC(num_warmup=200, num_leapfrog=10)
+    hmc: HMC = LONG
 
     def tried(self, step: float, folder: Path) -> float | None:
         """See `Training`."""
@@ -146,7 +148,7 @@ def compute(part: str, options: argparse.Namespace, folder: Path) -> None:
         batch_size=batch,
         num_particles=50 if options.quick else 1000,
         by_loss="mcem" not in method,
-        hmc=HMC(num_warmup=20, num_leapfrog=4) if options.quick else Marginal.hmc,
+        hmc=HMC(num_warmup=20, num_leapfrog=4) if options.quick else LONG,
     )
     about = {
         "data": data.protocol,

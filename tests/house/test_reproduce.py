@@ -88,9 +88,9 @@ def test_parts_of_another_machine_stay(figure2, tmp_path):
     """The file keeps what is not computed here, and gets what is."""
     file = tmp_path / "aevb_figure2.json"
     there = {"values": {"test": {"value": -100.0, "error": 1.0}}, "seed": 7}
-    file.write_text(json.dumps({"parts": {"mnist-3-aevb": there, "frey-10-wide": there}}))
+    file.write_text(json.dumps({"parts": {"mnist-20-wake-sleep": there, "frey-10-wide": there}}))
     figure2("--quick", "--samples", 300, "--only", "frey-10-wide", "--runs", tmp_path / "runs", "--out", tmp_path)
-    assert part(tmp_path, "mnist-3-aevb") == there and part(tmp_path, "frey-10-wide")["seed"] == 0
+    assert part(tmp_path, "mnist-20-wake-sleep") == there and part(tmp_path, "frey-10-wide")["seed"] == 0
 
 
 def test_figure2_refuses(figure2, tmp_path):
