@@ -17,7 +17,7 @@ from pyro_vae.inference.posteriors import Method, Posterior, posterior
 from pyro_vae.inference.programs import Called, Program, evaluation_mode
 from pyro_vae.inference.simulating import draw
 from pyro_vae.inference.tiles import TILE_DATA, filled, padded
-from pyro_vae.inference.weighing import per_datum, sites_at
+from pyro_vae.inference.weighing import log_density, per_datum, sites_at
 from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import seeded
 
@@ -50,7 +50,8 @@ def to_arviz(
     | group | variables | dimensions |
     |---|---|---|
     | `posterior` | latent sites | chain, draw, datum, ... |
-    | `sample_stats` | `log_weight`: log p(x, z) - log q(z\|x) of the draws, nats | chain, draw, datum |
+    | `sample_stats` | `log_p`: log p(x, z) of the draws, nats | chain, draw, datum |
+    | `sample_stats` | `log_q`: log q(z\|x); `log_weight`: `log_p - log_q`; not of chains | chain, draw, datum |
     | `sample_stats` | `pareto_k`, `ess`, `flagged` of the weights; of chains `r_hat`, `ess`, `flagged` | datum |
     | `posterior_predictive` | observed sites, x ~ p(x\|z) | chain, draw, datum, ... |
     | `log_likelihood` | observed sites, log p(x\|z) of the whole datum, nats | chain, draw, datum |
@@ -62,8 +63,14 @@ def to_arviz(
     1.x an `xarray.DataTree`; `result.to_netcdf(path)` writes the same file with both, and both read it by
     `arviz.from_netcdf`.
 
-    Do not pass it to `arviz.loo`: each datum has its own code, so a datum that is left out leaves the prior, and
-    weights from its posterior are hopeless. Compare models by `pyro_vae.compare` on held-out data.
+    With `method="guide"` the draws have the density `log_q`, so the weights correct them: `arviz.psislw`
+    of `log_weight` (of 1.x the same by `arviz_stats`, of `-log_weight`) gives their Pareto k, and
+    `arviz_stats.loo_approximate_posterior(data, log_p, log_q)` the log-density of each datum when it is left out, with
+    its k. The other methods have used the weights already: their draws are not to be weighted again.
+
+    Each datum has its own code, so a datum that is left out leaves the prior, and weights from its posterior are mostly
+    hopeless: expect a high k, and do not pass the result to `arviz.loo`. Compare models by `pyro_vae.compare` on
+    held-out data.
 
     Args:
         model: Pyro program of p(x, z), with one data plate.
@@ -115,7 +122,7 @@ def to_arviz(
     groups = {name: _joined([block[name] for block in blocks], name) for name in blocks[0]}
     names = [f"arg_{i}" for i in range(1, len(args) + 1)] + list(inputs)
     groups["posterior"] = {name: _by_draw(value, max_plate_nesting) for name, value in drawn.draws.items()}
-    groups["sample_stats"] = _stats(drawn)
+    groups["sample_stats"] |= _stats(drawn, groups["sample_stats"]["log_p"])
     groups["constant_data"] = {name: _numpy(value) for name, value in zip(names, data[1:], strict=True)}
     return _container({name: groups[name] for name in _GROUPS if groups[name]}, _attributes(drawn), drawn.num_chains)
 
@@ -185,7 +192,7 @@ def _of_draws(
     seed: int,
     nesting: int,
 ) -> dict[str, Arrays]:
-    """Predictive draws, log-likelihoods and draws of the prior, draws in front, for some codes of a block."""
+    """Predictive draws, log-densities and draws of the prior, draws in front, for some codes of a block."""
     count, size = len(next(iter(codes.values()))), len(data[0])
     sites = sites_at(program, codes, *data, max_plate_nesting=nesting)
     observed = {name: site for name, site in sites.items() if name not in codes}
@@ -203,7 +210,9 @@ def _of_draws(
         group: {k: _by_draw(v[:count].narrow(nesting, 0, size), nesting) for k, v in values.items()}
         for group, values in cut.items()
     }
-    return {**by_site, "log_likelihood": {k: _numpy(v.expand(count, size)) for k, v in log_likelihood.items()}}
+    log_p = log_density(sites.values(), nesting).double().expand(count, size)
+    likelihoods = {k: _numpy(v.expand(count, size)) for k, v in log_likelihood.items()}
+    return {**by_site, "log_likelihood": likelihoods, "sample_stats": {"log_p": _numpy(log_p)}}
 
 
 def _observed(program: Program, data: Sequence[Tensor], codes: Mapping[str, Tensor], nesting: int) -> Arrays:
@@ -225,15 +234,19 @@ def _by_draw(value: Tensor, nesting: int) -> np.ndarray:
     return _numpy(value)
 
 
-def _stats(drawn: Posterior) -> Arrays:
-    """Weights and health, of each datum but for the weights of the draws."""
-    health = {"ess": drawn.ess, "flagged": drawn.flagged}
+def _stats(drawn: Posterior, log_p: np.ndarray) -> Arrays:
+    """Weights and log q of the draws, and the health of each datum."""
+    health = {"ess": _numpy(drawn.ess), "flagged": _numpy(drawn.flagged)}
     if drawn.weights is not None:
-        found = {"log_weight": drawn.weights.log_weights, "pareto_k": drawn.weights.pareto_k, **health}
-    else:
-        assert drawn.r_hat is not None
-        found = {"r_hat": drawn.r_hat, **health}
-    return {name: _numpy(value) for name, value in found.items()}
+        log_weight = _numpy(drawn.weights.log_weights)
+        return {
+            "log_q": log_p - log_weight,
+            "log_weight": log_weight,
+            "pareto_k": _numpy(drawn.weights.pareto_k),
+            **health,
+        }
+    assert drawn.r_hat is not None
+    return {"r_hat": _numpy(drawn.r_hat), **health}
 
 
 def _joined(parts: Sequence[Arrays], group: str) -> Arrays:

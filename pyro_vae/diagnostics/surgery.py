@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae.arguments.checked import checked
+from pyro_vae.diagnostics.information import is_saturated
+from pyro_vae.distributions.aggregate import log_sum_of_others, with_own
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.inference.programs import Called, Program, evaluation_mode
 from pyro_vae.inference.tiles import TILE_DATA, padded
@@ -16,9 +18,6 @@ from pyro_vae.inference.weighing import ImportanceSamples, importance, log_densi
 from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import seeded
 from pyro_vae.statistics.averages import Averaged, of_draws
-
-_SATURATED = 1.0
-"""If the information is within this many nats of log N, the number of data limits it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +68,7 @@ class ElboSurgery:
         The information of codes of images is often about 30 nats, so no feasible N is enough: the population's
         information lies between the two bounds, and its marginal KL between 0 and the estimate.
         """
-        return self.information.mean > self.most - _SATURATED
+        return is_saturated(self.information)
 
     def summary(self) -> dict[str, Any]:
         """Averages with their standard errors, as plain numbers."""
@@ -115,7 +114,8 @@ def elbo_surgery(
     q(z|x) is computed, `num_particles N^2` in total, in blocks of bounded memory. The information is an unbiased Monte
     Carlo estimate of I_q(n; z) of these N data. For the population it is a lower bound on average (its mean over data
     sets of size N rises to I_q(x; z) with N, and never exceeds log N); without each datum's own term it is an upper
-    bound (Poole et al. 2019). The standard errors of the averages treat q(z) as known.
+    bound (Poole et al. 2019). The standard errors of the averages treat q(z) as known, which is right
+    to first order: a small change of q(z) inside the logarithm leaves the averages over q(z) as they are.
 
     If p(z) depends on an input (`ConditionalNormal`), `marginal_kl` is E[log q(z) - log p(z|c)], which is not a KL.
 
@@ -228,15 +228,11 @@ class _Aggregate:
         log_guide, total = samples.log_guide.double(), len(self.data[0])
         own = torch.arange(start, start + size, device=log_guide.device).repeat(num)
         codes = {name: value.movedim(self.nesting, 1).flatten(0, 1) for name, value in samples.latents.items()}
-        others = torch.full((num * size,), -torch.inf, dtype=torch.float64, device=log_guide.device)
+        others = []
         for rows in torch.arange(num * size, device=own.device).split(max(1, self.max_rows // TILE_DATA)):
             drawn = {name: value[rows] for name, value in codes.items()}
-            for first, log_q in self._by_data(drawn):
-                mine = own[rows, None] == first + torch.arange(log_q.shape[1], device=own.device)
-                others[rows] = torch.logaddexp(others[rows], log_q.masked_fill(mine, -torch.inf).logsumexp(1))
-        others = others.reshape(num, size)
-        left_out = others - log(total - 1) if total > 1 else torch.full_like(others, torch.nan)
-        return torch.logaddexp(others, log_guide) - log(total), left_out
+            others.append(log_sum_of_others(self._by_data(drawn), own[rows]))
+        return with_own(log_guide, torch.cat(others).reshape(num, size), total)
 
     def _by_data(self, codes: Mapping[str, Tensor]) -> Iterator[tuple[int, Tensor]]:
         """Log q(z|x_m) of codes, for one block of data after another: position of the block, and `[codes, block]`."""
@@ -246,7 +242,7 @@ class _Aggregate:
             block = [a[first : first + size] for a in self.data]
             wide = {name: _for_each(value, len(block[0]), self.nesting) for name, value in codes.items()}
             sites = sites_at(self.guide, wide, *block, max_plate_nesting=self.nesting, role="guide")
-            log_q = log_density(sites.values(), self.nesting).double()
+            log_q = log_density(sites.values(), self.nesting)
             yield first, log_q.expand(count, len(block[0]))
 
 

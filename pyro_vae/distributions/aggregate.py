@@ -1,6 +1,8 @@
 """The mean of many distributions, such as q(z|x) over data, with an exact density in bounded memory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+from math import log
 from typing import Any
 
 import pyro.distributions as dist
@@ -92,6 +94,27 @@ class AggregatePosterior(dist.TorchDistribution):
                 drawn[rows] = values
         return torch.empty(shape) if drawn is None else drawn.reshape(shape)
 
+    def log_probs_of_draws(self, index: int, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-densities of codes that were drawn for some of the data, each under its own q(z|x_n) and under q(z).
+
+        The own term of the mixture is computed once and shared, so that log q(z) is exact also where q(z|x_n) is far
+        above all others, and is log q(z|x_n) where there is one datum.
+
+        Args:
+            index: of which of `parts` the data are.
+            z: `[K, n, latent]`, `z[:, i]` drawn from q(z|x_i).
+
+        Returns:
+            Log q(z|x_n), log q(z), and log q(z) of the other N - 1 data (nan where there are none), `[K, n]` each, in
+            nats and double precision.
+        """
+        own = self.parts[index].log_prob(z).double()
+        which = (torch.arange(self.sizes[index], device=z.device) + self.starts[index]).repeat(len(z))
+        rows = max(1, self.most_pairs // max(self.sizes))
+        pieces = zip(z.flatten(0, 1).split(rows), which.split(rows), strict=True)
+        others = torch.cat([log_sum_of_others(self._by_data(codes), data) for codes, data in pieces])
+        return own, *with_own(own, others.reshape(own.shape), len(self))
+
     @property
     def mean(self) -> Tensor:
         """E[z], `[*batch_shape, latent]`."""
@@ -117,6 +140,16 @@ class AggregatePosterior(dist.TorchDistribution):
         weights = [torch.full((size,), 1 / size, device=_device(part)).log() for part, size in self._blocks()]
         return [Mixture(w, part) for w, part in zip(weights, self.parts, strict=True)]
 
+    @property
+    def starts(self) -> list[int]:
+        """The position of the first datum of each block."""
+        return [0, *accumulate(self.sizes)][:-1]
+
+    def _by_data(self, z: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Log q(z|x_m) of codes, for one block of data after another: position of the block, and `[codes, block]`."""
+        for first, mixture, size in zip(self.starts, self._mixtures, self.sizes, strict=True):
+            yield first, mixture.component_log_probs(z).double() + log(size)
+
     def _blocks(self) -> list[tuple[Distribution, int]]:
         return list(zip(self.parts, self.sizes, strict=True))
 
@@ -131,6 +164,38 @@ class AggregatePosterior(dist.TorchDistribution):
     def _of_all(self, value: Any) -> Tensor:
         """The mean over the data of a number of each."""
         return torch.stack([value(part).sum(0) for part in self.parts]).sum(0) / len(self)
+
+
+def log_sum_of_others(blocks: Iterable[tuple[int, Tensor]], own: Tensor) -> Tensor:
+    """The logarithm of the sum of q(z|x_m) over all data but the one that each code was drawn for.
+
+    Args:
+        blocks: position of the first datum of a block, and log q(z|x_m), `[codes, block]`; all data in turn.
+        own: the datum of each code, `[codes]`.
+
+    Returns:
+        `[codes]`, nats, double precision; -inf where there are no other data.
+    """
+    total = torch.full((len(own),), -torch.inf, dtype=torch.float64, device=own.device)
+    for first, log_q in blocks:
+        is_own = own[:, None] == first + torch.arange(log_q.shape[1], device=own.device)
+        total = torch.logaddexp(total, log_q.double().masked_fill(is_own, -torch.inf).logsumexp(1))
+    return total
+
+
+def with_own(log_own: Tensor, others: Tensor, num_data: int) -> tuple[Tensor, Tensor]:
+    """Log q(z) over all data, and without the datum of each code.
+
+    Args:
+        log_own: log q(z|x_n) of the code's own datum.
+        others: as `log_sum_of_others` gives it, the same shape.
+        num_data: N.
+
+    Returns:
+        Two tensors of that shape, nats; the second is nan for a single datum.
+    """
+    left_out = others - log(num_data - 1) if num_data > 1 else torch.full_like(others, torch.nan)
+    return torch.logaddexp(others, log_own) - log(num_data), left_out
 
 
 def _device(part: Distribution) -> torch.device:

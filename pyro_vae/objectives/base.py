@@ -212,4 +212,19 @@ def reporting(value: Tensor, surrogate: Tensor) -> Tensor:
 
 def log_mean_exp(log_weights: Tensor) -> Tensor:
     """The logarithm of the mean weight of each datum: `[particles, batch]` to `[batch]`."""
-    return torch.logsumexp(log_weights, 0) - log(len(log_weights))
+    return torch.logsumexp(_without_negligible(log_weights), 0) - log(len(log_weights))
+
+
+def weight_shares(log_weights: Tensor) -> Tensor:
+    """The weights of each datum over their sum: `[particles, batch]`, summing to 1 over the particles."""
+    return torch.softmax(_without_negligible(log_weights), 0)
+
+
+def _without_negligible(log_weights: Tensor) -> Tensor:
+    """The log-weights, -inf for those below the largest of their datum by a factor of the square of the precision.
+
+    They change no sum. But gradients times such weights are numbers so small (denormal) that some CPUs take a hundred
+    times as long to multiply them: a step of `IWAE(50)` on an Intel Xeon took 4.7 times as long with them.
+    """
+    least = log_weights.detach().amax(0) + 2 * log(torch.finfo(log_weights.dtype).eps)
+    return torch.where(log_weights < least, -torch.inf, log_weights)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_vae.errors import UsageError
 from pyro_vae.inference.programs import Program
-from pyro_vae.objectives.base import Objective, log_mean_exp, reporting
+from pyro_vae.objectives.base import Objective, log_mean_exp, reporting, weight_shares
 from pyro_vae.objectives.paths import (
     PathWeights,
     draw_along_path,
@@ -112,7 +112,7 @@ class DReG(Objective):
         paths = PathWeights(self.max_plate_nesting)
         log_p = log_joint(model, paths(proposal.latents), *args, **kwargs)
         log_weights = (log_p - proposal.log_guide).detach()
-        paths.weights = share = torch.softmax(log_weights, 0)  # so the path of log p gets its square
+        paths.weights = share = weight_shares(log_weights)  # so the path of log p gets its square
         score = log_guide_held(guide, proposal, *args, **kwargs)
         surrogate = share * log_p + share.square() * (score - proposal.log_guide)
         return reporting(-log_mean_exp(log_weights).sum(), -surrogate.sum())

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_vae.errors import UsageError
 from pyro_vae.inference.programs import Program
-from pyro_vae.objectives.base import Objective, log_mean_exp, reporting
+from pyro_vae.objectives.base import Objective, log_mean_exp, reporting, weight_shares
 from pyro_vae.objectives.paths import draw_held, log_guide_of_dreams, log_joint
 from pyro_vae.schedules import Schedule
 
@@ -107,7 +107,7 @@ class ReweightedWakeSleep(Objective):
         draws = draw_held(guide, *args, num_particles=self.num_particles, **run)
         log_p = log_joint(model, draws.latents, *args, **run)
         log_weights = (log_p - draws.log_guide).detach()
-        share, awake = torch.softmax(log_weights, 0), self._number("insomnia")
+        share, awake = weight_shares(log_weights), self._number("insomnia")
         surrogate = (share * (log_p + awake * draws.score)).sum()
         if isinstance(awake, Tensor) or awake != 1:
             surrogate = surrogate + (1 - awake) * log_guide_of_dreams(model, guide, *args, **kwargs)

@@ -24,7 +24,9 @@ class TestEncode:
         assert done.code == 0
         found = json.loads(done.out)
         assert found["num"] == 20 and found["codes"] == {"z": [2]} and found["mean_error"] is None
-        assert found["kl_of_all_codes"]["standard_error"] > 0
+        aggregate = found["aggregate"]
+        assert aggregate["marginal_kl"]["standard_error_data"] > 0 and aggregate["num_data"] == 20
+        assert aggregate["information"]["mean"] <= aggregate["log_num_data"] + 1e-9
         assert is_png(run / "pictures/codes-test-num20.png")
         with np.load(run / "pictures/codes-test-num20.npz") as saved:
             assert saved["z"].shape == (3, 20, 2) and saved["z_mean"].shape == saved["z_sd"].shape == (20, 2)
@@ -46,6 +48,7 @@ class TestEncode:
     def test_netcdf(self, run, tmp_path):
         done = call("encode", run, "--num 5 --num_draws 4 --quiet --out", tmp_path / "c.nc")
         assert done.code == 0 and "KL of q(z) from p(z)" in done.out
+        assert "at most log N = 1.61" in done.out
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             import arviz

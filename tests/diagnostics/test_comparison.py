@@ -1,6 +1,8 @@
 """`pyro_vae.diagnostics.comparison`: paired differences by hand, what is refused, and the mixture's weights."""
 
+import importlib.util
 import math
+import warnings
 
 import pytest
 import torch
@@ -79,6 +81,47 @@ def test_stacking():
     assert weights["x"] == pytest.approx(0.7, abs=1e-4) and sum(weights.values()) == pytest.approx(1)
     worse = compare({"x": evidence(first.tolist()), "y": evidence((first - 1).tolist())}).models[1]
     assert worse.weight < 1e-3
+
+
+def elpd_of(log_p):
+    """The log-densities of data in the form that ArviZ compares, of either generation."""
+    import xarray
+
+    total, n = log_p.sum().item(), len(log_p)
+    error = (n * log_p.var(correction=0).item()) ** 0.5
+    each = xarray.DataArray(log_p.numpy(), dims="datum")
+    if importlib.util.find_spec("arviz_stats") is not None:
+        from arviz_stats.utils import ELPDData
+
+        return ELPDData("loo", total, error, 0.0, 1000, n, "log", False, 0.7, each, each * 0)
+    from arviz.stats.stats_utils import ELPDData
+
+    entries = {"elpd_loo": total, "se": error, "p_loo": 0.0, "n_samples": 1000, "n_data_points": n}
+    entries |= {"warning": False, "loo_i": each, "scale": "log"}
+    return ELPDData(data=list(entries.values()), index=list(entries))
+
+
+def test_it_agrees_with_arviz():
+    """ArviZ has sums over the data in place of means, and divides variances by N in place of N - 1."""
+    draws = torch.randn(3, 50, generator=torch.Generator().manual_seed(0)).double()
+    log_p = -100 + 5 * draws[0] + torch.stack([0 * draws[0], 0.4 * draws[1] - 0.05, draws[2] - 0.3])
+    log_p = log_p.float().double()  # as `evidence` takes them
+    names = ("first", "second", "third")
+    ours = compare({name: evidence(values.tolist()) for name, values in zip(names, log_p, strict=True)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # 0.23 announces its own refactoring
+        import arviz
+
+        table = arviz.compare({name: elpd_of(values) for name, values in zip(names, log_p, strict=True)})
+    assert list(table.index) == [model.name for model in ours.models]
+    column, per_mean = next(name for name in table.columns if name.startswith("elpd")), (50 / 49) ** 0.5 / 50
+    for model in ours.models:
+        row = table.loc[model.name]
+        assert model.log_p == pytest.approx(row[column] / 50)
+        assert -model.difference == pytest.approx(abs(row["elpd_diff"]) / 50)
+        assert model.standard_error == pytest.approx(row["se"] * per_mean)
+        assert model.standard_error_difference == pytest.approx(row["dse"] * per_mean)
+        assert model.weight == pytest.approx(row["weight"], abs=2e-3)
 
 
 def test_of_log_marginal():

@@ -142,6 +142,13 @@ def _aggregate(t: Things) -> Any:
         return [part.mean for part in found.parts], found.log_prob(torch.zeros(3, 2))
 
 
+def _information(t: Things) -> Any:
+    q = codes.aggregate_posterior(t.vae, t.x)
+    with torch.inference_mode(False):
+        prior = t.vae.prior_distribution()
+    return pv.diagnostics.code_information(q, prior)
+
+
 def _log_marginal(t: Things) -> Any:
     return log_marginal(*pair(t), num_particles=60)
 
@@ -242,6 +249,7 @@ CALLS: dict[str, Call] = {
     "encode_data": Call(lambda t: codes.encode_data(t.vae, t.x, 3), "encode_data"),
     "encode_data, layers": Call(lambda t: codes.encode_data(t.layers, t.x, 3), "encode_data"),
     "aggregate_posterior": Call(lambda t: _aggregate(t), "aggregate_posterior"),
+    "code_information": Call(lambda t: _information(t), "code_information"),
     "with_aggregate": Call(lambda t: codes.with_aggregate(t.vae, t.x), "with_aggregate"),
     "mig": Call(lambda t: codes.mig(t.x[:, :2], torch.arange(6) % 2), "mig", False),
     "sap": Call(lambda t: codes.sap(t.x[:, :2], torch.arange(6) % 2), "sap", False),

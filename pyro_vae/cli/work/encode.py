@@ -10,12 +10,12 @@ from pyro_vae.cli.work.code_outputs import outputs_of, save_all, saved_as
 from pyro_vae.cli.work.factors import agreement, agreement_lines, read_factors
 from pyro_vae.cli.work.printing import print_result
 from pyro_vae.cli.work.saved_runs import Chosen, SavedRun, load_split, open_saved
-from pyro_vae.diagnostics import latent_statistics
+from pyro_vae.diagnostics import code_information, latent_statistics
 from pyro_vae.diagnostics.arviz import codes_to_arviz
 from pyro_vae.errors import UsageError
 from pyro_vae.inference.programs import evaluation_mode
 from pyro_vae.messages import Progress
-from pyro_vae.statistics.averages import number, standard_error
+from pyro_vae.statistics.averages import number
 from pyro_vae.tasks.codes import Encoded, aggregate_posterior, encode_data
 
 
@@ -71,34 +71,41 @@ def _result(saved: SavedRun, chosen: Chosen, encoded: Encoded, options: Namespac
         "mean_sd": _spreads(encoded).mean().item(),
         "mean_error": None if encoded.exact else max(v.max().item() for v in encoded.mean_error.values()),
     }
-    return {**found, **_distance(saved, chosen, encoded)}
+    return {**found, **_information(saved, chosen, options)}
 
 
-def _distance(saved: SavedRun, chosen: Chosen, encoded: Encoded) -> dict[str, Any]:
-    """KL of the aggregate posterior from the prior, by one draw of each datum; nothing where it is not known."""
-    site = saved.vae.code_site
-    if site is None:
+def _information(saved: SavedRun, chosen: Chosen, options: Namespace) -> dict[str, Any]:
+    """What the aggregate posterior says of the codes; nothing where its density is not known, or p(z) depends on c."""
+    if saved.vae.code_site is None:
         return {}
     try:
-        q = aggregate_posterior(saved.vae, chosen.x, **chosen.inputs)
-        z = encoded.draws[site][0].to(saved.device)
         with evaluation_mode(saved.vae):
-            terms = (q.log_prob(z).double() - saved.vae.prior_distribution(chosen.inputs.get("c")).log_prob(z)).cpu()
+            q, prior = aggregate_posterior(saved.vae, chosen.x, **chosen.inputs), saved.vae.prior_distribution()
+            found = code_information(q, prior, num_draws=1, seed=options.seed)
     except UsageError:  # a guide without a width, or without a density at other codes than its own draws
         return {}
-    return {"kl_of_all_codes": {"mean": terms.mean().item(), "standard_error": standard_error(terms)}}
+    return {"aggregate": found.summary()}
 
 
 def _readable(result: dict[str, Any]) -> dict[str, Any]:
     sizes = ", ".join(f"{name} {shape}" for name, shape in result.pop("codes").items())
-    error, kl = result.pop("mean_error"), result.pop("kl_of_all_codes", None)
+    error, aggregate = result.pop("mean_error"), result.pop("aggregate", None)
     lines = {"codes": f"{sizes}, {result.pop('num_draws')} draws of each datum, seed {result.pop('seed')}"}
     lines["active dimensions"] = result.pop("active")
     lines["mean sd of q(z|x)"] = f"{result.pop('mean_sd'):.4f}"
     lines["error of the means"] = "none: of the guide's family" if error is None else f"at most {error:.4f}, of draws"
-    if kl is not None:
-        error = number(kl["standard_error"])
-        text = f"{kl['mean']:.3f} nats (standard error {error}, of these {result['num']} data)"
-        lines["KL of q(z) from p(z)"] = text
+    lines |= {} if aggregate is None else _aggregate_lines(aggregate)
     lines |= agreement_lines(result.pop("factors", {}))
     return {**result, **lines}
+
+
+def _aggregate_lines(found: dict[str, Any]) -> dict[str, str]:
+    shown = {
+        name: f"{found[name]['mean']:.3f} nats (standard error {number(found[name]['standard_error_data'])}"
+        for name in ("information", "marginal_kl")
+    }
+    limit = ", SATURATED: take more data" if found["saturated"] else ""
+    return {
+        "information about x": f"{shown['information']}; at most log N = {found['log_num_data']:.2f}{limit})",
+        "KL of q(z) from p(z)": f"{shown['marginal_kl']}, of these {found['num_data']} data)",
+    }
