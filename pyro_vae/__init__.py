@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from pyro_vae.training.code_prior import fit_code_prior
     from pyro_vae.training.fitting import fit
     from pyro_vae.training.refit import compare_priors, refit_prior
+    from pyro_vae.training.searching import search
 
 _HOMES = {
     "VAE": "autoencoders",
@@ -77,6 +78,7 @@ _HOMES = {
     "compare_priors": "training",
     "refit_prior": "training",
     "fit_code_prior": "training",
+    "search": "training",
     "log_marginal": "evidence",
     "ais": "evidence",
     "bdmc": "evidence",
@@ -141,6 +143,7 @@ __all__ = [
     "sample",
     "schedules",
     "score",
+    "search",
     "seeded",
     "simulation_based_calibration",
     "testing",

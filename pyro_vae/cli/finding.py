@@ -11,7 +11,19 @@ from typing import Any
 
 from pyro_vae.cli import commands
 
-_FIRST = ("fit", "evaluate", "compare", "diagnose", "sample", "reconstruct", "restore", "cluster", "refit", "info")
+_FIRST = (
+    "fit",
+    "search",
+    "evaluate",
+    "compare",
+    "diagnose",
+    "sample",
+    "reconstruct",
+    "restore",
+    "cluster",
+    "refit",
+    "info",
+)
 """In the order in which a project uses them; other commands follow in alphabetical order."""
 
 

@@ -164,14 +164,14 @@ class _Words:
     def _config(self, source: str | None) -> None:
         if source is None:
             raise UsageError("--config: expected a file after it")
-        config = _read(source, "--config")
+        config = read_yaml(source, "--config")
         if not isinstance(config, Mapping):
             raise UsageError(f"--config {_short(source)}: expected options by name, got {_shown(config)}")
         for key, value in config.items():
             self._config_key(key, value, source)
 
     def _config_key(self, key: str, value: Any, source: str) -> None:
-        path, known = key.split("."), _options_of(self.parser)
+        path, known = key.split("."), options_of(self.parser)
         if path[0] in self.given:
             self.given[path[0]].assign(path[1:], value, path[0])
         elif key not in known:
@@ -184,7 +184,7 @@ class _Words:
             self.left.append(f"--{key}={_word(value)}")
 
 
-def _options_of(parser: ArgumentParser) -> dict[str, argparse.Action]:
+def options_of(parser: ArgumentParser) -> dict[str, argparse.Action]:
     """The plain options that a configuration may contain."""
     hidden = ("help", "config", "print_config")
     return {a.dest: a for a in parser._actions if a.option_strings and a.dest not in hidden}
@@ -218,10 +218,10 @@ def _word(value: Any) -> str:
 
 def _file_or_word(value: str, key: str) -> Any:
     """The word itself, or the content of the YAML file that it names."""
-    return _read(value, f"--{key}") if value.endswith((".yaml", ".yml", ".json")) else value
+    return read_yaml(value, f"--{key}") if value.endswith((".yaml", ".yml", ".json")) else value
 
 
-def _read(source: str, option: str) -> Any:
+def read_yaml(source: str, option: str) -> Any:
     """Plain data from a file, or from the text itself if it is a mapping."""
     text = source if source.lstrip().startswith("{") else _text(source, option)
     try:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from functools import cached_property
 from typing import Any, Self
 
@@ -284,6 +285,16 @@ def observed_chunks(data: Dataset, split: str) -> Iterator[tuple[Tensor, Tensor 
     for x in data.chunks(split):
         yield x, data.observed(split, slice(start, start + len(x)))
         start += len(x)
+
+
+def without_test(data: Dataset) -> Dataset:
+    """The same data without their test split, which is not read."""
+    left = {name: value for name, value in data.labels.items() if name != "test"}
+    inputs = {name: {s: x for s, x in tensors.items() if s != "test"} for name, tensors in data.inputs.items()}
+    kept = type(data).__new__(type(data))  # without `Dataset.__init__`: nothing is checked or drawn again
+    fields_of = {field.name: getattr(data, field.name) for field in fields(Splits)}
+    Splits.__init__(kept, **{**fields_of, "test": None, "labels": left, "inputs": inputs})
+    return kept
 
 
 def evenly_spread(size: int, num: int) -> Tensor:

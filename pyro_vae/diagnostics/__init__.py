@@ -2,12 +2,14 @@
 
 `latents` (active units, KL of each dimension), `collapse`, `information` and `surgery` look at codes; `gaps` (with the
 search for the best member of a family in `refining`) and `calibration` (with its bands in `ecdf`) at the guide;
-`predictive` and `comparison` at the model. `calibration` and `predictive` are imported by their own names.
+`predictive`, `comparison` and `halving` (the rounds of a search) at the model. `calibration` and `predictive` are
+imported by their own names.
 """
 
 from pyro_vae.diagnostics.collapse import CollapseWatch, collapse_warnings
 from pyro_vae.diagnostics.comparison import Compared, Comparison, compare
 from pyro_vae.diagnostics.gaps import GapComparison, InferenceGaps, compare_gaps, inference_gaps
+from pyro_vae.diagnostics.halving import Round, SearchResult
 from pyro_vae.diagnostics.information import CodeInformation, code_information
 from pyro_vae.diagnostics.latents import ACTIVE_VARIANCE, LatentStatistics, latent_statistics
 from pyro_vae.diagnostics.surgery import ElboSurgery, elbo_surgery
@@ -23,7 +25,9 @@ __all__ = [
     "GapComparison",
     "InferenceGaps",
     "LatentStatistics",
+    "Round",
     "Search",
+    "SearchResult",
     "code_information",
     "collapse_warnings",
     "compare",

@@ -136,6 +136,13 @@ def compare(evidence: Mapping[str, Evidence]) -> Comparison:
         ('good', -1.0, 0.0)
     """
     _check(evidence)
+    if len(evidence) < 2:
+        raise UsageError(f"nothing to compare: expected two models or more, got {len(evidence)}")
+    return ranked(evidence)
+
+
+def ranked(evidence: Mapping[str, Evidence]) -> Comparison:
+    """The models best first, with the errors of their differences: `compare` without its checks; one is enough."""
     ordered = dict(sorted(evidence.items(), key=lambda item: -item[1].mean))
     weights = _stacking(torch.stack([found.log_p for found in ordered.values()]).double())
     best = next(iter(ordered.values()))
@@ -177,8 +184,6 @@ def _check(evidence: Mapping[str, Evidence]) -> None:
             "evidence: expected the results of log_marginal by name, e.g. compare({'first': "
             f"log_marginal(...), 'second': log_marginal(...)}}), got {shown(evidence)}"
         )
-    if len(evidence) < 2:
-        raise UsageError(f"nothing to compare: expected two models or more, got {len(evidence)}")
     for name, found in evidence.items():
         if found.shift is not None:
             raise UsageError(f"{name!r} is a fast estimate in {found.precision}: estimate it in full precision")

@@ -2,7 +2,7 @@
 
 Only matplotlib's object-oriented interface is used: no window, no `pyplot`, no global setting. matplotlib is imported
 by the first figure, not with this package. `base` has the common style; the figures are in `training`, `images`,
-`diagnostics`, `calibration`, `codes` and `scores`.
+`diagnostics`, `calibration`, `codes`, `scores` and `searching`.
 """
 
 from pyro_vae.plots.base import encoded, save
@@ -13,6 +13,7 @@ from pyro_vae.plots.images import drawable, image_grid, manifold, reconstruction
 from pyro_vae.plots.imputing import imputations
 from pyro_vae.plots.restoring import restorations
 from pyro_vae.plots.scores import anomaly_scores
+from pyro_vae.plots.searching import search
 from pyro_vae.plots.training import curves, robust_limits
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "robust_limits",
     "samples",
     "save",
+    "search",
     "traversal",
     "value_limits",
 ]

@@ -82,7 +82,8 @@ def dress(axes: "Axes", title: str, xlabel: str) -> None:
     axes.set_axisbelow(True)
 
 
-def legend_below(figure: "Figure", axes: "Axes") -> None:
-    """The legend under the diagram, where it hides nothing."""
+def legend_below(figure: "Figure", axes: "Axes", columns: int | None = None) -> None:
+    """The legend under the diagram, where it hides nothing; in one row unless `columns` are given."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, fontsize=TEXT, loc="outside lower center", ncols=len(labels))
+    ncols = columns or len(labels)
+    figure.legend(handles, labels, frameon=False, fontsize=TEXT, loc="outside lower center", ncols=ncols)

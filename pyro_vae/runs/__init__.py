@@ -15,6 +15,7 @@ trusted.
     directory.py     a run that is being written or resumed
     loading.py       load: a saved run
     derived.py       a run made from another one
+    arrays.py        numbers of each datum, checked when they are read
     files.py         files of a run, read and written whole
     formats.py       the form of every text file in it
     schema.py        plain data checked against a type

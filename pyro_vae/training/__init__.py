@@ -19,6 +19,8 @@ Its files:
     checkpoints.py   saving and resuming
     history.py       what fit returns
     scales.py        standardised data
+    searching.py     search: successive halving over a declared space
+    space.py         that space, and the candidates drawn from it
     refit.py         refit_prior, compare_priors
     code_prior.py    fit_code_prior
 """
@@ -27,5 +29,7 @@ from pyro_vae.training.code_prior import fit_code_prior
 from pyro_vae.training.fitting import fit
 from pyro_vae.training.history import History
 from pyro_vae.training.refit import compare_priors, refit_prior
+from pyro_vae.training.searching import search
+from pyro_vae.training.space import candidates
 
-__all__ = ["History", "compare_priors", "fit", "fit_code_prior", "refit_prior"]
+__all__ = ["History", "candidates", "compare_priors", "fit", "fit_code_prior", "refit_prior", "search"]

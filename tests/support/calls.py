@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property, partial
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 import pyro_vae as pv
 from pyro_vae import evidence, plots, report
 from pyro_vae.channels import BitFlip, Missing
+from pyro_vae.diagnostics import Compared, Comparison, Round, SearchResult
 from pyro_vae.diagnostics.calibration import Calibration, simulation_based_calibration
 from pyro_vae.diagnostics.predictive import posterior_predictive_check
 from pyro_vae.evidence import Annealing, log_marginal
@@ -149,6 +151,16 @@ def _information(t: Things) -> Any:
     return pv.diagnostics.code_information(q, prior)
 
 
+def _searched(t: Things) -> Any:
+    def make(options: Any) -> Any:
+        return pv.VAE((4,), **options, **SMALL), {"batch_size": 5}
+
+    how: dict[str, Any] = {"budget": 2, "num_particles": 20, "progress": False, "device": "cpu"}
+    with TemporaryDirectory() as folder:
+        found = pv.search(make, {"latent_dim": [1, 2]}, t.dataset, run=folder, **how)
+    return {name: value for name, value in found.summary().items() if name != "run"}
+
+
 def _log_marginal(t: Things) -> Any:
     return log_marginal(*pair(t), num_particles=60)
 
@@ -217,6 +229,8 @@ CALLS: dict[str, Call] = {
     ),
     "pool": Call(lambda t: pv.pool(t.x, 1 + t.x), "pool", False),
     "fit": Call(lambda t: fitted(t.vae, t.dataset), "fit"),
+    "search": Call(lambda t: _searched(t), "search", False),  # it makes its networks
+    "candidates": Call(lambda t: pv.training.candidates({"a": [1, 2]}), "candidates", False),
     "fit on a tensor": Call(lambda t: fitted(t.vae, t.x, start_at_mean=True), "fit"),
     "fit in bf16": Call(lambda t: fitted(t.vae, t.x, precision="bf16"), "fit"),
     "fit, refined guide": Call(lambda t: fitted(t.refined, t.x, objective=ELBO()), "fit"),
@@ -299,6 +313,9 @@ def seeded_importance(model: Any, guide: Any, x: Tensor) -> Any:
 
 ROWS = [{"epoch": i, "train_elbo": -i, "train_reconstruction": -i, "train_kl": 0.1 * i} for i in range(1, 4)]
 _RANKS = Calibration(torch.arange(60).reshape(20, 3) % 20, ("a", "b", "log q(z|x)"), 19, seed=0)
+_MODELS = tuple(Compared(name, d - 90, 1.0, d, 0.1, 0.0, 0.0, 0.0, 0.5) for name, d in (("a", 0.0), ("b", -1.0)))
+_ROUNDS = (Round(2, Comparison(_MODELS, 50), ("a",), {}),)
+_RESULT = SearchResult({"a": {"lr": 0.1}, "b": {"lr": 0.2}}, _ROUNDS, "a", "runs/a", True, 4, 4, 100, 0)
 PLOTS: dict[str, Callable[[Things], Any]] = {
     "active_units": lambda t: plots.active_units(pv.latent_statistics(t.vae, t.x)),
     "anomaly_scores": lambda t: plots.anomaly_scores(
@@ -328,6 +345,7 @@ PLOTS: dict[str, Callable[[Things], Any]] = {
         restore(t.vae, t.x, Missing(), num_draws=2, num_particles=20, method="encoder"), t.x
     ),
     "samples": lambda t: plots.samples(Generated({"z": t.x}, t.x.reshape(-1, 2, 2), t.x.reshape(-1, 2, 2))),
+    "search": lambda t: plots.search(_RESULT),
     "traversal": lambda t: plots.traversal(
         codes.Traversal(
             torch.arange(1), *t.x[:1, :2].T, t.x[0], t.x[:1], t.x[0], t.x.reshape(1, -1, 2, 2)[:, :4], "the prior"

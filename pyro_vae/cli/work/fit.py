@@ -47,12 +47,12 @@ _SETTINGS = (
 
 def run(options: Namespace) -> int:
     """Run the command with its options; returns the exit code."""
-    _check_classes(options)
+    check_classes(options)
     with joined(options.device) as world:
         data = in_turn(world, lambda: load_from_options(options)) if options.download else None
         with agreed(world):
             data = data or load_from_options(options)
-            vae, objective, settings = _build(options, data)
+            vae, objective, settings = build(options, data)
             directory = options.run or _default_run(run_config(vae, data, objective, settings))
         if world.main:
             remark(f"data: {data.protocol}")
@@ -60,7 +60,7 @@ def run(options: Namespace) -> int:
             remark(f"run directory: {directory}")
             _remark_on_classes(vae, objective)
         where = {"device": str(world.device), "run": directory}
-        with _without_pyros_advice():
+        with without_pyros_advice():
             history = fit(
                 vae,
                 data,
@@ -78,7 +78,7 @@ def run(options: Namespace) -> int:
     return 0
 
 
-def _check_classes(options: Namespace) -> None:
+def check_classes(options: Namespace) -> None:
     """Refuse null where a class is required; YAML can contain it and the parser accepts it."""
     for name in ("vae", "objective", "optimizer", "lr_schedule"):
         if options[name] is None:
@@ -115,7 +115,7 @@ def _remark_on_classes(vae: Autoencoder, objective: Objective) -> None:
 
 
 @contextmanager
-def _without_pyros_advice() -> Iterator[None]:
+def without_pyros_advice() -> Iterator[None]:
     """Hide Pyro's advice to use TraceEnum_ELBO; `_remark_on_classes` recommends an objective of this package."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*need to use TraceEnum_ELBO", UserWarning)
@@ -150,7 +150,7 @@ def load_from_options(options: Namespace) -> Dataset:
     if options.binarize != "auto":
         return load_data(options.data, binarize=options.binarize, **load)
     data = load_data(options.data, **load)
-    if not _is_binary(options.vae.init_args.get("likelihood")) or data.exact is not None or _holds_binary(data):
+    if not is_binary(options.vae.init_args.get("likelihood")) or data.exact is not None or _holds_binary(data):
         return data
     if options.context.startswith("quadrants-"):  # the context is drawn with the rest, so not anew at each visit
         return load_data(options.data, binarize="static", **load)
@@ -176,7 +176,8 @@ def _holds_binary(data: Dataset) -> bool:
     return all(bool(((x == 0) | (x == 1) | x.isnan()).all()) for x in data.chunks("train"))  # nan: not observed
 
 
-def _is_binary(likelihood: Namespace | None) -> bool:
+def is_binary(likelihood: Namespace | None) -> bool:
+    """Whether data are to be binarised for a likelihood by `--binarize auto`."""
     if likelihood is None:
         return False
     cls = resolve({"class_path": likelihood.class_path}, named(likelihood))
@@ -184,7 +185,7 @@ def _is_binary(likelihood: Namespace | None) -> bool:
     return getattr(cls, "support", None) is constraints.boolean and not grey
 
 
-def _build(options: Namespace, data: Dataset) -> tuple[Autoencoder, Objective, Settings]:
+def build(options: Namespace, data: Dataset) -> tuple[Autoencoder, Objective, Settings]:
     """The VAE with initial weights, the objective and the settings. The user named all classes: they are trusted."""
     with seeded(options.seed, "init"):
         vae = _built(_with_shapes(options.vae, data, options.standardize), named(options.vae))

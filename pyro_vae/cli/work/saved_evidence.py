@@ -1,26 +1,20 @@
 """Reads the files of an evaluation: their form is checked, and that the arrays belong to the summary."""
 
 import errno
-import io
-import struct
-import zlib
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
-import numpy as np
-import torch
+from torch import Tensor
 
-from pyro_vae.errors import CheckpointError, FileError
+from pyro_vae.errors import FileError
+from pyro_vae.runs.arrays import columns
 from pyro_vae.runs.files import LARGEST_TEXT, read
 from pyro_vae.runs.formats import SavedEvidence, parse_json
 
 _ARRAYS = "arrays_sha256"
 """The entry of the summary that identifies its arrays, since a process may be killed between writing the two files."""
-_MALFORMED = (ValueError, KeyError, OSError, EOFError, RuntimeError, MemoryError, BadZipFile, zlib.error, struct.error)
-"""Errors that reading a damaged archive can raise."""
 
 
 def proof_of(arrays: bytes) -> dict[str, str]:
@@ -28,7 +22,7 @@ def proof_of(arrays: bytes) -> dict[str, str]:
     return {_ARRAYS: sha256(arrays).hexdigest()}
 
 
-def read_saved(run: Path, split: str, names: Sequence[str]) -> tuple[dict[str, Any], list[torch.Tensor]] | None:
+def read_saved(run: Path, split: str, names: Sequence[str]) -> tuple[dict[str, Any], list[Tensor]] | None:
     """Read what `evaluate` saved of importance sampling; None if there is nothing, or the files do not match.
 
     Args:
@@ -53,12 +47,4 @@ def read_saved(run: Path, split: str, names: Sequence[str]) -> tuple[dict[str, A
     found = parse_json(summary, SavedEvidence, f"{where}.json ({remedy})")
     if found.get(_ARRAYS) != sha256(data).hexdigest():
         return None
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            columns = [torch.from_numpy(arrays[name]) for name in names]
-    except _MALFORMED as error:
-        raise CheckpointError(f"{where}.npz is damaged ({remedy}): {error}") from error
-    for name, column in zip(names, columns, strict=True):
-        if column.shape != columns[0].shape or column.ndim != 1 or column.dtype != torch.float64:
-            raise CheckpointError(f"{where}.npz is damaged ({remedy}): {name} is {column.dtype} {list(column.shape)}")
-    return found, columns
+    return found, columns(data, names, f"{where}.npz", remedy)
