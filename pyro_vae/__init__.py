@@ -14,7 +14,7 @@ What you choose (a new part is one class in one of these):
 What you do:
 
     data/             what is trained on: sources, storage, splits, inputs
-    training/         `fit`: the loop, a step, its settings; and other priors fitted afterwards
+    training/         `fit`: the loop, a step, its settings; other priors fitted afterwards; `search` among models
     evidence/         log p(x) of any pair, a file a method, each with its error and its health
     diagnostics/      what to believe of a model, a guide and its codes
     tasks/            what a trained model is for: sample, reconstruct, restore, score, cluster, classify, count codes

@@ -63,9 +63,9 @@ def search(
 
     In each round every candidate left is trained, and log p(x) of the same validation data estimated by importance
     sampling; the best `1 / factor` go on. Each round has the same share of the budget (`stages`). Differences are
-    paired over the data, so they are known far better than the log p(x) themselves. If all that would go on are within
-    one standard error of the best, the search stops and says so: more training may still tell them apart, these data
-    can't. The test split is not read.
+    paired over the data: an easy datum is easy for all, and adds nothing to their errors. If all that would go on are
+    within one standard error of the best, the search stops and says so: more training may still tell them apart, these
+    data can't. The test split is not read.
 
     Where all schedules are constant, a candidate's run goes on in the next round. Where one depends on the number of
     epochs (`Cosine`, a warm-up), a candidate is trained anew in each round, with a schedule of the round's length; the

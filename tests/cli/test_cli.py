@@ -547,7 +547,7 @@ class TestUsage:
         [
             (
                 "",
-                ["expected a command: fit, evaluate, compare, diagnose, sample, reconstruct, restore, cluster, refit"],
+                ["expected a command: fit, search, evaluate, compare, diagnose, sample, reconstruct, restore, cluster"],
             ),
             ("fti", ["unknown command 'fti', did you mean 'fit'?", "evaluate"]),
             ("fit --epohcs 3", ["unknown option '--epohcs', did you mean '--epochs'?", "--batch_size"]),
