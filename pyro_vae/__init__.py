@@ -20,6 +20,7 @@ What you do:
     tasks/            what a trained model is for: sample, reconstruct, restore, score, cluster, classify, count codes
     plots/            results to matplotlib figures
     report/           all diagnostics on one page
+    explore/          a live page in the browser: the true posterior beside the guide
     sklearn/          estimators of scikit-learn: for its pipelines and searches
     runs/             a run directory: descriptions of parts, state, files, loading
     cli/              the command, a file a subcommand

@@ -1,0 +1,39 @@
+"""The page as one text: its parts are in the folder `page`, and nothing is loaded from elsewhere."""
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+SCRIPTS = ("ask.js", "offline.js", "drawing.js", "plane.js", "editor.js", "numbers.js", "codes.js", "app.js")
+"""In the order in which they run."""
+
+
+def page(start: Mapping[str, Any], nonce: str) -> str:
+    """The whole page.
+
+    Args:
+        start: what it begins with, plain data.
+        nonce: by which the browser knows the page's own script and style.
+
+    Example:
+        >>> "</script><b>" in page({"facts": {"run": "</script><b>"}}, "n")
+        False
+    """
+    data = json.dumps(start, allow_nan=False).replace("<", "\\u003c")
+    parts = {
+        "STYLE": f'<style nonce="{nonce}">\n{part("style.css")}</style>',
+        "START": f'<script type="application/json" id="start" nonce="{nonce}">{data}</script>',
+        "SCRIPT": f'<script nonce="{nonce}">\n"use strict";\n{"".join(map(part, SCRIPTS))}</script>',
+    }
+    before, *rest = part("index.html").split("<!--")
+    pieces = [before]
+    for piece in rest:
+        name, _, text = piece.partition("-->")
+        pieces += [parts[name], text]
+    return "".join(pieces)
+
+
+def part(name: str) -> str:
+    """A file of the folder `page`."""
+    return (files("pyro_vae.explore") / "page" / name).read_text(encoding="utf-8")

@@ -1,0 +1,381 @@
+// The latent plane: data by label, prior, guide, true posterior, and the point.
+
+const plane = {
+  frame: "coordinates", axes: [0, 1], w: [], answer: null, codes: [], only: null, zoomed: false, refined: null, draws: null,
+  weighed: start.can.draws && !start.can.grid,
+};
+const SHARES = [0.5, 0.9];
+const EDGE = { left: 46, right: 12, top: 10, bottom: 34 };
+
+const where = () => ({ frame: plane.frame, axes: plane.axes });
+const frameNow = () => start.frames[plane.frame];
+
+function box() {
+  const posterior = datum.answer && datum.answer.posterior;
+  let { low, high } = plane.answer;
+  if (plane.zoomed && datum.answer) {
+    if (posterior && posterior.found) ({ low, high } = posterior);
+    else {
+      const centre = plane.axes.map((axis) => datum.answer.place[axis]);
+      const around = (high[0] - low[0]) / 10;
+      low = centre.map((v) => v - around);
+      high = centre.map((v) => v + around);
+    }
+  }
+  const reach = Math.max(high[0] - low[0], high[1] - low[1]) / 2;
+  const middle = [0, 1].map((i) => (low[i] + high[i]) / 2);
+  return { low: middle.map((m) => m - reach), high: middle.map((m) => m + reach) };
+}
+
+// Maps between the plane and CSS pixels of the canvas.
+function mapping(width, height) {
+  const { low, high } = box(), inner = [width - EDGE.left - EDGE.right, height - EDGE.top - EDGE.bottom];
+  const unit = (high[0] - low[0]) / Math.min(...inner);
+  const middle = [(low[0] + high[0]) / 2, (low[1] + high[1]) / 2];
+  const centre = [EDGE.left + inner[0] / 2, EDGE.top + inner[1] / 2];
+  return {
+    unit,
+    to: ([u, v]) => [centre[0] + (u - middle[0]) / unit, centre[1] - (v - middle[1]) / unit],
+    from: ([x, y]) => [middle[0] + (x - centre[0]) * unit, middle[1] - (y - centre[1]) * unit],
+    limits: [middle[0] - inner[0] * unit / 2, middle[0] + inner[0] * unit / 2,
+      middle[1] - inner[1] * unit / 2, middle[1] + inner[1] * unit / 2],
+  };
+}
+
+function drawPlane() {
+  if (!plane.answer) return;
+  const [context, width, height] = sharp(byId("plane"));
+  if (Math.min(width, height) < 100) return;
+  const map = mapping(width, height);
+  context.font = "12px system-ui, sans-serif";
+  drawAxes(context, map, width, height);
+  context.save();
+  context.beginPath();
+  context.rect(EDGE.left, EDGE.top, width - EDGE.left - EDGE.right, height - EDGE.top - EDGE.bottom);
+  context.clip();
+  drawPrior(context, map);
+  if (!datum.stale) drawPosterior(context, map);
+  drawCodes(context, map);
+  drawDraws(context, map);
+  if (datum.answer && !datum.stale) drawGuide(context, map, datum.answer.guide, colour("ink"), [5, 4]);
+  if (plane.refined) drawGuide(context, map, plane.refined.guide, colour("ink"), []);
+  drawPoint(context, map);
+  context.restore();
+}
+
+function drawAxes(context, map, width, height) {
+  const [left, right, low, high] = map.limits, names = frameNow().names;
+  context.lineWidth = 1;
+  context.strokeStyle = colour("rule");
+  context.fillStyle = colour("faint");
+  context.textAlign = "center";
+  const across = ticks(left, right), up = ticks(low, high);
+  for (const value of across.values) {
+    const [x] = map.to([value, 0]);
+    line(context, [x, EDGE.top], [x, height - EDGE.bottom]);
+    context.fillText(number(value, across.digits), x, height - EDGE.bottom + 15);
+  }
+  context.textAlign = "right";
+  for (const value of up.values) {
+    const [, y] = map.to([0, value]);
+    line(context, [EDGE.left, y], [width - EDGE.right, y]);
+    context.fillText(number(value, up.digits), EDGE.left - 6, y + 4);
+  }
+  context.fillStyle = colour("ink");
+  context.fillText(names[plane.axes[0]], width - EDGE.right, height - 4);
+  context.save();
+  context.translate(11, EDGE.top);
+  context.rotate(-Math.PI / 2);
+  context.fillText(names[plane.axes[1]], 0, 0);
+  context.restore();
+}
+
+function line(context, from, to) {
+  context.beginPath();
+  context.moveTo(...from);
+  context.lineTo(...to);
+  context.stroke();
+}
+
+function dot(context, at, radius) {
+  context.beginPath();
+  context.arc(at[0], at[1], radius, 0, 2 * Math.PI);
+  context.fill();
+}
+
+function drawNormal(context, map, normal, share) {
+  const [x, y] = map.to(normal.mean), { rx, ry, angle } = ellipse(normal.covariance, share);
+  context.beginPath();
+  context.ellipse(x, y, rx / map.unit, ry / map.unit, -angle, 0, 2 * Math.PI);
+  context.stroke();
+}
+
+function drawContours(context, map, grid, low, high, shares) {
+  const columns = grid.shape[1], lines = grid.shape[0];
+  const at = ([c, r]) => map.to([low[0] + c / (columns - 1) * (high[0] - low[0]), low[1] + r / (lines - 1) * (high[1] - low[1])]);
+  for (const level of massLevels(grid.data, shares)) {
+    for (const [from, to] of contour(grid.data, columns, level)) line(context, at(from), at(to));
+  }
+}
+
+function drawPrior(context, map) {
+  const { prior, low, high } = plane.answer;
+  context.strokeStyle = context.fillStyle = colour("faint");
+  context.setLineDash([1, 3]);
+  context.lineWidth = 1.4;
+  if (prior.kind === "normal") for (const share of [0.5, 0.9, 0.99]) drawNormal(context, map, prior, share);
+  if (prior.kind === "grid") drawContours(context, map, unpack(prior.log_density), low, high, [0.5, 0.9, 0.99]);
+  context.setLineDash([]);
+  if (prior.kind !== "draws") return;
+  context.globalAlpha = 0.35;
+  for (const draw of rows(unpack(prior.draws))) {
+    const [x, y] = map.to(draw);
+    context.fillRect(x - 1, y - 1, 2, 2);
+  }
+  context.globalAlpha = 1;
+}
+
+function drawPosterior(context, map) {
+  const found = datum.answer && datum.answer.posterior;
+  if (!found) return;
+  const grid = unpack(found.log_density), [lines, columns] = grid.shape;
+  const top = grid.data.reduce((a, b) => Math.max(a, b), -Infinity), picture = element("canvas");
+  picture.width = columns;
+  picture.height = lines;
+  const inner = picture.getContext("2d"), image = inner.createImageData(columns, lines), [r, g, b] = rgb(colour("accent"));
+  for (let row = 0; row < lines; row++) {
+    for (let column = 0; column < columns; column++) {
+      const share = Math.exp(grid.data[(lines - 1 - row) * columns + column] - top);
+      image.data.set([r, g, b, 200 * share], 4 * (row * columns + column));
+    }
+  }
+  inner.putImageData(image, 0, 0);
+  const half = [0, 1].map((i) => (found.high[i] - found.low[i]) / (columns - 1) / 2);
+  const corner = map.to([found.low[0] - half[0], found.high[1] + half[1]]);
+  const other = map.to([found.high[0] + half[0], found.low[1] - half[1]]);
+  context.drawImage(picture, ...corner, other[0] - corner[0], other[1] - corner[1]);
+  context.strokeStyle = colour("accent");
+  context.lineWidth = 2;
+  drawContours(context, map, grid, found.low, found.high, SHARES);
+}
+
+function rgb(hex) {
+  return [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+}
+
+function drawCodes(context, map) {
+  const near = plane.zoomed ? 3.2 : 2.6;
+  plane.codes.forEach((code, i) => {
+    const label = start.labels ? start.labels[i] : -1, shown = plane.only === null || plane.only === label;
+    context.globalAlpha = shown ? 0.75 : 0.08;
+    context.fillStyle = labelColour(label);
+    dot(context, map.to(code), near);
+  });
+  context.globalAlpha = 1;
+}
+
+function drawGuide(context, map, guide, ink, dashes) {
+  context.strokeStyle = context.fillStyle = ink;
+  context.lineWidth = 2;
+  if (guide.kind === "normal") {
+    context.setLineDash(dashes);
+    for (const share of SHARES) drawNormal(context, map, guide, share);
+    context.setLineDash([]);
+  } else {
+    context.globalAlpha = 0.6;
+    for (const draw of rows(unpack(guide.draws))) dot(context, map.to(draw), dashes.length ? 1.3 : 1.8);
+    context.globalAlpha = 1;
+  }
+}
+
+function drawDraws(context, map) {
+  if (!plane.draws) return;
+  const shares = unpack(plane.draws.shares).data, draws = rows(unpack(plane.draws.draws));
+  context.globalAlpha = 0.4;
+  context.fillStyle = colour("gap");
+  draws.forEach((draw, k) => dot(context, map.to(draw), Math.max(0.4, 1.7 * Math.sqrt(shares[k] * draws.length))));
+  context.globalAlpha = 1;
+}
+
+function drawPoint(context, map) {
+  const [x, y] = map.to(plane.axes.map((axis) => plane.w[axis]));
+  context.strokeStyle = colour("ink");
+  context.lineWidth = 1.5;
+  line(context, [x - 9, y], [x - 3, y]);
+  line(context, [x + 3, y], [x + 9, y]);
+  line(context, [x, y - 9], [x, y - 3]);
+  line(context, [x, y + 3], [x, y + 9]);
+}
+
+const decoding = new Latest(async () => {
+  const answer = await ask("decode", { ...given(false), frame: plane.frame, places: [plane.w] });
+  datum.decoded = answer;
+  showDecoded(answer);
+});
+
+const planeAsked = new Latest(async () => {
+  plane.answer = await ask("plane", { index: datum.index, ...where() });
+  plane.codes = rows(unpack(plane.answer.codes));
+  showLegend();
+  drawPlane();
+});
+
+let resting = 0; // the traversal follows when the point rests
+
+// Move the point: the plane, sliders and the decoded picture follow.
+function movePoint(w) {
+  plane.w = w;
+  drawPlane();
+  showSliders();
+  decoding.run();
+  const names = frameNow().names;
+  say(plane.axes.map((axis) => `${names[axis]} = ${number(w[axis])}`).join(", "));
+  clearTimeout(resting);
+  resting = setTimeout(() => traversing.run(), 250);
+}
+
+function movedTo(place) {
+  const w = [...plane.w];
+  plane.axes.forEach((axis, i) => { if (frameNow().names[axis]) w[axis] = place[i]; });
+  return w;
+}
+
+function nearestDatum(map, place) {
+  let best = -1, least = Infinity;
+  const [x, y] = map.to(place);
+  plane.codes.forEach((code, i) => {
+    const [a, b] = map.to(code), distance = Math.hypot(a - x, b - y);
+    if (distance < least && (plane.only === null || start.labels[i] === plane.only)) [best, least] = [i, distance];
+  });
+  return [best, least];
+}
+
+function listenToPlane() {
+  const canvas = byId("plane");
+  const placeOf = (event) => {
+    const edge = canvas.getBoundingClientRect(), map = mapping(Math.round(edge.width), Math.round(edge.height));
+    return [map, map.from([event.clientX - edge.left, event.clientY - edge.top])];
+  };
+  canvas.addEventListener("pointermove", (event) => movePoint(movedTo(placeOf(event)[1])));
+  canvas.addEventListener("click", (event) => {
+    const [map, place] = placeOf(event), [index, distance] = nearestDatum(map, place);
+    if (distance < 12) choose(index);
+  });
+  canvas.addEventListener("keydown", (event) => {
+    const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
+    const edge = canvas.getBoundingClientRect(), map = mapping(edge.width, edge.height);
+    const place = plane.axes.map((axis) => plane.w[axis]);
+    if (steps) {
+      const far = (event.shiftKey ? 40 : 8) * map.unit;
+      movePoint(movedTo(place.map((v, i) => v + far * steps[i])));
+    } else if (event.key === "Enter") {
+      choose(nearestDatum(map, place)[0]);
+    } else return;
+    event.preventDefault();
+  });
+}
+
+function showLegend() {
+  if (!plane.answer) return;
+  const kinds = [["data, mean codes", "data"], ["prior p(z): 50, 90, 99 % of its mass", "prior"]];
+  if (plane.answer.prior.kind === "draws") kinds[1][0] = "draws of the prior p(z)";
+  if (start.can.grid) kinds.push(["true posterior p(z|x): 50, 90 %", "posterior"]);
+  const of = datum.answer && datum.answer.guide.kind === "draws" ? "draws" : "50, 90 %";
+  kinds.push([`guide q(z|x): ${of}`, "guide"]);
+  if (plane.refined) kinds.push([`refined guide: ${of}`, "refined"]);
+  if (plane.draws) kinds.push(["importance draws, area by weight: the posterior", "draws"]);
+  byId("legend").replaceChildren(...kinds.map(([text, kind]) => element("li", {}, legendMark(kind), text)));
+}
+
+function legendMark(kind) {
+  const canvas = element("canvas", { width: 52, height: 28 }), context = canvas.getContext("2d");
+  canvas.setAttribute("aria-hidden", "true");
+  context.scale(2, 2);
+  context.lineWidth = 2;
+  context.fillStyle = context.strokeStyle = colour({ prior: "faint", posterior: "accent", draws: "gap" }[kind] || "ink");
+  if (kind === "data" || kind === "draws") {
+    if (kind === "data") context.fillStyle = start.labels ? LABELS[0] : colour("faint");
+    dot(context, [7, 8], 3);
+    if (kind === "data" && start.labels) context.fillStyle = LABELS[1];
+    dot(context, [17, 6], kind === "draws" ? 2 : 3);
+  } else {
+    if (kind === "prior") context.setLineDash([1, 3]);
+    if (kind === "guide") context.setLineDash([5, 4]);
+    context.beginPath();
+    context.ellipse(13, 7, 11, 5, 0, 0, 2 * Math.PI);
+    if (kind === "posterior") { context.globalAlpha = 0.35; context.fill(); context.globalAlpha = 1; }
+    context.stroke();
+  }
+  return canvas;
+}
+
+function showLabels() {
+  if (!start.labels) return;
+  const found = [...new Set(start.labels)].sort((a, b) => a - b);
+  byId("labels").replaceChildren(...found.map((label) => {
+    const mark = element("canvas", { width: 10, height: 10 }), context = mark.getContext("2d");
+    context.fillStyle = labelColour(label);
+    dot(context, [5, 5], 5);
+    const button = element("button", { type: "button" }, mark, label < 0 ? "none" : String(label));
+    button.setAttribute("aria-pressed", String(plane.only === label));
+    button.addEventListener("click", () => {
+      plane.only = plane.only === label ? null : label;
+      showLabels();
+      drawPlane();
+    });
+    return button;
+  }));
+}
+
+const traversing = new Latest(async () => {
+  if (byId("traverse-card").hidden) return;
+  const axis = Number(byId("traverse-axis").value), frame = frameNow(), steps = 9;
+  const places = Array.from({ length: steps }, (_, s) => {
+    const w = [...plane.w];
+    w[axis] = frame.low[axis] + s / (steps - 1) * (frame.high[axis] - frame.low[axis]);
+    return w;
+  });
+  const answer = await ask("decode", { ...given(false), frame: plane.frame, places });
+  const found = rows(unpack(answer.x)), values = places.map((w) => number(w[axis]));
+  if (isImage()) byId("traversal").replaceChildren(...found.map((x, s) => tile(x, values[s])));
+  else byId("traversal").replaceChildren(traversalTable(frame.names[axis], values, found));
+});
+
+function traversalTable(name, values, found) {
+  const head = element("tr", {}, element("th", { scope: "col" }, name), ...values.map((text) => element("th", { scope: "col" }, text)));
+  const lines = columns().map((column, i) => element("tr", {}, element("th", { scope: "row" }, column.name),
+    ...found.map((x) => element("td", {}, levelText(column, x[i])))));
+  return element("div", { className: "wide" }, element("table", {}, element("thead", {}, head), element("tbody", {}, ...lines)));
+}
+
+function tile(values, caption) {
+  return element("figure", {}, thumbnail(values, 52), element("figcaption", {}, caption));
+}
+
+function showSliders() {
+  const frame = frameNow(), holder = byId("sliders");
+  const count = frame.names.filter((name) => name).length;
+  if (holder.dataset.frame !== plane.frame) {
+    holder.dataset.frame = plane.frame;
+    holder.replaceChildren(...Array.from({ length: count }, (_, i) => slider(frame, i)));
+  }
+  [...holder.children].forEach((row, i) => {
+    const input = row.querySelector("input");
+    if (document.activeElement !== input || Number(input.value) !== plane.w[i]) input.value = plane.w[i];
+    row.querySelector("output").textContent = number(plane.w[i]);
+  });
+}
+
+function slider(frame, i) {
+  const step = (frame.high[i] - frame.low[i]) / 200;
+  const input = element("input", { type: "range", min: frame.low[i], max: frame.high[i], step, value: 0 });
+  input.setAttribute("aria-label", frame.names[i]);
+  input.addEventListener("input", () => {
+    const w = [...plane.w];
+    w[i] = Number(input.value);
+    movePoint(w);
+  });
+  const carried = element("span", {}, `${number(frame.carried[i], 3)} ${frame.unit.replace("KL, nats", "nats")}`);
+  carried.title = frame.unit === "variance" ? "variance of the mean code over the data" : "KL of q from p(z), mean over the data";
+  return element("label", { className: "slider" }, frame.names[i], input, element("output"), carried);
+}
