@@ -2,7 +2,8 @@
 
 Each method has its file: `importance_sampling` (plain and Pareto-smoothed), `annealing` (its settings and results are
 in `annealing_results`, the densities that it passes through in `annealing_path`, bounds from both sides in `sandwich`),
-`quadrature`, `appendix_d`, `prior_sampling`. All return an `Estimate` (`base`); `methods` calls them by name.
+`quadrature`, `appendix_d`, `prior_sampling`. All return an `Estimate` (`base`), some with an upper bound from the same
+draws (`interval`); `methods` calls them by name.
 """
 
 from pyro_vae.evidence.annealing import ais, bdmc, reverse_ais
@@ -11,6 +12,7 @@ from pyro_vae.evidence.base import BoundKind, Estimate
 from pyro_vae.evidence.bits import BitsPerDim, bits_per_dim
 from pyro_vae.evidence.elbo import Bound, bound, has_elbo
 from pyro_vae.evidence.importance_sampling import Evidence, log_marginal
+from pyro_vae.evidence.interval import Interval
 from pyro_vae.evidence.methods import METHODS, estimate
 from pyro_vae.evidence.sandwich import Sandwich
 
@@ -23,6 +25,7 @@ __all__ = [
     "BoundKind",
     "Estimate",
     "Evidence",
+    "Interval",
     "Sandwich",
     "ais",
     "bdmc",

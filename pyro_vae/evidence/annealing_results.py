@@ -11,9 +11,15 @@ from pyro_vae.arguments.values import plain_fields
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.evidence.base import Estimate
 from pyro_vae.statistics.averages import number, squared_error_of_log_mean
+from pyro_vae.statistics.tangent import fold_sums, tangent_gap
 
 MOST_SPREAD = 1.0
 """Standard deviation of a datum's log-weights over its chains, nats, above which its bound counts as loose."""
+
+
+_INTERVAL_SPREAD, _SIZEABLE = 0.5, 0.2
+"""The same for an interval, which needs lighter tails; and the share of such data from which on all are flagged: a
+small spread may be chance, and then log p(x) is too low."""
 
 
 _STEEPNESS = 4.0
@@ -153,6 +159,30 @@ class AnnealedEvidence(Estimate):
         return ~(self.spread <= MOST_SPREAD)
 
     @property
+    def upper(self) -> Tensor | None:
+        """An upper bound from the same chains, in expectation above log p(x), `[N]`, nats; see `interval`.
+
+        nan for one chain; None of a bound that is an upper one already.
+        """
+        return None if self.bound == "upper" else self.log_p + self._tangent[0]
+
+    @property
+    def upper_standard_error(self) -> Tensor | None:
+        """Its Monte Carlo standard error, `[N]`, nats; None where there is no `upper`."""
+        if self.bound == "upper":
+            return None
+        return (self.standard_error.square() + self._tangent[1]).sqrt()
+
+    @property
+    def _tangent(self) -> tuple[Tensor, Tensor]:
+        return tangent_gap(fold_sums(self.log_weights), len(self.log_weights))
+
+    @property
+    def _interval_flagged(self) -> Tensor:
+        loose = ~(self.spread <= _INTERVAL_SPREAD)
+        return loose | (loose.double().mean() > _SIZEABLE)
+
+    @property
     def health(self) -> str:
         """The share of loose bounds, and the median effective number of chains."""
         ess = f"ESS {self.ess.median().item():.3g} of {len(self.log_weights)} chains"
@@ -160,7 +190,9 @@ class AnnealedEvidence(Estimate):
 
     def columns(self) -> dict[str, Tensor]:
         """See `Estimate`."""
-        return {**super().columns(), "ess": self.ess, "spread": self.spread}
+        ends = {"upper": self.upper, "upper_standard_error": self.upper_standard_error}
+        known = {name: end for name, end in ends.items() if end is not None}
+        return {**super().columns(), "ess": self.ess, "spread": self.spread, **known}
 
     def summary(self) -> dict[str, float | int | str]:
         """The averages as plain numbers, with their protocol."""
@@ -177,7 +209,7 @@ class AnnealedEvidence(Estimate):
     def __repr__(self) -> str:
         how = self.annealing
         return (
-            f"AnnealedEvidence({self.bound} bound {self.mean:.3f} nats per datum, se(data) "
+            f"AnnealedEvidence({self.bound} bound {self.mean:.3f} nats per datum{self._upper_text()}, se(data) "
             f"{number(self.standard_error_data)}, se(Monte Carlo) {self.error_text()}, loose for "
             f"{self.unreliable:.1%}, acceptance {self.accept.mean().item():.2f}, N = {len(self.log_p)}, "
             f"{how.num_chains} chains over {how.num_temperatures} temperatures from the {how.start}, "

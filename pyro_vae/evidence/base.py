@@ -1,11 +1,13 @@
 """What every estimator of log p(x) returns: the estimate of each datum, its error, and whether to believe it."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from math import isfinite
 from typing import Literal
 
 from torch import Tensor
 
+from pyro_vae.evidence.interval import Interval
 from pyro_vae.statistics.averages import Averaged, OverData, at_least, number
 
 BoundKind = Literal["lower", "upper", "consistent"]
@@ -27,6 +29,10 @@ class Estimate(OverData, ABC):
     """The name of the method, as `methods.estimate` takes it."""
     bound: BoundKind
     """On which side of log p(x) the estimate lies in expectation; "consistent" if on neither."""
+    upper: Tensor | None = None
+    """An upper bound, `[N]`, nats: in expectation above log p(x). None of methods that have none."""
+    upper_standard_error: Tensor | None = None
+    """Its Monte Carlo standard error, `[N]`, nats."""
 
     @property
     @abstractmethod
@@ -37,6 +43,21 @@ class Estimate(OverData, ABC):
     def health(self) -> str:
         """What `flagged` found, in words."""
         return f"{self.unreliable:.1%} flagged"
+
+    @property
+    def interval(self) -> Interval | None:
+        """Log p(x) from below, `log_p`, and from above, `upper`, by the same draws; None where there is no `upper`."""
+        if self.upper is None or self.upper_standard_error is None:
+            return None
+        flagged, lower = self._interval_flagged, self._averaged
+        upper = replace(lower, values=self.upper, standard_errors=self.upper_standard_error)
+        lower, upper = (replace(end, is_at_least=bool(flagged.any())) for end in (lower, upper))
+        return Interval(lower, upper, flagged)
+
+    @property
+    def _interval_flagged(self) -> Tensor:
+        """Which data's interval is not to be trusted, `[N]` bool."""
+        return self.flagged
 
     @property
     def _averaged(self) -> Averaged:
@@ -56,6 +77,12 @@ class Estimate(OverData, ABC):
         """`standard_error_monte_carlo` as text, with "at least" in front where it is known to be too small."""
         return at_least(number(self.standard_error_monte_carlo, form), self.error_is_at_least)
 
+    def _upper_text(self) -> str:
+        """The upper bound of `interval`, as a part of what is printed."""
+        if (interval := self.interval) is None:
+            return ""
+        return f", upper bound {number(interval.upper.mean)} (flagged {interval.unreliable:.1%})"
+
     def summary(self) -> dict[str, float | int | str]:
         """The averages as plain numbers, with their protocol; what the command prints."""
         return {
@@ -66,6 +93,7 @@ class Estimate(OverData, ABC):
             "standard_error_monte_carlo": self.standard_error_monte_carlo,
             "standard_error_monte_carlo_is_at_least": self.error_is_at_least,
             "unreliable": self.unreliable,
+            **({} if (interval := self.interval) is None else interval.summary()),
             "mean_flagged": self.mean_flagged,
             "health": self.health,
             "num_data": len(self.log_p),
@@ -78,7 +106,7 @@ class Estimate(OverData, ABC):
 
     def __repr__(self) -> str:
         return (
-            f"{type(self).__name__}(log p(x) = {self.mean:.3f} nats per datum ({self.bound}), "
+            f"{type(self).__name__}(log p(x) = {self.mean:.3f} nats per datum ({self.bound}){self._upper_text()}, "
             f"se(data) {number(self.standard_error_data)}, se(method) {self.error_text()}, "
             f"{self.health}{', THE MEAN TOO' * self.mean_flagged}, N = {len(self.log_p)})"
         )

@@ -20,6 +20,7 @@ from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.evidence import Evidence
 from pyro_vae.evidence.annealing import ais, bdmc
 from pyro_vae.evidence.base import MOST_UNRELIABLE
+from pyro_vae.evidence.interval import Interval
 from pyro_vae.evidence.sandwich import CROSSED_BEYOND, Sandwich
 from pyro_vae.process.isolation import isolated
 from pyro_vae.report.html import Section, Warned
@@ -79,6 +80,7 @@ def evidence(subject: Subject) -> Finding:
     found = subject.evidence
     rows = [
         _row("log p(x)", found.mean, found.standard_error_data, found.error_text()),
+        *_upper_row("log p(x), upper bound", found.interval),
         _row("ELBO", found.elbo_mean, standard_error(found.elbo), None),
     ]
     warnings = []
@@ -96,7 +98,8 @@ def evidence(subject: Subject) -> Finding:
         warnings.append(Warned(what, advice))
     text = (
         f"Importance sampling from the guide with K = {found.num_particles} draws for each of {len(found.log_p)} data. "
-        "The estimate is below log p(x) in expectation, and rises to it with K."
+        "The estimate is below log p(x) in expectation, and rises to it with K. The upper bound, by the same draws, is "
+        "above it in expectation. Both are too low where the draws miss a part of the posterior, which the flags tell."
     )
     figures = {"Pareto k of each datum; what to trust is decided from all k together": plots.pareto_k(found)}
     return Finding(Section("Log p(x)", text, [rows], figures, warnings, _seed(subject)), found.summary())
@@ -117,6 +120,7 @@ def bracket(subject: Subject) -> Finding:
     rows = [
         _row("the data: importance sampling", importance.mean().item(), standard_error(importance), None),
         _row("the data: AIS", annealed.mean, annealed.standard_error_data, annealed.error_text()),
+        *_upper_row("the data: AIS, upper bound", annealed.interval),
         _row("the data: AIS less importance sampling", higher.mean().item(), standard_error(higher), None),
         _row("simulated: lower bound, AIS", lower.mean, lower.standard_error_data, lower.error_text()),
         _row("simulated: upper bound, reverse AIS", upper.mean, upper.standard_error_data, None),
@@ -349,6 +353,15 @@ def _row(name: str, mean: float, of_data: float, of_draws: float | str | None) -
     """A row of a table of averages over data; an error that is text is printed as it is."""
     draws = "" if of_draws is None else of_draws if isinstance(of_draws, str) else number(of_draws, ".4f")
     return {"": name, "nats per datum": f"{mean:.3f}", "standard error, data": number(of_data), "of draws": draws}
+
+
+def _upper_row(name: str, interval: Interval | None) -> list[dict[str, Any]]:
+    """The row of the upper end of an interval, with the share of the data for which it is not to be trusted."""
+    if interval is None:
+        return []
+    upper, flagged = interval.upper, f", flagged for {interval.unreliable:.1%}" * (interval.unreliable > 0)
+    error = at_least(number(upper.standard_error_monte_carlo, ".4f"), upper.is_at_least)
+    return [_row(f"{name}{flagged}", upper.mean, upper.standard_error_data, error)]
 
 
 def _equality(simulated: Sandwich) -> str:

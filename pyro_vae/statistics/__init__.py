@@ -10,6 +10,7 @@ Its files:
     reliability.py    which Pareto k to believe
     convergence.py    R-hat and effective sample sizes of chains
     intervals.py      intervals of draws, and scores of predictions by draws
+    tangent.py        an upper bound on the logarithm of an expectation
     uniformity.py     whether ranks are uniform
     rounding.py       how far a log-weight may be off by rounding
 """

@@ -16,6 +16,8 @@ class Averaged:
         values: the estimates, `[N]`, double precision.
         standard_errors: their Monte Carlo standard errors, `[N]`; nan where they are not known.
         is_at_least: whether some of them are known to be too small, and so that of the mean.
+        shared: the part of each error that has the same sign for similar data, `[N]`, e.g. rounding: it is not divided
+            by the root of N. None for none.
 
     Example:
         >>> import torch
@@ -26,6 +28,7 @@ class Averaged:
     values: Tensor
     standard_errors: Tensor
     is_at_least: bool = False
+    shared: Tensor | None = None
 
     @property
     def mean(self) -> float:
@@ -40,7 +43,10 @@ class Averaged:
     @property
     def standard_error_monte_carlo(self) -> float:
         """Standard error of `mean` due to the draws, with the data fixed."""
-        return (self.standard_errors.square().sum().sqrt() / len(self.values)).item()
+        if self.shared is None:
+            return (self.standard_errors.square().sum().sqrt() / len(self.values)).item()
+        draws = (self.standard_errors.square() - self.shared.square()).clamp(min=0).sum().sqrt() / len(self.values)
+        return torch.hypot(draws, self.shared.mean()).item()
 
     def summary(self) -> dict[str, float]:
         """The average and its errors as plain numbers."""

@@ -337,7 +337,7 @@ class TestSmoothed:
         sums = _Sums(num_particles)
         for part in torch.from_numpy(log_w).T.split(17):
             sums.add(part, torch.zeros(()))
-        log_p, error, ess, k, elbo, _ = sums.result(0, smoothed=True)
+        log_p, error, ess, k, elbo, *_ = sums.result(0, smoothed=True)
         w = torch.from_numpy(smoothed_by_arviz(log_w))
         expected = torch.logsumexp(w, -1)
         torch.testing.assert_close(log_p, expected - math.log(num_particles), rtol=0, atol=1e-9)

@@ -19,8 +19,8 @@ _INSIDE = "made by the package: its parts have the examples"
 # What has no example of its own, and why.
 WITHOUT = {
     _RESULT: """History AnnealedEvidence BitsPerDim Bound Estimate Evidence Sandwich Compared Comparison ElboSurgery
-        CodeInformation Round SearchResult GapComparison InferenceGaps LatentStatistics Accuracy Attribute Clustering
-        ClusteringScores CodebookUsage DCI
+        CodeInformation Round SearchResult GapComparison InferenceGaps Interval LatentStatistics Accuracy Attribute
+        Clustering ClusteringScores CodebookUsage DCI
         Detection Edited Encoded Generated ImputationError Imputed Paths Pooled Restored Scores Strength Threshold
         Traversal Finding HMCResult ImportanceSamples Posterior Simulated Outcome Search""",
     _BASE: """CodePrior Prior Likelihood Guide FromNoise FromShapes Network Objective Schedule Autoencoder Conditional

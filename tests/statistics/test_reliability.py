@@ -15,7 +15,7 @@ from pyro_vae.cli.work.evaluate_results import readable
 from pyro_vae.data import LinearGaussian
 from pyro_vae.diagnostics.comparison import compare
 from pyro_vae.evidence import AnnealedEvidence, Annealing, Evidence, estimate, log_marginal
-from pyro_vae.evidence.importance_sampling import _Sums
+from pyro_vae.evidence.importance_sampling import _COLUMNS, _Sums
 from pyro_vae.inference.posteriors import posterior
 from pyro_vae.statistics.pareto import smooth_tail, tail_kept
 from pyro_vae.statistics.reliability import error_bar_below, untrustworthy
@@ -44,8 +44,8 @@ def evidence_of(eigenvalues, num_particles, num_data, seed=0):
         sums = _Sums(num_particles)
         sums.add(-(z.square() * (1 / variance - 1)).sum(-1) / 2 - variance.log().sum() / 2, torch.zeros(()).double())
         blocks.append(sums.result(0))
-    *columns, rounding = (torch.cat(column) for column in zip(*blocks, strict=True))
-    return Evidence(*columns, num_particles=num_particles, seed=seed, rounding=rounding)
+    columns = dict(zip(_COLUMNS, map(torch.cat, zip(*blocks, strict=True)), strict=True))
+    return Evidence(**columns, num_particles=num_particles, seed=seed)
 
 
 def joined(*found):

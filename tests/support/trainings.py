@@ -125,7 +125,8 @@ def own_rows():
 def evidence(world):
     vae = make().float()
     estimate = log_marginal(vae.model, vae.guide, digits(120).split("train"), num_particles=50, world=world)
-    return [getattr(estimate, name).tolist() for name in ("log_p", "standard_error", "ess", "pareto_k", "elbo")]
+    names = ("log_p", "standard_error", "ess", "pareto_k", "elbo", "upper", "upper_standard_error")
+    return [getattr(estimate, name).tolist() for name in names]
 
 
 def failure(function, *args, **kwargs):

@@ -75,8 +75,9 @@ def readable(result: dict[str, Any]) -> dict[str, Any]:
     """One method's result for readers: with units, and each error next to its number."""
     r = {name: value for name, value in result.items() if name not in _IDENTITY}
     first = {name: r.pop(name) for name in ("run", "data", "split", "weights")}
+    interval = _interval_line(r)
     lines = _of_importance(r) if "num_particles" in r else _of_another(r)
-    return {**first, **lines, **_accuracy_line(r), **r}
+    return {**first, **lines, **interval, **_accuracy_line(r), **r}
 
 
 def _of_importance(r: dict[str, Any]) -> dict[str, str]:
@@ -130,6 +131,19 @@ def _of_another(r: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def _interval_line(r: dict[str, Any]) -> dict[str, str]:
+    """Log p(x) from both sides, if the method has an upper bound."""
+    if "upper" not in r:
+        return {}
+    upper, error, share = (r.pop(name) for name in ("upper", "upper_standard_error_monte_carlo", "upper_unreliable"))
+    errors = " and ".join(number(e, ".4f") for e in (r["standard_error_monte_carlo"], error))
+    doubt = f"; flagged for {share:.1%} of the data, whose log p(x) may be higher" if share else ""
+    return {
+        "interval": f"log p(x) in [{r['log_p']:.3f}, {number(upper)}] nats per datum: each end in expectation over the "
+        f"draws, with standard errors {at_least(errors, share > 0)}{doubt}"
+    }
+
+
 def _method_line(r: dict[str, Any]) -> dict[str, str]:
     """The method's name and side, except for plain importance sampling."""
     return {"method": f"{r.pop('method')} ({_SIDES[r.pop('bound')]})"} if "method" in r else {}
@@ -178,7 +192,7 @@ def readable_all(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_HEADER = ["method", "NLL", "s.e. data", "s.e. method", "log p(x) is", "flagged", "seconds"]
+_HEADER = ["method", "NLL", "at least", "s.e. data", "s.e. method", "log p(x) is", "flagged", "seconds"]
 
 
 def _row(name: str, entry: Mapping[str, Any]) -> list[str]:
@@ -186,7 +200,8 @@ def _row(name: str, entry: Mapping[str, Any]) -> list[str]:
     error = at_least(number(entry["standard_error_monte_carlo"], ".2g"), entry[_IS_AT_LEAST])
     flagged = f"{entry['unreliable']:.1%}{', mean too' * entry['mean_flagged']}"
     errors = number(entry["standard_error_data"]), error
-    return [name, f"{entry['nll']:.3f}", *errors, side, flagged, f"{entry['seconds']:.1f}"]
+    least = number(-entry["upper"]) if "upper" in entry else "-"
+    return [name, f"{entry['nll']:.3f}", least, *errors, side, flagged, f"{entry['seconds']:.1f}"]
 
 
 def columns_of(rows: Sequence[Sequence[str]]) -> list[str]:
