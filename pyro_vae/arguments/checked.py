@@ -37,6 +37,8 @@ _WHOLE = (
     "batch",
     "num",
     "num_data",
+    "num_simulated",
+    "num_null",
     "side",
     "components",
     "restarts",

@@ -6,111 +6,56 @@ the guide is uniform, and a credible set of level a contains it with probability
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_vae.arguments.checked import checked
-from pyro_vae.compiling.backends import exact_products, fast_cpu
-from pyro_vae.compiling.memory import remembering
-from pyro_vae.errors import NumericalError, UsageError
+from pyro_vae.diagnostics.coverage import LEVELS, Coverage
+from pyro_vae.diagnostics.ranks import CLEAR, Ranks, check, untied, without_nan
+from pyro_vae.errors import UsageError
 from pyro_vae.inference.pairs import EagerPair
-from pyro_vae.inference.programs import Called, Program, evaluation_mode
-from pyro_vae.inference.simulating import Simulated, ToX, simulate_block
+from pyro_vae.inference.programs import Program
+from pyro_vae.inference.simulated_codes import STREAM, Simulation, data_of
+from pyro_vae.inference.simulating import Simulated, ToX
 from pyro_vae.inference.sites import element_names, flattened, in_order
-from pyro_vae.inference.tiles import TILE_DATA, draws
-from pyro_vae.inference.weighing import log_density, refuse_point_masses, sites_at, weigh
+from pyro_vae.inference.tiles import draws
+from pyro_vae.inference.weighing import log_density, sites_at, weigh
 from pyro_vae.process.isolation import isolated
-from pyro_vae.process.seeding import generator, seeded
-from pyro_vae.statistics.uniformity import Band, counts_below, p_values, sign_walk_p_value, simultaneous_band
+from pyro_vae.statistics.uniformity import sign_walk_p_value
 
 Summary = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 """Maps the latents `[draws, N, *event]` by site name and x `[N, *event]` to one number for each draw, `[draws, N]`."""
 
-LEVELS = (0.5, 0.8, 0.9, 0.95)
 _DENSITY = "log q(z|x)"
-_CLEAR = 2.0
-"""A shift, or a spread, of the ranks is reported if it is larger than this many standard errors."""
 
 
-@dataclass(frozen=True, eq=False)
-class Calibration:
+@dataclass(frozen=True, eq=False, repr=False)
+class Calibration(Ranks):
     r"""Ranks of simulated codes among the guide's draws, and whether they are uniform.
 
-    The ranked quantities are each latent dimension, their norm, log p(x|z), log q(z|x) and the caller's `summaries`.
-    The probability of a false alarm is for all of them together: `alpha` is divided by their number (Bonferroni).
+    The ranked quantities are each latent dimension, their norm, log p(x|z), log q(z|x) and the caller's `summaries`;
+    a rank is the number of draws below the truth. A verdict is about the guide's draws of a quantity: `"calibrated"`;
+    if flagged, `"too low"` or `"too high"` for a shift of the mean rank, `"too narrow"` or `"too wide"` for a spread,
+    whichever is larger in standard errors; `"misshapen"` if neither is clear.
 
     Args:
-        ranks: number of the L draws below the truth, `[N, Q]`, from 0 to L; ties are broken at random.
-        names: names of the Q quantities.
-        num_draws: L.
-        seed: seed of the draws.
-        alpha: probability that any quantity of a calibrated guide is flagged.
+        ranks: see `Ranks`.
+        names: see `Ranks`.
+        num_draws: see `Ranks`.
+        seed: see `Ranks`.
+        alpha: see `Ranks`.
     """
 
-    ranks: Tensor
-    names: tuple[str, ...]
-    num_draws: int
-    seed: int
-    alpha: float = 0.05
+    def _verdict(self, shift: float, spread: float) -> str:
+        if max(abs(shift), abs(spread)) < CLEAR:
+            return "misshapen"
+        if abs(shift) >= abs(spread):
+            return "too low" if shift > 0 else "too high"
+        return "too narrow" if spread > 0 else "too wide"
 
-    @property
-    def points(self) -> Tensor:
-        """The points of the distribution function, `k / (L + 1)` for k = 0 ... L + 1, `[L + 2]`."""
-        return torch.arange(self.num_draws + 2, dtype=torch.float64) / (self.num_draws + 1)
-
-    @cached_property
-    def difference(self) -> Tensor:
-        """The share of ranks below k minus its expectation k / (L + 1), at `points`, `[L + 2, Q]`."""
-        counts = counts_below(self.ranks.numpy(), self.num_draws)
-        inner = torch.from_numpy(counts).double() / len(self.ranks)
-        nothing = torch.zeros(1, len(self.names), dtype=torch.float64)
-        return torch.cat([nothing, inner, nothing + 1]) - self.points[:, None]
-
-    @property
-    def band(self) -> tuple[Tensor, Tensor]:
-        """The bounds of `difference` at `points`, `[L + 2]` each; a quantity outside them at any point is flagged.
-
-        A calibrated guide leaves them at any point in any quantity with probability at most `alpha`.
-        """
-        band = self._band
-        zero = np.zeros(1)
-        lower, upper = (np.concatenate([zero, side / len(self.ranks), zero + 1]) for side in (band.lower, band.upper))
-        return torch.from_numpy(lower) - self.points, torch.from_numpy(upper) - self.points
-
-    @cached_property
-    def p_values(self) -> Tensor:
-        """The exact probability that ranks of a calibrated guide are as unlikely at some point, `[Q]`."""
-        return torch.from_numpy(p_values(self.ranks.numpy(), self.num_draws))
-
-    @property
-    def flagged(self) -> Tensor:
-        """Which quantities are not calibrated, `[Q]` bool: p-value at most `alpha / Q`."""
-        return self.p_values <= self.alpha / len(self.names)
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether nothing is flagged. With few data large errors stay undetected; `band` shows how large."""
-        return not self.flagged.any()
-
-    @property
-    def verdicts(self) -> dict[str, str]:
-        """A verdict on the guide's draws of each quantity, in words.
-
-        `"calibrated"`; if flagged, `"too low"` or `"too high"` for a shift of the mean rank, `"too narrow"` or `"too
-        wide"` for a spread, whichever is larger in standard errors; `"misshapen"` if neither is clear.
-        """
-        flagged = self.flagged.tolist()
-        shift, spread = (value.tolist() for value in self._shift_and_spread())
-        return {
-            name: _verdict(*found) if bad else "calibrated"
-            for name, bad, *found in zip(self.names, flagged, shift, spread, strict=True)
-        }
-
-    def coverage(self, levels: Sequence[float] = LEVELS) -> "Coverage":
+    def coverage(self, levels: Sequence[float] = LEVELS) -> Coverage:
         r"""How often the guide's credible sets contain the truth.
 
         Central sets of each quantity, between the quantiles `(1 - level) / 2` and `(1 + level) / 2` of the draws; for
@@ -142,49 +87,11 @@ class Calibration:
         """The verdict, p-values and coverage as plain numbers."""
         coverage, location = self.coverage(_possible(LEVELS, self.num_draws)), self.location()
         return {
-            "calibrated": self.calibrated,
-            "alpha": self.alpha,
-            "verdicts": self.verdicts,
-            "p_values": dict(zip(self.names, self.p_values.tolist(), strict=True)),
+            **super().summary(),
             "coverage": coverage.summary(),
             "bias_of_ranks": dict(zip(self.names, location.bias.tolist(), strict=True)),
             "p_values_of_bias": dict(zip(self.names, location.p_values.tolist(), strict=True)),
-            "num_data": len(self.ranks),
-            "num_draws": self.num_draws,
-            "seed": self.seed,
         }
-
-    def __repr__(self) -> str:
-        bad = [f"{name} {verdict}" for name, verdict in self.verdicts.items() if verdict != "calibrated"]
-        found = ", ".join(bad) if bad else "no quantity flagged"
-        sizes = f"Q = {len(self.names)}, N = {len(self.ranks)}, L = {self.num_draws}"
-        return f"Calibration({found}; {sizes}, alpha {self.alpha}, seed {self.seed})"
-
-    @property
-    def _band(self) -> Band:
-        return simultaneous_band(len(self.ranks), self.num_draws, self.alpha / len(self.names))
-
-    def _fractions(self) -> Tensor:
-        return (self.ranks.double() + 0.5) / (self.num_draws + 1)
-
-    def _variance(self) -> float:
-        """The variance of a uniform rank, as a fraction."""
-        cells = self.num_draws + 1
-        return (cells**2 - 1) / (12 * cells**2)
-
-    def _shift_and_spread(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance of the ranks minus those of uniform ranks, in standard errors, `[Q]` each."""
-        n, fractions = len(self.ranks), self._fractions()
-        shift = (fractions.mean(0) - 0.5) / (self._variance() / n) ** 0.5
-        return shift, (fractions.var(0, correction=0) - self._variance()) / (1 / 180 / n) ** 0.5
-
-
-def _verdict(shift: float, spread: float) -> str:
-    if max(abs(shift), abs(spread)) < _CLEAR:
-        return "misshapen"
-    if abs(shift) >= abs(spread):
-        return "too low" if shift > 0 else "too high"
-    return "too narrow" if spread > 0 else "too wide"
 
 
 def _draws_outside(level: float, num_draws: int) -> int:
@@ -201,50 +108,6 @@ def _draws_outside(level: float, num_draws: int) -> int:
 
 def _possible(levels: Sequence[float], num_draws: int) -> list[float]:
     return [level for level in levels if round((1 - level) / 2 * (num_draws + 1)) > 0]
-
-
-@dataclass(frozen=True, eq=False)
-class Coverage:
-    """How often credible sets contain the truth.
-
-    Args:
-        levels: the levels of the sets, `[J]`.
-        shares: shares of the data whose truth is inside, `[J, Q]`.
-        names: names of the Q quantities; `"log q(z|x)"` is the highest-density set of the whole code.
-        num_data: N.
-        alpha: probability that any share of a calibrated guide is flagged.
-    """
-
-    levels: Tensor
-    shares: Tensor
-    names: tuple[str, ...]
-    num_data: int
-    alpha: float = 0.05
-
-    @property
-    def standard_errors(self) -> Tensor:
-        """Binomial standard errors of the shares for a calibrated guide, `[J]`."""
-        return (self.levels * (1 - self.levels) / self.num_data).sqrt()
-
-    @property
-    def p_values(self) -> Tensor:
-        """The two-sided exact binomial p-values, `[J, Q]`."""
-        from scipy.stats import binom  # takes a second: not at every import of the package
-
-        held = (self.shares * self.num_data).round().numpy()
-        level = self.levels[:, None].numpy()
-        below, above = binom.cdf(held, self.num_data, level), binom.sf(held - 1, self.num_data, level)
-        return torch.from_numpy(np.minimum(1, 2 * np.minimum(below, above)))
-
-    @property
-    def flagged(self) -> Tensor:
-        """Which shares differ from their level, `[J, Q]` bool: p-value at most `alpha / (J Q)`."""
-        return self.p_values <= self.alpha / self.shares.numel()
-
-    def summary(self) -> dict[str, Any]:
-        """Levels, their standard errors and the shares as plain numbers."""
-        shares = {name: column.tolist() for name, column in zip(self.names, self.shares.T, strict=True)}
-        return {"levels": self.levels.tolist(), "standard_errors": self.standard_errors.tolist(), "shares": shares}
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,18 +203,12 @@ def simulation_based_calibration(
         >>> simulation_based_calibration(vae.model, vae.guide, torch.zeros(30, 4), num_draws=19).names
         ('z[0]', 'z[1]', 'norm', 'log p(x|z)', 'log q(z|x)')
     """
-    if min(num_draws, max_rows, len(x)) < 1 or not 0 < alpha < 1:
-        sizes = f"{num_draws}, {max_rows}, {len(x)} data and alpha = {alpha}"
-        raise UsageError(f"need num_draws and max_rows >= 1, data, and 0 < alpha < 1, got {sizes}")
-    pair = EagerPair(Called(model, list(inputs)), Called(guide, list(inputs)), max_rows, max_plate_nesting)
+    check(num_draws, max_rows, len(x), alpha)
+    simulation = Simulation(model, guide, x, args, inputs, seed, max_rows, max_plate_nesting, to_x)
     blocks, names = [], ()
-    with evaluation_mode(model, guide), fast_cpu(), exact_products(), remembering():
-        with seeded(seed, "structure"):
-            first = [a[:1] for a in (x, *args, *inputs.values())]
-            refuse_point_masses(pair.guide, *first, max_plate_nesting=max_plate_nesting)
-        for start in range(0, len(x), TILE_DATA):
-            simulated = simulate_block(model, x, args, inputs, start, seed, max_plate_nesting, to_x)
-            names, ranks = _ranks(_Quantities(pair, simulated, summaries or {}), start, num_draws, seed)
+    with simulation.running():
+        for start, simulated in simulation.blocks():
+            names, ranks = _ranks(_Quantities(simulation.pair, simulated, summaries or {}), start, num_draws, seed)
             blocks.append(ranks)
             if progress is not None:
                 progress(start + len(ranks))
@@ -360,16 +217,13 @@ def simulation_based_calibration(
 
 def _ranks(quantities: "_Quantities", start: int, num_draws: int, seed: int) -> tuple[tuple[str, ...], Tensor]:
     """The names of the quantities, and the ranks of the truth, `[block, Q]`."""
-    truth = quantities.of_truth()
+    truth, pair = quantities.of_truth(), quantities.pair
     below, equal = (torch.zeros(truth.shape, dtype=torch.int64) for _ in range(2))
-    for latents, log_guide in draws(
-        quantities.pair, quantities.data, start, num_draws, seed, quantities.pair.nesting, "calibration"
-    ):
+    for latents, log_guide in draws(pair, quantities.data, start, num_draws, seed, pair.nesting, STREAM):
         drawn = quantities.of(latents, log_guide)
         below += (drawn < truth).sum(0)
         equal += (drawn == truth).sum(0)
-    ties = torch.rand(TILE_DATA, truth.shape[-1], generator=generator(seed, "ties", start), dtype=torch.float64)
-    return quantities.names, below + (ties[: len(truth)] * (equal + 1)).floor().long()
+    return quantities.names, untied(below, equal, seed, start)
 
 
 class _Quantities:
@@ -383,7 +237,7 @@ class _Quantities:
 
     def __init__(self, pair: EagerPair, simulated: Simulated, summaries: Mapping[str, Summary]) -> None:
         self.pair, self.simulated, self.summaries = pair, simulated, summaries
-        self.data = [simulated.x, *simulated.args, *simulated.inputs.values()]
+        self.data = data_of(simulated)
         self.names: tuple[str, ...] = ()
 
     def of_truth(self) -> Tensor:
@@ -405,7 +259,7 @@ class _Quantities:
             columns[name] = summary({site: value.detach() for site, value in latents.items()}, self.simulated.x)
         shape = torch.broadcast_shapes(*(column.shape for column in columns.values()))
         self.names = tuple(columns)
-        return _without_nan(torch.stack([c.expand(shape).double().cpu() for c in columns.values()], -1), self.names)
+        return without_nan(torch.stack([c.expand(shape).double().cpu() for c in columns.values()], -1), self.names)
 
     def _log_likelihood(self, latents: Mapping[str, Tensor]) -> Tensor:
         rows = max(1, self.pair.max_rows // len(self.simulated.x))
@@ -413,10 +267,3 @@ class _Quantities:
         parts = [{name: v[first : first + rows] for name, v in latents.items()} for first in range(0, count, rows)]
         nesting = self.pair.nesting
         return torch.cat([weigh(self.pair.model, p, *self.data, max_plate_nesting=nesting)[0] for p in parts])
-
-
-def _without_nan(values: Tensor, names: Sequence[str]) -> Tensor:
-    if (bad := values.isnan().flatten(0, -2).any(0)).any():
-        found = ", ".join(name for name, is_bad in zip(names, bad.tolist(), strict=True) if is_bad)
-        raise NumericalError(f"{found} is nan at a draw: look at the guide's and the decoder's outputs")
-    return values

@@ -9,6 +9,7 @@ Its files:
     tiles.py            random numbers in tiles, so that a result does not depend on how the work is cut
     pairs.py            a pair as one function from data to log-weights, eager or as a recorded graph
     simulating.py       data drawn from a model
+    simulated_codes.py  codes that a model draws, beside a guide's draws for the same data
     unconstrained.py    a pair as functions of one flat real vector, for samplers
     hamiltonian.py      hmc: Hamiltonian Monte Carlo for all data at once; HMC: its settings
     trajectories.py     chains that move by leapfrog steps

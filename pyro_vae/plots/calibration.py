@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyro_vae.diagnostics.calibration import Calibration, Coverage
 from pyro_vae.diagnostics.comparison import Comparison
+from pyro_vae.diagnostics.coverage import Coverage
 from pyro_vae.diagnostics.predictive import PredictiveCheck
+from pyro_vae.diagnostics.ranks import Ranks
 from pyro_vae.errors import UsageError
 from pyro_vae.plots.base import BLUE, FAINT, GREY, ORANGE, TEXT, TITLE, dress, legend_below, make_figure
 
@@ -19,15 +20,17 @@ _NAMED = 8
 """Flagged quantities named in a legend; the others are counted."""
 
 
-def rank_ecdf(calibration: Calibration) -> "Figure":
+def rank_ecdf(calibration: Ranks) -> "Figure":
     """Draw the ECDF of the ranks minus the uniform one, with a simultaneous band for calibrated guides.
 
     Args:
-        calibration: as `calibration.simulation_based_calibration` gives it.
+        calibration: as `calibration.simulation_based_calibration` or `joint_regions.expected_coverage` gives it.
 
     Returns:
-        The figure: one line for each quantity, in colour and named if it leaves the band. A line above the band on the
-        left and below it on the right means a guide that is too narrow; a line on one side of it, a biased guide.
+        The figure: one line for each quantity, in colour and named if it leaves the band. For calibration, a line above
+        the band on the left and below it on the right means a guide that is too narrow; a line on one side of it, a
+        biased guide. For expected coverage the rank is the level of a region and the line its coverage minus the level:
+        below the band, regions are too small.
 
     Example:
         >>> from pyro_vae.autoencoders import VAE
@@ -69,7 +72,7 @@ def _colours(count: int) -> list[str]:
     return [palette[i % len(palette)] for i in range(count)]
 
 
-def _label(name: str, bad: bool, calibration: Calibration, left: int) -> str:
+def _label(name: str, bad: bool, calibration: Ranks, left: int) -> str:
     """A line's name in the legend; matplotlib leaves out names with a leading underscore."""
     shown = int(calibration.flagged.sum()) - left
     if not bad or shown > _NAMED:

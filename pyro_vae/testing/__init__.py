@@ -20,6 +20,7 @@
     modules.py               the contract of torch modules and of values
     devices.py               whether results are on the device of the data, without an accelerator
     ppca.py                  a VAE with a known log p(x): probabilistic PCA
+    spoiled_guides.py        a known posterior, and guides that are wrong in one way each
     measure.py               integrals, statistics, noise
 """
 

@@ -22,7 +22,8 @@ WITHOUT = {
         CodeInformation Round SearchResult GapComparison InferenceGaps Interval LatentStatistics Accuracy Attribute
         Clustering ClusteringScores CodebookUsage DCI
         Detection Edited Encoded Generated ImputationError Imputed Paths Pooled Restored Scores Strength Threshold
-        Traversal Finding HMCResult ImportanceSamples Posterior Simulated Outcome Search""",
+        Traversal Finding HMCResult ImportanceSamples Posterior Simulated Outcome Search
+        ConformalScaling EvidenceCheck ExpectedCoverage HMCComparison LocalC2ST""",
     _BASE: """CodePrior Prior Likelihood Guide FromNoise FromShapes Network Objective Schedule Autoencoder Conditional
         Missingness Channel LinearChannel VAEEstimator""",
     _ERROR: """NotTensorial NotExactError ContractError NotApplicable CheckpointError DataError FileError MissingPackage

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import pyro_vae as pv
-from pyro_vae import evidence, plots, report
+from pyro_vae import diagnostics, evidence, plots, report
 from pyro_vae.channels import BitFlip, Missing
 from pyro_vae.diagnostics import Compared, Comparison, Round, SearchResult
 from pyro_vae.diagnostics.calibration import Calibration, simulation_based_calibration
@@ -209,6 +209,19 @@ CALLS: dict[str, Call] = {
     "simulation_based_calibration": Call(
         lambda t: simulation_based_calibration(*pair(t), num_draws=5), "simulation_based_calibration"
     ),
+    "expected_coverage": Call(lambda t: diagnostics.expected_coverage(*pair(t), num_draws=5), "expected_coverage"),
+    "local_c2st": Call(
+        lambda t: diagnostics.local_c2st(*pair(t), num_simulated=20, num_draws=5, num_null=19), "local_c2st"
+    ),
+    "conformal_scaling": Call(
+        lambda t: diagnostics.conformal_scaling(*pair(t), levels=[0.5], num_draws=20), "conformal_scaling"
+    ),
+    "compare_with_hmc": Call(
+        lambda t: diagnostics.compare_with_hmc(*pair(t), num_draws=40, hmc=SETTINGS), "compare_with_hmc"
+    ),
+    "evidence_check": Call(
+        lambda t: diagnostics.evidence_check(*pair(t), num_simulated=40, num_particles=20), "evidence_check"
+    ),
     "posterior_predictive_check": Call(
         lambda t: posterior_predictive_check(*pair(t), num_draws=160), "posterior_predictive_check"
     ),
@@ -323,12 +336,15 @@ PLOTS: dict[str, Callable[[Things], Any]] = {
     ),
     "codes": lambda t: plots.codes(t.x, t.x, t.x[:, 0]),
     "comparison": lambda t: plots.comparison(pv.compare({"a": _log_marginal(t), "b": _log_marginal(t)})),
+    "conformal_scaling": lambda t: plots.conformal_scaling(CALLS["conformal_scaling"].run(t)),
     "coverage": lambda t: plots.coverage(_RANKS.coverage()),
     "curves": lambda t: plots.curves(ROWS),
     "edits": lambda t: plots.edits(
         codes.Edited(torch.zeros(1), t.x[None], t.x.reshape(1, -1, 2, 2), t.x[None, :, 0]), t.x.reshape(-1, 2, 2)
     ),
     "elbo_surgery": lambda t: plots.elbo_surgery(pv.elbo_surgery(*pair(t))),
+    "evidence_check": lambda t: plots.evidence_check(CALLS["evidence_check"].run(t)),
+    "hmc_comparison": lambda t: plots.hmc_comparison(CALLS["compare_with_hmc"].run(t)),
     "image_grid": lambda t: plots.image_grid(t.x.reshape(-1, 2, 2)),
     "imputations": lambda t: plots.imputations(pv.impute(t.vae, t.x, GAPS, 20, num_particles=20), t.x),
     "inference_gaps": lambda t: plots.inference_gaps({"a": CALLS["inference_gaps"].run(t)}),
@@ -336,6 +352,7 @@ PLOTS: dict[str, Callable[[Things], Any]] = {
         codes.Paths("straight", t.x[None], t.x.reshape(1, -1, 2, 2), *t.x[:1, :3].T)
     ),
     "latent_kl": lambda t: plots.latent_kl(pv.latent_statistics(t.vae, t.x)),
+    "local_c2st": lambda t: plots.local_c2st(CALLS["local_c2st"].run(t)),
     "manifold": lambda t: plots.manifold(tasks.manifold(t.vae, side=2).reshape(2, 2, 2, 2)),
     "pareto_k": lambda t: plots.pareto_k(_log_marginal(t)),
     "predictive_check": lambda t: plots.predictive_check(CALLS["posterior_predictive_check"].run(t)),
