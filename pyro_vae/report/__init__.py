@@ -2,9 +2,10 @@
 
 Its files:
 
-    subject.py     what a report is about, and what a section returns
-    sections.py    diagnose, and its sections
-    html.py        the page
+    subject.py        what a report is about, and what a section returns
+    sections.py       diagnose, and its sections
+    guide_checks.py   sections on the guide as a whole, against HMC, and on data against the model
+    html.py           the page
 """
 
 from pyro_vae.report.sections import diagnose

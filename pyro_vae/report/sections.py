@@ -3,7 +3,7 @@
 To add a section, write a function of a `Subject` that returns a `Finding`, and name it in `SECTIONS`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from pyro_vae.evidence.base import MOST_UNRELIABLE
 from pyro_vae.evidence.interval import Interval
 from pyro_vae.evidence.sandwich import CROSSED_BEYOND, Sandwich
 from pyro_vae.process.isolation import isolated
+from pyro_vae.report.guide_checks import against_hmc, likeness, regions
 from pyro_vae.report.html import Section, Warned
 from pyro_vae.report.subject import Finding, Given, Subject
 from pyro_vae.statistics.averages import Averaged, at_least, number, standard_error
@@ -265,8 +266,8 @@ def latents(subject: Subject) -> Finding:
 
 def calibration(subject: Subject) -> Finding:
     """Calibration of the guide: on data that the model draws, whose codes are known."""
-    data, num = subject.held_out, subject.sizes.num_simulated
-    like = Given(*_repeated(data, num))
+    num = subject.sizes.num_simulated
+    like = subject.held_out.repeated(num)
     found = simulation_based_calibration(
         subject.vae.model,
         subject.vae.guide,
@@ -345,7 +346,10 @@ SECTIONS: dict[str, Callable[[Subject], Finding]] = {
     "gaps": gaps,
     "latents": latents,
     "calibration": calibration,
+    "regions": regions,
+    "hmc": against_hmc,
     "predictive": predictive,
+    "likeness": likeness,
 }
 
 
@@ -366,12 +370,6 @@ def _upper_row(name: str, interval: Interval | None) -> list[dict[str, Any]]:
 
 def _equality(simulated: Sandwich) -> str:
     return f"{simulated.middle:.3f} +- {number(simulated.standard_error)} nats per datum"
-
-
-def _repeated(data: Given, num: int) -> tuple[Tensor, Mapping[str, Any]]:
-    """`num` data; if there are fewer, they are repeated from the start."""
-    rows = [i % len(data.x) for i in range(num)]
-    return data.x[rows], {name: value[rows] for name, value in data.inputs.items()}
 
 
 def _in_two(text: str) -> tuple[str, str]:

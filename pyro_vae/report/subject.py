@@ -10,6 +10,7 @@ from torch import Tensor
 from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.evidence import Evidence, log_marginal
 from pyro_vae.evidence.annealing_results import Annealing
+from pyro_vae.inference.hamiltonian import HMC
 from pyro_vae.report.html import Section
 
 Progress = Callable[[str, float, float], object]
@@ -32,6 +33,11 @@ class Given:
         """The first `num` data."""
         return Given(self.x[:num], {name: value[:num] for name, value in self.inputs.items()})
 
+    def repeated(self, num: int) -> "Given":
+        """`num` data; if there are fewer, they are repeated from the start."""
+        rows = [i % len(self.x) for i in range(num)]
+        return Given(self.x[rows], {name: value[rows] for name, value in self.inputs.items()})
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -41,17 +47,21 @@ class Sizes:
         num_particles: K of importance sampling.
         num_bracketed: data whose log p(x) is bracketed, and number of simulated ones.
         num_gaps: data whose inference gaps are measured, of each split.
-        num_simulated: data for calibration.
+        num_simulated: data for calibration, and for comparing data with the model.
+        num_compared: data whose codes are compared with HMC's.
         num_replicated: data sets drawn for the predictive check.
         annealing: how to anneal.
+        hmc: settings of the chains that the guide is compared with.
     """
 
     num_particles: int = 5000
     num_bracketed: int = 50
     num_gaps: int = 100
     num_simulated: int = 500
+    num_compared: int = 20
     num_replicated: int = 400
     annealing: Annealing = field(default_factory=Annealing)
+    hmc: HMC = field(default_factory=lambda: HMC(num_warmup=200))
 
 
 @dataclass(frozen=True, eq=False)

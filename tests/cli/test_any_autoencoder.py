@@ -103,7 +103,7 @@ def test_one_code():
         assert call(words, "--trust mine").code == 0
     refitted = done("refit r --prior LearnedNormal --epochs 1 --out new --trust mine --quiet")
     assert refitted["prior"] == "LearnedNormal" and done("info new --trust mine")["prior"] == "LearnedNormal()"
-    words = "--num_data 8 --num_particles 4 --skip bracket calibration predictive --quiet"
+    words = "--num_data 8 --num_particles 4 --skip bracket calibration regions hmc predictive likeness --quiet"
     assert done("diagnose r --trust mine", words)["num_data"] == 8
     refused = call("cluster r --trust mine")
     assert refused.code == 2 and "Linear" in refused.error

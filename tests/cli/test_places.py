@@ -24,7 +24,8 @@ RESULTS = {
     "sample": ("sample RUN --num 4", "pictures/samples-num4-seed0.png", "sample"),
     "reconstruct": ("reconstruct RUN --num 4", "pictures/reconstructions-test-num4-seed0.png", "reconstruct"),
     "diagnose": (
-        "diagnose RUN --num_data 8 --num_particles 4 --skip bracket gaps calibration predictive latents --quiet",
+        "diagnose RUN --num_data 8 --num_particles 4 --quiet "
+        "--skip bracket gaps calibration regions hmc predictive likeness latents",
         "diagnosis-test.json",
         "diagnose",
     ),

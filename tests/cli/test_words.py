@@ -21,7 +21,7 @@ from pyro_vae.runs.loading import read_manifest
 
 SMALL = "--vae.latent_dim 2 --vae.encoder.hidden [4] --vae.decoder.hidden [4]"
 FIT = f"fit {SMALL} --epochs 2 --pictures false"
-ONE_SECTION = "--skip bracket gaps calibration predictive latents --num_particles 4 --quiet"
+ONE_SECTION = "--skip bracket gaps calibration regions hmc predictive likeness latents --num_particles 4 --quiet"
 STOPS = """
 import signal
 from dataclasses import dataclass

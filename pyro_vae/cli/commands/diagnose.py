@@ -12,7 +12,8 @@ _SIZES = {
     "num_particles": "K of importance sampling",
     "num_bracketed": "number of data whose log p(x) is bracketed, and of simulated ones",
     "num_gaps": "number of data whose gaps are measured",
-    "num_simulated": "number of data for the calibration",
+    "num_simulated": "number of data for the calibration, and for comparing data with the model",
+    "num_compared": "number of data whose codes are compared with HMC's",
     "num_replicated": "number of data sets drawn for the predictive check",
 }
 

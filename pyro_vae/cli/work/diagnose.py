@@ -61,7 +61,7 @@ def _fewer(options: Namespace, size: int) -> list[str]:
 
 
 def _sizes(options: Namespace) -> Sizes:
-    names = ("num_particles", "num_bracketed", "num_gaps", "num_simulated", "num_replicated")
+    names = ("num_particles", "num_bracketed", "num_gaps", "num_simulated", "num_compared", "num_replicated")
     values = {name: options[name] for name in names}
     least: dict[str, int] = dict.fromkeys(names, 2)
     if "predictive" not in options.skip:
