@@ -108,8 +108,9 @@ def against_hmc(subject: Subject) -> Finding:
     )
     figures = {"The guide less HMC, over data and dimensions": plots.hmc_comparison(found)}
     note = (
-        f"{len(data.x)} data, {found.num_draws} draws each; HMC's chains flagged (R-hat, ESS) for "
-        f"{summary['unreliable']:.0%}, as short ones are: compare_with_hmc with longer ones says more. Seed {subject.seed}."
+        f"{len(data.x)} data, {found.num_draws} draws each; HMC's chains are flagged (R-hat, ESS) for "
+        f"{summary['unreliable']:.0%}, as short ones are: compare_with_hmc with longer ones says more. "
+        f"Seed {subject.seed}."
     )
     return Finding(Section("The guide against HMC", text, [rows], figures, warnings, note), summary)
 
