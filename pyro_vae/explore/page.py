@@ -22,6 +22,7 @@ def page(start: Mapping[str, Any], nonce: str) -> str:
     """
     data = json.dumps(start, allow_nan=False).replace("<", "\\u003c")
     parts = {
+        "POLICY": f'<meta http-equiv="Content-Security-Policy" content="{policy(nonce)}">',
         "STYLE": f'<style nonce="{nonce}">\n{part("style.css")}</style>',
         "START": f'<script type="application/json" id="start" nonce="{nonce}">{data}</script>',
         "SCRIPT": f'<script nonce="{nonce}">\n"use strict";\n{"".join(map(part, SCRIPTS))}</script>',
@@ -32,6 +33,13 @@ def page(start: Mapping[str, Any], nonce: str) -> str:
         name, _, text = piece.partition("-->")
         pieces += [parts[name], text]
     return "".join(pieces)
+
+
+def policy(nonce: str) -> str:
+    """What the browser may load for the page: its own script and style, and answers of its server."""
+    own = f"'nonce-{nonce}'"
+    sources = f"default-src 'none'; script-src {own}; style-src {own}; img-src data:; connect-src 'self'"
+    return f"{sources}; base-uri 'none'; form-action 'none'"
 
 
 def part(name: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pyro_vae.errors import PyroVaeError, UsageError
 from pyro_vae.explore.answers import Answers
-from pyro_vae.explore.page import page
+from pyro_vae.explore.page import page, policy
 from pyro_vae.messages import remark
 
 _HOST = "127.0.0.1"
@@ -144,11 +144,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != f"/{self.server.token}/":
             raise Refused(404, "not found")
         nonce = secrets.token_urlsafe(16)
-        own = f"'nonce-{nonce}'"
-        policy = f"default-src 'none'; script-src {own}; style-src {own}; img-src data:; connect-src 'self'; "
-        policy += "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-        text = page(self.server.start, nonce)
-        self._send(200, "text/html; charset=utf-8", text, {"Content-Security-Policy": policy})
+        allowed = {"Content-Security-Policy": f"{policy(nonce)}; frame-ancestors 'none'"}
+        self._send(200, "text/html; charset=utf-8", page(self.server.start, nonce), allowed)
 
     def _question(self) -> None:
         name = self.path.removeprefix(f"/{self.server.token}/api/")

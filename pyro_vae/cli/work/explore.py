@@ -39,15 +39,13 @@ def run(options: Namespace) -> int:
 def explored(saved: SavedRun, chosen: Chosen) -> Explored:
     """What the page shows of a run and some data."""
     vae = saved.vae
-    parts = {name: getattr(vae, name, None) for name in ("likelihood", "prior", "posterior")}
+    code = "k" if vae.has_one_code and vae.code_site is None else "z"
+    words = {f"p(x|{code})": "likelihood", f"p({code})": "prior", "q(z|x)": "posterior"}
     facts = {
         "run": saved.path.name,
         "model": type(vae).__name__,
-        **{_WORDS[name]: type(part).__name__ for name, part in parts.items() if part is not None},
+        **{word: type(getattr(vae, name)).__name__ for word, name in words.items() if hasattr(vae, name)},
         "data": f"{len(chosen)} of {chosen.split}, {chosen.data.name}",
         "weights": saved.weights,
     }
     return Explored(vae, chosen.x, chosen.inputs, chosen.labels, saved.table, facts)
-
-
-_WORDS = {"likelihood": "p(x|z)", "prior": "p(z)", "posterior": "q(z|x)"}

@@ -38,6 +38,7 @@ function showFrame() {
   options(byId("traverse-axis"), names, plane.axes[0]);
   for (const id of ["axis-x", "axis-y"]) byId(id).parentElement.hidden = names.length < 3;
   byId("sliders-box").open = names.length > 2;
+  byId("plane-card").classList.toggle("many", names.length > 2);
 }
 
 function listen() {
@@ -72,8 +73,10 @@ function listen() {
 function listenToFrames() {
   listenToPlane();
   const other = Object.keys(start.frames);
+  const by = start.frames.coordinates.unit === "variance" ? "variance" : "KL";
+  const names = { coordinates: `of the code, by ${by}`, principal: "principal axes" };
   byId("frame-label").hidden = other.length < 2;
-  options(byId("frame"), other.map((name) => [name, { coordinates: "of the code, by KL", principal: "principal axes" }[name]]), "coordinates");
+  options(byId("frame"), other.map((name) => [name, names[name]]), "coordinates");
   byId("frame").addEventListener("change", () => {
     plane.frame = byId("frame").value;
     plane.axes = [0, 1];

@@ -268,8 +268,9 @@ async function showRestored(fields) {
     const tiles = [tile(unpack(found.mean).data, "mean"), ...draws.map((x, i) => tile(x, `draw ${i + 1}`))];
     byId("restored").replaceChildren(...tiles);
   } else showRestoredTable(draws, values);
+  const distrust = `The draws are not to be trusted${found.method === "refined" ? ", even of a refined q" : ": refine q first"}.`;
   const health = `effective draws ${number(found.ess, 0)} of ${found.num_particles}, k-hat ${number(found.pareto_k)}`;
-  note.textContent = `${health}. ${found.flagged ? "The draws are not to be trusted: refine q first." : ""}`;
+  note.textContent = `${health}. ${found.flagged ? distrust : ""}`;
 }
 
 function showRestoredTable(draws, values) {

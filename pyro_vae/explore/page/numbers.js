@@ -45,7 +45,7 @@ function showNumbers() {
 function noteOn(own) {
   if (datum.chosenClass !== null) return "With a class y chosen, these are numbers of log p(x, y). ± is a Monte Carlo standard error.";
   if (own.method === "quadrature") return "± is a Monte Carlo standard error; of quadrature the change if every second point is left out.";
-  return "± is a Monte Carlo standard error. Of more than two dimensions there is no grid: weighed draws show the posterior.";
+  return "± is a Monte Carlo standard error. A grid is for codes of two dimensions; here weighed draws show the posterior.";
 }
 
 function svg(tag, attributes, text = "") {

@@ -278,22 +278,24 @@ function listenToPlane() {
 function showLegend() {
   if (!plane.answer) return;
   const kinds = [["data, mean codes", "data"], ["prior p(z): 50, 90, 99 % of its mass", "prior"]];
-  if (plane.answer.prior.kind === "draws") kinds[1][0] = "draws of the prior p(z)";
+  if (plane.answer.prior.kind === "draws") kinds[1] = ["draws of the prior p(z)", "prior", true];
   if (start.can.grid) kinds.push(["true posterior p(z|x): 50, 90 %", "posterior"]);
-  const of = datum.answer && datum.answer.guide.kind === "draws" ? "draws" : "50, 90 %";
-  kinds.push([`guide q(z|x): ${of}`, "guide"]);
-  if (plane.refined) kinds.push([`refined guide: ${of}`, "refined"]);
+  const drawn = Boolean(datum.answer) && datum.answer.guide.kind === "draws", of = drawn ? "draws" : "50, 90 %";
+  kinds.push([`guide q(z|x): ${of}`, "guide", drawn]);
+  if (plane.refined) kinds.push([`refined guide: ${of}`, "refined", drawn]);
   if (plane.draws) kinds.push(["importance draws, area by weight: the posterior", "draws"]);
-  byId("legend").replaceChildren(...kinds.map(([text, kind]) => element("li", {}, legendMark(kind), text)));
+  byId("legend").replaceChildren(...kinds.map(([text, kind, drawn]) => element("li", {}, legendMark(kind, drawn), text)));
 }
 
-function legendMark(kind) {
+function legendMark(kind, drawn = false) {
   const canvas = element("canvas", { width: 52, height: 28 }), context = canvas.getContext("2d");
   canvas.setAttribute("aria-hidden", "true");
   context.scale(2, 2);
   context.lineWidth = 2;
   context.fillStyle = context.strokeStyle = colour({ prior: "faint", posterior: "accent", draws: "gap" }[kind] || "ink");
-  if (kind === "data" || kind === "draws") {
+  if (drawn) {
+    for (const at of [[6, 9], [12, 4], [15, 10], [20, 6]]) dot(context, at, kind === "refined" ? 1.8 : 1.3);
+  } else if (kind === "data" || kind === "draws") {
     if (kind === "data") context.fillStyle = start.labels ? LABELS[0] : colour("faint");
     dot(context, [7, 8], 3);
     if (kind === "data" && start.labels) context.fillStyle = LABELS[1];
