@@ -15,7 +15,7 @@ from pyro_vae.explore.subject import Explored
 from pyro_vae.guides import Delta, SplineFlow
 from pyro_vae.likelihoods import Mixed, Normal
 from pyro_vae.networks import MLP
-from pyro_vae.priors import MixtureOfNormals, VampPrior
+from pyro_vae.priors import ConditionalNormal, MixtureOfNormals, VampPrior
 from pyro_vae.tasks import reconstruct
 from tests.support.packed import unpacked
 
@@ -116,6 +116,23 @@ def test_every_continuous_model(name):
         else:
             with pytest.raises(UsageError):
                 answers(question, where)
+
+
+def test_a_context_and_gaps_of_the_data():
+    """The context of the datum is that of its decoder and its prior; what the data lack has no influence."""
+    c, mask = torch.eye(5)[torch.arange(30) % 5], X.roll(1, 0) > 0
+    vae = VAE((4, 4), 2, context=(5,), prior=ConditionalNormal, **SMALL).eval()
+    answers = answers_of(vae, inputs={"c": c})
+    found = unpacked(answers("decode", {"index": 2, "places": [[0.5, 1.0]] * 3})["x"])
+    with torch.no_grad():
+        exact = vae.decode(torch.tensor([0.5, 1.0]), c[2]).mean
+        prior = vae.prior_distribution(c[2])
+    assert np.abs(found - exact.numpy()).max() < 1e-6
+    assert np.allclose(answers("plane", {"index": 2})["prior"]["mean"], prior.mean, atol=1e-6)
+    vae = VAE((4, 4), 2, **SMALL)
+    of_any = [answers_of(vae, torch.where(mask, X, other), inputs={"mask": mask}) for other in (torch.nan, 1.0)]
+    assert of_any[0]("datum", {"index": 4})["numbers"] == of_any[1]("datum", {"index": 4})["numbers"]
+    assert (unpacked(of_any[0]("datum", {"index": 4})["mask"]) == mask[4].numpy()).all()
 
 
 def test_discrete_codes():

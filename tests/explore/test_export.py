@@ -112,6 +112,7 @@ def test_principal_axes():
 
 def test_nothing_is_loaded_from_elsewhere():
     text = exported(answers_of())
+    assert "default-src 'none'" in re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
     assert set(re.findall(r'(?:src|href|action)="([^"]*)"', text)) == {"data:,"}
     assert set(re.findall(r"https?://[^\s\"']+", text)) == {"http://www.w3.org/2000/svg"}
 
