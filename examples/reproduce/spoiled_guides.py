@@ -11,7 +11,7 @@ many times with other draws; what is counted is how often it finds the guide wro
 
 and the factor by which regions of 90 % must grow to contain the truth as often as they say (conformal scaling).
 
-    python examples/reproduce/spoiled_guides.py                               # 20 minutes of one core
+    python examples/reproduce/spoiled_guides.py                               # four minutes of one core
     python examples/reproduce/spoiled_guides.py --quick --out runs/quick      # some seconds
 """
 
