@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from pyro_vae.training.code_prior import fit_code_prior
     from pyro_vae.training.fitting import fit
     from pyro_vae.training.refit import compare_priors, refit_prior
+    from pyro_vae.training.refit_guide import compare_guides, refit_guide
     from pyro_vae.training.searching import search
 
 _HOMES = {
@@ -76,7 +77,9 @@ _HOMES = {
     "SemiSupervisedVAE": "autoencoders",
     "VQVAE": "autoencoders",
     "fit": "training",
+    "compare_guides": "training",
     "compare_priors": "training",
+    "refit_guide": "training",
     "refit_prior": "training",
     "fit_code_prior": "training",
     "search": "training",
@@ -139,7 +142,9 @@ __all__ = [
     "pool",
     "priors",
     "reconstruct",
+    "compare_guides",
     "compare_priors",
+    "refit_guide",
     "refit_prior",
     "sample",
     "schedules",

@@ -3,6 +3,7 @@
 Its files:
 
     averages.py       averages with their errors
+    gains.py          by how much the second of two is better, datum by datum
     running.py        means and spreads of observed values, part by part
     pareto.py         Pareto's k of importance weights, and their smoothing
     generalised_pareto.py

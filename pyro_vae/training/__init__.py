@@ -1,4 +1,4 @@
-"""`fit`: the loop, a step of it, its settings; and other priors fitted to a trained model's codes.
+"""`fit`: the loop, a step of it, its settings; and other priors and guides fitted to a trained model.
 
 Its files:
 
@@ -22,6 +22,7 @@ Its files:
     searching.py     search: successive halving over a declared space
     space.py         that space, and the candidates drawn from it
     refit.py         refit_prior, compare_priors
+    refit_guide.py   refit_guide, compare_guides
     code_prior.py    fit_code_prior
 """
 
@@ -29,7 +30,18 @@ from pyro_vae.training.code_prior import fit_code_prior
 from pyro_vae.training.fitting import fit
 from pyro_vae.training.history import History
 from pyro_vae.training.refit import compare_priors, refit_prior
+from pyro_vae.training.refit_guide import compare_guides, refit_guide
 from pyro_vae.training.searching import search
 from pyro_vae.training.space import candidates
 
-__all__ = ["History", "candidates", "compare_priors", "fit", "fit_code_prior", "refit_prior", "search"]
+__all__ = [
+    "History",
+    "candidates",
+    "compare_guides",
+    "compare_priors",
+    "fit",
+    "fit_code_prior",
+    "refit_guide",
+    "refit_prior",
+    "search",
+]

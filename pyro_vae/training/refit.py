@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from math import inf, isfinite
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +25,10 @@ from pyro_vae.process.seeding import seeded
 from pyro_vae.process.switches import checking
 from pyro_vae.shapes import Shapes
 from pyro_vae.statistics.averages import number, standard_error
+from pyro_vae.statistics.gains import Gains
 from pyro_vae.training.optimizers import make_optimizer, update
 
 _log = logging.getLogger("pyro_vae")
-
-
-_CERTAIN = 2.0
-"""Number of standard errors of the gain above which one prior is called better than another."""
 
 
 _TILE = 1000
@@ -112,8 +109,8 @@ def _codes(vae: Any, x: Tensor, mask: Tensor | None, start: int, num_particles: 
         return vae.encode(x[rows].to(device), *observed).sample((num_particles,))
 
 
-@dataclass(frozen=True, eq=False)
-class PriorComparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class PriorComparison(Gains):
     """Two priors of one encoder and decoder on the same data, by the same draws.
 
     Args:
@@ -126,29 +123,6 @@ class PriorComparison:
     before: CrossEntropy
     after: CrossEntropy
     gains: Tensor
-
-    @property
-    def gain(self) -> float:
-        """Mean of `gains`, nats per datum; positive where the second prior is better."""
-        return self.gains.mean().item()
-
-    @property
-    def standard_error(self) -> float:
-        """Standard error of `gain`, from the differences of each datum (paired); nan for one datum."""
-        return standard_error(self.gains)
-
-    @property
-    def verdict(self) -> Literal["better", "worse", "no difference within error", "unknown"]:
-        """What the second prior is, beyond 2 standard errors of the gain (false alarm 5 %)."""
-        if self.standard_error != self.standard_error:
-            return "unknown"
-        if abs(self.gain) <= _CERTAIN * self.standard_error:
-            return "no difference within error"
-        return "better" if self.gain > 0 else "worse"
-
-    def __repr__(self) -> str:
-        error = number(self.standard_error)
-        return f"PriorComparison({self.verdict}: {self.gain:+.3f} +- {error} nats per datum, N = {len(self.gains)})"
 
 
 @isolated

@@ -12,11 +12,14 @@ import torch
 from pyro_vae.cli.work import refit as command
 from pyro_vae.data import Dataset, load_data
 from pyro_vae.errors import CheckpointError
+from pyro_vae.guides import FullNormal
+from pyro_vae.networks import MLP
 from pyro_vae.priors import MixtureOfNormals
 from pyro_vae.runs.derived import derived_run
 from pyro_vae.runs.directory import Run
 from pyro_vae.runs.loading import load, read_config
 from pyro_vae.training.refit import compare_priors, refit_prior, with_held_out
+from pyro_vae.training.refit_guide import compare_guides, refit_guide
 from tests.cli.test_cli import SMALL, _elsewhere, call, done, is_png, tensors  # noqa: F401 - a fixture
 from tests.cli.test_evaluate_points import QUICK, VQ
 
@@ -123,6 +126,50 @@ class TestNewRun:
         done("refit", trained, "--prior mine.Mine", FEW, "--out new")
         assert call("evaluate new --num_particles 5 --num_data 5").code == 4
         assert done("evaluate new --num_particles 5 --num_data 5 --trust mine")["log_p"] < 0
+
+
+class TestNewGuide:
+    def test_holds_what_refit_guide_gives(self, trained, whole):
+        result = done("refit", trained, "--guide FullNormal --encoder MLP --encoder.hidden [9]", FEW, "--out new")
+        data = load_data("digits", binarize="dynamic")
+        expected = refit_guide(
+            load(trained),
+            data,
+            guide=FullNormal,
+            encoder=partial(MLP, hidden=[9]),
+            epochs=2,
+            optimizer=partial(torch.optim.Adam, lr=0.05),
+            progress=False,
+        )
+        found = load("new").state_dict()
+        assert all(torch.equal(found[name], value) for name, value in expected.state_dict().items())
+        assert contents(trained) == whole
+        compared = compare_guides(load(trained), expected, data.split("valid"))
+        assert result["gain"] == {"mean": compared.gain, "standard_error": compared.standard_error}
+        assert result["guide"] == f"FullNormal with MLP of {sum(p.numel() for p in expected.encoder.parameters())} weights"
+        assert read_config(Path("new"))["refit"]["replaced"].keys() == {"guide", "encoder"}
+        evaluated = done("evaluate new --num_particles 20 --num_data 30")
+        assert evaluated["weights"].endswith(", guide and encoder refitted")
+
+    def test_shown(self, trained):
+        shown = call("refit", trained, "--encoder MLP --encoder.hidden [2]", FEW, "--out new").out
+        assert "nats per datum (standard error 0." in shown and "the posteriors of held-out data" in shown
+
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            ("--prior LearnedNormal --guide FullNormal", "--prior and --guide: one is fitted at a time"),
+            ("--guide StandardNormal", "--guide"),
+        ],
+    )
+    def test_refuses(self, trained, options, told):
+        refused = call("refit", trained, options, FEW, "--out new")
+        assert refused.code == 2 and told in refused.error and not Path("new").exists()
+
+    def test_refuses_other_models(self, tmp_path):
+        assert call("fit", VQ, QUICK, "vq").code == 0
+        refused = call("refit vq --guide FullNormal --out new")
+        assert refused.code == 2 and "the one guide of a VAE, and this run is a VQVAE" in refused.error
 
 
 class TestNothingIsLost:

@@ -254,6 +254,10 @@ CALLS: dict[str, Call] = {
         ),
         "refit_prior",
     ),
+    "refit_guide": Call(
+        lambda t: pv.refit_guide(t.vae, t.dataset, epochs=1, batch_size=5, progress=False), "refit_guide"
+    ),
+    "compare_guides": Call(lambda t: pv.compare_guides(t.vae, t.vae, t.x, num_particles=2), "compare_guides"),
     "cross_entropy": Call(lambda t: cross_entropy(t.vae, t.x), "cross_entropy"),
     "compare_priors": Call(lambda t: compare_priors(t.vae, t.vae, t.x, num_particles=2), "compare_priors"),
     "has_elbo": Call(lambda t: evidence.has_elbo(t.vae.guide, t.x), "has_elbo"),

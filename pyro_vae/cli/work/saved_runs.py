@@ -96,7 +96,8 @@ class SavedRun:
     @property
     def weights(self) -> str:
         """In words, which weights the VAE has."""
-        best, changed = self.progress["best_epoch"], ", prior refitted" if MADE_BY in self.config else ""
+        best, new = self.progress["best_epoch"], " and ".join(self.config.get(MADE_BY, {}).get("replaced", ()))
+        changed = f", {new} refitted" if new else ""
         chosen = f"best on validation, epoch {best}" if best else f"last, epoch {self.progress['epoch']}"
         return chosen + changed
 
