@@ -5,6 +5,8 @@ Its files:
     subject.py        what a report is about, and what a section returns
     sections.py       diagnose, and its sections
     guide_checks.py   sections on the guide as a whole, against HMC, and on data against the model
+    conclusions.py    what costs most nats, and what would change it
+    trials.py         the best proposals tried, with their gains
     html.py           the page
 """
 

@@ -124,6 +124,31 @@ class TestCommand:
         assert numbers["evidence"]["num_data"] == 40 and set(SECTIONS) - {"hmc"} < set(numbers)
         assert numbers["gaps"]["train"]["num_data"] == 6 and "digits" in numbers["data"]
 
+    def test_conclusions_come_first(self, run):
+        """What costs most, with the commands; and what was tried."""
+        rest = "--skip bracket calibration predictive evidence --try 1"
+        result = call(f"diagnose {run} {self.sizes(rest)}")
+        assert result.code == 0 and "costs" in result.out and f"pyro-vae refit {run} --" in result.out
+        text = (run / "diagnosis-test.html").read_text()
+        assert text.index("<h2>Conclusions</h2>") < text.index("<h2>Inference gaps</h2>")
+        numbers = json.loads((run / "diagnosis-test.json").read_text())["conclusions"]
+        assert {cost["what"] for cost in numbers["costs"]} >= {"encoder", "family of the guide", "prior"}
+        assert 1 <= len(numbers["tried"]) <= 2
+        for tried in numbers["tried"]:
+            assert tried["epochs"] == 1 and tried["gain"]["standard_error"] > 0 and tried["seconds"] > 0
+
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            ("--try -1", "--try: expected a number of epochs"),
+            ("--try 1 --split train", "take another --split"),
+            ("--try 1 --data digits", "leave --data out"),
+        ],
+    )
+    def test_what_can_not_be_tried(self, run, options, told):
+        result = call(f"diagnose {run} {self.sizes()} {options}")
+        assert result.code == 2 and told in result.error
+
     def test_data_are_chosen_by_the_seed(self, run):
         """Not the first ones, which in a sorted test set are all of one kind; all, where all are asked for."""
         rest = "--skip bracket gaps latents calibration regions hmc predictive likeness --json"

@@ -1,4 +1,7 @@
-"""Write a page on what can be believed: bracketed log p(x), gaps, codes, calibration."""
+"""Write a page on what can be believed, and on what to change: log p(x), gaps, codes, calibration, and their costs.
+
+It begins with conclusions: which part of the model or of the guide costs most nats, and the command that changes it.
+"""
 
 from typing import Any
 
@@ -47,6 +50,8 @@ def _add_method(group: Any) -> None:
         group.add_argument(f"--annealing.{name}", type=option.kind, default=option.default, help=help)
     sections = constant("pyro_vae.report.sections", "SECTIONS")
     group.add_argument("--skip", nargs="*", action="extend", default=[], choices=sections, help="sections to leave out")
+    help = "epochs of training for each of the two proposals that promise most, to measure their gains; 0 for none"
+    group.add_argument("--try", type=int, default=0, metavar="EPOCHS", help=help)
     group.add_argument("--seed", type=int, default=0, help="seed of all draws")
 
 

@@ -1,11 +1,13 @@
 """`pyro-vae diagnose`: a page of diagnostics of a run, and the same numbers as JSON."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
 
+from pyro_vae.autoencoders import VAE
 from pyro_vae.cli.work.places import Place, wanted
 from pyro_vae.cli.work.printing import finite, print_result
 from pyro_vae.cli.work.saved_runs import Chosen, SavedRun, load_split, open_saved, take
@@ -15,9 +17,13 @@ from pyro_vae.errors import UsageError
 from pyro_vae.evidence.annealing_results import Annealing
 from pyro_vae.messages import Progress
 from pyro_vae.process.seeding import generator
+from pyro_vae.report.conclusions import conclusions, costs
 from pyro_vae.report.html import page
 from pyro_vae.report.sections import SECTIONS, diagnose
 from pyro_vae.report.subject import Finding, Given, Sizes, Subject
+from pyro_vae.report.trials import Trial, trials
+from pyro_vae.statistics.averages import number
+from pyro_vae.training.refit import with_held_out
 
 
 def run(options: Namespace) -> int:
@@ -29,12 +35,27 @@ def run(options: Namespace) -> int:
     chosen = load_split(saved, options, None)
     if len(chosen) < 2:
         raise UsageError(f"{options.split} has {len(chosen)} datum: at least 2 are needed, for standard errors")
+    _check_trials(saved, options)
     notes = _fewer(options, len(chosen))
     held_out, train = _some(chosen, options.num_data, options.seed), _train(saved, chosen.data, options)
     subject = Subject(saved.vae, held_out, train, sizes, options.seed, _SectionProgress(not options.quiet).show)
     found = diagnose(subject, [name for name in SECTIONS if name not in options.skip])
+    found = {"conclusions": _concluded(saved, chosen.data, subject, found, options), **found}
     _report(saved, chosen.data, len(held_out.x), options, found, places, notes)
     return 0
+
+
+def _concluded(
+    saved: SavedRun, data: Dataset, subject: Subject, found: Mapping[str, Finding], options: Namespace
+) -> Finding:
+    """The conclusions, with what was tried."""
+    known = costs(saved.vae, {name: finding.numbers for name, finding in found.items()})
+    tried: list[Trial] = []
+    if options["try"]:
+        whole = with_held_out(data)
+        tried = trials(saved.vae, whole, subject.held_out, known, options["try"], options.seed, not options.quiet)
+    finding = conclusions(known, str(saved.path), [trial.row() for trial in tried])
+    return Finding(finding.section, {**finding.numbers, "tried": [trial.summary() for trial in tried]})
 
 
 def _places(saved: SavedRun, options: Namespace) -> tuple[Place, Place]:
@@ -46,6 +67,18 @@ def _places(saved: SavedRun, options: Namespace) -> tuple[Place, Place]:
     page.check()
     numbers.check()
     return page, numbers
+
+
+def _check_trials(saved: SavedRun, options: Namespace) -> None:
+    """Refuse what can't be tried before anything is measured."""
+    if options["try"] < 0:
+        raise UsageError(f"--try: expected a number of epochs, 0 or more, got {options['try']}")
+    if options["try"] and options.split == "train":
+        raise UsageError("--try trains on the training data, so gains must be measured on others: take another --split")
+    if options["try"] and options.data is not None:
+        raise UsageError("--try trains on the run's own data: leave --data out")
+    if options["try"] and not isinstance(saved.vae, VAE):
+        raise UsageError(f"--try fits the guide or the prior of a VAE anew, and this run is a {type(saved.vae).__name__}")
 
 
 def _fewer(options: Namespace, size: int) -> list[str]:
@@ -124,7 +157,26 @@ def _report(
     printed = {**result, **numbers}
     if not options.json:
         warnings = [warning for finding in found.values() for warning in finding.warnings]
-        printed = {**result, "warnings": warnings or ["none"]}
+        printed = {**result, **_said(found["conclusions"]), "warnings": warnings or ["none"]}
     print_result({**printed, "page": str(places[0].path)}, as_json=options.json)
     places[0].write(text.encode(errors="backslashreplace"))
     places[1].write(json.dumps(finite({**result, **numbers}), indent=1).encode())
+
+
+def _said(finding: Finding) -> dict[str, Any]:
+    """The conclusions in lines: what costs how much, what was tried, and the commands."""
+    numbers = finding.numbers
+    found = {
+        "costs": [f"{c['what']}: {_nats(c['nats'], c['standard_error'])}" for c in numbers["costs"]],
+        "tried": [f"{t['what']}: {_gained(t['gain'])}" for t in numbers["tried"]],
+        "to try": [c["command"] for c in numbers["costs"] if c["certain"] and "command" in c],
+    }
+    return {"conclusion": finding.section.text, **{name: lines for name, lines in found.items() if lines}}
+
+
+def _nats(mean: float, error: float) -> str:
+    return f"{mean:.3f} nats per datum (standard error {number(error)})"
+
+
+def _gained(gain: dict[str, Any]) -> str:
+    return f"{gain['verdict']}, the ELBO by {_nats(gain['mean'], gain['standard_error'])}"
