@@ -97,7 +97,8 @@ def _check_all(function: str, known: Signature, given: dict[str, Any]) -> None:
     for name, value in given.items():
         parameter = known.parameters[name]
         if parameter.kind in _NAMED and not (value is None and _may_be_none(parameter)):
-            given[name] = _checked(name, value)
+            is_program = name in ("model", "guide") and "model" in known.parameters  # else a class, to make a guide
+            given[name] = program(name, value) if is_program else _checked(name, value)
     module = _owner(given.get("vae", given.get("model")))
     if isinstance(given.get("x"), Tensor):
         _check_data(module, given["x"])
@@ -115,8 +116,6 @@ def _may_be_none(parameter: Parameter) -> bool:
 
 
 def _checked(name: str, value: Any) -> Any:
-    if name in ("model", "guide"):
-        return program(name, value)
     if name == "vae":
         return pair_of(value)
     if name == "x":

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
+from math import hypot
 from typing import Any
 
 from pyro_vae.autoencoders import VAE, Autoencoder
@@ -37,6 +38,11 @@ class Proposal:
 
     parts: Mapping[str, Any]
 
+    @property
+    def lr(self) -> float:
+        """Learning rate of Adam: a prior has few weights, and components that must travel."""
+        return 1e-2 if "prior" in self.parts else 1e-3
+
     def command(self, run: str) -> str:
         """The command that does it.
 
@@ -44,7 +50,8 @@ class Proposal:
             run: the run directory.
         """
         words = [word for name, part in self.parts.items() for word in _words(name, describe(part))]
-        return shlex.join(["pyro-vae", "refit", run, *words, "--out", f"{run}-refitted"])
+        options = [*words, "--optimizer.lr", f"{self.lr:g}", "--out", f"{run}-refitted"]
+        return shlex.join(["pyro-vae", "refit", run, *options])
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,8 @@ def costs(vae: Autoencoder, numbers: Mapping[str, Mapping[str, Any]]) -> list[Co
         vae: what was diagnosed.
         numbers: those of the sections, by name, as `diagnose` finds them.
     """
-    found = [*_of_gaps(vae, numbers.get("gaps", {})), *_of_prior(vae, numbers.get("latents", {}))]
+    gaps = numbers.get("gaps", {})
+    found = [*_of_gaps(vae, gaps), *_of_prior(vae, numbers.get("latents", {}), gaps.get("held-out", {}))]
     return sorted(found, key=lambda cost: (not cost.is_certain, -cost.nats))
 
 
@@ -104,8 +112,8 @@ def conclusions(found: Sequence[Cost], run: str, tried: Sequence[Mapping[str, st
     commands = [{"to try": cost.what, "command": cost.proposal.command(run)} for cost in found if cost.proposal]
     text = _sentence(found)
     note = (
-        "Each is a part of the ELBO of held-out data, and some overlap: gains need not add up. How far log p(x) itself is "
-        "below that of the best decoder is not measurable from one run: train another one, and compare them."
+        "Each is a part of the ELBO of held-out data, and some overlap: gains need not add up. How far log p(x) itself "
+        "is below that of the best decoder is not measurable from one run: train another one, and compare them."
     )
     tables = [table for table in (rows, commands, list(tried)) if table]
     numbers = {"costs": [_plain(cost, run) for cost in found]}
@@ -116,7 +124,9 @@ def _sentence(found: Sequence[Cost]) -> str:
     if not found:
         return "Nothing was measured that shows what to change: the sections on gaps and codes were left out."
     if not found[0].is_certain:
-        return "No part costs more than the error of its measurement: more data (--num_data, --num_gaps) would show less."
+        return (
+            "No part costs more than the error of its measurement: more data (--num_data, --num_gaps) would show less."
+        )
     first = found[0]
     return f"The {first.what} costs most: {first.nats:.2f} nats per datum. {first.advice}"
 
@@ -200,7 +210,14 @@ def _of_fit(differences: Mapping[str, Any]) -> list[Cost]:
 # ---- the prior
 
 
-def _of_prior(vae: Any, latents: Mapping[str, Any]) -> list[Cost]:
+def _of_prior(vae: Any, latents: Mapping[str, Any], gaps: Mapping[str, Any]) -> list[Cost]:
+    r"""The marginal KL as far as the guide does not explain it.
+
+    .. math:: KL(q(z) \| p(z)) \le KL(q(x) \| p(x)) + E[KL(q(z|x) \| p(z|x))]
+
+    by the data processing inequality, q(x) being that of the data. So the left side less the gap of the guide is at
+    most what the model misses, and a wrong guide alone makes no cost of the prior.
+    """
     surgery = latents.get("surgery")
     if surgery is None:
         return []
@@ -209,10 +226,14 @@ def _of_prior(vae: Any, latents: Mapping[str, Any]) -> list[Cost]:
     meaning = "KL(q(z) || p(z)) from the aggregate posterior to the prior"
     if surgery["saturated"]:  # then the estimate says more of the number of data than of the prior
         meaning += f", at least: so few data say only that it is between {least:.3f} and {whole:.3f}"
+        whole = least
+    if "total" in gaps:
+        meaning += f"; less the gap of the guide, {gaps['total']['mean']:.3f}, which explains as much of it"
+        whole, error = max(0.0, whole - gaps["total"]["mean"]), hypot(error, gaps["total"]["standard_error_data"])
     richer = _richer(vae)
     advice = f"A richer prior: {getattr(richer, 'func', richer).__name__}." if richer else "A richer prior."
     proposal = Proposal({"prior": richer}) if richer and isinstance(vae, VAE) else None
-    return [Cost("prior", least if surgery["saturated"] else whole, error, meaning, advice, proposal)]
+    return [Cost("prior", whole, error, meaning, advice, proposal)]
 
 
 def _richer(vae: Any) -> Any:

@@ -3,7 +3,10 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+import torch
 
 from pyro_vae.autoencoders import VAE
 from pyro_vae.data import Dataset
@@ -54,8 +57,8 @@ def trials(
 ) -> list[Trial]:
     """Try the first two of the costs that have a proposal and are above their errors.
 
-    The rest of the model stays as it is, so a gain is that of the part alone; in a training of the whole model it can be
-    larger. A new prior raises log p(x) as well; a new guide only the bound.
+    The rest of the model stays as it is, so a gain is that of the part alone; in a training of the whole model it can
+    be larger. A new prior raises log p(x) as well; a new guide only the bound.
 
     Args:
         vae: the VAE; left as it is.
@@ -70,9 +73,7 @@ def trials(
     return [_tried(vae, data, held_out, cost, epochs, seed, progress) for cost in chosen]
 
 
-def _tried(
-    vae: VAE, data: Dataset, held_out: Given, cost: Cost, epochs: int, seed: int, progress: bool
-) -> Trial:
+def _tried(vae: VAE, data: Dataset, held_out: Given, cost: Cost, epochs: int, seed: int, progress: bool) -> Trial:
     start, proposal = time.monotonic(), cost.proposal
     assert proposal is not None
     new = _fitted(vae, data, proposal, epochs=epochs, seed=seed, progress=progress)
@@ -82,6 +83,7 @@ def _tried(
 
 
 def _fitted(vae: VAE, data: Dataset, proposal: Proposal, **settings: Any) -> VAE:
+    settings["optimizer"] = partial(torch.optim.Adam, lr=proposal.lr)
     if "prior" in proposal.parts:
         return refit_prior(vae, data, proposal.parts["prior"], **settings)
     return refit_guide(vae, data, **proposal.parts, **settings)

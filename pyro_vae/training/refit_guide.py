@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from pyro_vae.arguments.checked import checked
 from pyro_vae.autoencoders import VAE
 from pyro_vae.data import Dataset, as_dataset
-from pyro_vae.errors import DataError, UsageError
+from pyro_vae.errors import UsageError
 from pyro_vae.evidence import Bound, bound
 from pyro_vae.guides import Guide
 from pyro_vae.networks import FromShapes
@@ -180,6 +180,9 @@ def _with_guide(vae: VAE, parts: dict[str, Any], seed: int) -> VAE:
     ours = ("encoder.", "posterior.")
     kept = {name: value for name, value in vae.state_dict().items() if not name.startswith(ours)}
     made.load_state_dict({**made.state_dict(), **kept})
+    parameters = dict(vae.named_parameters())
+    for name, parameter in made.named_parameters():
+        parameter.requires_grad_(parameters[name].requires_grad if name in kept else True)
     return made
 
 

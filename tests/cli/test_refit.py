@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pyro_vae.cli.work import refit as command
+from pyro_vae.cli.work import refitted as command
 from pyro_vae.data import Dataset, load_data
 from pyro_vae.errors import CheckpointError
 from pyro_vae.guides import FullNormal
@@ -146,14 +146,17 @@ class TestNewGuide:
         assert contents(trained) == whole
         compared = compare_guides(load(trained), expected, data.split("valid"))
         assert result["gain"] == {"mean": compared.gain, "standard_error": compared.standard_error}
-        assert result["guide"] == f"FullNormal with MLP of {sum(p.numel() for p in expected.encoder.parameters())} weights"
+        assert (
+            result["guide"] == f"FullNormal with MLP of {sum(p.numel() for p in expected.encoder.parameters())} weights"
+        )
         assert read_config(Path("new"))["refit"]["replaced"].keys() == {"guide", "encoder"}
         evaluated = done("evaluate new --num_particles 20 --num_data 30")
         assert evaluated["weights"].endswith(", guide and encoder refitted")
 
     def test_shown(self, trained):
         shown = call("refit", trained, "--encoder MLP --encoder.hidden [2]", FEW, "--out new").out
-        assert "nats per datum (standard error 0." in shown and "the posteriors of held-out data" in shown
+        assert "nats per datum (standard error 0." in shown and "DiagonalNormal with MLP of" in shown
+        assert "the posteriors of held-out data" in shown or "no difference within error" in shown
 
     @pytest.mark.parametrize(
         ("options", "told"),

@@ -39,6 +39,7 @@ def curved(n, seed):
     return mean + 0.2 * torch.randn(n, 3, generator=generator)
 
 
+@pytest.mark.slow
 class TestPlanted:
     """Each weakness comes first of all costs, and its proposal gains beyond 2 standard errors."""
 
@@ -71,14 +72,16 @@ class TestPlanted:
         assert first.gain.verdict == "better" and first.gain.gain > 0.3
 
     def test_an_encoder_that_knows_its_training_data_by_heart(self):
-        process = truth()
-        train, valid, test = (process.sample(n, seed=seed) for n, seed in ((40, 1), (200, 2), (200, 3)))
-        vae = vae_of(process, FullNormal, hidden=(200,))
-        over = refit_guide(vae, Dataset("linear", train, train), epochs=400, optimizer=FAST, progress=False)
-        known = found_costs(over, Dataset("linear", train, valid), test)
+        few, train, valid, test = (curved(n, seed) for n, seed in ((30, 0), (600, 0), (200, 1), (200, 2)))
+        network = partial(MLP, hidden=(64,), activation="tanh")
+        vae = VAE((3,), 1, likelihood=partial(Normal, scale=0.2), encoder=network, decoder=network)
+        fit(vae, Dataset("curve", train, valid), epochs=60, optimizer=FAST, progress=False)
+        large = {"encoder": partial(MLP, hidden=(200, 200)), "optimizer": FAST, "progress": False}
+        over = refit_guide(vae, Dataset("curve", few, few), epochs=1500, **large)
+        known = found_costs(over, Dataset("curve", few, valid), test)
         assert known[0].what == "encoder (over-fitting)" and known[0].is_certain
-        assert known[0].proposal.parts["encoder"].keywords == {"hidden": (200,), "dropout": 0.2}
-        first = trials(over, Dataset("linear", train, valid), Given(test), known, epochs=60, progress=False)[0]
+        assert known[0].proposal.parts["encoder"].keywords == {"hidden": (200, 200), "dropout": 0.2}
+        first = trials(over, Dataset("curve", few, valid), Given(test), known, epochs=300, progress=False)[0]
         assert first.gain.verdict == "better"
 
 
@@ -152,11 +155,11 @@ class TestProposals:
 
     def test_commands_are_those_of_refit(self):
         vae = VAE((8, 8), 2, encoder=partial(MLP, hidden=(7,), activation="tanh"))
-        finding = conclusions(costs(vae, self.numbers(amortisation=1.0)), "runs/a b")
+        finding = conclusions(costs(vae, self.numbers(amortisation=1.0)), "runs/a")
         first = finding.numbers["costs"][0]["command"]
         assert first == (
-            "pyro-vae refit 'runs/a b' --encoder MLP --encoder.hidden '[200]' --encoder.activation tanh "
-            "--out 'runs/a b-refitted'"
+            "pyro-vae refit runs/a --encoder MLP --encoder.hidden '[200]' --encoder.activation tanh "
+            "--optimizer.lr 0.001 --out runs/a-refitted"
         )
         assert call(*shlex.split(first)[1:]).code == 4  # understood; and there is no such run
 

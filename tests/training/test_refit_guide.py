@@ -18,7 +18,7 @@ from pyro_vae.training import compare_guides
 from tests.support.networks import Dropping
 from tests.support.ppca import truth, vae_of
 
-FAST = partial(torch.optim.Adam, lr=0.03)
+FAST = {"optimizer": partial(torch.optim.Adam, lr=0.03), "batch_size": 400, "progress": False}
 AFFINE = partial(MLP, hidden=())
 quick = partial(refit_guide, epochs=2, progress=False)
 
@@ -40,28 +40,28 @@ class TestExact:
         """An affine encoder of a full normal can be the posterior of probabilistic PCA: no gap is left."""
         process = truth()
         vae, x = vae_of(process, DiagonalNormal), process.sample(400, seed=1)
-        refitted = refit_guide(vae, Dataset("linear", x, x), guide=FullNormal, epochs=150, optimizer=FAST, progress=False)
+        refitted = refit_guide(vae, Dataset("linear", x, x), guide=FullNormal, epochs=300, **FAST)
         elbo, log_p = bound(refitted.model, refitted.guide, x, num_particles=50).elbo, process.log_prob(x)
-        assert 0 <= (log_p - elbo).mean().item() < 0.02
+        assert 0 <= (log_p - elbo).mean().item() < 0.06
         found = compare_guides(vae, refitted, x)
         assert found.verdict == "better" and found.gain > 1
 
     def test_a_narrow_family_keeps_its_gap(self):
-        """The best diagonal normal of a normal posterior is known, and with it the gap that no encoder closes."""
+        """The best diagonal normal of a normal posterior is known, and so is the gap that no encoder closes."""
         process = truth()
         vae, x = vae_of(process, DiagonalNormal), process.sample(400, seed=1)
-        refitted = refit_guide(vae, Dataset("linear", x, x), epochs=150, optimizer=FAST, progress=False)
+        refitted = refit_guide(vae, Dataset("linear", x, x), epochs=300, **FAST)
         _, covariance = process.posterior(torch.zeros(6, dtype=torch.float64))
         precision = torch.linalg.inv(covariance)
         gap = 0.5 * (precision.diagonal().log().sum() + torch.logdet(covariance)).item()
         found = process.log_prob(x) - bound(refitted.model, refitted.guide, x, num_particles=200).elbo
-        assert found.mean().item() == pytest.approx(gap, abs=0.02) and gap > 0.05
+        assert found.mean().item() == pytest.approx(gap, abs=0.06) and gap > 0.15
 
 
 class TestModel:
     def test_stays_to_the_bit(self):
-        make = partial(VAE, (4,), 2, likelihood=partial(Normal, scale="per_element"), decoder=Dropping, prior=MixtureOfNormals)
-        vae, x = make(), torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+        parts = {"likelihood": partial(Normal, scale="per_element"), "decoder": Dropping, "prior": MixtureOfNormals}
+        vae, x = VAE((4,), 2, **parts), torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
         vae.decoder.inner.output.bias.requires_grad_(False)
         before = {name: value.clone() for name, value in vae.state_dict().items()}
         refitted = quick(vae, x, encoder=partial(MLP, hidden=(7,)))
@@ -69,7 +69,7 @@ class TestModel:
         after = refitted.state_dict()
         kept = [name for name in before if not name.startswith(("encoder.", "posterior."))]
         assert kept and all(torch.equal(after[name], before[name]) for name in kept)
-        flags = [{n: p.requires_grad for n, p in v.named_parameters() if n.startswith("decoder.")} for v in (vae, refitted)]
+        flags = [{name: p.requires_grad for name, p in v.decoder.named_parameters()} for v in (vae, refitted)]
         assert flags[0] == flags[1] and not all(flags[0].values())
         assert not refitted.training and after["encoder.output.weight"].shape[-1] == 7
 
@@ -104,7 +104,7 @@ class TestRefuses:
     def test_warns_if_worse(self, caplog):
         process = truth()
         vae, x = vae_of(process), process.sample(400, seed=1)
-        good = refit_guide(vae, x, epochs=60, optimizer=FAST, progress=False)
+        good = refit_guide(vae, x, epochs=60, **FAST)
         refit_guide(good, x, epochs=1, optimizer=partial(torch.optim.Adam, lr=1e-9), progress=False)
         assert "the new guide is worse than the old one on held-out data, by" in caplog.text
 

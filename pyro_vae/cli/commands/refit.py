@@ -1,7 +1,7 @@
 """Fit another prior, or another guide, to a trained VAE, and save it as a new run.
 
-A prior is fitted to the codes of the run's training data. A guide or an encoder is trained by the ELBO from new weights,
-with p(x, z) as it is: log p(x) stays the same, and the gap below it changes.
+A prior is fitted to the codes of the run's training data. A guide or an encoder is trained by the ELBO from new
+weights, with p(x, z) as it is: log p(x) stays the same, and the gap below it changes.
 """
 
 from typing import Any

@@ -78,7 +78,9 @@ def _check_trials(saved: SavedRun, options: Namespace) -> None:
     if options["try"] and options.data is not None:
         raise UsageError("--try trains on the run's own data: leave --data out")
     if options["try"] and not isinstance(saved.vae, VAE):
-        raise UsageError(f"--try fits the guide or the prior of a VAE anew, and this run is a {type(saved.vae).__name__}")
+        raise UsageError(
+            f"--try fits the guide or the prior of a VAE anew, and this run is a {type(saved.vae).__name__}"
+        )
 
 
 def _fewer(options: Namespace, size: int) -> list[str]:

@@ -59,7 +59,10 @@ class NewPrior(NewPart):
             raise UsageError("--prior: expected the class of the new prior, e.g. --prior MixtureOfNormals")
         prior = AutoregressiveCodes if prior is None else prior
         if not issubclass(cls := getattr(prior, "func", prior), base):
-            kinds = {Prior: "priors p(z), such as MixtureOfNormals", CodePrior: "priors p(k), such as AutoregressiveCodes"}
+            kinds = {
+                Prior: "priors p(z), such as MixtureOfNormals",
+                CodePrior: "priors p(k), such as AutoregressiveCodes",
+            }
             raise UsageError(f"--prior: a {type(vae).__name__} takes {kinds[base]}, got {cls.__name__}")
         self.parts = {"prior": prior}
 
