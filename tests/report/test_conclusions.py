@@ -19,7 +19,6 @@ from pyro_vae.report.subject import Given, Sizes, Subject
 from pyro_vae.report.trials import trials
 from pyro_vae.training import fit, refit_guide
 from tests.cli.test_cli import call
-from tests.support.ppca import truth, vae_of
 
 FAST = partial(torch.optim.Adam, lr=0.01)
 SIZES = Sizes(num_particles=500, num_gaps=60)
