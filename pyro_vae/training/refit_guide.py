@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,8 +169,10 @@ def _check(vae: VAE) -> None:
             "VAE a prior of its own first"
         )
 
+    probe: Any = copy(vae)
+    probe.amortize = refuse
     if vae.arguments["context"] is None:  # a prior may need a context to be made
-        vae.prior(refuse)
+        probe.prior_distribution()
 
 
 def _with_guide(vae: VAE, parts: dict[str, Any], seed: int) -> VAE:

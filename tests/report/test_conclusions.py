@@ -33,7 +33,7 @@ def found_costs(vae, data, held_out):
 def curved(n, seed):
     """Data on a curve: their codes are no linear function of them."""
     generator = torch.Generator().manual_seed(seed)
-    t = torch.randn(n, 1, generator=generator)
+    t = 3 * torch.rand(n, 1, generator=generator) - 1.5
     mean = torch.cat([2 * torch.sin(2 * t), 2 * torch.cos(2 * t), t], 1)
     return mean + 0.2 * torch.randn(n, 3, generator=generator)
 
