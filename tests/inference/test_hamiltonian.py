@@ -121,17 +121,20 @@ def test_no_weight_gets_a_gradient_or_moves():
 
 
 def test_chains_that_do_not_mix_are_flagged_by_datum():
-    """Two modes that no chain leaves: R-hat of that datum is far above 1.01; the other datum is fine."""
+    """Two modes that no chain leaves: R-hat of that datum is far above 1.01; the other datum is fine.
+
+    R-hat less 1 falls as one over the number of draws. With 300 two seeds of six were above 1.01, at most 1.016.
+    """
 
     def log_density(z):
         apart = torch.tensor([0.0, 10.0], dtype=z.dtype)[:, None]
         return torch.logaddexp(-(z - apart).square() / 2, -(z + apart).square() / 2).sum(-1)
 
     start = torch.tensor([-10.0, 10.0, -10.0, 10.0], dtype=torch.float64)[:, None, None].expand(4, 2, 1)
-    result = hmc(log_density, start * torch.tensor([0.1, 1.0])[:, None], 300, settings=HMC(len(start), 100))
+    result = hmc(log_density, start * torch.tensor([0.1, 1.0])[:, None], 1200, settings=HMC(len(start), 100))
     assert result.flagged.tolist() == [False, True]
     assert result.r_hat[1, 0] > 1.5 and result.summary()["unreliable"] == 0.5
-    assert result.summary()["r_hat_max"] == result.r_hat.max() and "4 chains of 300 draws" in repr(result)
+    assert result.summary()["r_hat_max"] == result.r_hat.max() and "4 chains of 1200 draws" in repr(result)
 
 
 def test_too_few_draws_are_flagged():
