@@ -21,11 +21,10 @@ from pyro_vae.training import fit, refit_guide
 from tests.cli.test_cli import call
 
 FAST = partial(torch.optim.Adam, lr=0.01)
-SIZES = Sizes(num_particles=500, num_gaps=60)
 
 
-def found_costs(vae, data, held_out):
-    subject = Subject(vae, Given(held_out), Given(data.train), SIZES)
+def found_costs(vae, data, held_out, num_gaps=60):
+    subject = Subject(vae, Given(held_out), Given(data.train), Sizes(num_particles=500, num_gaps=num_gaps))
     found = diagnose(subject, ["gaps", "latents"])
     return costs(vae, {name: finding.numbers for name, finding in found.items()})
 
@@ -77,7 +76,7 @@ class TestPlanted:
         fit(vae, Dataset("curve", train, valid), epochs=60, optimizer=FAST, progress=False)
         large = {"encoder": partial(MLP, hidden=(200, 200)), "optimizer": FAST, "progress": False}
         over = refit_guide(vae, Dataset("curve", few, few), epochs=1500, **large)
-        known = found_costs(over, Dataset("curve", few, valid), test)
+        known = found_costs(over, Dataset("curve", few, valid), test, num_gaps=400)
         assert known[0].what == "encoder (over-fitting)" and known[0].is_certain
         assert known[0].proposal.parts["encoder"].keywords == {"hidden": (200, 200), "dropout": 0.2}
         first = trials(over, Dataset("curve", few, valid), Given(test), known, epochs=1500, progress=False)[0]
