@@ -50,7 +50,7 @@ class Proposal:
             run: the run directory.
         """
         words = [word for name, part in self.parts.items() for word in _words(name, describe(part))]
-        options = [*words, "--optimizer.lr", f"{self.lr:g}", "--out", f"{run}-{next(reversed(self.parts))}"]
+        options = [*words, "--optimizer.lr", f"{self.lr:g}", "--out", f"{run}-{'-'.join(self.parts)}"]
         return shlex.join(["pyro-vae", "refit", run, *options])
 
 
