@@ -1,4 +1,4 @@
-"""Progress of long work on standard error, messages that are logged once, and results of many numbers in one line."""
+"""Progress of long work on standard error, messages that are logged once, and results in one line or for JSON."""
 
 import logging
 import sys
@@ -18,6 +18,20 @@ _log = logging.getLogger("pyro_vae")
 def log_once(message: str) -> None:
     """Log a warning by the logger `pyro_vae`, only the first time."""
     _log.warning(message)
+
+
+def finite(value: Any) -> Any:
+    """A value that JSON can represent: nan and infinity become None.
+
+    Example:
+        >>> finite({"a": [1.0, float("nan")]})
+        {'a': [1.0, None]}
+    """
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 class ByShapes:

@@ -13,12 +13,13 @@ from pyro_vae.errors import UsageError
 from pyro_vae.explore.codes import codes_of, decoded_codes
 from pyro_vae.explore.datum import PARTICLES, datum_of, refined, restored, weighed_draws
 from pyro_vae.explore.frames import FRAMES, Frame, frame_of, frames
-from pyro_vae.explore.plain import finite, packed
+from pyro_vae.explore.plain import packed
 from pyro_vae.explore.plane import plane_of
 from pyro_vae.explore.request import Request
 from pyro_vae.explore.subject import Datum, Explored
 from pyro_vae.explore.values import decoded, view_of
 from pyro_vae.inference.programs import evaluation_mode
+from pyro_vae.messages import finite
 from pyro_vae.process.isolation import isolated
 
 _MOST_CODES = 64

@@ -1,7 +1,6 @@
 """Results as plain data that JSON can hold."""
 
 import base64
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -17,17 +16,3 @@ def packed(values: Tensor) -> dict[str, Any]:
     """
     numbers = values.detach().cpu().numpy().astype("<f4")
     return {"shape": list(values.shape), "float32": base64.b64encode(numbers.tobytes()).decode()}
-
-
-def finite(value: Any) -> Any:
-    """A value in which nan and infinity are None.
-
-    Example:
-        >>> finite({"a": [1.0, float("nan")]})
-        {'a': [1.0, None]}
-    """
-    if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else None
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, list | tuple) else value

@@ -26,6 +26,9 @@ from pyro_vae.training.refit import with_held_out
 
 _log = logging.getLogger("pyro_vae")
 
+_NEW = ("encoder.", "posterior.")
+"""How the names of the weights begin that are made anew."""
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GuideComparison(Gains):
@@ -136,11 +139,12 @@ def refit_guide(
     held_out, mask = dataset.split("valid"), dataset.observed("valid")
     vae.likelihood.check(vae.likelihood.filled(held_out, mask), "held-out data")
     refitted = _with_guide(vae, {"guide": guide, "encoder": encoder}, seed)
-    model, optimised = _held(refitted), {"batch_size": batch_size, "optimizer": optimizer, "patience": patience}
+    optimised: dict[str, Any] = {"batch_size": batch_size, "optimizer": optimizer, "patience": patience}
     device = str(next(vae.parameters()).device)
+    for part in (refitted.prior, refitted.decoder, refitted.likelihood):
+        part.requires_grad_(False)
     fit(_GuideAlone(refitted), dataset, epochs=epochs, **optimised, seed=seed, device=device, progress=progress)
-    for parameter, trained in model:
-        parameter.requires_grad_(trained)
+    _train_as(vae, refitted)
     inputs = dataset.given("valid")
     _warn_if_worse(compare_guides(vae, refitted, held_out, seed=seed, **inputs))
     return refitted.eval()
@@ -180,22 +184,18 @@ def _with_guide(vae: VAE, parts: dict[str, Any], seed: int) -> VAE:
     new = {name: part for name, part in parts.items() if part is not None}
     with seeded(seed, "init"):
         made = type(vae)(**{**vae.arguments, **new}).to(next(vae.parameters()))
-    ours = ("encoder.", "posterior.")
-    kept = {name: value for name, value in vae.state_dict().items() if not name.startswith(ours)}
+    kept = {name: value for name, value in vae.state_dict().items() if not name.startswith(_NEW)}
     made.load_state_dict({**made.state_dict(), **kept})
-    parameters = dict(vae.named_parameters())
-    for name, parameter in made.named_parameters():
-        parameter.requires_grad_(parameters[name].requires_grad if name in kept else True)
+    _train_as(vae, made)
     return made
 
 
-def _held(vae: VAE) -> list[tuple[nn.Parameter, bool]]:
-    """Let the parameters of the model not be trained; returns each with whether it was."""
-    model = [p for part in (vae.prior, vae.decoder, vae.likelihood) for p in part.parameters()]
-    before = [(p, p.requires_grad) for p in model]
-    for parameter in model:
-        parameter.requires_grad_(False)
-    return before
+def _train_as(vae: VAE, made: VAE) -> None:
+    """Let the parameters that are no guide's be trained or not, as those of `vae` are."""
+    known = dict(vae.named_parameters())
+    for name, parameter in made.named_parameters():
+        if not name.startswith(_NEW):
+            parameter.requires_grad_(known[name].requires_grad)
 
 
 def _warn_if_worse(found: GuideComparison) -> None:

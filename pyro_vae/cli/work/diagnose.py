@@ -9,13 +9,13 @@ from jsonargparse import Namespace
 
 from pyro_vae.autoencoders import VAE
 from pyro_vae.cli.work.places import Place, wanted
-from pyro_vae.cli.work.printing import finite, print_result
+from pyro_vae.cli.work.printing import print_result
 from pyro_vae.cli.work.saved_runs import Chosen, SavedRun, load_split, open_saved, take
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics.predictive import fewest_draws
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence.annealing_results import Annealing
-from pyro_vae.messages import Progress
+from pyro_vae.messages import Progress, finite
 from pyro_vae.process.seeding import generator
 from pyro_vae.report.conclusions import conclusions, costs
 from pyro_vae.report.html import page

@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from pyro_vae.cli.work.places import tried
-from pyro_vae.cli.work.printing import finite, print_result
+from pyro_vae.cli.work.printing import print_result
 from pyro_vae.cli.work.saved_runs import SavedRun
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics import latent_statistics
@@ -21,6 +21,7 @@ from pyro_vae.distributions.point_masses import is_point_mass
 from pyro_vae.evidence import Bound, bound
 from pyro_vae.inference.programs import evaluation_mode
 from pyro_vae.inference.weighing import propose
+from pyro_vae.messages import finite
 from pyro_vae.process.seeding import seeded
 from pyro_vae.runs.files import packed
 from pyro_vae.shapes import CodeShapes

@@ -9,13 +9,13 @@ from jsonargparse import Namespace
 
 from pyro_vae import plots
 from pyro_vae.cli.work.places import Place, tried
-from pyro_vae.cli.work.printing import finite
 from pyro_vae.cli.work.saved_evidence import proof_of
 from pyro_vae.cli.work.saved_runs import SavedRun
 from pyro_vae.data import Dataset
 from pyro_vae.data.fingerprint import fingerprint
 from pyro_vae.evidence import Evidence, bits_per_dim
 from pyro_vae.evidence.base import Estimate
+from pyro_vae.messages import finite
 from pyro_vae.runs.files import packed
 from pyro_vae.statistics.averages import at_least, number
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyro_vae.cli.streams import say
+from pyro_vae.messages import finite
 
 
 def print_result(result: Mapping[str, Any], as_json: bool) -> None:
@@ -17,15 +18,6 @@ def table(result: Mapping[str, Any]) -> str:
     result = {name: value for name, value in result.items() if value != []}
     width = max(map(len, result), default=0)
     return "\n".join(f"{name.replace('_', ' '):<{width}}  {_text(value)}" for name, value in result.items())
-
-
-def finite(value: Any) -> Any:
-    """A value that JSON can represent: nan and infinity become null."""
-    if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else None
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _text(value: Any) -> str:

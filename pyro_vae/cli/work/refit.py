@@ -8,10 +8,11 @@ from jsonargparse import Namespace
 
 from pyro_vae.cli.parsing import named
 from pyro_vae.cli.work.places import tried
-from pyro_vae.cli.work.printing import finite, print_result
+from pyro_vae.cli.work.printing import print_result
 from pyro_vae.cli.work.refitted import NewGuide, NewPart, NewPrior
 from pyro_vae.cli.work.saved_runs import SavedRun, load_data_of, open_saved
 from pyro_vae.errors import UsageError
+from pyro_vae.messages import finite
 from pyro_vae.runs.derived import derived_run
 from pyro_vae.runs.describing import describe, resolve
 from pyro_vae.statistics.averages import number

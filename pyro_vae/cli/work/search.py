@@ -13,11 +13,11 @@ from pyro_vae.cli.streams import say
 from pyro_vae.cli.values import suggest
 from pyro_vae.cli.work.fit import build, check_classes, is_binary, load_from_options, without_pyros_advice
 from pyro_vae.cli.work.places import Place
-from pyro_vae.cli.work.printing import finite, table
+from pyro_vae.cli.work.printing import table
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics.halving import SearchResult
 from pyro_vae.errors import UsageError
-from pyro_vae.messages import remark
+from pyro_vae.messages import finite, remark
 from pyro_vae.training.searching import search
 from pyro_vae.training.space import candidates
 
