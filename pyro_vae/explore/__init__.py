@@ -16,4 +16,6 @@ Its files:
     server.py      the server on this machine
     page.py        the page as one text; its parts are in page/
     export.py      the page as one file that needs no server
+    layers.py      networks layer by layer, as its script runs them
+    halved.py      their weights in 16 bits, and what that changes
 """

@@ -19,15 +19,16 @@ from pyro_vae.inference.members import WithMembers, refined_params
 from pyro_vae.inference.programs import evaluation_mode
 from pyro_vae.inference.unconstrained import Target
 from pyro_vae.process.seeding import seeded
+from pyro_vae.tasks.classification import classify
 from pyro_vae.tasks.restoring import restore
 
 PARTICLES = 1000
 """Draws of the guide that are weighed."""
-_STEPS = 600
+STEPS = 600
 """Steps of the search for the best member of the guide's family."""
 _DOTS = 300
 """Draws by which a guide that is not normal is shown."""
-_RESTORED = 8
+RESTORED = 8
 """Draws of what is missing."""
 
 Axes = tuple[int, int]
@@ -44,7 +45,7 @@ def datum_of(explored: Explored, datum: Datum, frame: Frame, axes: Axes) -> dict
 
     Returns:
         `x`, `mask`, `place` (the mean code), `guide`, `posterior` (None but for two dimensions), `numbers` (None for a
-        point guide) and `reconstruction`.
+        point guide), `reconstruction` and `classes`, q(y|x) of a model with classes (None for others).
     """
     grid = true_posterior(explored, datum)
     with evaluation_mode(explored.vae):
@@ -61,7 +62,14 @@ def datum_of(explored: Explored, datum: Datum, frame: Frame, axes: Axes) -> dict
         "posterior": None if grid is None else grid.plain(),
         "numbers": numbers,
         "reconstruction": reconstruction,
+        "classes": _classes(explored, datum),
     }
+
+
+def _classes(explored: Explored, datum: Datum) -> list[float] | None:
+    """The classifier's probabilities q(y|x)."""
+    vae: Any = explored.vae
+    return classify(vae, datum.x, datum.mask)[0].tolist() if vae.classes else None
 
 
 def true_posterior(explored: Explored, datum: Datum) -> GridPosterior | None:
@@ -89,7 +97,7 @@ def refined(explored: Explored, datum: Datum, frame: Frame, axes: Axes) -> dict[
             f"{type(explored.vae).__name__} has not"
         )
     members, grid = WithMembers(explored.vae), true_posterior(explored, datum)
-    params = refined_params(explored.vae, datum.x, Search(max_steps=_STEPS), **datum.inputs)
+    params = refined_params(explored.vae, datum.x, Search(max_steps=STEPS), **datum.inputs)
     inputs = {"x": datum.x, "params": params, **datum.inputs}
     with evaluation_mode(explored.vae):
         mean, guide = _shown_guide(explored.vae.posterior.distribution(params), frame, axes)
@@ -126,8 +134,8 @@ def restored(explored: Explored, datum: Datum, flip: float, better: bool) -> dic
     inputs = {name: value for name, value in datum.inputs.items() if name != "mask"}
     channel = BitFlip(flip) if flip else Missing()
     method = "refined" if better and explored.single else "encoder"
-    how: dict[str, Any] = {"num_draws": _RESTORED, "num_particles": PARTICLES, "method": method}
-    found = restore(explored.vae, gaps, channel, search=Search(max_steps=_STEPS), **how, **inputs)
+    how: dict[str, Any] = {"num_draws": RESTORED, "num_particles": PARTICLES, "method": method}
+    found = restore(explored.vae, gaps, channel, search=Search(max_steps=STEPS), **how, **inputs)
     health = {"ess": found.ess.item(), "pareto_k": found.pareto_k.item(), "flagged": bool(found.flagged)}
     shown = {"draws": packed(found.draws[:, 0]), "mean": packed(found.mean[0]), "sd": packed(found.sd[0])}
     return {**shown, **health, "num_particles": PARTICLES, "method": method}

@@ -1,40 +1,63 @@
 """The page as one file that opens from disk: weights and data are in it, and its own script runs the networks."""
 
 from collections.abc import Mapping
-from typing import Any
+from math import isfinite
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from pyro_vae.distributions.mixture import Mixture
 from pyro_vae.errors import UsageError
+from pyro_vae.explore import datum
 from pyro_vae.explore.answers import Answers
 from pyro_vae.explore.frames import Frame
+from pyro_vae.explore.grid import DRAWS, prior_reach
+from pyro_vae.explore.halved import Changes, changes, halved
+from pyro_vae.explore.layers import NETWORKS, Pack, layers
 from pyro_vae.explore.page import page
-from pyro_vae.explore.plain import packed
+from pyro_vae.explore.plain import packed, packed_exactly, packed_in_half, packed_words
+from pyro_vae.explore.plane import MOST_COMPONENTS
 from pyro_vae.explore.subject import Explored
 from pyro_vae.guides import DiagonalNormal, FullNormal
+from pyro_vae.inference.best_member import CHUNK, ROUND, Search
 from pyro_vae.inference.programs import evaluation_mode
+from pyro_vae.inference.tiles import TILE_DATA
+from pyro_vae.inference.unconstrained import Target
 from pyro_vae.likelihoods import Bernoulli, Normal
-from pyro_vae.networks import MLP, GatedMLP
-from pyro_vae.networks.layers import Gate
-from pyro_vae.priors import StandardNormal
+from pyro_vae.priors import LearnedNormal, MixtureOfNormals, StandardNormal, VampPrior
+from pyro_vae.process.seeding import derive_seed
 
 _KNOWN: Mapping[str, tuple[type, ...]] = {
-    "prior": (StandardNormal,),
+    "prior": (StandardNormal, LearnedNormal, MixtureOfNormals, VampPrior),
     "likelihood": (Bernoulli, Normal),
     "posterior": (DiagonalNormal, FullNormal),
-    "encoder": (MLP, GatedMLP),
-    "decoder": (MLP, GatedMLP),
+    "encoder": NETWORKS,
+    "decoder": NETWORKS,
 }
 """The parts that the page's script can compute."""
-_ELEMENTWISE = (nn.Tanh, nn.ReLU, nn.Sigmoid, nn.SiLU, nn.Softplus, nn.ELU, nn.LeakyReLU, Gate)
+_PRIOR_DRAWS = 400
+"""Draws by which a mixture is shown in more than two dimensions."""
 
 
-def exported(answers: Answers) -> str:
+class Exported(NamedTuple):
+    """An exported page.
+
+    Args:
+        text: of the file.
+        weights: in how many bits its networks' matrices are, and what that changes, in a sentence.
+    """
+
+    text: str
+    weights: str
+
+
+def exported(answers: Answers) -> Exported:
     """The page as one text, with no server behind it.
 
-    It has the plane, decoded points, drawn data, guide, true posterior, ELBO, log p(x) and weighed draws, in double
-    precision from the same weights; not refined guides and draws of what is missing.
+    All that the page of a server has of such a model, from the same draws, computed in double precision: guide, true
+    posterior, ELBO, log p(x), k-hat, refined guides, weighed draws, what is missing. Matrices are in 16 bits if that
+    changes no pixel by 1/255, else in 32.
 
     Args:
         answers: about the model and the data to put into it.
@@ -42,33 +65,80 @@ def exported(answers: Answers) -> str:
     Raises:
         UsageError: for a part that the page's script can't compute, by its name.
     """
+    start, weights = exported_start(answers)
+    return Exported(page(start, "page", alone=True), weights)
+
+
+def exported_start(answers: Answers) -> tuple[dict[str, Any], str]:
+    """What the page of `exported` begins with, and the sentence on its weights."""
     explored = answers.explored
-    model = {**described(explored), "x": packed(explored.x), "frames": _frames(answers.frames)}
+    _check(explored)
+    found = changes(explored, rounded := halved(explored))
+    pack: Pack = packed
+    if found.unseen:
+        answers, explored, pack = Answers(rounded), rounded, packed_in_half
+    weights = _on_weights(found)
+    model = {**described(explored, pack), "x": _data(explored), "frames": _frames(answers.frames), "weights": weights}
     start = {**answers.start(), "model": model}
-    start["can"] |= {"refine": False, "restore": False, "mask": False}
+    start["thumbs"] = {"index": start["thumbs"]["index"]}
     places = {name: packed(frame.places(explored.encoded.codes)) for name, frame in answers.frames.items()}
-    return page({**start, "places": places}, "page")
+    return {**start, "places": places}, weights
+
+
+def _on_weights(found: Changes) -> str:
+    where = f"over {found.num_data} reconstructions and {found.num_draws} decoded draws of the prior"
+    if found.unseen:
+        kept = f"no pixel changes by more than {found.pixels:.1g} of its range (1/255 would be seen)"
+        return f"weights in 16 bits: {where} {kept}, and log p(x|z) of a datum by no more than {found.nats:.2g} nats"
+    if not isfinite(found.nats):
+        return "weights in 32 bits: in 16 some would be infinite"
+    return f"weights in 32 bits: in 16 a pixel would change by {found.pixels:.2g} of its range {where}, 1/255 or more"
 
 
 def _frames(frames: Mapping[str, Frame]) -> dict[str, Any]:
     return {name: {"centre": frame.centre.tolist(), "axes": frame.axes.tolist()} for name, frame in frames.items()}
 
 
-def described(explored: Explored) -> dict[str, Any]:
-    """The model as plain data: its networks layer by layer, and what they are the parameters of.
+def _data(explored: Explored) -> dict[str, Any]:
+    """The data, nan where they are not observed."""
+    mask = explored.inputs.get("mask")
+    return packed_exactly(explored.x if mask is None else torch.where(mask, explored.x, torch.nan))
+
+
+def described(explored: Explored, pack: Pack = packed) -> dict[str, Any]:
+    """The model as plain data: its networks layer by layer, what they are the parameters of, and the seeds of draws.
+
+    Args:
+        explored: the model.
+        pack: how the matrices of its networks are packed.
 
     Raises:
         UsageError: for a part that is not known.
     """
     vae: Any = explored.vae
     _check(explored)
+    search = Search(max_steps=datum.STEPS)
+    names = ("lr", "max_steps", "particles", "selection", "tolerance")
     with evaluation_mode(vae):
         return {
             "latent": vae.shapes.latent,
             "guide": type(vae.posterior).__name__,
-            "likelihood": _likelihood(vae.likelihood),
-            "encoder": layers(vae.encoder),
-            "decoder": layers(vae.decoder),
+            "prior": _prior(vae.prior_distribution()),
+            "prior_draws": packed(explored.prior_draws[:_PRIOR_DRAWS]),
+            "likelihood": _likelihood(vae),
+            "input": _input(vae),
+            "encoder": layers(vae.encoder, pack),
+            "decoder": layers(vae.decoder, pack),
+            "search": {
+                **{name: getattr(search, name) for name in names},
+                "tile": TILE_DATA,
+                "round": ROUND,
+                "chunk": CHUNK,
+            },
+            "seeds": _seeds(search),
+            "num_restored": datum.RESTORED,
+            "grid": _grid(explored),
+            "most_components": MOST_COMPONENTS,
         }
 
 
@@ -76,54 +146,73 @@ def _check(explored: Explored) -> None:
     vae, name = explored.vae, type(explored.vae).__name__
     if not explored.single:
         raise UsageError(f"--export: expected a model with one continuous code and its own decoder, got a {name}")
+    if explored.table is not None:
+        raise UsageError("--export: expected images or vectors, got a table")
+    if explored.vae.shapes.context is not None or explored.inputs.keys() - {"mask"}:
+        raise UsageError("--export: expected a model without a context")
     for role, kinds in _KNOWN.items():
         part = getattr(vae, role)
         if type(part) not in kinds:
             known = ", ".join(kind.__name__ for kind in kinds)
             word = {"posterior": "guide"}.get(role, role)
             raise UsageError(f"--export: a page on its own can compute a {word} of {known}, got {type(part).__name__}")
-    if explored.inputs or vae.data_mean is not None or vae.arguments.get("gaps", "zero") != "zero":
-        raise UsageError("--export: expected a model of complete data, without context and standardisation")
-    if explored.table is not None:
-        raise UsageError("--export: expected images or vectors, got a table")
 
 
-def _likelihood(likelihood: Any) -> dict[str, Any]:
+def _prior(prior: Any) -> dict[str, Any]:
+    """A mixture of normals, of one or more."""
+    if not isinstance(prior, Mixture):
+        base = prior.base_dist
+        return {"log_weights": [0.0], "means": packed(base.loc[None]), "scales": packed(base.scale[None])}
+    normals = prior.as_normals()
+    assert normals is not None  # the guides that are known are normal, and so a VampPrior's components
+    log_weights, means, scales = normals
+    return {"log_weights": log_weights.double().tolist(), "means": packed(means), "scales": packed(scales)}
+
+
+def _likelihood(vae: Any) -> dict[str, Any]:
+    likelihood, size = vae.likelihood, vae.shapes.event_size
+    shared: dict[str, Any] = {"name": type(likelihood).__name__, "size": size}
     if isinstance(likelihood, Bernoulli):
-        return {"name": "Bernoulli"}
-    shared: dict[str, Any] = {"name": "Normal", "bounded": likelihood.bounded, "min_scale": likelihood.min_scale}
+        return shared
+    shared |= {"bounded": likelihood.bounded, "min_scale": likelihood.min_scale, "scale": None, **_units(vae)}
     if likelihood.scale == "per_element":
-        return {**shared, "scale": None}
+        return shared
     event = likelihood.shapes.event
     scale = likelihood.scale_of((torch.zeros(event),))
     return {**shared, "scale": packed(scale.expand(event).flatten())}
 
 
-def layers(network: Any) -> list[dict[str, Any]]:
-    """The layers of a dense network, in order.
-
-    Raises:
-        UsageError: for a layer that is not known.
-    """
-    return [found for layer in (*network.hidden, network.output) if (found := _layer(layer)) is not None]
+def _units(vae: Any) -> dict[str, Any]:
+    """How data are standardised; None where they are not."""
+    found: dict[str, Tensor | None] = {"shift": vae.data_mean, "unit": vae.data_std}
+    return {name: None if value is None else packed(value.flatten()) for name, value in found.items()}
 
 
-def _layer(layer: nn.Module) -> dict[str, Any] | None:
-    if isinstance(layer, nn.Linear):
-        bias = None if layer.bias is None else packed(layer.bias)
-        return {"kind": "linear", "weight": packed(layer.weight), "bias": bias}
-    if isinstance(layer, nn.LayerNorm):
-        return {"kind": "norm", "weight": packed(layer.weight), "bias": packed(layer.bias), "eps": layer.eps}
-    if isinstance(layer, nn.BatchNorm1d):
-        return {"kind": "scale", **_fixed(layer)}
-    if isinstance(layer, nn.Dropout):
-        return None
-    if type(layer) not in _ELEMENTWISE:
-        raise UsageError(f"--export: a page on its own can't compute the layer {type(layer).__name__}")
-    return {"kind": type(layer).__name__}
+def _input(vae: Any) -> dict[str, Any]:
+    """What the encoder gets of a datum, where some of it is not observed."""
+    gaps = vae.arguments.get("gaps", "zero")
+    fill = packed(vae.fill.flatten()) if gaps == "learned" else None
+    return {"gaps": gaps, "placeholder": vae.likelihood.placeholder, "fill": fill, **_units(vae)}
 
 
-def _fixed(norm: Any) -> dict[str, Any]:
-    """A batch norm in evaluation mode: x weight + bias."""
-    weight: Tensor = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return {"weight": packed(weight), "bias": packed(norm.bias - norm.running_mean * weight)}
+def _grid(explored: Explored) -> dict[str, Any]:
+    """Where a grid posterior is looked for: around draws of the prior, and of the guide, of which there are so many."""
+    first = explored.datum(0)
+    low, high = prior_reach(Target(explored.vae.model, explored.vae.guide, first.x, **first.inputs))
+    return {"low": low.tolist(), "high": high.tolist(), "draws": DRAWS}
+
+
+def _seeds(search: Search) -> dict[str, Any]:
+    """Those of the same draws as a server's: of weighed draws, and of a search's steps and comparisons."""
+    steps = [derive_seed(0, "refining", "step", 0, step + 1, 0) for step in range(search.max_steps)]
+    compared = [
+        derive_seed(0, "refining", "selection", 0, first, chunk, 0)
+        for first in range(0, search.max_steps, ROUND)
+        for chunk in range(0, search.selection, CHUNK)
+    ]
+    ones = {"weigh": ("explore", "weigh"), "restore": ("explore", "restore"), "guide": ("draw guide", 0)}
+    return {
+        **{name: derive_seed(0, *keys) & 0xFFFFFFFF for name, keys in ones.items()},
+        "steps": packed_words(steps),
+        "selection": packed_words(compared),
+    }

@@ -18,7 +18,7 @@ _COARSE, _FINE = 33, 101
 """Points a dimension while the mass is looked for, and of the grid that is shown."""
 _SEARCHES = 25
 """Boxes that are tried at most."""
-_DRAWS = 64
+DRAWS = 64
 """Draws of guide and prior that the first box contains."""
 _ROWS = 4096
 """Codes in one run of the model."""
@@ -70,18 +70,25 @@ def grid_posterior(target: Target, seed: int = 0) -> GridPosterior:
     Raises:
         NumericalError: if log p(x, z) has no finite maximum.
     """
-    draws = torch.cat([target.draw_guide(_DRAWS, seed)[0], target.draw_prior(_DRAWS, seed)])[:, 0]
+    draws = target.draw_guide(DRAWS, seed)[0][:, 0]
 
     def log_joint(z: Tensor) -> Tensor:
         rows = z.reshape(-1, 1, 2).to(draws).split(_ROWS)
         return torch.cat([target.log_joint(part)[:, 0] for part in rows]).double().cpu().reshape(z.shape[:2])
 
-    low, high, found = _located(log_joint, draws.double().cpu())
+    reached = torch.cat([torch.stack(prior_reach(target, seed)), draws.double().cpu()])
+    low, high, found = _located(log_joint, reached.amin(0), reached.amax(0))
     joint = log_joint(points(low, high, _FINE))
     area = ((high - low) / (_FINE - 1)).log().sum().item()
     log_p = joint.logsumexp((0, 1)).item() + area
     every_second = joint[::2, ::2].logsumexp((0, 1)).item() + area + 2 * log(2)
     return GridPosterior(low, high, joint - log_p, log_p, abs(log_p - every_second), found)
+
+
+def prior_reach(target: Target, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """The corners of a box around draws of the prior, `[L]` each: the same for every datum."""
+    draws = target.draw_prior(DRAWS, seed)[:, 0].double().cpu()
+    return draws.amin(0), draws.amax(0)
 
 
 def points(low: Tensor, high: Tensor, side: int) -> Tensor:
@@ -91,9 +98,8 @@ def points(low: Tensor, high: Tensor, side: int) -> Tensor:
     return torch.stack([first, second], -1)
 
 
-def _located(log_joint: Callable[[Tensor], Tensor], draws: Tensor) -> tuple[Tensor, Tensor, bool]:
-    """The corners of a box around the mass, and whether it was found."""
-    low, high = draws.amin(0), draws.amax(0)
+def _located(log_joint: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """The corners of a box around the mass, from a first one on, and whether it was found."""
     margin = (high - low).clamp(min=1e-6) / 2
     low, high = low - margin, high + margin
     for _ in range(_SEARCHES):

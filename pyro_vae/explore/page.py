@@ -5,16 +5,23 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-SCRIPTS = ("ask.js", "offline.js", "drawing.js", "plane.js", "editor.js", "numbers.js", "codes.js", "app.js")
-"""In the order in which they run."""
+ALONE = ("random.js", "networks.js", "parts.js", "weights.js", "search.js", "offline.js")
+"""Scripts that compute the answers where there is no server."""
+_SHOWN = ("drawing.js", "plane.js", "editor.js", "numbers.js", "codes.js", "app.js")
 
 
-def page(start: Mapping[str, Any], nonce: str) -> str:
+def scripts(alone: bool) -> tuple[str, ...]:
+    """The page's scripts in the order in which they run."""
+    return ("ask.js", *(ALONE if alone else ()), *_SHOWN)
+
+
+def page(start: Mapping[str, Any], nonce: str, alone: bool = False) -> str:
     """The whole page.
 
     Args:
         start: what it begins with, plain data.
         nonce: by which the browser knows the page's own script and style.
+        alone: whether there is no server, and `start` has the model.
 
     Example:
         >>> "</script><b>" in page({"facts": {"run": "</script><b>"}}, "n")
@@ -25,7 +32,7 @@ def page(start: Mapping[str, Any], nonce: str) -> str:
         "POLICY": f'<meta http-equiv="Content-Security-Policy" content="{policy(nonce)}">',
         "STYLE": f'<style nonce="{nonce}">\n{part("style.css")}</style>',
         "START": f'<script type="application/json" id="start" nonce="{nonce}">{data}</script>',
-        "SCRIPT": f'<script nonce="{nonce}">\n"use strict";\n{"".join(map(part, SCRIPTS))}</script>',
+        "SCRIPT": f'<script nonce="{nonce}">\n"use strict";\n{"".join(map(part, scripts(alone)))}</script>',
     }
     before, *rest = part("index.html").split("<!--")
     pieces = [before]

@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_vae.distributions.mixture import Mixture
+from pyro_vae.errors import UsageError
 from pyro_vae.explore.frames import Frame, normal_moments
 from pyro_vae.explore.grid import points
 from pyro_vae.explore.plain import packed
@@ -14,6 +16,8 @@ _SIDE = 81
 """Points a dimension of the prior's density."""
 _SHOWN_DRAWS = 400
 """Draws of a prior that is shown by draws."""
+MOST_COMPONENTS = 100
+"""Components of a mixture that are shown, those with the largest weights."""
 
 
 def plane_of(explored: Explored, frame: Frame, axes: tuple[int, int], datum: Datum) -> dict[str, Any]:
@@ -26,11 +30,13 @@ def plane_of(explored: Explored, frame: Frame, axes: tuple[int, int], datum: Dat
         datum: whose context a prior p(z|c) is given.
 
     Returns:
-        `codes` `[N, 2]`, means of q(z|x); `prior`, as `prior_of`; `low` and `high` `[2]`.
+        `codes` `[N, 2]`, means of q(z|x); `prior`, as `prior_of`; `components`, as `components_of`; `low` and `high`
+        `[2]`.
     """
     codes = frame.places(explored.encoded.mean[explored.site].flatten(1))[:, axes]
     limits = {name: getattr(frame, name)[list(axes)].tolist() for name in ("low", "high")}
-    return {"codes": packed(codes), "prior": prior_of(explored, frame, axes, datum), **limits}
+    prior = {"prior": prior_of(explored, frame, axes, datum), "components": components_of(explored, frame, axes, datum)}
+    return {"codes": packed(codes), **prior, **limits}
 
 
 def prior_of(explored: Explored, frame: Frame, axes: tuple[int, int], datum: Datum) -> dict[str, Any]:
@@ -52,6 +58,25 @@ def prior_of(explored: Explored, frame: Frame, axes: tuple[int, int], datum: Dat
     return {"kind": "draws", "draws": packed(frame.places(explored.prior_draws[:_SHOWN_DRAWS])[:, axes])}
 
 
+def components_of(explored: Explored, frame: Frame, axes: tuple[int, int], datum: Datum) -> list[dict[str, Any]] | None:
+    """The components of a prior that is a mixture of normals, the largest first; None for other priors.
+
+    Each has its `weight`, `mean` `[2]` and `covariance` `[2, 2]` in the plane, and `place`, all coordinates of its
+    mean.
+    """
+    with evaluation_mode(explored.vae):
+        prior = _distribution(explored, datum)
+        if not isinstance(prior, Mixture) or (normals := prior.as_normals()) is None:
+            return None
+    log_weights, means, scales = (value.double().cpu() for value in normals)
+    covariances = scales @ scales.mT if scales.dim() == 3 else scales.square().diag_embed()
+    found = []
+    for k in log_weights.argsort(descending=True, stable=True)[:MOST_COMPONENTS].tolist():
+        own = {"weight": log_weights[k].exp().item(), "place": frame.places(means[k]).tolist()}
+        found.append({**own, **plain_normal(frame, axes, means[k], covariances[k])})
+    return found
+
+
 def plain_normal(frame: Frame, axes: tuple[int, int], mean: Tensor, covariance: Tensor) -> dict[str, Any]:
     """The marginal of a normal in two coordinates: mean `[2]` and covariance `[2, 2]`."""
     places, spread = frame.places(mean), frame.covariance(covariance)
@@ -59,7 +84,8 @@ def plain_normal(frame: Frame, axes: tuple[int, int], mean: Tensor, covariance: 
 
 
 def _distribution(explored: Explored, datum: Datum) -> Any:
-    """p(z) of the site that is shown; None if it depends on other sites."""
-    if explored.vae.classes:
+    """p(z) of the site that is shown; None if it depends on a site that is not given, as p(z|y) on the class."""
+    try:
+        return explored.vae.prior_distribution(datum.c)
+    except UsageError:
         return None
-    return explored.vae.prior_distribution(datum.c)

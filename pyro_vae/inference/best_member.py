@@ -16,11 +16,11 @@ from pyro_vae.messages import ByShapes
 from pyro_vae.process.seeding import seeded
 from pyro_vae.statistics.averages import of_draws
 
-_CHUNK = 16
+CHUNK = 16
 """Draws for each datum in one run of the model, where no gradient is taken."""
 
 
-_ROUND, _AVERAGED = 50, 25
+ROUND, _AVERAGED = 50, 25
 """Steps of a round, and those at its end whose mean is the round's candidate."""
 
 
@@ -271,7 +271,7 @@ class Block:
     def elbo_draws(self, own: Tensor, num: int, *keys: object) -> Tensor:
         """Independent estimates of the ELBO, means of two draws each, `[num / 2, n]`, nats, double precision."""
         chunks = [
-            self.log_weights(own, min(_CHUNK, num - first), *keys, first).double() for first in range(0, num, _CHUNK)
+            self.log_weights(own, min(CHUNK, num - first), *keys, first).double() for first in range(0, num, CHUNK)
         ]
         return torch.cat(chunks).unflatten(0, (-1, 2)).mean(1)
 
@@ -373,8 +373,8 @@ class _Climb:
 
     def run(self, progress: Callable[[int], object] | None) -> None:
         """Climb until all are done, or the steps are used up."""
-        for first in range(0, self.search.max_steps, _ROUND):
-            self._compare(self._round(first, min(first + _ROUND, self.search.max_steps)), first)
+        for first in range(0, self.search.max_steps, ROUND):
+            self._compare(self._round(first, min(first + ROUND, self.search.max_steps)), first)
             if progress is not None:
                 progress(int(self.converged.sum()))
             if self.converged.all():

@@ -26,7 +26,7 @@ X = (torch.rand(30, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.5).flo
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch):
     """Searches for the best member of a guide's family end soon."""
-    monkeypatch.setattr("pyro_vae.explore.datum._STEPS", 100)
+    monkeypatch.setattr("pyro_vae.explore.datum.STEPS", 100)
 
 
 def answers_of(vae, x=X, **more):

@@ -22,7 +22,7 @@ def add_options(parser: CommandParser) -> None:
     data.add_argument("--num", type=int, default=1000, help="how many data are shown, evenly spread over the split")
     page.add_argument("--port", type=int, default=0, help="the port on 127.0.0.1; 0 for any free one")
     page.add_argument("--no-browser", action="store_true", help="print the address, and open no browser")
-    help = "write the page as one file that opens without a server (dense networks, normal guides), and end"
+    help = "write the page as one file that opens without a server (normal guides), and end"
     page.add_argument("--export", type=str | None, default=None, metavar="HTML", help=help)
     page.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
 

@@ -25,8 +25,9 @@ def run(options: Namespace) -> int:
     saved = open_saved(options)
     answers = Answers(explored(saved, load_split(saved, options, options.num)))
     if place is not None:
-        place.write(exported(answers).encode())
-        say(f"saved {place.path}")
+        made = exported(answers)
+        place.write(made.text.encode())
+        say(f"saved {place.path} ({len(made.text) / 1000:,.0f} kB), {made.weights}")
         return 0
     server = Server(answers, options.port)
     say(f"{server.address}   (Ctrl-C ends it)")

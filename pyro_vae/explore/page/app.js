@@ -17,6 +17,8 @@ function showParts() {
   byId("restore-card").hidden = !start.can.restore;
   byId("flip-row").hidden = !start.view.binary;
   byId("class-label").hidden = !start.classes;
+  byId("alone-card").hidden = !start.model;
+  if (start.model) byId("alone-weights").textContent = `${start.model.weights}.`.replace("weights", "Weights");
   if (!planar) {
     byId("numbers-title").textContent = "Numbers";
     byId("reconstruction-caption").textContent = "reconstruction: E[x|k] at the datum’s code";

@@ -3,11 +3,10 @@
 const start = JSON.parse(document.getElementById("start").textContent);
 const byId = (id) => document.getElementById(id);
 
-async function ask(name, fields) {
-  if (start.model) {
-    ask.offline = ask.offline || new Offline(start.model);
-    return ask.offline[name](fields);
-  }
+// The answer to a question. An exported page computes it: `outdated` says whether nobody waits for it any more, `partly`
+// gets what is known at once, and `progress` the share that is done.
+async function ask(name, fields, { outdated = () => false, partly = () => {}, progress = () => {} } = {}) {
+  if (start.model) return offline()[name](fields, { outdated, partly, progress });
   const response = await fetch(`api/${name}`, {
     method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(fields),
   });
@@ -16,7 +15,14 @@ async function ask(name, fields) {
   return answer;
 }
 
-// Runs one job at a time; of those that come meanwhile only the last. So a drag never waits for what is out of date.
+function offline() {
+  return offline.made || (offline.made = new Offline(start.model));
+}
+
+class Outdated extends Error {}
+
+// Runs one job at a time; of those that come meanwhile only the last. So a drag never waits for what is out of date. A job
+// gets a function that says whether it is.
 class Latest {
   constructor(job) { this.job = job; this.busy = false; this.next = null; }
 
@@ -28,10 +34,10 @@ class Latest {
       const now = this.next;
       this.next = null;
       try {
-        await this.job(...now);
+        await this.job(() => this.next !== null, ...now);
         problem(this, "");
       } catch (error) {
-        problem(this, error instanceof TypeError && !start.model ? "The server does not answer: has it ended?" : error.message);
+        if (!(error instanceof Outdated)) problem(this, error instanceof TypeError && !start.model ? "The server does not answer: has it ended?" : error.message);
       }
     }
     this.busy = false;
@@ -46,12 +52,26 @@ function problem(job, text) {
   byId("problem").textContent = [...new Set(problems.values())].join(" ");
 }
 
-// A packed array as its shape and a Float32Array.
+// A packed array as its shape and its numbers.
 function unpack(packed) {
   if (packed.data) return packed;
-  const text = atob(packed.float32), bytes = new Uint8Array(text.length);
+  const type = Object.keys(packed).find((key) => key !== "shape" && key !== "of"), text = atob(packed[type]);
+  const bytes = new Uint8Array(text.length);
   for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-  return { shape: packed.shape, data: new Float32Array(bytes.buffer) };
+  const read = {
+    float32: () => new Float32Array(bytes.buffer),
+    uint32: () => new Uint32Array(bytes.buffer),
+    uint8: () => Float32Array.from(bytes, (v) => v / packed.of),
+    float16: () => Float32Array.from(new Uint16Array(bytes.buffer), half),
+  };
+  return { shape: packed.shape, data: read[type]() };
+}
+
+// A number of 16 bits: sign, 5 bits of exponent, 10 of fraction.
+function half(bits) {
+  const exponent = (bits >> 10) & 31, fraction = bits & 1023;
+  const size = exponent ? (1 + fraction / 1024) * 2 ** (exponent - 15) : fraction * 2 ** -24;
+  return bits & 0x8000 ? -size : size;
 }
 
 // The parts of an array along its first dimension.

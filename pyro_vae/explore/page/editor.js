@@ -1,6 +1,6 @@
 // The datum: chosen from the data, drawn with the mouse, partly hidden; its pictures, or its row of a table.
 
-const datum = { index: 0, x: null, chosenClass: null, answer: null, decoded: null, stale: false, cursor: [0, 0] };
+const datum = { index: 0, x: null, chosenClass: null, answer: null, decoded: null, stale: false, cursor: [0, 0], version: 0 };
 const isImage = () => start.view.kind === "image";
 
 // The datum as the server is told of it; `x` only where it was changed.
@@ -11,18 +11,33 @@ function given(withValues = true) {
   return fields;
 }
 
-const looking = new Latest(async () => {
+const looking = new Latest(async (outdated) => {
   const fields = given();
+  datum.version += 1;
   if (start.kind === "codes") return showCodesOf(await ask("codes", fields));
-  datum.answer = await ask("datum", { ...fields, ...where() });
-  datum.stale = false;
-  plane.refined = null;
-  showDatum();
-  if (plane.weighed) await showDraws(fields);
-  movePoint(datum.answer.place);
+  let moved = false;
+  const show = (answer) => {
+    datum.answer = answer;
+    datum.stale = false;
+    plane.refined = null;
+    if (answer.pending) plane.draws = null;
+    showDatum();
+    if (!moved) movePoint(answer.place);
+    moved = true;
+  };
+  await busy(start.can.grid ? "Computing the true posterior" : "Computing the numbers", async (progress) => {
+    show(await ask("datum", { ...fields, ...where() }, { outdated, progress, partly: show }));
+    if (plane.weighed) await showDraws(fields, { outdated });
+  });
   showLegend();
-  if (start.can.restore) await showRestored(fields);
+  if (start.can.restore) await showRestored(fields, outdated);
 });
+
+// Whether what is computed is of another datum by now.
+function changedSince() {
+  const version = datum.version;
+  return () => datum.version !== version;
+}
 
 function choose(index) {
   datum.index = Math.min(Math.max(0, Math.round(index) || 0), start.num_data - 1);
@@ -38,7 +53,8 @@ function choose(index) {
 
 function showThumbs() {
   if (!isImage()) return;
-  const pictures = rows(unpack(start.thumbs.x));
+  const all = start.model ? rows(unpack(start.model.x)) : null;
+  const pictures = all ? start.thumbs.index.map((index) => all[index]) : rows(unpack(start.thumbs.x));
   byId("thumbs").replaceChildren(...start.thumbs.index.map((index, i) => {
     const button = element("button", { type: "button", className: "thumb" }, thumbnail(pictures[i], 38));
     button.dataset.index = index;
@@ -253,7 +269,7 @@ function levelText(column, value) {
 
 // ---- what is missing ----------------------------------------------------------------------------------------------
 
-async function showRestored(fields) {
+async function showRestored(fields, outdated) {
   const flip = Number(byId("flip").value) || 0, values = valuesNow(), note = byId("restored-note");
   if (!flip && !values.some((value) => value === null)) {
     byId("restored").replaceChildren();
@@ -262,14 +278,15 @@ async function showRestored(fields) {
     return;
   }
   note.textContent = "Drawing ...";
-  const found = await ask("restore", { ...fields, flip, better: byId("better").checked });
+  const progress = (share) => { note.textContent = `Refining q: ${number(100 * share, 0)} %`; };
+  const found = await ask("restore", { ...fields, flip, better: byId("better").checked }, { outdated, progress });
   const draws = rows(unpack(found.draws));
   if (isImage()) {
     const tiles = [tile(unpack(found.mean).data, "mean"), ...draws.map((x, i) => tile(x, `draw ${i + 1}`))];
     byId("restored").replaceChildren(...tiles);
   } else showRestoredTable(draws, values);
   const distrust = `The draws are not to be trusted${found.method === "refined" ? ", even of a refined q" : ": refine q first"}.`;
-  const health = `effective draws ${number(found.ess, 0)} of ${found.num_particles}, k-hat ${number(found.pareto_k)}`;
+  const health = `effective draws ${number(found.ess, 0)} of ${found.num_particles}, k-hat ${tailText(found)}`;
   note.textContent = `${health}. ${found.flagged ? distrust : ""}`;
 }
 

@@ -10,9 +10,15 @@ function rowsOfNumbers(numbers) {
     ["reconstruction: E[log p(x|z)], nats", "the first term of the ELBO", (n) => number(n.reconstruction)],
     ["KL(q(z|x) ‖ p(z)), nats", "the second term: how far the guide is from the prior", (n) => number(n.kl)],
     ["log p(x) by importance sampling, nats", `K = ${numbers.num_particles} draws of the guide, weighed`, (n) => withError(n.importance, n.importance_error)],
-    ["k-hat", k, (n) => `${number(n.pareto_k)}${n.flagged ? " — too high" : ""}`],
+    ["k-hat", k, (n) => `${tailText(n)}${n.flagged ? " — too high" : ""}`],
     ["effective draws", `of ${numbers.num_particles}: how many equal weights they are worth`, (n) => number(n.ess, 0)],
-  ].filter(([name]) => (numbers.method === "quadrature" || !name.startsWith("log p(x) by")) && (numbers.threshold !== null || name !== "k-hat"));
+  ].filter(([name]) => numbers.method === "quadrature" || !name.startsWith("log p(x) by"));
+}
+
+// k-hat in words where it is no number: of equal weights, which have no tail, or of too few.
+function tailText({ pareto_k, flagged }) {
+  if (Number.isFinite(pareto_k)) return number(pareto_k);
+  return flagged ? "unknown" : "none (equal weights)";
 }
 
 function withError(value, error) {
@@ -22,6 +28,10 @@ function withError(value, error) {
 
 function showNumbers() {
   const own = datum.answer.numbers, note = byId("numbers-note");
+  showClasses();
+  byId("numbers").classList.toggle("old", Boolean(datum.answer.pending && !own));
+  byId("gap").classList.toggle("old", Boolean(datum.answer.pending && !own));
+  if (datum.answer.pending && !own) return;
   byId("refine").hidden = !start.can.refine;
   byId("draws").hidden = !start.can.draws;
   byId("draws").setAttribute("aria-pressed", String(plane.weighed));
@@ -85,30 +95,55 @@ function showGap(columns) {
   holder.setAttribute("aria-label", columns.map(([name, n]) => `${name}: ELBO ${number(n.elbo)}, log p(x) ${number(n.log_p)}, gap ${number(n.gap)} nats`).join(". "));
 }
 
-const refining = new Latest(async () => {
-  const button = byId("refine");
-  button.disabled = true;
-  button.textContent = "Refining ...";
+function showClasses() {
+  const shares = datum.answer.classes;
+  byId("classes-box").hidden = !shares;
+  if (!shares) return;
+  const best = shares.indexOf(Math.max(...shares));
+  byId("classes").replaceChildren(...shares.map((share, y) => element("div", { className: y === best ? "level best" : "level" },
+    String(y), bar(share), number(share))));
+}
+
+// Says what is computed while it takes more than a moment; `job` may tell the share that is done.
+async function busy(text, job) {
+  const show = (share) => {
+    byId("busy-text").textContent = share === null ? `${text} ...` : `${text}: ${number(100 * share, 0)} %`;
+    byId("busy-bar").style.width = `${100 * (share || 0)}%`;
+  };
+  const timer = setTimeout(() => { byId("busy").hidden = false; }, 300);
+  show(null);
   try {
-    plane.refined = await ask("refine", { ...given(), ...where() });
+    return await job(show);
+  } finally {
+    clearTimeout(timer);
+    byId("busy").hidden = true;
+  }
+}
+
+const refining = new Latest(async () => {
+  const button = byId("refine"), outdated = changedSince();
+  button.disabled = true;
+  try {
+    const found = await busy("Refining the guide", (progress) => ask("refine", { ...given(), ...where() }, { outdated, progress }));
+    if (outdated()) return;
+    plane.refined = found;
     showNumbers();
     showLegend();
     drawPlane();
   } finally {
     button.disabled = false;
-    button.textContent = "Refine the guide";
   }
 });
 
-async function showDraws(fields) {
-  plane.draws = await ask("draws", { ...fields, ...where() });
+async function showDraws(fields, how) {
+  plane.draws = await ask("draws", { ...fields, ...where() }, how);
   drawPlane();
 }
 
 const drawing = new Latest(async () => {
   plane.weighed = !plane.weighed;
   byId("draws").setAttribute("aria-pressed", String(plane.weighed));
-  if (plane.weighed) await showDraws(given()); else plane.draws = null;
+  if (plane.weighed) await showDraws(given(), { outdated: changedSince() }); else plane.draws = null;
   showLegend();
   drawPlane();
 });

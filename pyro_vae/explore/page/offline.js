@@ -1,210 +1,285 @@
 // The answers of an exported page, by running the networks here: the same questions as the server's, in double precision.
 
-const HALF_LOG_2_PI = 0.5 * Math.log(2 * Math.PI);
-const sigmoid = (v) => 1 / (1 + Math.exp(-v));
-const softplus = (v) => Math.max(v, 0) + Math.log1p(Math.exp(-Math.abs(v)));
-const ELEMENTWISE = {
-  Tanh: Math.tanh, ReLU: (v) => Math.max(v, 0), Sigmoid: sigmoid, SiLU: (v) => v * sigmoid(v), Softplus: softplus,
-  ELU: (v) => v > 0 ? v : Math.expm1(v), LeakyReLU: (v) => v > 0 ? v : 0.01 * v,
-};
+const SLICE = 12; // milliseconds of computing, after which events of the page come first
 
-function compiled(layers) {
-  return layers.map((layer) => {
-    const weight = layer.weight && unpack(layer.weight), bias = layer.bias && unpack(layer.bias).data;
-    return { ...layer, weight: weight && weight.data, shape: weight && weight.shape, bias };
+// p(x, z) of one datum, in slices between which the page answers its user. It ends by Outdated when nobody waits for it.
+class Target {
+  constructor(model, x, flip, outdated) {
+    Object.assign(this, { model, x, flip, outdated });
+    this.rows = sliceOf(model.work);
+    this.since = performance.now();
+  }
+
+  async breathe() {
+    if (performance.now() - this.since < SLICE) return false;
+    await nextTurn();
+    if (this.outdated()) throw new Outdated();
+    this.since = performance.now();
+    return true;
+  }
+
+  // For codes [count, size] what `compute` makes of some of them at a time, joined.
+  async parts(z, compute, progress = () => {}) {
+    const size = this.model.latent, found = [];
+    for (let from = 0; from < z.length; from += this.rows * size) {
+      found.push(compute(z.subarray(from, from + this.rows * size)));
+      if (await this.breathe()) progress(from / z.length);
+    }
+    return found;
+  }
+
+  // log p(x|z) and log p(x, z) of codes.
+  async evaluate(z, progress) {
+    const { decoder, likelihood, prior } = this.model;
+    const likelihoods = joined(await this.parts(z, (some) => {
+      const out = forward(decoder, some);
+      return Float64Array.from({ length: some.length / this.model.latent }, (_, k) => likelihood.log(out, k * likelihood.outputs, this.x, this.flip));
+    }, progress));
+    const priors = joined(await this.parts(z, (some) => prior.log(some)));
+    return { likelihood: likelihoods, joint: plus(likelihoods, priors) };
+  }
+
+  // The gradient of log p(x, z) in codes.
+  async slopes(z) {
+    const { decoder, likelihood, prior } = this.model;
+    return joined(await this.parts(z, (some) => {
+      const inputs = passed(decoder, some), out = inputs.at(-1), gradient = new Float64Array(out.length);
+      for (let from = 0; from < out.length; from += likelihood.outputs) likelihood.slope(out, from, this.x, this.flip, gradient);
+      return plus(backward(decoder, inputs, gradient), prior.gradient(some));
+    }));
+  }
+}
+
+// When the events that wait have been dealt with; a timer would wait longer.
+function nextTurn() {
+  return new Promise((go) => {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => { port1.close(); go(); };
+    port2.postMessage(0);
   });
 }
 
-function forward(layers, input) {
-  let x = Float64Array.from(input);
-  for (const layer of layers) {
-    if (layer.kind === "linear") x = product(layer, x);
-    else if (layer.kind === "Gate") {
-      const half = x.length / 2;
-      x = Float64Array.from({ length: half }, (_, i) => x[i] * sigmoid(x[half + i]));
-    } else if (layer.kind === "norm") x = normalised(layer, x);
-    else if (layer.kind === "scale") x = x.map((v, i) => v * layer.weight[i] + layer.bias[i]);
-    else x = x.map(ELEMENTWISE[layer.kind]);
-  }
-  return x;
+// How many codes are decoded between two looks at the clock, in fours if they can.
+function sliceOf(work) {
+  const count = Math.max(1, Math.min(256, Math.floor(4e6 / work)));
+  return count < 4 ? count : count - count % 4;
 }
 
-function product({ weight, bias, shape: [outputs, inputs] }, x) {
-  const out = new Float64Array(outputs);
-  for (let o = 0; o < outputs; o++) {
-    let sum = bias ? bias[o] : 0;
-    for (let i = 0, at = o * inputs; i < inputs; i++, at++) sum += weight[at] * x[i];
-    out[o] = sum;
-  }
-  return out;
+function joined(parts) {
+  const found = new Float64Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) { found.set(part, at); at += part.length; }
+  return found;
 }
 
-function normalised({ weight, bias, eps }, x) {
-  const mean = x.reduce((a, b) => a + b, 0) / x.length;
-  const variance = x.reduce((a, b) => a + (b - mean) ** 2, 0) / x.length;
-  return x.map((v, i) => (v - mean) / Math.sqrt(variance + eps) * weight[i] + bias[i]);
-}
-
-const tame = (v, highest) => Math.min(v, highest) + Math.log1p(Math.max(v - highest, 0));
-function tameScale(v) {
-  const inside = Math.min(10, Math.max(-30, v));
-  return inside + Math.sign(v - inside) * Math.log1p(Math.abs(v - inside));
-}
+const array = (shape, data) => ({ shape, data: Float32Array.from(data) });
 
 class Offline {
   constructor(model) {
     this.model = model;
+    this.latent = model.latent;
     this.encoder = compiled(model.encoder);
     this.decoder = compiled(model.decoder);
-    this.x = rows(unpack(model.x));
-    this.scale = model.likelihood.scale && unpack(model.likelihood.scale).data;
+    this.work = work(this.decoder);
+    this.prior = new Prior(model.prior);
+    this.likelihood = new LIKELIHOODS[model.likelihood.name](model.likelihood);
+    this.input = { ...model.input };
+    for (const name of ["shift", "unit", "fill"]) if (this.input[name]) this.input[name] = unpack(this.input[name]);
+    this.x = rows(unpack(model.x)).map((x) => Array.from(x, (v) => Number.isNaN(v) ? null : v));
+    this.dense = model.guide === "FullNormal";
   }
 
-  // p(x|z) at a code: the mean of each element, and log p(x|z) of an x.
-  at(z) {
-    const out = forward(this.decoder, z), { name, bounded, min_scale } = this.model.likelihood, size = this.x[0].length;
-    if (name === "Bernoulli") {
-      return {
-        mean: () => out.map(sigmoid),
-        log: (x) => { let sum = 0; for (let i = 0; i < size; i++) sum += x[i] * out[i] - softplus(out[i]); return sum; },
-      };
-    }
-    const location = out.subarray(0, size).map((v) => bounded ? sigmoid(v) : v);
-    const scale = (i) => this.scale ? this.scale[i] : Math.exp(tame(out[size + i], 30)) + min_scale;
-    return {
-      mean: () => location,
-      log: (x) => {
-        let sum = 0;
-        for (let i = 0; i < size; i++) {
-          const s = scale(i);
-          sum -= ((x[i] - location[i]) / s) ** 2 / 2 + Math.log(s) + HALF_LOG_2_PI;
-        }
-        return sum;
-      },
-    };
-  }
-
-  logJoint(x, z) {
-    return this.at(z).log(x) - z.reduce((sum, v) => sum + v * v / 2 + HALF_LOG_2_PI, 0);
-  }
-
-  // q(z|x): its mean, and the lower triangle L of its covariance L L'.
   encode(x) {
-    const out = forward(this.encoder, x), n = this.model.latent;
-    const tril = Array.from({ length: n }, () => new Float64Array(n));
-    let at = 2 * n;
-    for (let i = 0; i < n; i++) {
-      if (this.model.guide === "FullNormal") for (let j = 0; j < i; j++) tril[i][j] = out[at++];
-      tril[i][i] = Math.exp(tameScale(out[n + i]));
-    }
-    return { mean: [...out.subarray(0, n)], tril };
+    return new NormalGuide(forward(this.encoder, encoderInput(this.input, x)), this.latent, this.dense);
   }
+
+  // The mean of each element at a code.
+  mean(z) { return this.likelihood.mean(forward(this.decoder, z)); }
+
+  target(x, flip, outdated) { return new Target(this, x, flip, outdated || (() => false)); }
 
   frame(name) { return this.model.frames[name]; }
 
   codeOf(name, w) {
     const { centre, axes } = this.frame(name);
-    return centre.map((c, i) => c + axes[i].reduce((sum, a, m) => sum + a * w[m], 0));
+    return Float64Array.from(centre, (c, i) => c + axes[i].reduce((sum, a, m) => sum + a * w[m], 0));
   }
 
   placeOf(name, z) {
     const { centre, axes } = this.frame(name);
-    return axes[0].map((_, m) => z.reduce((sum, v, i) => sum + (v - centre[i]) * axes[i][m], 0));
+    return axes[0].map((_, m) => centre.reduce((sum, c, i) => sum + (z[i] - c) * axes[i][m], 0));
   }
 
-  plane({ frame, axes }) {
-    const places = rows(unpack(start.places[frame])), chosen = new Float32Array(2 * places.length);
-    places.forEach((place, n) => axes.forEach((axis, i) => { chosen[2 * n + i] = place[axis]; }));
-    const { low, high } = start.frames[frame], zero = this.placeOf(frame, this.frame(frame).centre.map(() => 0));
-    const unit = (m) => this.frame(frame).axes.reduce((sum, row) => sum + row[m] ** 2, 0);
-    const prior = { kind: "normal", mean: axes.map((a) => zero[a]), covariance: [[unit(axes[0]), 0], [0, unit(axes[1])]] };
-    return { codes: array([places.length, 2], chosen), prior, low: axes.map((a) => low[a]), high: axes.map((a) => high[a]) };
-  }
-
-  decode({ frame, places }) {
-    const means = places.map((w) => this.at(this.codeOf(frame, w)).mean());
-    return { x: array([places.length, ...start.view.event], Float32Array.from(means.flatMap((m) => [...m]))) };
-  }
-
-  datum({ index, x, frame, axes }) {
-    const values = x || this.x[index], q = this.encode(values);
-    const posterior = this.model.latent === 2 ? this.grid(values, q) : null;
-    return {
-      x: array(start.view.event, Float32Array.from(values)), mask: null, place: this.placeOf(frame, q.mean),
-      guide: this.guide(q, frame, axes), posterior, numbers: this.numbers(values, q, posterior),
-      reconstruction: { x: array([1, ...start.view.event], Float32Array.from(this.at(q.mean).mean())) },
-    };
-  }
-
-  guide({ mean, tril }, frame, axes) {
+  // The marginal of a normal, by its mean and the rows of L, on two axes of a frame.
+  marginal(frame, axes, mean, tril) {
     const place = this.placeOf(frame, mean), directions = this.frame(frame).axes;
     const rooted = axes.map((axis) => tril[0].map((_, k) => directions.reduce((sum, row, i) => sum + row[axis] * tril[i][k], 0)));
     const covariance = rooted.map((a) => rooted.map((b) => a.reduce((sum, v, k) => sum + v * b[k], 0)));
-    return { kind: "normal", mean: axes.map((a) => place[a]), covariance };
+    return { mean: axes.map((a) => place[a]), covariance };
   }
 
-  // K draws of the guide and their log-weights.
-  weigh(x, { mean, tril }, count) {
-    const noise = normals(), n = mean.length;
-    return Array.from({ length: count }, () => {
-      const e = mean.map(() => noise());
-      const z = mean.map((m, i) => m + tril[i].reduce((sum, v, k) => sum + v * e[k], 0));
-      const logGuide = e.reduce((sum, v, i) => sum - v * v / 2 - HALF_LOG_2_PI - Math.log(tril[i][i]), 0);
-      const logLikelihood = this.at(z).log(x);
-      const logPrior = z.reduce((sum, v) => sum - v * v / 2, -n * HALF_LOG_2_PI);
-      return { z, logLikelihood, log: logLikelihood + logPrior - logGuide };
-    });
+  plane({ frame, axes }) {
+    const places = rows(unpack(start.places[frame])), { low, high } = start.frames[frame];
+    const codes = array([places.length, 2], places.flatMap((place) => axes.map((axis) => place[axis])));
+    const limits = { low: axes.map((a) => low[a]), high: axes.map((a) => high[a]) };
+    return { codes, ...this.priorOn(frame, axes, limits), ...limits };
   }
 
-  numbers(x, q, posterior) {
-    const count = start.num_particles, found = this.weigh(x, q, count), logs = found.map((f) => f.log);
-    const importance = logSum(logs) - Math.log(count), shares = logs.map((v) => Math.exp(v - importance) / count);
-    const ess = 1 / shares.reduce((sum, s) => sum + s * s, 0), elbo = average(logs);
-    const importance_error = Math.sqrt(Math.max(0, 1 / ess - 1 / count) * count / (count - 1));
-    const [log_p, log_p_error] = posterior ? [posterior.log_p, posterior.error] : [importance, importance_error];
-    const reconstruction = average(found.map((f) => f.logLikelihood)), elbo_error = errorOf(logs);
-    const gap_error = posterior ? Math.hypot(elbo_error, log_p_error) : errorOf(logs.map((v, k) => shares[k] * count - v));
+  priorOn(frame, axes, { low, high }) {
+    const { prior } = this, order = [...prior.means.keys()].sort((a, b) => prior.logWeights[b] - prior.logWeights[a]);
+    const components = order.slice(0, this.model.most_components).map((k) => ({
+      weight: Math.exp(prior.logWeights[k]), place: this.placeOf(frame, prior.means[k]),
+      ...this.marginal(frame, axes, prior.means[k], this.triangle(k)),
+    }));
+    if (components.length === 1) {
+      const { mean, covariance } = components[0];
+      return { prior: { kind: "normal", mean, covariance }, components: null };
+    }
+    if (this.latent !== 2) {
+      const draws = rows(unpack(this.model.prior_draws)).map((z) => this.placeOf(frame, z));
+      return { prior: { kind: "draws", draws: array([draws.length, 2], draws.flatMap((place) => axes.map((a) => place[a]))) }, components };
+    }
+    const z = points(low, high, PRIOR_SIDE);
+    return { prior: { kind: "grid", log_density: array([PRIOR_SIDE, PRIOR_SIDE], prior.log(z)) }, components };
+  }
+
+  // L of a component of the prior, row by row.
+  triangle(k) {
+    const n = this.latent, scale = this.prior.scales[k];
+    return Array.from({ length: n }, (_, i) => Float64Array.from({ length: n }, (_, j) => {
+      if (this.prior.dense) return scale[i * n + j];
+      return i === j ? scale[i] : 0;
+    }));
+  }
+
+  decode({ frame, places }) {
+    const means = places.map((w) => this.mean(this.codeOf(frame, w)));
+    return { x: array([places.length, ...start.view.event], joined(means)) };
+  }
+
+  values({ index, x }) { return x || this.x[index]; }
+
+  // Guide and reconstruction are told at once, then the numbers, and what needs the grid when it is computed.
+  async datum(fields, { outdated, partly, progress }) {
+    const { frame, axes } = fields, x = this.values(fields), q = this.encode(x), event = start.view.event;
+    const found = {
+      x: array(event, x.map((v) => v ?? 0)), mask: x.includes(null) ? array(event, x.map((v) => v === null ? 0 : 1)) : null,
+      place: this.placeOf(frame, q.mean), guide: { kind: "normal", ...this.marginal(frame, axes, q.mean, q.tril) },
+      reconstruction: { x: array([1, ...event], this.mean(q.mean)) }, posterior: null, numbers: null, classes: null,
+      pending: true,
+    };
+    partly(found);
+    const target = this.target(x, 0, outdated), weighed = await this.weigh(target, q);
+    if (this.latent !== 2) return { ...found, numbers: weighed.numbers(null), pending: false };
+    partly({ ...found, numbers: weighed.numbers(null) });
+    const posterior = await this.grid(target, q, progress);
+    return { ...found, posterior, numbers: weighed.numbers(posterior), pending: false };
+  }
+
+  // Draws of a guide with their weights.
+  async weigh(target, q) {
+    const count = start.num_particles, { z, log } = q.draws(normals(this.model.seeds.weigh, count * this.latent));
+    const { likelihood, joint } = await target.evaluate(z), logWeights = joint.map((v, k) => v - log[k]);
+    const most = logWeights.reduce((best, v, k) => v > logWeights[best] ? k : best, 0);
+    const rounding = 2 ** -23 * (Math.abs(joint[most]) + Math.abs(log[most])); // of torch's single precision
+    const found = weighedBy(logWeights, rounding);
+    return { z, logWeights, ...found, numbers: (posterior) => this.numbers(found, logWeights, likelihood, posterior) };
+  }
+
+  numbers(found, logWeights, likelihood, posterior) {
+    const { shares, ess, pareto_k, log_p: importance, log_p_error: importance_error } = found, count = logWeights.length;
+    const by_grid = posterior !== null && posterior.found, threshold = errorBarBelow(count);
+    const [log_p, log_p_error] = by_grid ? [posterior.log_p, posterior.error] : [importance, importance_error];
+    const elbo = average(logWeights), elbo_error = errorOf(logWeights), reconstruction = average(likelihood);
+    const gap_error = by_grid ? Math.hypot(elbo_error, log_p_error) : errorOf(logWeights.map((v, k) => shares[k] * count - v));
     return {
       elbo, elbo_error, log_p, log_p_error, importance, importance_error, gap: log_p - elbo, gap_error, reconstruction,
-      method: posterior ? "quadrature" : "importance", kl: reconstruction - elbo, pareto_k: null, threshold: null,
-      flagged: false, ess, num_particles: count,
+      method: by_grid ? "quadrature" : "importance", kl: reconstruction - elbo, pareto_k, threshold,
+      flagged: !(pareto_k <= threshold), ess, num_particles: count,
     };
   }
 
-  draws({ index, x, frame, axes }) {
-    const values = x || this.x[index], found = this.weigh(values, this.encode(values), start.num_particles);
-    const total = logSum(found.map((f) => f.log)), places = found.map((f) => this.placeOf(frame, f.z));
+  async refine(fields, { outdated, progress }) {
+    const { frame, axes } = fields, target = this.target(this.values(fields), 0, outdated);
+    const q = await this.refined(target, progress), posterior = this.latent === 2 ? await this.grid(target, q) : null;
     return {
-      draws: array([found.length, 2], Float32Array.from(places.flatMap((place) => axes.map((a) => place[a])))),
-      shares: array([found.length], Float32Array.from(found.map((f) => Math.exp(f.log - total)))),
+      place: this.placeOf(frame, q.mean), guide: { kind: "normal", ...this.marginal(frame, axes, q.mean, q.tril) },
+      numbers: (await this.weigh(target, q)).numbers(posterior),
+    };
+  }
+
+  async refined(target, progress) {
+    const how = { ...this.model.search, seeds: this.model.seeds, size: this.latent, dense: this.dense };
+    const climb = new Climb(target, this.encode(target.x).params, how);
+    return climb.guide(await climb.run(progress));
+  }
+
+  async draws(fields, { outdated }) {
+    const { frame, axes } = fields, x = this.values(fields), { z, shares, ess } = await this.weigh(this.target(x, 0, outdated), this.encode(x));
+    const places = Array.from(shares, (_, k) => this.placeOf(frame, z.subarray(k * this.latent, (k + 1) * this.latent)));
+    return { draws: array([shares.length, 2], places.flatMap((place) => axes.map((a) => place[a]))), shares: array([shares.length], shares), ess };
+  }
+
+  // Draws of x given what is observed of it: of the guide's weighed draws some are taken in proportion to their smoothed
+  // weights, and x is drawn for each. The mean is over all of them.
+  async restore(fields, { outdated, progress }) {
+    const { flip, better } = fields, x = this.values(fields), target = this.target(x, flip, outdated);
+    const q = better ? await this.refined(target, progress) : this.encode(x);
+    const { z, smoothed, ess, pareto_k } = await this.weigh(target, q), { likelihood } = this, size = likelihood.size;
+    const outOf = (some) => forward(this.decoder, some), code = (k) => z.slice(k * this.latent, (k + 1) * this.latent);
+    const total = logSum(smoothed), mean = new Float64Array(size), second = new Float64Array(size);
+    let at = 0;
+    await target.parts(z, (some) => {
+      const out = outOf(some);
+      for (let k = 0; k < some.length / this.latent; k++, at++) {
+        const share = Math.exp(smoothed[at] - total), from = k * likelihood.outputs;
+        const [one, variance] = [likelihood.restored(out, from, x, flip), likelihood.variance(out, from, x, flip)];
+        for (let i = 0; i < size; i++) { mean[i] += share * one[i]; second[i] += share * (one[i] ** 2 + variance[i]); }
+      }
+    });
+    const uniform = uniforms(this.model.seeds.restore), chosen = resampled(smoothed, this.model.num_restored, uniform);
+    const draws = chosen.map((k) => likelihood.draw(outOf(code(k)), 0, x, flip, uniform)), event = start.view.event;
+    return {
+      draws: array([draws.length, ...event], joined(draws)), mean: array(event, mean),
+      sd: array(event, second.map((v, i) => Math.sqrt(Math.max(0, v - mean[i] ** 2)))), ess, pareto_k,
+      flagged: untrustworthy(pareto_k, smoothed.length, reliableBelow(smoothed.length)),
+      num_particles: smoothed.length, method: better ? "refined" : "encoder",
     };
   }
 
   // The true posterior on a grid around its mass, as explore/grid.py finds it.
-  grid(x, { mean, tril }) {
+  async grid(target, q, progress = () => {}) {
+    const { low: lowest, high: highest, draws } = this.model.grid, { z } = q.draws(ofFirst(this.model.seeds.guide, draws, this.model.search.tile, 2));
     let box = [0, 1].map((i) => {
-      const reach = 3 * Math.hypot(...tril[i]);
-      const [low, high] = [Math.min(-3, mean[i] - reach), Math.max(3, mean[i] + reach)], margin = (high - low) / 2;
+      const own = z.filter((_, k) => k % 2 === i);
+      const low = own.reduce((a, b) => Math.min(a, b), lowest[i]), high = own.reduce((a, b) => Math.max(a, b), highest[i]);
+      const margin = Math.max(high - low, 1e-6) / 2;
       return [low - margin, high + margin];
     });
-    const joint = (side) => {
-      const at = (i, k) => box[i][0] + k / (side - 1) * (box[i][1] - box[i][0]);
-      return Float64Array.from({ length: side * side }, (_, k) => this.logJoint(x, [at(0, k % side), at(1, Math.floor(k / side))]));
-    };
+    const joint = async (side, told) => (await target.evaluate(points(box.map((b) => b[0]), box.map((b) => b[1]), side), told)).joint;
     let found = false;
-    for (let search = 0; search < 25 && !found; search++) [box, found] = closer(box, joint(COARSE));
-    const values = joint(FINE), area = box.reduce((sum, [low, high]) => sum + Math.log((high - low) / (FINE - 1)), 0);
+    for (let search = 0; search < 25 && !found; search++) [box, found] = closer(box, await joint(COARSE));
+    const values = await joint(FINE, progress), area = box.reduce((sum, [low, high]) => sum + Math.log((high - low) / (FINE - 1)), 0);
     const log_p = logSum(values) + area, half = (k) => (k % FINE) % 2 === 0 && Math.floor(k / FINE) % 2 === 0;
     const error = Math.abs(log_p - (logSum(values.filter((_, k) => half(k))) + area + 2 * Math.log(2)));
-    const log_density = array([FINE, FINE], Float32Array.from(values, (v) => v - log_p));
+    const log_density = array([FINE, FINE], values.map((v) => v - log_p));
     return { low: box.map((b) => b[0]), high: box.map((b) => b[1]), log_density, found, log_p, error };
   }
 }
 
-const COARSE = 33, FINE = 101, CUT = 25;
+const COARSE = 33, FINE = 101, CUT = 25, PRIOR_SIDE = 81;
 
+// A grid of codes of two dimensions, rows along the second, one after the other.
+function points(low, high, side) {
+  const found = new Float64Array(2 * side * side), at = (i, k) => low[i] + k / (side - 1) * (high[i] - low[i]);
+  for (let k = 0; k < side * side; k++) [found[2 * k], found[2 * k + 1]] = [at(0, k % side), at(1, Math.floor(k / side))];
+  return found;
+}
+
+// The box around the points of a coarse grid that are within CUT of the highest, wider where they touch its edge.
 function closer(box, joint) {
   const top = joint.reduce((a, b) => Math.max(a, b), -Infinity), seen = [[Infinity, -1], [Infinity, -1]];
+  if (!Number.isFinite(top)) throw new Error("log p(x, z) has no finite maximum: look at the decoder's outputs");
   joint.forEach((value, k) => {
     if (value <= top - CUT) return;
     [k % COARSE, Math.floor(k / COARSE)].forEach((at, i) => { seen[i] = [Math.min(seen[i][0], at), Math.max(seen[i][1], at)]; });
@@ -217,29 +292,4 @@ function closer(box, joint) {
       last === COARSE - 1 ? high + (high - low) / 2 : low + (last + 1) * step];
   });
   return [made, inside && made.every(([low, high], i) => high - low > (box[i][1] - box[i][0]) / 2)];
-}
-
-const array = (shape, data) => ({ shape, data });
-const average = (values) => values.reduce((a, b) => a + b, 0) / values.length;
-
-function logSum(values) {
-  const top = values.reduce((a, b) => Math.max(a, b), -Infinity);
-  return top + Math.log(values.reduce((sum, v) => sum + Math.exp(v - top), 0));
-}
-
-function errorOf(values) {
-  const mean = average(values);
-  return Math.sqrt(values.reduce((sum, v) => sum + (v - mean) ** 2, 0) / (values.length - 1) / values.length);
-}
-
-// Standard normal numbers, the same at every call: Box and Muller's of the generator mulberry32.
-function normals() {
-  let state = 1;
-  const uniform = () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return (((t ^ (t >>> 14)) >>> 0) + 0.5) / 4294967296;
-  };
-  return () => Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform());
 }

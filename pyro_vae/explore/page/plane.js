@@ -54,6 +54,7 @@ function drawPlane() {
   context.rect(EDGE.left, EDGE.top, width - EDGE.left - EDGE.right, height - EDGE.top - EDGE.bottom);
   context.clip();
   drawPrior(context, map);
+  drawComponents(context, map);
   if (!datum.stale) drawPosterior(context, map);
   drawCodes(context, map);
   drawDraws(context, map);
@@ -133,6 +134,34 @@ function drawPrior(context, map) {
     context.fillRect(x - 1, y - 1, 2, 2);
   }
   context.globalAlpha = 1;
+}
+
+const MOST_ELLIPSES = 30; // of more components only the middles are drawn
+
+// A diamond at the middle of each component of the prior, its area by weight, and where there are not many its ellipse.
+function drawComponents(context, map) {
+  const found = plane.answer.components;
+  if (!found) return;
+  context.strokeStyle = colour("component");
+  context.fillStyle = colour("card");
+  const most = Math.max(...found.map((c) => c.weight));
+  for (const component of found) {
+    context.lineWidth = 1;
+    context.globalAlpha = 0.55;
+    if (found.length <= MOST_ELLIPSES) drawNormal(context, map, component, 0.5);
+    context.globalAlpha = 1;
+    context.lineWidth = 1.6;
+    diamond(context, map.to(component.mean), 2 + 3.5 * Math.sqrt(component.weight / most));
+  }
+}
+
+function diamond(context, [x, y], radius) {
+  context.beginPath();
+  context.moveTo(x, y - radius);
+  for (const [a, b] of [[1, 0], [0, 1], [-1, 0]]) context.lineTo(x + a * radius, y + b * radius);
+  context.closePath();
+  context.fill();
+  context.stroke();
 }
 
 function drawPosterior(context, map) {
@@ -218,7 +247,28 @@ const planeAsked = new Latest(async () => {
   plane.codes = rows(unpack(plane.answer.codes));
   showLegend();
   drawPlane();
+  await showComponents();
 });
+
+const MOST_DECODED = 24;
+
+// The largest components of the prior, each decoded at its mean, where the point can be put.
+async function showComponents() {
+  const all = plane.answer.components, found = all ? all.slice(0, MOST_DECODED) : [];
+  byId("components-box").hidden = !found.length;
+  if (!found.length) return;
+  const more = all.length > found.length ? `, the ${found.length} of largest weight` : "";
+  byId("components-note").textContent = `E[x|z] at the mean of each${more}, with its weight. Choose one to put the point there.`;
+  const pictures = rows(unpack((await ask("decode", { ...given(false), frame: plane.frame, places: found.map((c) => c.place) })).x));
+  byId("components").replaceChildren(...found.map((component, k) => {
+    const weight = number(component.weight, component.weight < 0.01 ? 3 : 2);
+    const shown = isImage() ? [thumbnail(pictures[k], 36)] : [`component ${k + 1}:`];
+    const button = element("button", { type: "button", className: "thumb" }, ...shown, weight);
+    button.setAttribute("aria-label", `component ${k + 1}, weight ${weight}`);
+    button.addEventListener("click", () => movePoint([...component.place]));
+    return button;
+  }));
+}
 
 let resting = 0; // the traversal follows when the point rests
 
@@ -279,6 +329,7 @@ function showLegend() {
   if (!plane.answer) return;
   const kinds = [["data, mean codes", "data"], ["prior p(z): 50, 90, 99 % of its mass", "prior"]];
   if (plane.answer.prior.kind === "draws") kinds[1] = ["draws of the prior p(z)", "prior", true];
+  if (plane.answer.components) kinds.push(["components of the prior, area by weight", "component"]);
   if (start.can.grid) kinds.push(["true posterior p(z|x): 50, 90 %", "posterior"]);
   const drawn = Boolean(datum.answer) && datum.answer.guide.kind === "draws", of = drawn ? "draws" : "50, 90 %";
   kinds.push([`guide q(z|x): ${of}`, "guide", drawn]);
@@ -292,9 +343,13 @@ function legendMark(kind, drawn = false) {
   canvas.setAttribute("aria-hidden", "true");
   context.scale(2, 2);
   context.lineWidth = 2;
-  context.fillStyle = context.strokeStyle = colour({ prior: "faint", posterior: "accent", draws: "gap" }[kind] || "ink");
+  context.fillStyle = context.strokeStyle = colour({ prior: "faint", posterior: "accent", draws: "gap", component: "component" }[kind] || "ink");
   if (drawn) {
     for (const at of [[6, 9], [12, 4], [15, 10], [20, 6]]) dot(context, at, kind === "refined" ? 1.8 : 1.3);
+  } else if (kind === "component") {
+    context.fillStyle = colour("card");
+    diamond(context, [8, 7], 5);
+    diamond(context, [20, 7], 3);
   } else if (kind === "data" || kind === "draws") {
     if (kind === "data") context.fillStyle = start.labels ? LABELS[0] : colour("faint");
     dot(context, [7, 8], 3);
