@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vae.distributions.mixture import Mixture
 from pyro_vae.errors import UsageError
 from pyro_vae.explore import datum
 from pyro_vae.explore.answers import Answers
@@ -17,7 +16,7 @@ from pyro_vae.explore.halved import Changes, changes, halved
 from pyro_vae.explore.layers import NETWORKS, Pack, layers
 from pyro_vae.explore.page import page
 from pyro_vae.explore.plain import packed, packed_exactly, packed_in_half, packed_words
-from pyro_vae.explore.plane import MOST_COMPONENTS
+from pyro_vae.explore.plane import MOST_COMPONENTS, mixed_normals
 from pyro_vae.explore.subject import Explored
 from pyro_vae.guides import DiagonalNormal, FullNormal
 from pyro_vae.inference.best_member import CHUNK, ROUND, Search
@@ -160,11 +159,10 @@ def _check(explored: Explored) -> None:
 
 def _prior(prior: Any) -> dict[str, Any]:
     """A mixture of normals, of one or more."""
-    if not isinstance(prior, Mixture):
+    normals = mixed_normals(prior)  # the guides that are known are normal, and so a VampPrior's components
+    if normals is None:
         base = prior.base_dist
         return {"log_weights": [0.0], "means": packed(base.loc[None]), "scales": packed(base.scale[None])}
-    normals = prior.as_normals()
-    assert normals is not None  # the guides that are known are normal, and so a VampPrior's components
     log_weights, means, scales = normals
     return {"log_weights": log_weights.double().tolist(), "means": packed(means), "scales": packed(scales)}
 

@@ -4,7 +4,6 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vae.distributions.mixture import Mixture
 from pyro_vae.errors import UsageError
 from pyro_vae.explore.frames import Frame, normal_moments
 from pyro_vae.explore.grid import points
@@ -66,8 +65,9 @@ def components_of(explored: Explored, frame: Frame, axes: tuple[int, int], datum
     """
     with evaluation_mode(explored.vae):
         prior = _distribution(explored, datum)
-        if not isinstance(prior, Mixture) or (normals := prior.as_normals()) is None:
-            return None
+        normals = mixed_normals(prior)
+    if normals is None:
+        return None
     log_weights, means, scales = (value.double().cpu() for value in normals)
     covariances = scales @ scales.mT if scales.dim() == 3 else scales.square().diag_embed()
     found = []
@@ -75,6 +75,12 @@ def components_of(explored: Explored, frame: Frame, axes: tuple[int, int], datum
         own = {"weight": log_weights[k].exp().item(), "place": frame.places(means[k]).tolist()}
         found.append({**own, **plain_normal(frame, axes, means[k], covariances[k])})
     return found
+
+
+def mixed_normals(prior: Any) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Log-weights, means and scales (as `Mixture.of_normals` takes them) of a mixture of normals; None for another."""
+    as_normals = getattr(prior, "as_normals", None)
+    return None if as_normals is None else as_normals()
 
 
 def plain_normal(frame: Frame, axes: tuple[int, int], mean: Tensor, covariance: Tensor) -> dict[str, Any]:

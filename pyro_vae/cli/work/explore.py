@@ -27,7 +27,7 @@ def run(options: Namespace) -> int:
     if place is not None:
         made = exported(answers)
         place.write(made.text.encode())
-        say(f"saved {place.path} ({len(made.text) / 1000:,.0f} kB), {made.weights}")
+        say(f"{made.weights}\nsaved {place.path}")
         return 0
     server = Server(answers, options.port)
     say(f"{server.address}   (Ctrl-C ends it)")
