@@ -10,6 +10,7 @@ What you choose (a new part is one class in one of these):
     schedules.py      numbers that change while training
     autoencoders/     parts composed into two Pyro programs, `model` and `guide`
     channels/         p(y|x): how what was observed came from x
+    trackers/         where the numbers of a training go while it runs
 
 What you do:
 

@@ -4,9 +4,11 @@ import logging
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields
+from datetime import timedelta
 from functools import cache
 from types import TracebackType
 from typing import Any, Self, cast
@@ -67,7 +69,9 @@ def remark(text: str) -> None:
 
 
 class Progress:
-    """A context manager that shows the progress of some work.
+    """A context manager that shows the progress of some work, and how long the rest will take.
+
+    It is one bar on a terminal and in a notebook (a widget, if ipywidgets is installed), else a line now and then.
 
     Args:
         total: how much there is to do, in `unit`.
@@ -77,9 +81,9 @@ class Progress:
 
     def __init__(self, total: float, unit: str, enabled: bool = True) -> None:
         self.total, self.unit, self.enabled = total, unit, enabled
-        self.terminal = enabled and _is_terminal()
-        self.bar = _bar(total, unit) if self.terminal else None
-        self.last = time.monotonic()
+        self.bar = _bar(total, unit) if enabled and (_is_terminal() or _in_notebook()) else None
+        self.first, self.began = 0.0, time.monotonic()
+        self.last = self.began
 
     def __enter__(self) -> Self:
         return self
@@ -90,6 +94,16 @@ class Progress:
         if self.bar is not None:
             with suppress(OSError, ValueError):
                 self.bar.close()
+
+    def begin(self, done: float) -> None:
+        """Say how much was done already: how long the rest takes is reckoned from what comes now.
+
+        Args:
+            done: how much, in the unit.
+        """
+        self.first, self.began = done, time.monotonic()
+        if self.bar is not None:
+            self.bar.initial = self.bar.n = self.bar.last_print_n = round(done, 2)
 
     def show(self, done: float, text: str = "", now: bool = False) -> None:
         """Report that `done` of the total is done.
@@ -105,7 +119,15 @@ class Progress:
                 self.bar.update(round(done, 2) - self.bar.n)
         elif self.enabled and (now or time.monotonic() - self.last > _SECONDS_BETWEEN_LINES):
             self.last = time.monotonic()
-            remark(f"{self.unit} {done:.10g}/{self.total:g}  {text}".rstrip())
+            parts = f"{self.unit} {done:.10g}/{self.total:g}", text, self._left(done)
+            remark("  ".join(filter(None, parts)))
+
+    def _left(self, done: float) -> str:
+        """How long the rest takes, in words; empty if that is not known."""
+        if not self.first < done < self.total:
+            return ""
+        seconds = (time.monotonic() - self.began) * (self.total - done) / (done - self.first)
+        return f"{timedelta(seconds=round(seconds))} left"
 
     def say(self, text: str) -> None:
         """Print a text on a separate line; nothing if it is empty."""
@@ -114,15 +136,26 @@ class Progress:
 
 
 def _bar(total: float, unit: str) -> Any:
-    from tqdm import tqdm
-
-    class Bar(tqdm):
+    class Bar(_bars()):
         """See `bars_contained`."""
 
         _lock = threading.RLock()
         monitor_interval = 0
 
     return Bar(total=total, unit=unit, dynamic_ncols=True)
+
+
+def _bars() -> Any:
+    """The class of bars: those of tqdm for a terminal, or in a notebook those that it finds best there."""
+    if not _in_notebook():
+        from tqdm import tqdm
+
+        return tqdm
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that ipywidgets is not installed: a bar of letters does as well
+        from tqdm.auto import tqdm
+
+    return tqdm
 
 
 @contextmanager
@@ -144,6 +177,11 @@ def bars_contained() -> Iterator[None]:
         tqdm.monitor_interval = interval
         if not has_lock:
             del tqdm._lock  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _in_notebook() -> bool:
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return "IPKernelApp" in getattr(shell, "config", ())
 
 
 def _is_terminal() -> bool:

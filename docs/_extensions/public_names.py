@@ -9,7 +9,17 @@ from typing import Any
 # Rooms without `__all__` are files: their public names are the classes and functions defined there.
 ROOMS = {
     "What you choose": (
-        ["priors", "likelihoods", "guides", "networks", "objectives", "schedules", "autoencoders", "channels"]
+        [
+            "priors",
+            "likelihoods",
+            "guides",
+            "networks",
+            "objectives",
+            "schedules",
+            "autoencoders",
+            "channels",
+            "trackers",
+        ]
     ),
     "What you do": ["data", "training", "evidence", "diagnostics", "tasks", "plots", "report", "sklearn", "testing"],
     "How it is done": ["inference", "distributed", "errors"],

@@ -14,7 +14,17 @@ from pyro_vae.runs.old_paths import current
 
 _REFUSED = ("LBFGS", "Muon", "SparseAdam")
 """Optimizers that training here cannot use: they need several losses per step, only matrices, or sparse gradients."""
-_AXES = ("autoencoders", "priors", "likelihoods", "guides", "networks", "objectives", "schedules", "channels")
+_AXES = (
+    "autoencoders",
+    "priors",
+    "likelihoods",
+    "guides",
+    "networks",
+    "objectives",
+    "schedules",
+    "channels",
+    "trackers",
+)
 _MODULES = (*(f"pyro_vae.{name}" for name in _AXES), "torch.optim")
 """Modules whose classes can be named without their module."""
 
@@ -137,6 +147,9 @@ class Imported:
                 f"{key}: {cls.__name__} can't be a network: expected a torch.nn.Module that is built as "
                 f"{cls.__name__}(in_shape, out_shape, ...)"
             )
+        if not issubclass(cls, axis.bases) and all(Protocol in base.__mro__ for base in axis.bases):
+            methods = ", ".join(sorted(set().union(*(base.__abstractmethods__ for base in axis.bases))))
+            raise UsageError(f"{key}: expected a class with the methods {methods}, got {cls.__name__}. Known: {known}")
         if not issubclass(cls, axis.bases):
             names = " or ".join(base.__name__ for base in axis.bases)
             raise UsageError(f"{key}: expected a subclass of {names}, got {cls.__name__}. Known: {known}")

@@ -19,7 +19,7 @@ from pyro_vae.cli.helping import HelpFormatter
 from pyro_vae.cli.home import expanded, with_home
 from pyro_vae.cli.mistakes import explain, where_typed
 from pyro_vae.cli.streams import say
-from pyro_vae.cli.values import shown, suggest, whole_number
+from pyro_vae.cli.values import loaded, shown, suggest, whole_number
 from pyro_vae.errors import UsageError
 from pyro_vae.runs.safe_yaml import MAX_CHARACTERS, YamlError, dump_yaml, load_yaml
 
@@ -89,7 +89,8 @@ class CommandParser(ArgumentParser):
             option = self.classes[name]
             whole = found if option.default is None else found.over(given_of(option.default))
             axis = Axis(tuple(map(library.base, option.bases)), option.built_with, None, option.later)
-            options[name] = _namespace(described(whole, axis, name, library)) if whole else None
+            empty = not whole or (option.default is None and loaded(whole.value) is None)
+            options[name] = None if empty else _namespace(described(whole, axis, name, library))
 
 
 def _show_config(options: Namespace) -> NoReturn:

@@ -122,6 +122,16 @@ def put_back_on_error() -> Iterator[None]:
         raise
 
 
+@contextmanager
+def put_back_afterwards() -> Iterator[None]:
+    """Run a block of somebody else's code, then restore all switches, whatever it has set."""
+    before = Switches.now()
+    try:
+        yield
+    finally:
+        before.put_back()
+
+
 def _finish_contexts(error: BaseException) -> None:
     """Close the `@contextmanager`s that were interrupted before their `with` block began: else they would restore their
     values only when the traceback is garbage collected, some time later.

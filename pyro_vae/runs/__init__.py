@@ -4,6 +4,7 @@
     manifest.json                      which files are current, their sha256, and how far the run is
     weights-*.safetensors              the latest weights; optimizer-*, best-* likewise
     metrics.csv                        one row an epoch
+    tracked.json                       up to which step each tracker was told, where there are trackers
 
 Every file is written under a temporary name, synced and renamed, and the manifest last: whenever a process dies, the
 manifest names complete files. There is no pickle, and a description is turned into a class only if its module is
@@ -15,6 +16,7 @@ trusted.
     directory.py     a run that is being written or resumed
     loading.py       load: a saved run
     derived.py       a run made from another one
+    told.py          what a tracker was told of a run
     arrays.py        numbers of each datum, checked when they are read
     files.py         files of a run, read and written whole
     formats.py       the form of every text file in it

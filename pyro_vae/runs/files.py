@@ -86,20 +86,21 @@ def read(run: Path, name: str, largest: int | None = None) -> bytes:
             return file.read()
 
 
-def write(run: Path, name: str, data: bytes) -> None:
+def write(run: Path, name: str, data: bytes, synced: bool = True) -> None:
     """Write a file of a run directory; a folder inside is made if it is not there.
 
     Args:
         run: the directory, which is there.
         name: the file's path inside it, e.g. `"pictures/curves.png"`.
         data: its new content.
+        synced: whether to wait for the disk; else the content may be lost if the power fails, not if a process dies.
 
     Raises:
         CheckpointError: if its name, or that of its folder, belongs to something else than a regular file, or a folder.
         FileError: if it can't be written.
     """
     with _of_a_run(run / name, "write"), _folder_of(run, name, make=True) as (folder, last):
-        _replace(folder, last, data)
+        _replace(folder, last, data, synced)
 
 
 def check_writable(run: Path, name: str) -> None:
@@ -171,20 +172,22 @@ def packed(arrays: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _replace(folder: int, name: str, data: bytes) -> None:
+def _replace(folder: int, name: str, data: bytes, synced: bool = True) -> None:
     _check_place(folder, name)
     temporary, descriptor = _made(folder, name)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if synced:
+                os.fsync(file.fileno())
         os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary, dir_fd=folder)
         raise
-    os.fsync(folder)
+    if synced:
+        os.fsync(folder)
     _sweep(folder, name)
 
 

@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch.optim import Optimizer
 
@@ -29,6 +30,9 @@ class Checkpoints:
         run: the run directory; None to save nothing.
         save_every: seconds between two saves.
         chains: those of the objective; their tensors are saved with the optimizer's.
+
+    Attributes:
+        epochs: how many epochs the last checkpoint holds.
     """
 
     def __init__(
@@ -41,18 +45,23 @@ class Checkpoints:
         chains: Chains,
     ) -> None:
         self.plan, self.optimizer, self.validation, self.chains = plan, optimizer, validation, chains
-        self.run, self.save_every, self.saved_at = run, save_every, time.monotonic()
+        self.run, self.save_every, self.saved_at, self.epochs = run, save_every, time.monotonic(), 0
 
     def save(self, ledger: Ledger) -> None:
         """Write a checkpoint."""
         self.saved_at = time.monotonic()
         if self.run is not None:
             self.run.save(self._state(ledger))
+            self.epochs = ledger.epoch
 
     def save_if_due(self, ledger: Ledger) -> None:
         """Write a checkpoint if the last one is `save_every` seconds old."""
         if time.monotonic() - self.saved_at > self.save_every:
             self.save(ledger)
+
+    def lasting(self, ledger: Ledger) -> list[dict[str, Any]]:
+        """The rows of a ledger that no resumption makes anew: those in a checkpoint; all without a run directory."""
+        return ledger.rows if self.run is None else ledger.rows[: self.epochs]
 
     def restored(self, ledger: Ledger, steps: int) -> Ledger | None:
         """The ledger of the run directory, with its weights in the module and its state in the optimizer.
@@ -68,7 +77,11 @@ class Checkpoints:
             CheckpointError: if the directory is damaged, or holds another training.
         """
         state = self.run.restore() if self.run is not None else None
-        return None if state is None else self._load(state, ledger, steps)
+        if state is None:
+            return None
+        found = self._load(state, ledger, steps)
+        self.epochs = found.epoch
+        return found
 
     def shared(self, ledger: Ledger, steps: int) -> Ledger:
         """The ledger of process 0 on every process, with its weights and its optimizer's state.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_vae.arguments.checked import checked
-from pyro_vae.arguments.values import folder, number
+from pyro_vae.arguments.values import folder, number, shown
 from pyro_vae.compiling.backends import choose_device
 from pyro_vae.data import Dataset, as_dataset
 from pyro_vae.data.dataset import observed_chunks
@@ -26,12 +26,14 @@ from pyro_vae.process.interrupts import signals_collected
 from pyro_vae.process.isolation import isolated
 from pyro_vae.runs.directory import open_run
 from pyro_vae.schedules import Constant, Schedule
+from pyro_vae.trackers.base import check_tracker
 from pyro_vae.training.history import History
 from pyro_vae.training.plan import Plan
 from pyro_vae.training.pyro_loss import as_objective
 from pyro_vae.training.settings import Keep, Settings, run_config
 from pyro_vae.training.steps import Compile
-from pyro_vae.training.stopping import Signals
+from pyro_vae.training.stopping import OnEpoch, Signals
+from pyro_vae.training.telling import Described, telling
 from pyro_vae.training.trainer import Trainer
 
 
@@ -60,6 +62,8 @@ def fit(
     progress: bool = True,
     log_every: int = 50,
     save_every: float = 10.0,
+    on_epoch: OnEpoch | None = None,
+    tracker: Any = None,
 ) -> History:
     r"""Train a VAE by stochastic gradients of an objective, and leave it with its best weights.
 
@@ -113,6 +117,12 @@ def fit(
         progress: whether to show progress on standard error (a bar on a terminal, else a line now and then).
         log_every: steps between two measurements of the bound on the batch at hand.
         save_every: seconds between checkpoints; one is also written at the end and on SIGINT and SIGTERM.
+        on_epoch: a function of the new row of the history, called after each epoch in process 0, when the module has
+            the weights of that epoch. If it returns True the training ends there, as if it had no more epochs; None
+            and False let it go on. What it raises ends the training after a checkpoint, and is raised here. The same
+            call resumes after both.
+        tracker: a `Tracker` that is told the settings and each epoch; or a class, or a partial of one, which is made
+            when the training begins and closed when it ends. Its failures are one warning.
 
     Returns:
         The `History`.
@@ -155,6 +165,10 @@ def fit(
         keep,
         start_from,
     )
+    if on_epoch is not None and not callable(on_epoch):
+        raise UsageError(f"on_epoch: expected a function of a row of the history, got {shown(on_epoch)}")
+    if tracker is not None:
+        check_tracker(tracker)
     dataset = as_dataset(data)
     if patience is not None and dataset.valid is None:
         raise UsageError(
@@ -172,7 +186,9 @@ def fit(
             vae, dataset = vae.to(world.device), dataset.to(world.device)
             objective = objective.for_data(len(dataset.train), dataset.given("train"))
             plan = Plan(vae, dataset, objective, settings, world)
-            trainer = Trainer(plan, Signals(pending, world), directory, save_every)
+            described = Described(vae, dataset, objective, settings, None if run is None else Path(run))
+            told = held.enter_context(telling(tracker if world.main else None, described))
+            trainer = Trainer(plan, Signals(pending, world), directory, save_every, told, on_epoch)
         with Progress(settings.epochs, "epoch", enabled=progress and world.main) as bar:
             return trainer.run(bar)
 

@@ -1,8 +1,14 @@
-"""When a training ends, and with which weights: `patience`, `keep`, and signals."""
+"""When a training ends, and with which weights: `patience`, `keep`, `on_epoch`, and signals."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from pyro_vae.arguments.values import scalar, shown
 from pyro_vae.distributed import World
+from pyro_vae.distributed.agreement import agreed
+from pyro_vae.errors import UsageError
+from pyro_vae.process.switches import put_back_afterwards
 from pyro_vae.training.ledger import Ledger
 from pyro_vae.training.settings import Keep
 from pyro_vae.training.validation import Validation
@@ -52,6 +58,40 @@ class Stopping:
         has_data = validation.data.valid is not None
         why = "no validation value was finite" if has_data else "no validation data to choose by"
         return f"last: epoch {ledger.epoch}" + ("" if self.keep == "last" else f", {why}")
+
+
+OnEpoch = Callable[[dict[str, Any]], bool | None]
+"""A function of a row of the history, called after each epoch; True ends the training."""
+
+
+def asks_to_end(on_epoch: OnEpoch, row: Mapping[str, Any], world: World, save: Callable[[], object]) -> bool:
+    """Call the user's function with a copy of a row, on process 0; whether it asks to end the training, on every one.
+
+    Args:
+        on_epoch: the function.
+        row: of the history.
+        world: the processes.
+        save: called before an error of the function, whatever it is, is passed on.
+
+    Raises:
+        UsageError: if it returns anything but None, True or False: a number could be taken for a wish to end.
+    """
+    ends = False
+    with agreed(world):
+        try:
+            ends = world.main and _answer(on_epoch, row)
+        except BaseException:
+            save()
+            raise
+    return bool(world.largest(int(ends)))
+
+
+def _answer(on_epoch: OnEpoch, row: Mapping[str, Any]) -> bool:
+    with put_back_afterwards():
+        answer = scalar(on_epoch(dict(row)))
+    if answer is not None and not isinstance(answer, bool):
+        raise UsageError(f"on_epoch must return None, or True to end the training, got {shown(answer)}")
+    return bool(answer)
 
 
 class Signals:

@@ -28,7 +28,8 @@ from pyro_vae.training.rehearsal import rehearse
 from pyro_vae.training.shares import Summed, Summing
 from pyro_vae.training.starting import chosen_step, compiles, in_best_form, pair_has_elbo, start_from_data
 from pyro_vae.training.steps import Batch, Gradients, Loss, PyroStep, Step, eager_step, find_culprit, same_buffers
-from pyro_vae.training.stopping import Signals, Stopping
+from pyro_vae.training.stopping import OnEpoch, Signals, Stopping, asks_to_end
+from pyro_vae.training.telling import Telling
 from pyro_vae.training.threads import Threads
 from pyro_vae.training.validation import Validation, measured
 
@@ -41,10 +42,21 @@ class Trainer:
         signals: SIGINT and SIGTERM, which end it.
         run: the run directory; None to save nothing.
         save_every: seconds between two checkpoints.
+        telling: tells a tracker.
+        on_epoch: a function of the caller's, called after each epoch.
     """
 
-    def __init__(self, plan: Plan, signals: Signals, run: Run | None, save_every: float) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        signals: Signals,
+        run: Run | None,
+        save_every: float,
+        telling: Telling,
+        on_epoch: OnEpoch | None = None,
+    ) -> None:
         self.plan, self.signals, self.world, self.settings = plan, signals, plan.world, plan.settings
+        self.telling, self.on_epoch, self.told_to_end = telling, on_epoch, False
         self.optimizer = make_optimizer(self.settings.optimizer, list(plan.vae.parameters()))
         self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
         self.batches, self.has_elbo = Batches(plan), True
@@ -69,11 +81,14 @@ class Trainer:
                 self._start()
         self.ledger = self.checkpoints.shared(self.ledger, self.steps)
         bar.say(self.stopping.begun(self.ledger))
+        bar.begin(self.ledger.epoch + self.ledger.step / self.steps)
+        self.telling.begin(self.checkpoints.lasting(self.ledger), self.stopping.is_finished(self.ledger))
         with fast_cpu(self.ledger.onednn), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Encountered NaN")  # Pyro's; `_refuse` says more
             with computing_in(self.plan.vae, DTYPES[self.ledger.precision]):
                 self._train(bar)
         self.checkpoints.save(self.ledger)
+        self.telling.rows(self.ledger.rows)
         self.world.barrier()
         return self._finish()
 
@@ -97,10 +112,13 @@ class Trainer:
         with checking(False), seeded(self.settings.seed, "training"):
             self._prepare(bar)
             try:
-                while not self.stopping.is_finished(self.ledger):
+                while not self.stopping.is_finished(self.ledger) and not self.told_to_end:
                     self._epoch(bar)
             except PeerLost:  # raised by collectives alone, and a step changes the state only after its collective
                 self.checkpoints.save(self.ledger)
+                raise
+            except Exception:
+                self.telling.rows(self.checkpoints.lasting(self.ledger))
                 raise
 
     def _rehearse(self) -> None:
@@ -140,7 +158,7 @@ class Trainer:
             ledger.rows,
             ledger.best_epoch if ledger.best else ledger.epoch,
             self.stopping.kept(ledger, self.validation),
-            self.stopping.is_out_of_patience(ledger),
+            self.stopping.is_out_of_patience(ledger) or self.told_to_end,
             str(self.plan.device),
             self.gradients.mode,
         )
@@ -162,6 +180,10 @@ class Trainer:
         self._close_epoch(epoch)
         is_first_or_last = epoch == 0 or self.stopping.is_finished(self.ledger)
         bar.show(epoch + 1, row_text(self.ledger.rows[-1]), now=is_first_or_last)
+        self.telling.rows(self.checkpoints.lasting(self.ledger))
+        if self.on_epoch is not None:
+            save = partial(self.checkpoints.save, self.ledger)
+            self.told_to_end = asks_to_end(self.on_epoch, self.ledger.rows[-1], self.world, save)
 
     def step(self, batch: Batch, epoch: int, step: int) -> None:
         """One step; it changes nothing before the sum over processes, which may fail."""

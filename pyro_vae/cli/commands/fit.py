@@ -25,6 +25,7 @@ _VAE = ClassOption(
 """The data decide the shapes of x and of c."""
 _OBJECTIVE = ClassOption(("pyro_vae.objectives.Objective",), _WARMED_ELBO)
 _LR_SCHEDULE = ClassOption(("pyro_vae.schedules.Schedule",), {"class_path": "Cosine"})
+_TRACKER = ClassOption(("pyro_vae.trackers.Tracker",))
 
 
 def add_options(parser: CommandParser) -> None:
@@ -187,6 +188,8 @@ def _add_output(parser: CommandParser) -> None:
         "--run", type=str | None, default=None, metavar="FOLDER", help="run directory; without it runs/NAME-HASH"
     )
     group.add_argument("--save_every", type=float, default=10.0, help="seconds between checkpoints")
+    help = "is told each epoch and the pictures: {classes}, or your own by import path; --tracker.OPTION VALUE"
+    parser.add_class(group, "tracker", _TRACKER, help=help)
     group.add_argument("--pictures", type=bool, default=True, help="save pictures at the end")
     group.add_argument("--quiet", action="store_true", help="no progress")
     group.add_argument("--json", action="store_true", help="print the result as JSON")

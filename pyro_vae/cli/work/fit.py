@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,11 @@ from pyro_vae.messages import remark
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.process.seeding import seeded
 from pyro_vae.runs.describing import build_vae, import_class, resolve, vae_parts
+from pyro_vae.trackers import Guarded
 from pyro_vae.training.fitting import fit
 from pyro_vae.training.history import History
 from pyro_vae.training.settings import Settings, run_config
+from pyro_vae.training.telling import Described, Telling
 
 _SETTINGS = (
     "epochs",
@@ -60,6 +63,7 @@ def run(options: Namespace) -> int:
             remark(f"run directory: {directory}")
             _remark_on_classes(vae, objective)
         where = {"device": str(world.device), "run": directory}
+        tracker = _tracker(options)
         with without_pyros_advice():
             history = fit(
                 vae,
@@ -69,9 +73,13 @@ def run(options: Namespace) -> int:
                 **where,
                 progress=not options.quiet,
                 save_every=options.save_every,
+                tracker=tracker,
             )
     if world.main:
-        pictures, error = _drawn(vae, data, Path(directory), history, options)
+        told = Telling(tracker, Described(vae, data, objective, settings, Path(directory)))
+        pictures, error = _drawn(vae, data, Path(directory), history, options, told)
+        if tracker is not None:
+            tracker.close()
         print_result(_summary(history, data, str(directory), pictures), as_json=options.json)
         if error is not None:
             raise error
@@ -85,8 +93,21 @@ def check_classes(options: Namespace) -> None:
             raise UsageError(f"--{name}: expected a class, got null: name one, or leave the key out for the default")
 
 
+def _tracker(options: Namespace) -> Guarded | None:
+    """The tracker that the options name, to be made when the training begins; its failures are warnings."""
+    if options.tracker is None:
+        return None
+    description = options.tracker.as_dict()
+
+    def make() -> Any:
+        made = resolve(description, named(options.tracker))
+        return made() if isinstance(made, type | partial) else made
+
+    return Guarded(make, description["class_path"].rpartition(".")[2])
+
+
 def _drawn(
-    vae: Autoencoder, data: Dataset, run: Path, history: History, options: Namespace
+    vae: Autoencoder, data: Dataset, run: Path, history: History, options: Namespace, told: Telling
 ) -> tuple[list[Path], PyroVaeError | None]:
     """The pictures of the run, or the error that prevented them: the run is already trained and saved."""
     if not options.pictures:
@@ -94,7 +115,8 @@ def _drawn(
     if not options.quiet:
         remark("drawing pictures")
     try:
-        return save_pictures(vae, data, run, history.rows, options.seed), None
+        tell = partial(told.figures, step=history.rows[-1]["step"])
+        return save_pictures(vae, data, run, history.rows, options.seed, tell), None
     except PyroVaeError as error:
         return [], error
 

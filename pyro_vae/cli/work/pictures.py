@@ -1,6 +1,6 @@
 """The pictures that `fit` saves in the run directory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,14 @@ _CHECKED = 100
 
 
 def save_pictures(
-    vae: Autoencoder, data: Dataset, run: Path, rows: Sequence[Mapping[str, Any]], seed: int
+    vae: Autoencoder,
+    data: Dataset,
+    run: Path,
+    rows: Sequence[Mapping[str, Any]],
+    seed: int,
+    tell: Callable[[Mapping[str, Any]], object] | None = None,
 ) -> list[Path]:
-    """Save all pictures of a trained VAE under `run/pictures`; returns the files."""
+    """Save all pictures of a trained VAE under `run/pictures`, then tell `tell` of them; returns the files."""
     held_out = next(name for name in ("valid", "test", "train") if getattr(data, name) is not None)
     device = next(vae.parameters()).device
     measured, shown = (choose(data, held_out, num, device) for num in (_MEASURED, _SHOWN))
@@ -37,7 +42,10 @@ def save_pictures(
         figures |= _of_data(vae, data, shown, seed)
     else:
         log_once(f"no pictures of data of shape {data.event_shape}: they are no images with 1 or 3 channels")
-    return [_save_in_run(figure, run, name) for name, figure in figures.items()]
+    paths = [_save_in_run(figure, run, name) for name, figure in figures.items()]
+    if tell is not None:
+        tell(figures)
+    return paths
 
 
 def _of_data(vae: Autoencoder, data: Dataset, shown: Chosen, seed: int) -> dict[str, Any]:
