@@ -25,11 +25,11 @@ from pyro_vae.compiling import backends, memory, recording, rewrites
 from pyro_vae.distributed import ShardedNoise, World
 from pyro_vae.evidence import importance_sampling
 from pyro_vae.inference import pairs
-from pyro_vae.networks import MLP, computing_in
+from pyro_vae.networks import MLP, ConvNet, ResNet, computing_in
 from pyro_vae.objectives import ELBO
 from pyro_vae.priors import VampPrior
 from pyro_vae.process.switches import checking
-from pyro_vae.training.optimizers import update
+from pyro_vae.training.optimizers import make_optimizer, update
 from pyro_vae.training.steps import Batch, EagerStep, GraphStep, Loss
 
 Work = Callable[[], object]
@@ -99,7 +99,15 @@ def data(num: int) -> torch.Tensor:
     return torch.from_numpy(images(num, 0)).unflatten(-1, (28, 28))
 
 
-def training_step(batch: int, compile: bool, updates: bool = True, dtype: Any = None, **options: Any) -> Work:
+def training_step(
+    batch: int,
+    compile: bool,
+    updates: bool = True,
+    dtype: Any = None,
+    noise: Callable[[int], AbstractContextManager[Any]] = nullcontext,
+    fit_optimizer: bool = True,
+    **parts: Any,
+) -> Work:
     """Loss and gradients of one batch, and Adam's update of the weights.
 
     Args:
@@ -107,16 +115,19 @@ def training_step(batch: int, compile: bool, updates: bool = True, dtype: Any = 
         compile: whether by a compiled graph.
         updates: False to leave the update out.
         dtype: of the networks' products; None for that of their weights.
-        **options: of `Loss`.
+        noise: as for `Loss`.
+        fit_optimizer: whether Adam is that of `fit`, or torch's own.
+        **parts: of the VAE.
     """
-    vae, x = make(), Batch(data(batch))
-    loss = Loss(vae, ELBO(), lambda batch: batch, lambda size: 0.0, **options)
+    vae, x = make(**parts), Batch(data(batch))
+    loss = Loss(vae, ELBO(), lambda batch: batch, lambda size: 0.0, noise=noise)
     step: Any = GraphStep(loss, full=batch, tolerance=0.1 if dtype else 1e-3) if compile else EagerStep(loss)
     products = computing_in(vae, dtype) if dtype else nullcontext()
     if compile:
         with products:
             step.prepare(x, 0.0, 1.0)
-    optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3, fused=True)
+    adam = partial(torch.optim.Adam, lr=1e-3, fused=True)
+    optimizer = make_optimizer(adam, list(vae.parameters())) if fit_optimizer else adam(vae.parameters())
 
     def run() -> None:
         _, parameters, gradients = step(x, 0.0, 1.0)
@@ -282,16 +293,38 @@ def _optimizer() -> Iterator[Setting]:
         yield f"Adam's update, 784-500-20, against {'foreach' if options.get('foreach') else 'a loop'}", *works
 
 
+def _kept_lists() -> Iterator[Setting]:
+    for compile in (True, False):
+        off, on = (training_step(100, compile, fit_optimizer=ours) for ours in (False, True))
+        yield f"training step, batch 100, {'compiled' if compile else 'eager'}", *_fast(off, on)
+
+
+def _layout() -> Iterator[Setting]:
+    """Images as channels first, against inductor's choice."""
+    for network in (ConvNet, ResNet):
+        parts = partial(network, channels=(16, 32), hidden=(128,))
+        make_work = partial(training_step, 100, True, encoder=parts, decoder=parts)
+        off = prepared(make_work, partial(patch.object, recording, "_GRADIENTS_ON_CPU", recording._ON_CPU))
+        yield f"training step, batch 100, {network.__name__}(16, 32), compiled", *_fast(off, prepared(make_work))
+
+
+def _fast(*works: Work) -> Iterator[Work]:
+    return (under(work, backends.fast_cpu) for work in works)
+
+
 def _cpp_wrapper() -> Iterator[Setting]:
     works: dict[str, Callable[[], Work]] = {
         f"training step, batch {batch}": partial(training_step, batch, True) for batch in (100, 1024)
     }
     works["log p(x), 100 data, K = 1000"] = lambda: evidence(make(), 1000, True)
     for name, make_work in works.items():
-        python = {**recording._ON_CPU, "cpp_wrapper": False}
+        python = [
+            partial(patch.dict, getattr(recording, options), cpp_wrapper=False)
+            for options in ("_ON_CPU", "_GRADIENTS_ON_CPU")
+        ]
         yield (
             f"{name}, compiled",
-            prepared(make_work, partial(patch.object, recording, "_ON_CPU", python)),
+            prepared(make_work, *python),
             prepared(make_work),
         )
 
@@ -322,6 +355,8 @@ TRICKS: dict[str, Callable[[], Iterator[Setting]]] = {
     "C++ between kernels": _cpp_wrapper,
     "no guards": _standalone,
     "one fake mode": _fake_mode,
+    "Adam's lists": _kept_lists,
+    "channels first": _layout,
     "oneDNN products": _onednn,
     "pieces": _pieces,
     "graph cache": _graph_cache,

@@ -42,6 +42,12 @@ _ON_CPU = {
 }
 
 
+_GRADIENTS_ON_CPU = {
+    **_ON_CPU,
+    "layout_optimization": False,  # "channels last": quicker without gradients, 1.5 times as slow with a ResNet's
+}
+
+
 class Unrecordable(Exception):  # noqa: N818 - not an error: the caller runs the program itself
     """A program that can't be recorded as a graph; the message gives the reason."""
 
@@ -185,7 +191,7 @@ def _compiled(graph: GraphModule, example: list[Tensor], replayed: bool) -> tupl
     rewritten = cheaper(deepcopy(graph))
     on_cuda = any(t.is_cuda for t in example)
     guarded = {**_INDUCTOR, "triton.cudagraphs": replayed and on_cuda}
-    alone = guarded if on_cuda else {**guarded, **_ON_CPU}
+    alone = guarded if on_cuda else {**guarded, **(_GRADIENTS_ON_CPU if replayed else _ON_CPU)}
     for backend, build, options in (("inductor", compiled_alone, alone), ("torch.compile", _guarded, guarded)):
         try:
             with seeded(0, "compile"), _quiet(), _contained(), torch.no_grad():

@@ -23,6 +23,7 @@ __all__ = [
     "argument_names",
     "changes_in_place",
     "compiled_alone",
+    "fused_adam",
     "noting_shapes",
     "operation_name",
     "outside_modes",
@@ -84,6 +85,19 @@ def without_compiler(cls: type[Optimizer]) -> type[Optimizer]:
     """
     methods = {name: unwrap(getattr(cls, name)) for name in _MARKED} | {"step": torch.no_grad()(unwrap(cls.step))}
     return type(cls.__name__, (cls,), methods | {"__module__": cls.__module__})
+
+
+def fused_adam(decoupled: bool, *tensors: Sequence[Tensor], **options: Any) -> None:
+    """The kernel of Adam's update of many parameters, in place, or of AdamW's, whose weight decay is decoupled.
+
+    Args:
+        decoupled: whether AdamW's.
+        *tensors: parameters, gradients, means, squares, largest squares (none without amsgrad), counts of the steps,
+            this one included.
+        **options: the numbers of the optimizer.
+    """
+    kernel: Callable[..., None] = torch._fused_adamw_ if decoupled else torch._fused_adam_
+    kernel(*tensors, **options)
 
 
 def versions(tensors: Iterable[Tensor]) -> list[int]:

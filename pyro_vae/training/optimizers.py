@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 
 from pyro_vae.arguments import values
 from pyro_vae.errors import UsageError
 from pyro_vae.process.torch_cache import ensure_cache
 from pyro_vae.process.torch_internals import without_compiler
+from pyro_vae.training.fused_adam import with_kept_lists
 
 Factory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -50,7 +51,9 @@ def _light(factory: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
     if not isinstance(cls, type) or not cls.__module__.startswith("torch.optim.") or keywords.get("differentiable"):
         ensure_cache()
         return factory
-    return partial(without_compiler(cls), *getattr(factory, "args", ()), **keywords)
+    light = without_compiler(cls)
+    light = with_kept_lists(light) if cls in (Adam, AdamW) else light
+    return partial(light, *getattr(factory, "args", ()), **keywords)
 
 
 def _kernel(cls: Callable[..., Optimizer], asked: Mapping[str, Any]) -> dict[str, bool]:

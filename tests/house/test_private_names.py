@@ -35,6 +35,8 @@ USED = {
     "torch.utils._python_dispatch": {TORCH},
     "torch.utils._python_dispatch._disable_current_modes": {TORCH},
     "torch.Tensor._version": {TORCH},
+    "torch._fused_adam_": {TORCH},
+    "torch._fused_adamw_": {TORCH},
     "torch.ops.aten.add.Tensor._schema": {TORCH},
     "torch.distributed.distributed_c10d._abort_process_group": {TORCH},
     # what torch's distributions offer to their subclasses
