@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-_PATHS = ("run", "runs", "out", "data", "data_root")
+_PATHS = ("run", "runs", "out", "data", "data_root", "file", "folder")
 """Options whose values are paths or may be paths."""
 
 

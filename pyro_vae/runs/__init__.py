@@ -15,10 +15,15 @@ trusted.
     state.py         what a training has learned, as tensors and numbers
     directory.py     a run that is being written or resumed
     loading.py       load: a saved run
+    texts.py         its text files, without torch
+    listing.py       the runs below a folder, a line each
+    packing.py       pack, unpack: a run as one file
+    archives.py      such a file, checked and read
     derived.py       a run made from another one
     told.py          what a tracker was told of a run
     arrays.py        numbers of each datum, checked when they are read
     files.py         files of a run, read and written whole
+    locking.py       its lock
     formats.py       the form of every text file in it
     schema.py        plain data checked against a type
     restoring.py    tensors of a file, checked and put into a module or an optimizer

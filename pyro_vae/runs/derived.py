@@ -9,11 +9,9 @@ from torch import nn
 
 from pyro_vae.runs.describing import describe, vae_parts
 from pyro_vae.runs.directory import Run
-from pyro_vae.runs.loading import read_config, read_manifest
+from pyro_vae.runs.formats import MADE_BY
 from pyro_vae.runs.state import State
-
-MADE_BY = "refit"
-"""The entry of a derived run's config that names its source; the config of a training has none."""
+from pyro_vae.runs.texts import read_config, read_manifest
 
 
 class Derived:

@@ -17,9 +17,11 @@ from pyro_vae.runs.formats import (
     TENSORS,
     format_metrics,
 )
-from pyro_vae.runs.loading import FORMAT, read_config, read_manifest, read_metrics, read_tensors
+from pyro_vae.runs.loading import read_tensors
+from pyro_vae.runs.locking import lock
 from pyro_vae.runs.safe_yaml import dump_yaml, load_yaml
 from pyro_vae.runs.state import MISFIT, State, tensor_bytes
+from pyro_vae.runs.texts import FORMAT, read_config, read_manifest, read_metrics
 
 _TEMPORARY = r"(?:[0-9a-f]{12}\.)?tmp"
 
@@ -74,7 +76,7 @@ class Run:
     ) -> None:
         self.path, self._ignored, self._may_be_longer = Path(path), {*_IGNORED, *unused}, longer
         run_files.make_directory(self.path)
-        self._lock = run_files.lock(self.path)
+        self._lock = lock(self.path)
         try:
             self._keep_config(_plain(config), rewritten)
         except BaseException:

@@ -9,22 +9,20 @@ there is always the whole old or the whole new content.
 """
 
 import errno
-import fcntl
 import io
-import logging
 import os
 import re
 import secrets
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from stat import S_ISDIR, S_ISREG
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 
 from pyro_vae.errors import CheckpointError, FileError, file_errors
+from pyro_vae.runs.archives import has_packed, read_packed
 
 LARGEST_TEXT = 1 << 26
 """Largest text file that is read, bytes: a million epochs of metrics."""
@@ -41,7 +39,7 @@ _ABANDONED = 3600
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-_INSIDE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+INSIDE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 _WRONG_KIND = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.ENODEV)
@@ -49,13 +47,7 @@ _WRONG_KIND = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.ENOD
 device."""
 
 
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
-
-
-_HOLDER = re.compile(rb"(\d{1,10}) ([\x21-\x7e]{1,255})\n")
-
-
-_log = logging.getLogger("pyro_vae")
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 
 
 class WrongKindError(OSError):
@@ -66,10 +58,10 @@ class WrongKindError(OSError):
 
 
 def read(run: Path, name: str, largest: int | None = None) -> bytes:
-    """The content of a file of a run directory.
+    """The content of a file of a run.
 
     Args:
-        run: the directory.
+        run: the directory, or an archive that `pack` made of one.
         name: the file's path inside it.
         largest: most bytes that it may have; None for any number.
 
@@ -77,13 +69,32 @@ def read(run: Path, name: str, largest: int | None = None) -> bytes:
         CheckpointError: if it is no regular file, or larger.
         FileError: if it is not there (`errno.ENOENT`) or can't be read.
     """
-    with _of_a_run(run / name, "read"), _folder_of(run, name) as (folder, last):
-        _check_file(os.stat(last, dir_fd=folder, follow_symlinks=False))
-        with os.fdopen(os.open(last, os.O_RDONLY | _INSIDE, dir_fd=folder), "rb") as file:
-            _check_file(found := os.fstat(file.fileno()))
-            if largest is not None and found.st_size > largest:
-                raise CheckpointError(f"{run / name} is damaged: it has {found.st_size} bytes, more than {largest}")
-            return file.read()
+    if run.is_file():
+        return read_packed(run, name, largest)
+    with opened(run, name) as file:
+        size = os.fstat(file.fileno()).st_size
+        if largest is not None and size > largest:
+            raise CheckpointError(f"{run / name} is damaged: it has {size} bytes, more than {largest}")
+        return file.read()
+
+
+@contextmanager
+def opened(run: Path, name: str) -> Iterator[IO[bytes]]:
+    """A file of a run directory, open for reading.
+
+    Args:
+        run: the directory.
+        name: the file's path inside it.
+
+    Raises:
+        CheckpointError: if it is no regular file.
+        FileError: if it is not there (`errno.ENOENT`) or can't be read.
+    """
+    with of_a_run(run / name, "read"), folder_of(run, name) as (folder, last):
+        check_file(os.stat(last, dir_fd=folder, follow_symlinks=False))
+        with os.fdopen(os.open(last, os.O_RDONLY | INSIDE, dir_fd=folder), "rb") as file:
+            check_file(os.fstat(file.fileno()))
+            yield file
 
 
 def write(run: Path, name: str, data: bytes, synced: bool = True) -> None:
@@ -99,14 +110,14 @@ def write(run: Path, name: str, data: bytes, synced: bool = True) -> None:
         CheckpointError: if its name, or that of its folder, belongs to something else than a regular file, or a folder.
         FileError: if it can't be written.
     """
-    with _of_a_run(run / name, "write"), _folder_of(run, name, make=True) as (folder, last):
+    with of_a_run(run / name, "write"), folder_of(run, name, make=True) as (folder, last):
         _replace(folder, last, data, synced)
 
 
 def check_writable(run: Path, name: str) -> None:
     """Raise what `write` would raise, before the work whose result will be written; no file is changed."""
-    with _of_a_run(run / name, "write"), _folder_of(run, name, make=True) as (folder, last):
-        _check_place(folder, last)
+    with of_a_run(run / name, "write"), folder_of(run, name, make=True) as (folder, last):
+        check_place(folder, last)
         _try(folder, last)
 
 
@@ -119,21 +130,23 @@ def check_anywhere(path: Path) -> None:
     with file_errors(path, "write"):
         real = Path(os.path.realpath(path))
         there = next(folder for folder in real.parents if folder.exists())
-        with _folder_of(there, real.name) as (folder, name):
+        with folder_of(there, real.name) as (folder, name):
             if there == real.parent:
-                _check_place(folder, name)
+                check_place(folder, name)
             _try(folder, name)
 
 
 def has(run: Path, name: str) -> bool:
-    """Whether a run directory has a file of this name.
+    """Whether a run directory, or its archive, has a file of this name.
 
     Raises:
         CheckpointError: if something else than a regular file has this name.
     """
-    with _of_a_run(run / name, "read"):
+    if run.is_file():
+        return has_packed(run, name)
+    with of_a_run(run / name, "read"):
         try:
-            _check_file(os.lstat(run / name))
+            check_file(os.lstat(run / name))
         except FileNotFoundError:
             return False
     return True
@@ -153,6 +166,21 @@ def regular_files(run: Path) -> list[str]:
         return sorted(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
 
 
+def all_files(run: Path, below: str = "") -> Iterator[tuple[str, bool]]:
+    """All files of a run directory, also in folders inside: the path of each, and whether it is a regular one.
+
+    Raises:
+        FileError: if a folder can't be read.
+    """
+    with of_a_run(run / below, "read"), os.scandir(run / below) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            name = f"{below}{entry.name}"
+            if entry.is_dir(follow_symlinks=False):
+                yield from all_files(run, f"{name}/")
+            else:
+                yield name, entry.is_file(follow_symlinks=False)
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file that the user named, anywhere: whole or not at all. A link is followed, as other programs do.
 
@@ -160,8 +188,50 @@ def write_atomic(path: Path, data: bytes) -> None:
         FileError: if it can't be written, or is no regular file.
     """
     real = Path(os.path.realpath(path))
-    with file_errors(path, "write"), _folder_of(real.parent, real.name) as (folder, last):
+    with file_errors(path, "write"), folder_of(real.parent, real.name) as (folder, last):
         _replace(folder, last, data)
+
+
+@contextmanager
+def appearing(path: Path, overwrite: bool) -> Iterator[IO[bytes]]:
+    """A new file that the user named, to be written piece by piece: it appears under its name when it is whole.
+
+    Args:
+        path: the file; a link is followed.
+        overwrite: whether it may take the place of a file that is there.
+
+    Raises:
+        FileError: if it can't be written, is there already, or is no regular file.
+    """
+    real = Path(os.path.realpath(path))
+    with file_errors(path, "write"), folder_of(real.parent, real.name) as (folder, last):
+        check_place(folder, last)
+        temporary, descriptor = _made(folder, last)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if overwrite:
+                os.replace(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
+            else:
+                _link(folder, temporary, last)
+        finally:
+            with suppress(OSError):
+                os.unlink(temporary, dir_fd=folder)
+        os.fsync(folder)
+
+
+def _link(folder: int, temporary: str, last: str) -> None:
+    """Give a file a second name, if nothing has it."""
+    try:
+        os.link(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if last in os.listdir(folder):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+        os.replace(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 def packed(arrays: Mapping[str, Any]) -> bytes:
@@ -173,7 +243,7 @@ def packed(arrays: Mapping[str, Any]) -> bytes:
 
 
 def _replace(folder: int, name: str, data: bytes, synced: bool = True) -> None:
-    _check_place(folder, name)
+    check_place(folder, name)
     temporary, descriptor = _made(folder, name)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -215,7 +285,7 @@ def _try(folder: int, name: str) -> None:
 def _made(folder: int, name: str) -> tuple[str, int]:
     """A new empty file in the folder of `name`, under an unpredictable name: this name, and the open file."""
     temporary = f".{name}.{secrets.token_hex(6)}.tmp"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _INSIDE
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | INSIDE
     return temporary, os.open(temporary, flags, 0o666, dir_fd=folder)
 
 
@@ -223,7 +293,7 @@ def _made(folder: int, name: str) -> tuple[str, int]:
 
 
 @contextmanager
-def _folder_of(run: Path, name: str, make: bool = False) -> Iterator[tuple[int, str]]:
+def folder_of(run: Path, name: str, make: bool = False) -> Iterator[tuple[int, str]]:
     """The open folder of a file, and the file's name in it; links among the folders inside the run are refused."""
     *inner, last = PurePosixPath(name).parts
     with ExitStack() as held, _without_names():
@@ -251,18 +321,20 @@ def _held(stack: ExitStack, descriptor: int) -> int:
     return descriptor
 
 
-def _check_place(folder: int, name: str) -> None:
+def check_place(folder: int, name: str) -> None:
+    """Refuse a name in an open folder that something else than a regular file has."""
     with suppress(FileNotFoundError):
-        _check_file(os.stat(name, dir_fd=folder, follow_symlinks=False))
+        check_file(os.stat(name, dir_fd=folder, follow_symlinks=False))
 
 
-def _check_file(found: os.stat_result) -> None:
+def check_file(found: os.stat_result) -> None:
+    """Refuse what is not a regular file."""
     if not S_ISREG(found.st_mode):
         raise WrongKindError(errno.EISDIR if S_ISDIR(found.st_mode) else errno.ENXIO, "is no regular file")
 
 
 @contextmanager
-def _of_a_run(path: Path, doing: Literal["read", "write"]) -> Iterator[None]:
+def of_a_run(path: Path, doing: Literal["read", "write"]) -> Iterator[None]:
     """Refuse what is not a regular file or folder; any other error of the system gets the whole path."""
     try:
         with file_errors(path, doing):
@@ -276,7 +348,7 @@ def _of_a_run(path: Path, doing: Literal["read", "write"]) -> Iterator[None]:
         raise
 
 
-# ---- the directory and its lock --------------------------------------------------------------------------------------
+# ---- the directory ---------------------------------------------------------------------------------------------------
 
 
 def make_directory(run: Path) -> None:
@@ -291,50 +363,3 @@ def make_directory(run: Path) -> None:
             run.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise CheckpointError(f"can't make the run directory {run}: a file is in the way") from error
-
-
-def lock(run: Path) -> io.FileIO:
-    """Hold the lock of a run directory until the returned file is closed; the system releases it when the process ends.
-
-    If the file system has no locks, there is a warning and no lock: a lock made of an ordinary file would outlive a
-    process that was killed, and then the same command could not resume.
-
-    Raises:
-        CheckpointError: if another process holds it (with its id and host); or if `lock` is not a regular file of the
-            run.
-        FileError: if it can't be opened.
-    """
-    with _of_a_run(run / "lock", "write"), _folder_of(run, "lock") as (folder, name):
-        _check_place(folder, name)
-        file = io.FileIO(os.open(name, os.O_RDWR | os.O_CREAT | _INSIDE, 0o666, dir_fd=folder), "r+")
-        try:
-            _check_file(found := os.fstat(file.fileno()))
-            if found.st_nlink > 1:
-                raise CheckpointError(f"{run}/lock has another name elsewhere (a hard link): delete it")
-            _hold(file, run)
-        except BaseException:
-            file.close()
-            raise
-    return file
-
-
-def _hold(file: io.FileIO, run: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise CheckpointError(f"{run} is in use by {_holder(file)}: wait for it, or use another directory") from error
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        _log.warning(f"the file system of {run} has no locks: see to it that no other process uses the directory")
-        return
-    with suppress(OSError):  # the lock holds on a full disk too
-        file.truncate(0)
-        file.write(f"{os.getpid()} {socket.gethostname()}\n".encode())
-
-
-def _holder(file: io.FileIO) -> str:
-    """Which process has the lock, as it wrote into the file; the content may be anything."""
-    file.seek(0)
-    found = _HOLDER.fullmatch(file.read(300) or b"")
-    return f"process {int(found[1])} on {found[2].decode()}" if found else "another process"

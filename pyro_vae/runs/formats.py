@@ -17,6 +17,10 @@ KINDS = ("weights", "optimizer", "best")
 TENSORS = rf"(?:{'|'.join(KINDS)})-\d{{6,}}-\d{{6,}}\.safetensors"
 
 
+MADE_BY = "refit"
+"""The entry of a derived run's config that names its source; the config of a training has none."""
+
+
 SUMS = {"loss", "seen", "probed", "train_reconstruction", "train_kl"}
 """Sums that a training accumulates in an epoch."""
 

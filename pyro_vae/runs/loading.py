@@ -1,6 +1,5 @@
-"""`load`: a saved run, and its files as plain data or tensors."""
+"""`load`: a saved run, and its tensors."""
 
-import errno
 import hashlib
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -11,26 +10,15 @@ import safetensors.torch
 from torch import Tensor
 
 from pyro_vae.arguments.values import shown
-from pyro_vae.errors import CheckpointError, FileError, PyroVaeError, UsageError
+from pyro_vae.errors import CheckpointError, FileError, UsageError
 from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import seeded
 from pyro_vae.runs import files as run_files
 from pyro_vae.runs.describing import build_vae
-from pyro_vae.runs.formats import (
-    Format,
-    Manifest,
-    check_config,
-    parse_json,
-    parse_metrics,
-)
 from pyro_vae.runs.restoring import SizedLike, as_precise, restore_weights
-from pyro_vae.runs.safe_yaml import YamlError, load_yaml
+from pyro_vae.runs.texts import MALFORMED, missing, read_config, read_manifest, read_metrics
 
-FORMAT = 1
-
-
-_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
-"""Errors that parsing a damaged file can raise, in addition to those of the parser."""
+__all__ = ["load", "read_config", "read_manifest", "read_metrics", "read_tensors", "read_weights"]
 
 
 # ---- reading a run -------------------------------------------------------------------------------------------------
@@ -38,10 +26,10 @@ _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 @isolated
 def load(path: str | Path, *, trust: Sequence[str] = (), device: str = "cpu", which: str = "best") -> Any:
-    """Build the VAE of a run directory with its trained weights, in evaluation mode.
+    """Build the VAE of a run with its trained weights, in evaluation mode.
 
     Args:
-        path: the run directory.
+        path: the run directory, or the file that `pyro-vae pack` made of one.
         trust: further modules whose classes may be imported and built; `pyro_vae` always is.
         device: where to put it.
         which: `"best"` (by the objective's value on the validation data; the last if there were none, or if the run
@@ -51,7 +39,7 @@ def load(path: str | Path, *, trust: Sequence[str] = (), device: str = "cpu", wh
         The VAE, of the class it was trained as: a `VAE`, or any other `Autoencoder`.
 
     Raises:
-        CheckpointError: if the directory is missing, damaged, or names a class outside the trusted modules.
+        CheckpointError: if the run is missing, damaged, or names a class outside the trusted modules.
         UsageError: if `which` is neither.
 
     Example:
@@ -102,58 +90,6 @@ def read_weights(path: Path, which: str) -> tuple[dict[str, Tensor], str]:
     return weights, f"{path}/{manifest['files'][kind]['name']}"
 
 
-def read_config(path: Path, trained: bool = False) -> dict[str, Any]:
-    """The config of a run directory.
-
-    Args:
-        path: the run directory.
-        trained: whether it must have what every trained run has: a VAE, an objective and epochs.
-
-    Raises:
-        CheckpointError: if there is none, or it is damaged.
-    """
-    where = f"{path}/config.yaml"
-    try:
-        config = load_yaml(run_files.read(path, "config.yaml", run_files.LARGEST_TEXT).decode())
-    except FileError as error:
-        raise _missing(error, f"{path} is not a run directory: it has no config.yaml") from error
-    except (YamlError, *_MALFORMED) as error:
-        raise CheckpointError(f"{where} can't be read: {error}") from error
-    check_config(config, where, trained)
-    return config
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a run directory."""
-    if not run_files.has(path, "config.yaml"):
-        there = f"{path} is not a run directory: it has no config.yaml"
-        raise CheckpointError(there if Path(path).exists() else f"there is no run directory {path}")
-    where = f"{path}/manifest.json"
-    try:
-        data = run_files.read(path, "manifest.json", run_files.LARGEST_TEXT)
-    except FileError as error:
-        raise _missing(error, f"{path} holds no saved weights: it has no manifest.json") from error
-    known = parse_json(data, Format, where)["format"]
-    if known != FORMAT:
-        raise CheckpointError(f"{path} has format {known}, this version reads {FORMAT}: use the version that wrote it")
-    return parse_json(data, Manifest, where)
-
-
-def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.csv, one an epoch."""
-    where = f"{path}/metrics.csv"
-    try:
-        data = run_files.read(Path(path), "metrics.csv", run_files.LARGEST_TEXT)
-    except FileError as error:
-        raise _missing(error, f"{where} is not there: restore a copy") from error
-    return parse_metrics(data, where)
-
-
-def _missing(error: FileError, message: str) -> PyroVaeError:
-    """The error for a missing file of a run; any other error of the system is returned as it is."""
-    return CheckpointError(message) if error.errno == errno.ENOENT else error
-
-
 def read_tensors(path: Path, manifest: Mapping[str, Any], kind: str) -> dict[str, Tensor]:
     """The tensors of one kind, e.g. `"weights"`, checked against the manifest."""
     entry = manifest["files"][kind]
@@ -161,12 +97,12 @@ def read_tensors(path: Path, manifest: Mapping[str, Any], kind: str) -> dict[str
     try:
         data = run_files.read(path, entry["name"], entry.get("size"))
     except FileError as error:
-        raise _missing(error, f"the {kind} named by manifest.json can't be read: {where} is not there") from error
+        raise missing(error, f"the {kind} named by manifest.json can't be read: {where} is not there") from error
     if hashlib.sha256(data).hexdigest() != entry["sha256"]:
         raise CheckpointError(f"{where} is damaged: its sha256 is not the one in manifest.json; restore a copy")
     try:
         tensors = safetensors.torch.load(data)
-    except (safetensors.SafetensorError, RuntimeError, TypeError, *_MALFORMED) as error:
+    except (safetensors.SafetensorError, RuntimeError, TypeError, *MALFORMED) as error:
         raise CheckpointError(f"{where} is damaged: {error}") from error
     if odd := set(tensors) ^ set(entry.get("tensors", tensors)):
         raise CheckpointError(f"{where} is damaged: the tensor {min(odd)!r} is in it or in manifest.json, not in both")

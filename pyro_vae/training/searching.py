@@ -27,7 +27,8 @@ from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import seeded
 from pyro_vae.runs.arrays import columns
 from pyro_vae.runs.describing import describe
-from pyro_vae.runs.files import LARGEST_TEXT, has, lock, make_directory, packed, read, write
+from pyro_vae.runs.files import LARGEST_TEXT, has, make_directory, packed, read, write
+from pyro_vae.runs.locking import lock
 from pyro_vae.schedules import Constant
 from pyro_vae.training.fitting import fit
 from pyro_vae.training.pyro_loss import as_objective

@@ -24,23 +24,34 @@ from pyro_vae.networks import MLP
 from pyro_vae.objectives import ELBO
 from pyro_vae.process.seeding import seeded
 from pyro_vae.runs.loading import load, read_manifest
+from pyro_vae.runs.packing import pack, unpack
 from pyro_vae.schedules import Linear
 from pyro_vae.training import fit
 from pyro_vae.training import trainer as training
 from tests.fuzz import mutations
 
-KINDS = ("config", "manifest", "optimizer", "weights", "metrics", "evidence", "options")
+KINDS = ("config", "manifest", "optimizer", "weights", "metrics", "evidence", "tracked", "archive", "options")
 TENSORS = {"optimizer": ("optimizer",), "weights": ("weights", "best")}
 SMALL = partial(MLP, hidden=(4,))
 SPLIT = "--num_particles 2 --num_data 3 --quiet"
 
 
-def resume(run):
+class Silent:
+    """A tracker that keeps nothing."""
+
+    def settings(self, settings): ...
+
+    def numbers(self, numbers, step): ...
+
+    def figure(self, name, figure, step): ...
+
+
+def resume(run, tracker=None):
     """The training of `make`, from where its directory says that it is."""
     with seeded(0, "init"):
         vae = VAE((8, 8), 2, encoder=SMALL, decoder=SMALL)
     data, objective = load_data("digits", binarize="dynamic"), ELBO(beta=Linear(0, 1))
-    fit(vae, data, objective, epochs=2, batch_size=500, run=run, progress=False)
+    fit(vae, data, objective, epochs=2, batch_size=500, run=run, progress=False, tracker=tracker)
 
 
 def make(folder):
@@ -61,9 +72,11 @@ def make(folder):
         training.Trainer.step = step
     assert read_manifest(folder / "run")["progress"]["step"] == 2
     shutil.copytree(folder / "run", folder / "other")
-    resume(folder / "other")
+    resume(folder / "other", Silent())
+    shutil.copy(folder / "other" / "tracked.json", folder / "run" / "tracked.json")
     for name in ("run", "other"):
         call(f"evaluate {folder / name} {SPLIT}")
+    pack(folder / "run")
     return folder / "run"
 
 
@@ -93,11 +106,23 @@ def readers(kind, run):
     info = partial(call, f"info {run} --json")
     if kind == "options":
         return [partial(call, f"fit --config {run}/options.yaml --epochs 1 --run {run.parent}/new")]
+    listed = partial(listed_in_lines, run)
     if kind == "evidence":
-        return [partial(call, f"compare {run} {run.parent}/other {SPLIT}")]
+        return [listed, partial(call, f"compare {run} {run.parent}/other {SPLIT}")]
+    if kind == "tracked":
+        return [partial(resume, run, Silent())]
+    if kind == "archive":
+        archive = run.with_suffix(".zip")
+        unpacked = partial(lambda: unpack(archive, run.parent / "unpacked") and 0)
+        return [partial(lambda: load(archive) and 0), unpacked]
     loads = [partial(lambda which: load(run, which=which) and 0, which) for which in ("best", "last")]
     shown = partial(call, f"reconstruct {run} --num 2 --out {run.parent}/out.npz")
-    return [*loads, info, *([shown] if kind in ("config", "weights") else []), partial(resume, run)]
+    return [*loads, info, listed, *([shown] if kind in ("config", "weights") else []), partial(resume, run)]
+
+
+def listed_in_lines(run):
+    """The list of runs, which has a line for each whatever is in it."""
+    assert call(f"list {run.parent}") == 0
 
 
 # ---- mutated copies --------------------------------------------------------------------------------------------------
@@ -111,8 +136,16 @@ def mutate(rng, kind, run):
         mutate_text(rng, run / "metrics.csv", mutations.mutated_csv)
     elif kind == "evidence":
         mutate_evidence(rng, run)
+    elif kind == "archive":
+        path = run.with_suffix(".zip")
+        path.write_bytes(mutations.mutated_bytes(rng, path.read_bytes()))
     else:
-        name = {"config": "config.yaml", "manifest": "manifest.json", "options": "options.yaml"}[kind]
+        name = {
+            "config": "config.yaml",
+            "manifest": "manifest.json",
+            "options": "options.yaml",
+            "tracked": "tracked.json",
+        }[kind]
         mutate_tree(rng, run / name)
 
 

@@ -9,7 +9,7 @@ from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.cli.work.printing import print_result
 from pyro_vae.cli.work.saved_runs import DataSettings, SavedRun, open_saved
 from pyro_vae.runs.describing import describe, vae_parts
-from pyro_vae.runs.loading import read_manifest, read_metrics
+from pyro_vae.runs.texts import read_manifest, read_metrics
 
 
 def run(options: Namespace) -> int:

@@ -19,8 +19,8 @@ from pyro_vae.data.inputs import Context
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.inference.programs import takes
 from pyro_vae.messages import remark
-from pyro_vae.runs.derived import MADE_BY
-from pyro_vae.runs.loading import load, read_config, read_manifest
+from pyro_vae.runs.loading import load
+from pyro_vae.runs.texts import read_config, read_manifest, weights_in_words
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,7 @@ class SavedRun:
     @property
     def weights(self) -> str:
         """In words, which weights the VAE has."""
-        best, new = self.progress["best_epoch"], " and ".join(self.config.get(MADE_BY, {}).get("replaced", ()))
-        changed = f", {new} refitted" if new else ""
-        chosen = f"best on validation, epoch {best}" if best else f"last, epoch {self.progress['epoch']}"
-        return chosen + changed
+        return weights_in_words(self.config, self.progress)
 
     @property
     def weights_sha256(self) -> str:
@@ -111,7 +108,9 @@ def open_saved(options: Namespace, device: torch.device | None = None, run: str 
     """Load the run that the options name, or `run`, on the device that they name, or `device`."""
     path, device = Path(run or options.run), device or choose_device(options.device)
     if path.is_file():
-        raise CheckpointError(f"{path} is a file: expected the folder of a run")
+        raise CheckpointError(
+            f"{path} is a file: expected the folder of a run; pyro-vae unpack makes one of an archive"
+        )
     progress, config = read_manifest(path)["progress"], read_config(path, trained=True)
     return SavedRun(path, config, progress, load(path, trust=options.trust, device=str(device)), device)
 
