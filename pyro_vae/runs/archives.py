@@ -149,7 +149,7 @@ def _damages(path: Path) -> Iterator[None]:
         ):  # the place of a file that lies before the first
             raise
         why = str(error).strip("'\"") or type(error).__name__
-        raise CheckpointError(f"{path} is no archive of a run, or is damaged or cut off: {why}") from error
+        raise CheckpointError(f"{path} is neither a run directory nor a whole archive of one: {why}") from error
 
 
 def _checked(path: Path, zipped: zipfile.ZipFile, size: int) -> dict[str, Packed]:

@@ -529,7 +529,11 @@ class TestLoad:
         assert again.encoder.again is again.encoder.hidden[2]
 
     @pytest.mark.parametrize(
-        ("path", "message"), [("nowhere", "there is no run directory .*nowhere"), ("file", "refused to use .*file/")]
+        ("path", "message"),
+        [
+            ("nowhere", "there is no run directory .*nowhere"),
+            ("file", "file is neither a run directory nor a whole archive"),
+        ],
     )
     def test_no_directory(self, tmp_path, path, message):
         (tmp_path / "file").touch()
