@@ -5,8 +5,11 @@ Its files:
     subject.py        what a report is about, and what a section returns
     sections.py       diagnose, and its sections
     guide_checks.py   sections on the guide as a whole, against HMC, and on data against the model
-    conclusions.py    what costs most nats, and what would change it
+    costs.py          what costs how many nats, and what would change it
+    proposals.py      a part fitted anew, or the whole model trained again: as a command
+    retraining.py     how a run was trained, and its model trained again
     trials.py         the best proposals tried, with their gains
+    conclusions.py    the first section: what costs most, and what to do about it
     html.py           the page
 """
 

@@ -19,6 +19,7 @@ from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.evidence import bound
 from pyro_vae.inference.programs import evaluation_mode
 from pyro_vae.messages import Progress
+from pyro_vae.networks import Conditioned
 from pyro_vae.priors import CodePrior, Prior
 from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import seeded
@@ -227,6 +228,7 @@ def refit_prior(
     for name, value in {"epochs": epochs, "batch_size": batch_size, "patience": patience}.items():
         if value is not None and value < 1:
             raise UsageError(f"{name} must be at least 1, got {value}")
+    check_prior(vae)
     dataset = with_held_out(as_dataset(data))
     held_out, mask = dataset.split("valid"), dataset.observed("valid")
     vae.likelihood.check(vae.likelihood.filled(held_out, mask), "held-out data")
@@ -244,6 +246,18 @@ def refit_prior(
     refitted.prior.load_state_dict(fitter.state)
     _warn_if_worse(compare_priors(vae, refitted, held_out, seed=seed, mask=mask), type(vae.prior).__name__)
     return refitted.eval()
+
+
+def check_prior(vae: Any) -> None:
+    """Whether the prior of an autoencoder can be fitted alone, to codes.
+
+    Raises:
+        UsageError: if not, with the reason.
+    """
+    if not getattr(vae, "has_one_code", False):
+        raise UsageError(f"refit fits the one prior of a VAE or a VQVAE, and this is a {type(vae).__name__}")
+    if isinstance(getattr(vae, "encoder", None), Conditioned):
+        raise UsageError("the codes of this model depend on a context, and refit fits p(z) to codes alone")
 
 
 def _warn_if_worse(found: PriorComparison, old: str) -> None:
@@ -321,7 +335,7 @@ def with_held_out(data: Dataset) -> Dataset:
     """The data with the last tenth of train as `valid`, where they have none.
 
     Args:
-        data: at least 2 of train; labels, and inputs but the mask, are left out of what is made.
+        data: at least 2 of train; labels and the test split are left out of what is made.
 
     Raises:
         DataError: if there are not enough.
@@ -332,8 +346,8 @@ def with_held_out(data: Dataset) -> Dataset:
     if len(data.train) < 2:
         raise DataError(f"expected at least 2 data, one of them to hold out, got {len(data.train)}")
     parts: Any = {"train": data.train[:-n], "valid": data.train[-n:], "test": None}
-    mask = data.observed("train")
-    inputs = {} if mask is None else {"mask": {"train": mask[:-n], "valid": mask[-n:]}}
+    given = data.given("train")
+    inputs = {name: {"train": value[:-n], "valid": value[-n:]} for name, value in given.items()}
     return replace(data, **parts, labels={}, inputs=inputs, exact=None)
 
 

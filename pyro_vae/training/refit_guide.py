@@ -134,7 +134,7 @@ def refit_guide(
         >>> type(vae.posterior).__name__, type(refitted.posterior).__name__
         ('DiagonalNormal', 'FullNormal')
     """
-    _check(vae)
+    check_guide(vae)
     dataset = with_held_out(as_dataset(data))
     held_out, mask = dataset.split("valid"), dataset.observed("valid")
     vae.likelihood.check(vae.likelihood.filled(held_out, mask), "held-out data")
@@ -166,7 +166,15 @@ class _GuideAlone(nn.Module):
         return self
 
 
-def _check(vae: VAE) -> None:
+def check_guide(vae: Any) -> None:
+    """Whether the guide of an autoencoder can be fitted alone.
+
+    Raises:
+        UsageError: if not, with the reason.
+    """
+    if not isinstance(vae, VAE):
+        raise UsageError(f"refit fits the one guide of a VAE, and this is a {type(vae).__name__}")
+
     def refuse(*_: Any) -> Any:
         raise UsageError(
             f"refit_guide keeps p(z), and a {type(vae.prior).__name__} is made of the encoder: refit_prior gives the "

@@ -118,4 +118,4 @@ def test_classes():
         assert arrays["y"].tolist() == [*range(10), *range(10)]
     assert json.loads(call("info r --trust mine --json").out)["class"] == "Classes"
     refused = call("refit r --prior LearnedNormal --out new --trust mine")
-    assert refused.code == 2 and "this run is a Classes" in refused.error
+    assert refused.code == 2 and "this is a Classes" in refused.error

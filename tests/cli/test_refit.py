@@ -172,7 +172,7 @@ class TestNewGuide:
     def test_refuses_other_models(self, tmp_path):
         assert call("fit", VQ, QUICK, "vq").code == 0
         refused = call("refit vq --guide FullNormal --out new")
-        assert refused.code == 2 and "the one guide of a VAE, and this run is a VQVAE" in refused.error
+        assert refused.code == 2 and "the one guide of a VAE, and this is a VQVAE" in refused.error
 
 
 class TestNothingIsLost:
@@ -258,7 +258,7 @@ class TestRefuses:
         layers = "--vae HierarchicalVAE --vae.latent_dims [3,2] --vae.encoder.hidden [4]"
         assert call("fit", layers, QUICK, "layers").code == 0
         refused = call("refit layers --prior LearnedNormal --out new")
-        assert refused.code == 2 and "this run is a HierarchicalVAE" in refused.error
+        assert refused.code == 2 and "this is a HierarchicalVAE" in refused.error
         assert call("fit", SMALL, "--context labels", QUICK, "labels").code == 0
         refused = call("refit labels --prior LearnedNormal --out new")
         assert refused.code == 2 and "depend on a context" in refused.error

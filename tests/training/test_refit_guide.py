@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyro_vae import refit_guide
-from pyro_vae.autoencoders import VAE
+from pyro_vae.autoencoders import VAE, HierarchicalVAE
 from pyro_vae.data import Dataset
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import bound
@@ -92,11 +92,17 @@ class TestModel:
         inputs = {"mask": {"train": mask, "valid": mask}, "c": {"train": x[:, :2], "valid": x[:, :2]}}
         vae = VAE((4,), 2, likelihood=Normal, context=(2,), gaps="learned")
         refitted = quick(vae, Dataset("gaps", x, x, inputs=inputs), guide=FullNormal)
+        without_valid = {name: {"train": splits["train"]} for name, splits in inputs.items()}
+        assert quick(vae, Dataset("gaps", x, inputs=without_valid), guide=FullNormal).shapes.context == (2,)
         assert compare_guides(vae, refitted, x, mask=mask, c=x[:, :2]).gains.shape == (40,)
         assert not torch.equal(refitted.fill, vae.fill)
 
 
 class TestRefuses:
+    def test_another_autoencoder(self):
+        with pytest.raises(UsageError, match="the one guide of a VAE, and this is a HierarchicalVAE"):
+            quick(HierarchicalVAE((4,)), torch.zeros(20, 4))
+
     def test_a_prior_made_of_the_encoder(self):
         with pytest.raises(UsageError, match="VampPrior is made of the encoder: refit_prior"):
             quick(VAE((4,), 2, prior=partial(VampPrior, components=3)), torch.zeros(20, 4))

@@ -1,7 +1,9 @@
 """`pyro-vae diagnose`: a page of diagnostics of a run, and the same numbers as JSON."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isnan
 from typing import Any
 
 import torch
@@ -10,15 +12,17 @@ from jsonargparse import Namespace
 from pyro_vae.autoencoders import VAE
 from pyro_vae.cli.work.places import Place, wanted
 from pyro_vae.cli.work.printing import print_result
-from pyro_vae.cli.work.saved_runs import Chosen, SavedRun, load_split, open_saved, take
+from pyro_vae.cli.work.saved_runs import Chosen, SavedRun, load_data_of, load_split, open_saved, take
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics.predictive import fewest_draws
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence.annealing_results import Annealing
 from pyro_vae.messages import Progress, finite
 from pyro_vae.process.seeding import generator
-from pyro_vae.report.conclusions import conclusions, costs
+from pyro_vae.report.conclusions import conclusions
+from pyro_vae.report.costs import Cost, costs
 from pyro_vae.report.html import page
+from pyro_vae.report.retraining import Training
 from pyro_vae.report.sections import SECTIONS, diagnose
 from pyro_vae.report.subject import Finding, Given, Sizes, Subject
 from pyro_vae.report.trials import Trial, trials
@@ -35,27 +39,44 @@ def run(options: Namespace) -> int:
     chosen = load_split(saved, options, None)
     if len(chosen) < 2:
         raise UsageError(f"{options.split} has {len(chosen)} datum: at least 2 are needed, for standard errors")
-    _check_trials(saved, options)
+    training = _training(saved, chosen.data, options)
+    _check_trials(saved, options, training)
     notes = _fewer(options, len(chosen))
     held_out, train = _some(chosen, options.num_data, options.seed), _train(saved, chosen.data, options)
     subject = Subject(saved.vae, held_out, train, sizes, options.seed, _SectionProgress(not options.quiet).show)
     found = diagnose(subject, [name for name in SECTIONS if name not in options.skip])
-    found = {"conclusions": _concluded(saved, chosen.data, subject, found, options), **found}
-    _report(saved, chosen.data, len(held_out.x), options, found, places, notes)
+    known = costs(saved.vae, {name: finding.numbers for name, finding in found.items()}, training)
+    files = _Files(saved, chosen.data, len(held_out.x), options, places, notes)
+    if options["try"] and training is not None:
+        files.write(_with_conclusions(saved, known, found, options))  # what is known is kept, whatever the trials do
+        tried = trials(subject, known, options["try"], training, not options.quiet)
+        files.report(_with_conclusions(saved, known, found, options, tried))
+    else:
+        files.report(_with_conclusions(saved, known, found, options))
     return 0
 
 
-def _concluded(
-    saved: SavedRun, data: Dataset, subject: Subject, found: Mapping[str, Finding], options: Namespace
-) -> Finding:
-    """The conclusions, with what was tried."""
-    known = costs(saved.vae, {name: finding.numbers for name, finding in found.items()})
-    tried: list[Trial] = []
-    if options["try"]:
-        whole = with_held_out(data)
-        tried = trials(saved.vae, whole, subject.held_out, known, options["try"], options.seed, not options.quiet)
-    finding = conclusions(known, str(saved.path), [trial.row() for trial in tried])
-    return Finding(finding.section, {**finding.numbers, "tried": [trial.summary() for trial in tried]})
+def _with_conclusions(
+    saved: SavedRun,
+    known: Sequence[Cost],
+    found: Mapping[str, Finding],
+    options: Namespace,
+    tried: Sequence[Trial] = (),
+) -> dict[str, Finding]:
+    return {"conclusions": conclusions(known, str(saved.path), tried, options.seed), **found}
+
+
+def _training(saved: SavedRun, data: Dataset, options: Namespace) -> Training | None:
+    """How the run was trained; None if another data set is diagnosed."""
+    if options.data is not None:
+        return None
+
+    def load(valid_size: int | None) -> Dataset:
+        if valid_size is None:
+            return with_held_out(data)
+        return load_data_of(replace(saved, config={**saved.config, "valid_size": valid_size}))
+
+    return Training(saved.config, load, data.valid is not None, data.size("train"), options.trust)
 
 
 def _places(saved: SavedRun, options: Namespace) -> tuple[Place, Place]:
@@ -69,7 +90,7 @@ def _places(saved: SavedRun, options: Namespace) -> tuple[Place, Place]:
     return page, numbers
 
 
-def _check_trials(saved: SavedRun, options: Namespace) -> None:
+def _check_trials(saved: SavedRun, options: Namespace, training: Training | None) -> None:
     """Refuse what can't be tried before anything is measured."""
     if options["try"] < 0:
         raise UsageError(f"--try: expected a number of epochs, 0 or more, got {options['try']}")
@@ -81,6 +102,8 @@ def _check_trials(saved: SavedRun, options: Namespace) -> None:
         raise UsageError(
             f"--try fits the guide or the prior of a VAE anew, and this run is a {type(saved.vae).__name__}"
         )
+    if options["try"] and training is not None:
+        training.settings()  # refuses classes that are not trusted
 
 
 def _fewer(options: Namespace, size: int) -> list[str]:
@@ -127,7 +150,7 @@ def _any_rows(size: int, split: str, num: int, seed: int) -> torch.Tensor:
 
 
 class _SectionProgress:
-    """Shows progress, a bar for each section."""
+    """Shows progress, a bar for each section, and the end of a section once."""
 
     def __init__(self, enabled: bool) -> None:
         self.enabled, self.name, self.bar = enabled, "", None
@@ -136,49 +159,86 @@ class _SectionProgress:
         """Show how much of a section is done."""
         if name != self.name:
             self.name, self.bar = name, Progress(total, name, self.enabled)
-        assert self.bar is not None
-        self.bar.show(done, now=done >= total)
+        if self.bar is not None:
+            self.bar.show(done, now=done >= total)
+        if done >= total:
+            self.bar = None
 
 
-def _report(
-    saved: SavedRun,
-    data: Dataset,
-    num: int,
-    options: Namespace,
-    found: dict[str, Finding],
-    places: tuple[Place, Place],
-    notes: list[str],
-) -> None:
-    """Print the warnings; save the page and the numbers."""
-    lead = f"{data.protocol}; {num} data of {options.split}, chosen by seed {options.seed}; weights: {saved.weights}."
-    lead = " ".join([lead, *(f"{note}." for note in notes)])
-    text = page(f"Diagnosis of {saved.path.name}", lead, [finding.section for finding in found.values()])
-    numbers = {name: {**finding.numbers, "warnings": finding.warnings} for name, finding in found.items()}
-    result: dict[str, Any] = {"run": str(saved.path), "data": data.protocol, "split": options.split, "num_data": num}
-    result |= {"weights": saved.weights, "seed": options.seed, **({"note": "; ".join(notes)} if notes else {})}
-    printed = {**result, **numbers}
-    if not options.json:
-        warnings = [warning for finding in found.values() for warning in finding.warnings]
-        printed = {**result, **_said(found["conclusions"]), "warnings": warnings or ["none"]}
-    print_result({**printed, "page": str(places[0].path)}, as_json=options.json)
-    places[0].write(text.encode(errors="backslashreplace"))
-    places[1].write(json.dumps(finite({**result, **numbers}), indent=1).encode())
+@dataclass(frozen=True)
+class _Files:
+    """The page and the numbers of a diagnosis.
+
+    Args:
+        saved: the run.
+        data: its data.
+        num: how many of them were diagnosed.
+        options: those of the command.
+        places: where the page and the numbers go.
+        notes: remarks on the options.
+    """
+
+    saved: SavedRun
+    data: Dataset
+    num: int
+    options: Namespace
+    places: tuple[Place, Place]
+    notes: Sequence[str]
+
+    def report(self, found: Mapping[str, Finding]) -> None:
+        """Print what was found, and write the files."""
+        about = self._about()
+        printed = {**about, **_numbers(found)}
+        if not self.options.json:
+            warnings = [warning for finding in found.values() for warning in finding.warnings]
+            printed = {**about, **_said(found["conclusions"]), "warnings": warnings or ["none"]}
+        print_result({**printed, "page": str(self.places[0].path)}, as_json=self.options.json)
+        self.write(found)
+
+    def write(self, found: Mapping[str, Finding]) -> None:
+        """Write the files."""
+        options = self.options
+        chosen = f"{self.num} data of {options.split}, chosen by seed {options.seed}"
+        lead = f"{self.data.protocol}; {chosen}; weights: {self.saved.weights}."
+        lead = " ".join([lead, *(f"{note}." for note in self.notes)])
+        text = page(f"Diagnosis of {self.saved.path.name}", lead, [finding.section for finding in found.values()])
+        self.places[0].write(text.encode(errors="backslashreplace"))
+        self.places[1].write(json.dumps(finite({**self._about(), **_numbers(found)}), indent=1).encode())
+
+    def _about(self) -> dict[str, Any]:
+        note = {"note": "; ".join(self.notes)} if self.notes else {}
+        about = {"run": str(self.saved.path), "data": self.data.protocol, "split": self.options.split}
+        return {**about, "num_data": self.num, "weights": self.saved.weights, "seed": self.options.seed, **note}
+
+
+def _numbers(found: Mapping[str, Finding]) -> dict[str, Any]:
+    return {name: {**finding.numbers, "warnings": finding.warnings} for name, finding in found.items()}
 
 
 def _said(finding: Finding) -> dict[str, Any]:
     """The conclusions in lines: what costs how much, what was tried, and the commands."""
     numbers = finding.numbers
+    tried = {trial["what"] for trial in numbers["tried"]}
+    commands = {cost["what"]: cost["command"] for cost in numbers["costs"] if "command" in cost}
     found = {
-        "costs": [f"{c['what']}: {_nats(c['nats'], c['standard_error'])}" for c in numbers["costs"]],
-        "tried": [f"{t['what']}: {_gained(t['gain'])}" for t in numbers["tried"]],
-        "to try": [c["command"] for c in numbers["costs"] if c["certain"] and "command" in c],
+        "costs": [f"{c['what']}: {_nats(c)}" for c in numbers["costs"]],
+        "tried": [f"{t['what']}: {_gained(t)}" for t in numbers["tried"]],
+        "to do": [command for what, command in commands.items() if what in tried],
+        "to try": [command for what, command in commands.items() if what not in tried],
     }
     return {"conclusion": finding.section.text, **{name: lines for name, lines in found.items() if lines}}
 
 
-def _nats(mean: float, error: float) -> str:
-    return f"{mean:.3f} nats per datum (standard error {number(error)})"
+def _nats(cost: Mapping[str, Any]) -> str:
+    if isnan(cost["nats"]):
+        return "not known from one run"
+    return f"{cost['nats']:.3f} nats per datum (standard error {number(cost['standard_error'])})"
 
 
-def _gained(gain: dict[str, Any]) -> str:
-    return f"{gain['verdict']}, the ELBO by {_nats(gain['mean'], gain['standard_error'])}"
+def _gained(trial: Mapping[str, Any]) -> str:
+    if "failed" in trial:
+        return f"failed: {trial['failed']}"
+    gain = trial["gain"]
+    error = number(gain["standard_error"])
+    what = f"{gain['of']} {gain['mean']:+.3f} nats per datum (standard error {error}) over {gain['over']}"
+    return f"{gain['verdict']}, after {trial['epochs']} epochs: {what}"

@@ -4,14 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pyro_vae.autoencoders import VAE, Autoencoder
+from pyro_vae.autoencoders import VAE
 from pyro_vae.data import Dataset
 from pyro_vae.errors import UsageError
-from pyro_vae.networks import Conditioned
 from pyro_vae.priors import AutoregressiveCodes, CodePrior, Prior
 from pyro_vae.statistics.averages import standard_error
-from pyro_vae.training.refit import compare_priors, refit_prior
-from pyro_vae.training.refit_guide import compare_guides, refit_guide
+from pyro_vae.training.refit import check_prior, compare_priors, refit_prior
+from pyro_vae.training.refit_guide import check_guide, compare_guides, refit_guide
 
 Numbers = dict[str, float]
 
@@ -50,10 +49,7 @@ class NewPrior(NewPart):
 
     def __init__(self, vae: Any, prior: Any) -> None:
         self.vae = vae
-        if not vae.has_one_code:
-            raise UsageError(f"refit fits the one prior of a VAE or a VQVAE, and this run is a {type(vae).__name__}")
-        if isinstance(getattr(vae, "encoder", None), Conditioned):
-            raise UsageError("the codes of this run depend on a context, and refit fits p(z) to codes alone")
+        check_prior(vae)
         base = CodePrior if isinstance(vae.prior, CodePrior) else Prior
         if prior is None and base is Prior:
             raise UsageError("--prior: expected the class of the new prior, e.g. --prior MixtureOfNormals")
@@ -96,9 +92,8 @@ class NewGuide(NewPart):
 
     what, fits = "guide", "fits the posteriors of held-out data"
 
-    def __init__(self, vae: Autoencoder, parts: Mapping[str, Any]) -> None:
-        if not isinstance(vae, VAE):
-            raise UsageError(f"refit fits the one guide of a VAE, and this run is a {type(vae).__name__}")
+    def __init__(self, vae: VAE, parts: Mapping[str, Any]) -> None:
+        check_guide(vae)
         self.vae, self.parts = vae, parts
 
     def fitted(self, data: Dataset, **settings: Any) -> VAE:
