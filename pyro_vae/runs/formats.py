@@ -105,6 +105,14 @@ class Description(TypedDict):
     init_args: NotRequired[dict[str, Any] | None]
 
 
+class Refitted(TypedDict, total=False):
+    """What a run was made from, if another part was fitted to a trained one."""
+
+    run: str
+    weights: _SHA256
+    replaced: dict[str, Any]
+
+
 class Config(TypedDict, total=False):
     """config.yaml: what `pyro-vae fit --config` takes. Classes are checked where they are built."""
 
@@ -137,7 +145,7 @@ class Config(TypedDict, total=False):
     precision: Literal["float32", "bf16"]
     keep: Literal["best", "last"]
     start_from: str | None
-    refit: dict[str, Any]
+    refit: Refitted
 
 
 class Trained(Config, total=False):

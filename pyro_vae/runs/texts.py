@@ -76,6 +76,6 @@ def weights_in_words(config: Mapping[str, Any], progress: Mapping[str, Any]) -> 
         config: of the run.
         progress: of its manifest.
     """
-    best, new = progress["best_epoch"], " and ".join(config.get(MADE_BY, {}).get("replaced", ()))
+    best, new = progress["best_epoch"], " and ".join(map(str, config.get(MADE_BY, {}).get("replaced", ())))
     changed = f", {new} refitted" if new else ""
     return (f"best on validation, epoch {best}" if best else f"last, epoch {progress['epoch']}") + changed

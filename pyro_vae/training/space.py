@@ -1,20 +1,24 @@
 """A declared space of options: lists of values and ranges, and the candidates that are drawn from it."""
 
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
-from math import exp, log, prod
+from math import exp, isfinite, log, log10, prod
 from typing import Any
 
 import torch
 
-from pyro_vae.arguments.values import plain, shown
+from pyro_vae.arguments.values import plain, shown, whole
 from pyro_vae.errors import UsageError
-from pyro_vae.process.seeding import generator
+from pyro_vae.process.seeding import derive_seed, generator
 
 _FORMS = "a list of values, {uniform: [low, high]} or {log: [low, high]}"
 _DIGITS = 3
-"""Significant digits of a drawn number: more would say nothing, and be hard to read."""
+"""Significant digits of a drawn number, or more if the range is narrow: still more would be hard to read."""
+_MOST = 10_000
+"""Most candidates."""
+_LARGEST = 1 << 53
+"""Whole numbers up to it are exact as floats."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,18 @@ class _Range:
         """The number at a place in [0, 1)."""
         is_whole = isinstance(self.low, int) and isinstance(self.high, int)
         low, high = (self.low - 0.5, self.high + 0.5) if is_whole else (self.low, self.high)
-        value = low * exp(place * log(high / low)) if self.logarithmic else low + place * (high - low)
-        return min(max(round(value), self.low), self.high) if is_whole else float(f"{value:.{_DIGITS}g}")
+        if self.logarithmic:
+            value = exp((1 - place) * log(low) + place * log(high))
+        else:
+            value = (1 - place) * low + place * high
+        rounded = round(value) if is_whole else float(f"{value:.{self._digits}g}")
+        return min(max(rounded, self.low), self.high)
+
+    @property
+    def _digits(self) -> int:
+        """Digits that tell about a thousand numbers of the range apart."""
+        largest = max(abs(self.low), abs(self.high))
+        return _DIGITS + max(0, round(log10(largest) - log10(self.high / 2 - self.low / 2) - log10(2)))
 
 
 def candidates(space: Mapping[str, Any], num: int | None = None, seed: int = 0) -> list[dict[str, Any]]:
@@ -85,8 +99,8 @@ def candidates(space: Mapping[str, Any], num: int | None = None, seed: int = 0) 
     if not isinstance(space, Mapping) or not space:
         raise UsageError(f"expected options with their values, such as {{latent_dim: [2, 10]}}, got {shown(space)}")
     axes = {key: _axis(key, plain(value)) for key, value in space.items()}
-    if num is not None and num < 2:
-        raise UsageError(f"expected at least 2 candidates, got {num}")
+    if num is not None and not 2 <= (num := whole("num_candidates", num, None)) <= _MOST:
+        raise UsageError(f"num_candidates: expected at least 2 candidates and at most {_MOST}, got {num}")
     ranges = [key for key, axis in axes.items() if isinstance(axis, _Range)]
     if ranges and num is None:
         raise UsageError(f"{ranges[0]} is a range: say how many candidates to draw, by num_candidates")
@@ -113,6 +127,8 @@ def _range(key: str, kind: str, ends: Any) -> _Range:
     numbers = isinstance(ends, list | tuple) and all(isinstance(end, int | float) for end in ends)
     if not numbers or any(isinstance(end, bool) for end in ends) or len(ends) != 2 or not ends[0] < ends[1]:
         raise UsageError(f"{key}: expected {{{kind}: [low, high]}} with numbers low < high, got {shown(ends)}")
+    if any(abs(end) > _LARGEST if isinstance(end, int) else not isfinite(end) for end in ends):
+        raise UsageError(f"{key}: expected finite ends, whole ones up to 2^53, got {shown(ends)}")
     if kind == "log" and ends[0] <= 0:
         raise UsageError(f"{key}: a logarithmic range begins above 0, got {shown(ends)}")
     return _Range(ends[0], ends[1], kind == "log")
@@ -120,10 +136,31 @@ def _range(key: str, kind: str, ends: Any) -> _Range:
 
 def _grid(axes: Mapping[str, Any], num: int | None, seed: int) -> list[dict[str, Any]]:
     """All combinations, in the order of the lists, or some of them."""
-    total = prod(len(axis.values) for axis in axes.values())
-    rows = range(total) if num is None else torch.randperm(total, generator=generator(seed, "space"))[:num].tolist()
-    every = list(product(*(axis.values for axis in axes.values())))
-    return [dict(zip(axes, every[row], strict=True)) for row in sorted(rows)]
+    sizes = [len(axis.values) for axis in axes.values()]
+    total = prod(sizes)
+    if num is None and total > _MOST:
+        raise UsageError(f"these lists have {total} combinations: say how many candidates to draw, by num_candidates")
+    rows = range(total) if num is None or num >= total else _some(total, num, seed)
+    return [_combination(axes, row) for row in sorted(rows)]
+
+
+def _some(total: int, num: int, seed: int) -> Collection[int]:
+    """Some of the numbers below a total, each once."""
+    stream, found = random.Random(derive_seed(seed, "space")), set()
+    if total <= _MOST:
+        return stream.sample(range(total), num)
+    while len(found) < num:
+        found.add(stream.randrange(total))
+    return found
+
+
+def _combination(axes: Mapping[str, Any], row: int) -> dict[str, Any]:
+    """The combination of this number, the last list counting fastest."""
+    found = {}
+    for key, axis in reversed(axes.items()):
+        row, index = divmod(row, len(axis.values))
+        found[key] = axis.values[index]
+    return dict(reversed(found.items()))
 
 
 def _spread(axes: Mapping[str, Any], num: int, seed: int) -> list[dict[str, Any]]:

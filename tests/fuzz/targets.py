@@ -1,4 +1,4 @@
-"""A small run stopped in the middle of an epoch, its mutated copies, and all that reads them."""
+"""A run stopped in the middle of an epoch, a refitted one and a search; mutated copies of them, and their readers."""
 
 import contextlib
 import hashlib
@@ -30,10 +30,23 @@ from pyro_vae.training import fit
 from pyro_vae.training import trainer as training
 from tests.fuzz import mutations
 
-KINDS = ("config", "manifest", "optimizer", "weights", "metrics", "evidence", "tracked", "archive", "options")
+KINDS = (
+    *("config", "manifest", "optimizer", "weights", "metrics", "evidence", "tracked", "archive"),
+    *("derived", "search", "options", "space"),
+)
+TRAINING = ("options", "space")
+"""Kinds whose unchanged files would start a training."""
 TENSORS = {"optimizer": ("optimizer",), "weights": ("weights", "best")}
 SMALL = partial(MLP, hidden=(4,))
 SPLIT = "--num_particles 2 --num_data 3 --quiet"
+SPACE = {
+    "vae.latent_dim": [1, 2],
+    "objective": ["ELBO", {"class_path": "IWAE", "init_args": {"num_particles": 3}}],
+    "optimizer.lr": {"log": [1e-4, 1e-2]},
+    "seed": {"uniform": [0, 5]},
+}
+NOTHING = "--skip evidence bracket gaps latents calibration regions hmc predictive likeness --num_data 2"
+"""Options of `diagnose` that leave all measuring out."""
 
 
 class Silent:
@@ -55,7 +68,7 @@ def resume(run, tracker=None):
 
 
 def make(folder):
-    """The run, after five of its six steps, and another one for `compare`, with evidence of both."""
+    """The run, after five of its six steps, and another one for `compare`, with evidence of both; what came of them."""
     step, done = training.Trainer.step, []
 
     def stopping(trainer, *args):
@@ -76,8 +89,17 @@ def make(folder):
     shutil.copy(folder / "other" / "tracked.json", folder / "run" / "tracked.json")
     for name in ("run", "other"):
         call(f"evaluate {folder / name} {SPLIT}")
+    call(f"refit {folder / 'other'} --prior LearnedNormal --epochs 1 --quiet --out {folder / 'derived'}")
+    assert searched(folder / "run") == 0
     pack(folder / "run")
     return folder / "run"
+
+
+def searched(run):
+    """A search of two candidates from the config of `other`, in `search`, begun or gone on with."""
+    (run.parent / "two.yaml").write_text("vae.latent_dim: [1, 2]\n")
+    words = f"search {run.parent}/other/config.yaml --space {run.parent}/two.yaml --budget 2"
+    return call(f"{words} --run {run.parent}/search {SPLIT}")
 
 
 def call(text, fit=None):
@@ -115,6 +137,15 @@ def readers(kind, run):
         archive = run.with_suffix(".zip")
         unpacked = partial(lambda: unpack(archive, run.parent / "unpacked") and 0)
         return [partial(lambda: load(archive) and 0), unpacked]
+    if kind == "space":
+        words = f"search {run.parent}/other/config.yaml --space {run}/space.yaml --num_candidates 3 --budget 100"
+        return [partial(call, f"{words} --run {run.parent}/new {SPLIT}")]
+    if kind == "search":
+        return [listed, partial(searched, run)]
+    if kind == "derived":
+        derived = f"{run.parent}/derived"
+        diagnosed = f"diagnose {derived} {NOTHING} --quiet --out {run.parent}/out.html"
+        return [listed, partial(call, f"info {derived} --json"), partial(call, diagnosed)]
     loads = [partial(lambda which: load(run, which=which) and 0, which) for which in ("best", "last")]
     shown = partial(call, f"reconstruct {run} --num 2 --out {run.parent}/out.npz")
     return [*loads, info, listed, *([shown] if kind in ("config", "weights") else []), partial(resume, run)]
@@ -139,14 +170,12 @@ def mutate(rng, kind, run):
     elif kind == "archive":
         path = run.with_suffix(".zip")
         path.write_bytes(mutations.mutated_bytes(rng, path.read_bytes()))
+    elif kind == "search":
+        mutate_search(rng, run.parent / "search")
     else:
-        name = {
-            "config": "config.yaml",
-            "manifest": "manifest.json",
-            "options": "options.yaml",
-            "tracked": "tracked.json",
-        }[kind]
-        mutate_tree(rng, run / name)
+        names = {"config": "config.yaml", "manifest": "manifest.json", "options": "options.yaml"}
+        names |= {"tracked": "tracked.json", "space": "space.yaml", "derived": "../derived/config.yaml"}
+        mutate_tree(rng, run / names[kind])
 
 
 def mutate_tree(rng, path):
@@ -204,16 +233,28 @@ def mutate_evidence(rng, run):
         mutate_tree(rng, path)
         return
     arrays = run / "evidence-test.npz"
-    if draw < 0.65:
-        data = mutations.mutated_bytes(rng, arrays.read_bytes())
-    else:
-        with np.load(arrays) as stored:
-            tensors = {name: torch.from_numpy(stored[name]) for name in stored.files}
-        data = npz(mutations.mutated_tensors(rng, tensors))
+    data = mutated_npz(rng, arrays, 0.3)
     arrays.write_bytes(data)
     if rng.random() < 0.9:
         told = json.loads(path.read_text())
         path.write_text(json.dumps({**told, "arrays_sha256": hashlib.sha256(data).hexdigest()}))
+
+
+def mutate_search(rng, search):
+    """What it was begun with, or a score of a candidate."""
+    if rng.random() < 0.5:
+        mutate_tree(rng, search / "search.json")
+    else:
+        file = rng.choice(sorted((search / "scores").glob("*.npz")))
+        file.write_bytes(mutated_npz(rng, file, 0.5))
+
+
+def mutated_npz(rng, file, as_bytes):
+    """The bytes of an archive, mutated as they are, or by its arrays."""
+    if rng.random() < as_bytes:
+        return mutations.mutated_bytes(rng, file.read_bytes())
+    with np.load(file) as stored:
+        return npz(mutations.mutated_tensors(rng, {name: torch.from_numpy(stored[name]) for name in stored.files}))
 
 
 def npz(tensors):
@@ -232,4 +273,5 @@ def copied(run, folder):
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(run.parent, folder)
     shutil.copy(folder / "run" / "config.yaml", folder / "run" / "options.yaml")
+    (folder / "run" / "space.yaml").write_text(yaml.safe_dump(SPACE))
     return Path(folder / "run")

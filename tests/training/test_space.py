@@ -42,8 +42,43 @@ def test_whole_ends_give_whole_numbers_and_both_ends():
 
 
 @pytest.mark.parametrize(
+    "ends",
+    [
+        {"uniform": [0.12345, 0.12349]},
+        {"uniform": [0.99951, 0.99999]},
+        {"uniform": [-1e308, 1e308]},
+        {"uniform": [-0.5, 0.0]},
+        {"log": [1e-300, 1e308]},
+        {"log": [0.99951, 0.99999]},
+    ],
+)
+def test_numbers_stay_in_their_range_and_differ(ends):
+    """Also if the range is narrow, or wider than floats are."""
+    found = [one["a"] for one in candidates({"a": ends}, num=20)]
+    ((low, high),) = ends.values()
+    assert all(low <= value <= high for value in found) and len(set(found)) >= 15
+    assert max(found) / 2 - min(found) / 2 > 0.4 * (high / 2 - low / 2) or low == 1e-300
+
+
+def test_lists_with_very_many_combinations():
+    """10^30 of them: some are drawn without making all."""
+    space = {f"k{i}": list(range(10)) for i in range(30)}
+    found = candidates(space, num=50)
+    assert len(found) == 50 and all(list(one) == list(space) for one in found)
+    assert 0.4 < sum(value < 5 for one in found for value in one.values()) / 1500 < 0.6  # 8 standard errors
+    with pytest.raises(UsageError, match=r"have 1000.* combinations: say how many candidates to draw"):
+        candidates(space)
+
+
+@pytest.mark.parametrize(
     ("space", "num", "message"),
     [
+        ({"a": {"uniform": [0, 10**400]}}, 3, r"a: expected finite ends, whole ones up to 2\^53"),
+        ({"a": {"uniform": [0, math.inf]}}, 3, "a: expected finite ends"),
+        ({"a": {"uniform": [0, math.nan]}}, 3, "numbers low < high"),
+        ({"a": [1, 2]}, 2.5, "num_candidates: expected a whole number"),
+        ({"a": [1, 2]}, "3", "num_candidates: expected a whole number"),
+        ({"a": {"log": [0.1, 1.0]}}, 10**9, "expected at least 2 candidates and at most 10000"),
         ({}, None, "expected options with their values"),
         ([1], None, r"expected options with their values, .* got"),
         ({"a": 3}, None, r"a: expected a list of values, \{uniform: \[low, high\]\} or \{log: \[low, high\]\}, got 3"),
@@ -57,7 +92,7 @@ def test_whole_ends_give_whole_numbers_and_both_ends():
         ({"a": {"log": [0.1, 1.0]}}, None, "a is a range: say how many candidates to draw, by num_candidates"),
         ({"a": [1, 2, 1]}, None, "a: a value is given twice"),
         ({"a": [1]}, None, "expected at least 2 candidates"),
-        ({"a": [1, 2]}, 1, "expected at least 2 candidates, got 1"),
+        ({"a": [1, 2]}, 1, "expected at least 2 candidates and at most 10000, got 1"),
     ],
 )
 def test_refusals(space, num, message):
