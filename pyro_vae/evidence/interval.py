@@ -40,7 +40,7 @@ class Interval:
         }
 
     def __repr__(self) -> str:
-        ends = ", ".join(number(end.mean) for end in (self.lower, self.upper))
+        ends = ", ".join(number(end.mean, ".4f") for end in (self.lower, self.upper))
         errors = " and ".join(number(end.standard_error_monte_carlo, ".4f") for end in (self.lower, self.upper))
         errors = at_least(errors, self.upper.is_at_least)
         return f"Interval(log p(x) in [{ends}] nats per datum, se(Monte Carlo) {errors}, flagged {self.unreliable:.1%})"

@@ -207,7 +207,7 @@ class TestWhatIsSaid:
         assert summary["upper"] == interval.upper.mean and summary["upper"] > summary["log_p"]
         assert summary["upper_standard_error_monte_carlo"] == interval.upper.standard_error_monte_carlo
         assert summary["upper_unreliable"] == interval.unreliable == 0
-        ends = f"[{found.mean:.3f}, {interval.upper.mean:.3f}] nats per datum"
+        ends = f"[{found.mean:.4f}, {interval.upper.mean:.4f}] nats per datum"
         assert f"log p(x) in {ends}" in repr(interval) and f"upper bound {interval.upper.mean:.3f}" in repr(found)
         line = self._lines(found)["interval"]
         assert line.startswith(f"log p(x) in {ends}") and "in expectation" in line and "flagged" not in line

@@ -138,10 +138,9 @@ def _interval_line(r: dict[str, Any]) -> dict[str, str]:
     upper, error, share = (r.pop(name) for name in ("upper", "upper_standard_error_monte_carlo", "upper_unreliable"))
     errors = " and ".join(number(e, ".4f") for e in (r["standard_error_monte_carlo"], error))
     doubt = f"; flagged for {share:.1%} of the data, whose log p(x) may be higher" if share else ""
-    return {
-        "interval": f"log p(x) in [{r['log_p']:.3f}, {number(upper)}] nats per datum: each end in expectation over the "
-        f"draws, with standard errors {at_least(errors, share > 0)}{doubt}"
-    }
+    ends = f"[{r['log_p']:.4f}, {number(upper, '.4f')}]"
+    errors = f"with standard errors {at_least(errors, share > 0)}"
+    return {"interval": f"log p(x) in {ends} nats per datum: each end in expectation over the draws, {errors}{doubt}"}
 
 
 def _method_line(r: dict[str, Any]) -> dict[str, str]:
