@@ -157,10 +157,10 @@ def _some(total: int, num: int, seed: int) -> Collection[int]:
 def _combination(axes: Mapping[str, Any], row: int) -> dict[str, Any]:
     """The combination of this number, the last list counting fastest."""
     found = {}
-    for key, axis in reversed(axes.items()):
-        row, index = divmod(row, len(axis.values))
-        found[key] = axis.values[index]
-    return dict(reversed(found.items()))
+    for key in reversed(list(axes)):
+        row, index = divmod(row, len(axes[key].values))
+        found[key] = axes[key].values[index]
+    return {key: found[key] for key in axes}
 
 
 def _spread(axes: Mapping[str, Any], num: int, seed: int) -> list[dict[str, Any]]:
