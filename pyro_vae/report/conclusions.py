@@ -74,7 +74,7 @@ def _sentence(found: Sequence[Cost], tried: Sequence[Trial]) -> str:
     if better:
         text += f" Of what was tried, the change of the {better[0].cost.what} gains most: {better[0].text}."
     elif tried:
-        text += " Of what was tried, nothing gains beyond its error."
+        text += " Of what was tried, nothing gains beyond its error at this length of training."
     return text
 
 

@@ -125,16 +125,18 @@ class TestCommand:
         assert numbers["gaps"]["train"]["num_data"] == 6 and "digits" in numbers["data"]
 
     def test_conclusions_come_first(self, run):
-        """What costs most, with the commands; and what was tried."""
+        """What costs most; what was tried, and the commands of what gained."""
         rest = "--skip bracket calibration predictive evidence --try 1"
         result = call(f"diagnose {run} {self.sizes(rest)}")
-        assert result.code == 0 and "costs" in result.out and f"pyro-vae refit {run} --" in result.out
+        assert result.code == 0 and "costs" in result.out and "after 1 epochs" in result.out
         text = (run / "diagnosis-test.html").read_text()
         assert text.index("<h2>Conclusions</h2>") < text.index("<h2>Inference gaps</h2>")
         numbers = json.loads((run / "diagnosis-test.json").read_text())["conclusions"]
         assert {cost["what"] for cost in numbers["costs"]} >= {"encoder", "family of the guide", "prior"}
         assert 1 <= len(numbers["tried"]) <= 2
+        commands = {cost["what"]: cost.get("command") for cost in numbers["costs"]}
         for tried in numbers["tried"]:
+            assert (commands[tried["what"]] is not None) == (tried["gain"]["verdict"] == "better")
             assert tried["epochs"] == 1 and tried["gain"]["standard_error"] > 0 and tried["seconds"] > 0
 
     @pytest.mark.parametrize(
