@@ -8,8 +8,8 @@ from pyro_vae.autoencoders import VAE
 from pyro_vae.data import Dataset
 from pyro_vae.process.seeding import seeded
 from pyro_vae.report.proposals import Retrain
-from pyro_vae.runs.derived import MADE_BY
 from pyro_vae.runs.describing import resolve
+from pyro_vae.runs.formats import MADE_BY
 from pyro_vae.training import fit
 
 _SETTINGS = (
