@@ -40,6 +40,7 @@ extensions = [
     "command_pages",
     "docstring_markup",
     "example_pages",
+    "live_pages",
     "notebook_downloads",
     "repository_links",
 ]

@@ -14,6 +14,7 @@ function showParts() {
   for (const id of ["hide-tool", "hide-half", "hide-note"]) byId(id).hidden = !start.can.mask;
   byId("plane-card").hidden = byId("traverse-card").hidden = !planar;
   byId("codes-card").hidden = planar;
+  byId("entries-box").hidden = !image;
   byId("restore-card").hidden = !start.can.restore;
   byId("flip-row").hidden = !start.view.binary;
   byId("class-label").hidden = !start.classes;
@@ -55,11 +56,7 @@ function listen() {
   byId("better").addEventListener("change", () => looking.run());
   byId("codes-reset").addEventListener("click", () => looking.run());
   byId("traverse-axis").addEventListener("change", () => traversing.run());
-  byId("zoom").addEventListener("click", () => {
-    plane.zoomed = !plane.zoomed;
-    byId("zoom").setAttribute("aria-pressed", String(plane.zoomed));
-    drawPlane();
-  });
+  byId("zoom").addEventListener("click", () => zoomTo(!plane.zoomed));
   byId("class").addEventListener("change", () => {
     datum.chosenClass = byId("class").value === "" ? null : Number(byId("class").value);
     looking.run();
@@ -103,6 +100,18 @@ async function planeChanged() {
   await looking.run();
 }
 
+// What an address ends with: `#datum=5&zoom` begins with datum 5, and the plane around it.
+function wanted() {
+  const found = new URLSearchParams(location.hash.slice(1)), index = Number(found.get("datum"));
+  return { index: Number.isInteger(index) ? index : 0, zoom: found.has("zoom") };
+}
+
+function zoomTo(zoomed) {
+  plane.zoomed = zoomed;
+  byId("zoom").setAttribute("aria-pressed", String(plane.zoomed));
+  drawPlane();
+}
+
 function begin() {
   showHead();
   showParts();
@@ -116,7 +125,9 @@ function begin() {
     showLabels();
     planeAsked.run();
   }
-  choose(0);
+  const { index, zoom } = wanted();
+  if (zoom) zoomTo(true);
+  choose(index);
 }
 
 begin();

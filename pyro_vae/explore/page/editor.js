@@ -208,14 +208,22 @@ function showTable() {
 
 function makeTable(holder) {
   const heads = ["column", "datum x", "reconstruction", "E[x|z] at the point"];
-  holder.append(element("thead", {}, element("tr", {}, ...heads.map((text) => element("th", { scope: "col" }, text)))));
-  const body = element("tbody");
+  const cell = (i) => Object.assign(element("td", { role: "cell" }), { title: heads[i] });
+  const head = element("tr", { role: "row" }, ...heads.map((text) => element("th", { scope: "col", role: "columnheader" }, text)));
+  const body = element("tbody", { role: "rowgroup" });
   columns().forEach((column, i) => {
-    const cell = element("td", {}, fieldOf(column, i));
-    if (start.can.mask) cell.append(hideBox(column, i));
-    body.append(element("tr", {}, element("th", { scope: "row" }, column.name), cell, element("td"), element("td")));
+    const own = cell(1);
+    own.append(fieldOf(column, i));
+    if (start.can.mask) own.append(hideBox(column, i));
+    body.append(element("tr", { role: "row" }, element("th", { scope: "row", role: "rowheader" }, ...breakable(column.name)), own, cell(2), cell(3)));
   });
-  holder.append(body);
+  holder.setAttribute("role", "table"); // said again, since on a narrow screen rows are laid out as grids
+  holder.append(element("thead", { role: "rowgroup" }, head), body);
+}
+
+// A name that may go on in the next line after each of its parts.
+function breakable(name) {
+  return name.split(/(?<=[_.])/).flatMap((part, i) => i ? [element("wbr"), part] : [part]);
 }
 
 function fieldOf(column, i) {
@@ -296,7 +304,7 @@ function showRestoredTable(draws, values) {
   const lines = columns().map((column, i) => [column, i]).filter(([, i]) => values[i] === null);
   holder.replaceChildren(
     element("caption", { className: "hidden" }, "Draws of the hidden columns"),
-    ...lines.map(([column, i]) => element("tr", {}, element("th", { scope: "row" }, column.name),
+    ...lines.map(([column, i]) => element("tr", {}, element("th", { scope: "row" }, ...breakable(column.name)),
       ...draws.map((draw) => element("td", {}, levelText(column, draw[i]))))),
   );
 }

@@ -23,6 +23,7 @@ function tailText({ pareto_k, flagged }) {
 
 function withError(value, error) {
   const digits = error !== null && error < 0.005 ? 3 : 2;
+  if (error !== null && error < 0.0005) return `${number(value, 3)} ± < 0.001`;
   return `${number(value, digits)} ± ${number(error, digits)}`;
 }
 
@@ -42,11 +43,13 @@ function showNumbers() {
     return;
   }
   const columns = [["guide q(z|x)", own], ...(plane.refined ? [["refined guide", plane.refined.numbers]] : [])];
-  const head = element("tr", {}, element("td"), ...columns.map(([name]) => element("th", { scope: "col" }, name)));
-  const lines = rowsOfNumbers(own).map(([name, words, text]) => element("tr", {},
-    element("th", { scope: "row" }, name, element("small", {}, words)),
-    ...columns.map(([, n]) => element("td", { className: name === "k-hat" && n.flagged ? "flag" : "" }, text(n)))));
-  byId("numbers").replaceChildren(element("thead", {}, head), element("tbody", {}, ...lines));
+  const head = element("tr", { role: "row" }, element("td", { role: "cell" }),
+    ...columns.map(([name]) => element("th", { scope: "col", role: "columnheader" }, name)));
+  const lines = rowsOfNumbers(own).map(([name, words, text]) => element("tr", { role: "row" },
+    element("th", { scope: "row", role: "rowheader" }, name, element("small", {}, words)),
+    ...columns.map(([, n]) => element("td", { role: "cell", className: name === "k-hat" && n.flagged ? "flag" : "" }, text(n)))));
+  byId("numbers").replaceChildren(element("thead", { role: "rowgroup" }, head), element("tbody", { role: "rowgroup" }, ...lines));
+  byId("numbers").classList.toggle("two", columns.length > 1);
   note.textContent = noteOn(own);
   showGap(columns);
   say(byId("gap").getAttribute("aria-label"), "numbers");

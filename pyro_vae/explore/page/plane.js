@@ -11,20 +11,32 @@ const where = () => ({ frame: plane.frame, axes: plane.axes });
 const frameNow = () => start.frames[plane.frame];
 
 function box() {
-  const posterior = datum.answer && datum.answer.posterior;
   let { low, high } = plane.answer;
-  if (plane.zoomed && datum.answer) {
-    if (posterior && posterior.found) ({ low, high } = posterior);
-    else {
-      const centre = plane.axes.map((axis) => datum.answer.place[axis]);
-      const around = (high[0] - low[0]) / 10;
-      low = centre.map((v) => v - around);
-      high = centre.map((v) => v + around);
-    }
-  }
+  if (plane.zoomed && datum.answer) [low, high] = aroundDatum(low, high);
   const reach = Math.max(high[0] - low[0], high[1] - low[1]) / 2;
   const middle = [0, 1].map((i) => (low[i] + high[i]) / 2);
   return { low: middle.map((m) => m - reach), high: middle.map((m) => m + reach) };
+}
+
+const NEAR = 8; // nats below the maximum to which a zoomed plane reaches: four standard deviations of a normal
+
+// The corners around the datum's guide and true posterior, where they are known.
+function aroundDatum(low, high) {
+  const { guide, posterior, place } = datum.answer, reached = [];
+  if (guide.kind === "normal") {
+    for (const side of [-3.5, 3.5]) reached.push(guide.mean.map((v, i) => v + side * Math.sqrt(guide.covariance[i][i])));
+  } else reached.push(...rows(unpack(guide.draws)));
+  if (posterior && posterior.found) {
+    const { shape: [lines, columns], data } = unpack(posterior.log_density), top = data.reduce((a, b) => Math.max(a, b), -Infinity);
+    const at = (i, share) => posterior.low[i] + share * (posterior.high[i] - posterior.low[i]);
+    data.forEach((value, k) => {
+      if (value > top - NEAR) reached.push([at(0, k % columns / (columns - 1)), at(1, Math.floor(k / columns) / (lines - 1))]);
+    });
+  }
+  if (!reached.length) reached.push(plane.axes.map((axis) => place[axis]));
+  const bound = (most) => [0, 1].map((i) => reached.reduce((found, point) => most(found, point[i]), reached[0][i]));
+  const [least, greatest] = [bound(Math.min), bound(Math.max)], reach = (high[0] - low[0]) / 50;
+  return [least.map((v) => v - reach), greatest.map((v) => v + reach)];
 }
 
 // Maps between the plane and CSS pixels of the canvas.
@@ -217,12 +229,15 @@ function drawGuide(context, map, guide, ink, dashes) {
   }
 }
 
+const LARGEST = 14; // pixels: a draw with nearly all of the weight would cover the plane
+
 function drawDraws(context, map) {
   if (!plane.draws) return;
   const shares = unpack(plane.draws.shares).data, draws = rows(unpack(plane.draws.draws));
   context.globalAlpha = 0.4;
   context.fillStyle = colour("gap");
-  draws.forEach((draw, k) => dot(context, map.to(draw), Math.max(0.4, 1.7 * Math.sqrt(shares[k] * draws.length))));
+  const radius = (share) => Math.min(LARGEST, Math.max(0.4, 1.7 * Math.sqrt(share * draws.length)));
+  draws.forEach((draw, k) => dot(context, map.to(draw), radius(shares[k])));
   context.globalAlpha = 1;
 }
 
@@ -256,6 +271,7 @@ const MOST_DECODED = 24;
 async function showComponents() {
   const all = plane.answer.components, found = all ? all.slice(0, MOST_DECODED) : [];
   byId("components-box").hidden = !found.length;
+  byId("plane-card").classList.toggle("mixed", found.length > 0);
   if (!found.length) return;
   const more = all.length > found.length ? `, the ${found.length} of largest weight` : "";
   byId("components-note").textContent = `E[x|z] at the mean of each${more}, with its weight. Choose one to put the point there.`;
@@ -386,7 +402,7 @@ function showLabels() {
 
 const traversing = new Latest(async () => {
   if (byId("traverse-card").hidden) return;
-  const axis = Number(byId("traverse-axis").value), frame = frameNow(), steps = 9;
+  const axis = Number(byId("traverse-axis").value), frame = frameNow(), steps = isImage() ? 9 : 7;
   const places = Array.from({ length: steps }, (_, s) => {
     const w = [...plane.w];
     w[axis] = frame.low[axis] + s / (steps - 1) * (frame.high[axis] - frame.low[axis]);
@@ -400,7 +416,7 @@ const traversing = new Latest(async () => {
 
 function traversalTable(name, values, found) {
   const head = element("tr", {}, element("th", { scope: "col" }, name), ...values.map((text) => element("th", { scope: "col" }, text)));
-  const lines = columns().map((column, i) => element("tr", {}, element("th", { scope: "row" }, column.name),
+  const lines = columns().map((column, i) => element("tr", {}, element("th", { scope: "row" }, ...breakable(column.name)),
     ...found.map((x) => element("td", {}, levelText(column, x[i])))));
   return element("div", { className: "wide" }, element("table", {}, element("thead", {}, head), element("tbody", {}, ...lines)));
 }
