@@ -14,6 +14,7 @@ Its files:
                        the classes that can be named, imported or read from their sources without import
     helping.py, mistakes.py, failures.py
                        the texts of help, of mistakes in options, and of exceptions
+    completing.py      what can stand at the cursor, for the shell
     home.py, streams.py
                        `~` in paths; standard streams that are closed, full or broken
 """
@@ -59,6 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     from pyro_vae.cli.streams import usable_streams
 
+    if argv is None and "_ARGCOMPLETE" in os.environ:
+        from pyro_vae.cli.completing import complete
+
+        return complete()
     arguments = list(sys.argv[1:] if argv is None else argv)
     with usable_streams():
         return _run(arguments[0] if arguments else "", arguments[1:])
