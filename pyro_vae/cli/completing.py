@@ -28,7 +28,7 @@ _FOLDERS, _FILES = ("FOLDER", "DIR", "RUN"), ("FILE", "HTML", "PNG", "CONFIG")
 def complete() -> int:
     """Answer the shell, and end the process; 1 if argcomplete is not installed."""
     try:
-        import argcomplete
+        import argcomplete  # pyright: ignore[reportMissingImports]
     except ImportError:
         return 1
     line, point = os.environ.get("COMP_LINE", ""), int(os.environ.get("COMP_POINT", "0"))
@@ -121,7 +121,7 @@ def _words(kind: Any) -> list[str]:
 
 
 def _complete(action: argparse.Action, values: Values) -> None:
-    from argcomplete import DirectoriesCompleter, FilesCompleter
+    from argcomplete import DirectoriesCompleter, FilesCompleter  # pyright: ignore[reportMissingImports]
 
     by_paths = {"files": FilesCompleter, "data": FilesCompleter, "folders": DirectoriesCompleter}
     paths = by_paths[values]() if isinstance(values, str) else None

@@ -25,7 +25,7 @@ def run(options: Namespace) -> int:
     from pyro_vae.errors import MissingPackage
 
     try:
-        from argcomplete import shellcode
+        from argcomplete import shellcode  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingPackage("argcomplete", "completion", "pyro-vae completion") from error
     say(shellcode(["pyro-vae"], shell=options.shell).strip())
