@@ -68,18 +68,20 @@ def _add_options(below: argparse.ArgumentParser, command: str, words: Sequence[s
     from pyro_vae.cli.parsing import parser_of
 
     parser = parser_of(command)
+    known = {"-h", "--help"}  # which every parser has
     for action in parser._actions:
-        if not isinstance(action, argparse._HelpAction) and action.help != argparse.SUPPRESS:
+        if known.isdisjoint(action.option_strings) and action.help != argparse.SUPPRESS:
             _add(below, action)
+            known.update(action.option_strings)
     named = {word.partition("=")[0] for word in words if word.startswith("--")}
     touched = [name for name in parser.classes if any(f"{word}.".startswith(f"--{name}.") for word in (*named, prefix))]
     given = _given(parser.classes, words)
     for name in touched:
         for option, values in _below(name, parser.classes[name], given[name]):
-            if option not in below._option_string_actions:
-                _complete(below.add_argument(option, metavar="VALUE"), values)
+            _complete(below.add_argument(option, action="append", metavar="VALUE"), values)
+            known.add(option)
     for word in sorted(named):  # what was typed of a class that can't be looked up: its value is no other argument
-        if any(word.startswith(f"--{name}.") for name in touched) and word not in below._option_string_actions:
+        if any(word.startswith(f"--{name}.") for name in touched) and word not in known:
             below.add_argument(word)
 
 
@@ -89,7 +91,7 @@ def _add(below: argparse.ArgumentParser, action: argparse.Action) -> None:
         below.add_argument(*action.option_strings, action="store_true", help=action.help)
         return
     names = action.option_strings or [action.dest]
-    repeated: Any = {"action": "append"} if isinstance(action, argparse._AppendAction) else {}
+    repeated: Any = {"action": "append"} if action.option_strings else {}  # of two the later one counts
     added = below.add_argument(*names, nargs=action.nargs, help=action.help, metavar=action.metavar, **repeated)
     _complete(added, values_of(action))
 

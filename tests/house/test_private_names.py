@@ -66,10 +66,16 @@ USED = {
     # tqdm
     "tqdm.std:_lock": {"messages.py"},
     # argparse and jsonargparse
-    "argparse.ArgumentParser()._actions": {"cli/library.py", "cli/mistakes.py", "cli/parsing.py"},
+    "argparse.ArgumentParser()._actions": {"cli/completing.py", "cli/library.py", "cli/mistakes.py", "cli/parsing.py"},
     "argparse._StoreTrueAction": {"cli/parsing.py"},
     "argparse.HelpFormatter('')._prog": {"cli/helping.py"},
-    "jsonargparse._typehints:_typehint": {"cli/helping.py", "cli/library.py", "cli/mistakes.py", "cli/parsing.py"},
+    "jsonargparse._typehints:_typehint": {
+        "cli/completing.py",
+        "cli/helping.py",
+        "cli/library.py",
+        "cli/mistakes.py",
+        "cli/parsing.py",
+    },
     "os._exit": {"cli/__init__.py"},  # a documented function
 }
 """By its path, or `module:name` for a name that only the module's source holds: the files that may use it."""
