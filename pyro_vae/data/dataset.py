@@ -17,6 +17,7 @@ from pyro_vae.data.storage import (
     Stored,
     chunk_rows,
     is_floating,
+    is_large,
     joined,
     read_in,
     read_in_parts,
@@ -112,22 +113,26 @@ class Dataset(Splits):
         shapes = [f"shape {_by(self.event_shape)}", *(_input(name, x["train"]) for name, x in self.inputs.items())]
         return f"{self.name}: {self.preparation}; {self._how.describe()}; {sizes}; {', '.join(shapes)}"
 
-    def split(self, name: str) -> Tensor:
+    def split(self, name: str, gaps: float = torch.nan) -> Tensor:
         """The data of one split in memory; where train is drawn at each visit, one draw that is always the same.
 
         Args:
             name: train | valid | test.
+            gaps: the value of elements that were not observed.
 
         Returns:
-            `[N, *event]`, floating point, nan where not observed. `chunks` gives the same in parts.
+            `[N, *event]`, floating point; `chunks` gives the same in parts. Of a mapped file of 2^28 elements or more
+            the values lie on the disk, in a file without a name, not in memory.
 
         Raises:
             UsageError: `name` is none of these.
             DataError: this data set has no such split.
+            FileError: the disk has no room for them.
         """
-        x, draws = self._stored(name), self._how.draws(name)
-        whole = joined(self._how.read(name, x), x, self._how.scale.dtype) if draws else self._how.scale(read_in(x))
-        return next(with_gaps(iter([whole]), self.observed(name)))
+        x, mask = self._stored(name), self.observed(name)
+        if is_large(x) or self._how.draws(name):
+            return joined(with_gaps(self._how.read(name, x), mask, gaps), x, self._how.scale.dtype)
+        return next(with_gaps(iter([self._how.scale(read_in(x))]), mask, gaps))
 
     def chunks(self, split: str, rows: int | None = None) -> Iterator[Tensor]:
         """The data of one split, part by part in order: together what `split` returns, without holding it whole.

@@ -5,6 +5,8 @@ import hashlib
 import torch
 from torch import Tensor
 
+from pyro_vae.data.storage import chunk_rows
+
 
 def fingerprint(x: Tensor, *args: Tensor, **inputs: Tensor) -> str:
     """The sha256 of data and of what else the programs are given: equal for equal values, on any device.
@@ -25,5 +27,6 @@ def fingerprint(x: Tensor, *args: Tensor, **inputs: Tensor) -> str:
     named = [("x", x), *((str(i), a) for i, a in enumerate(args)), *sorted(inputs.items())]
     for name, tensor in named:
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().to(torch.float32).contiguous().numpy().tobytes())
+        for part in tensor.detach().split(chunk_rows(tensor)) if tensor.dim() else [tensor.detach()]:
+            digest.update(part.cpu().to(torch.float32).flatten().numpy().data)
     return digest.hexdigest()

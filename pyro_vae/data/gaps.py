@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyro_vae.arguments.remedies import option, spoken
 from pyro_vae.arguments.values import as_array, scalar, shown
-from pyro_vae.data.storage import Stored, check_real
+from pyro_vae.data.storage import Stored, check_real, chunk_rows, private
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.statistics.running import Running
 
@@ -72,10 +72,31 @@ def masks_of(arrays: Mapping[str, Any], missing: Missing, masks: Any = None) -> 
     return found
 
 
+def filled(array: np.ndarray, mask: Tensor | None) -> np.ndarray:
+    """With 0 where not observed; as it is without a mask, and a mapped file that has 0 there already.
+
+    Args:
+        array: a split.
+        mask: True where observed, of its shape.
+    """
+    if mask is None or (isinstance(array, np.memmap) and is_zero_in_gaps(array, mask)):
+        return array
+    return np.where(mask.cpu().numpy(), array, array.dtype.type(0))
+
+
+def is_zero_in_gaps(x: np.memmap, mask: Tensor) -> bool:
+    """Whether a mapped file has 0 wherever its mask says that nothing was observed; read part by part."""
+    rows = chunk_rows(x)
+    parts = (slice(start, start + rows) for start in range(0, len(x), rows))
+    return not any(x[part][~mask[part].cpu().numpy()].any() for part in parts)
+
+
 def _given(arrays: Mapping[str, Any], masks: Mapping[str, Any]) -> dict[str, Tensor]:
     """Masks of the user's own, checked; of a file they may be bytes, 0 and 1."""
     found = {}
     for split, mask in masks.items():
+        if isinstance(mask, np.memmap):
+            mask = private(mask)
         if not isinstance(mask, Tensor):
             mask = torch.from_numpy(np.array(as_array("mask", mask)))
         if mask.dtype != torch.bool and bool(((mask == 0) | (mask == 1)).all()):
@@ -116,19 +137,25 @@ def check_masks(masks: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...
             raise DataError(f"the mask of {split} has shape {list(mask.shape)}, expected that of x, {list(shape)}")
 
 
-def without_gaps(splits: Mapping[str, Stored], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def without_gaps(splits: Mapping[str, Stored], masks: Mapping[str, Tensor]) -> dict[str, Stored]:
     """The splits as a `Dataset` stores them, with 0 in the gaps, once the masks are found to fit.
 
     Raises:
         DataError: if a mask does not fit.
-        UsageError: for a mapped file, where nothing can be filled in.
+        UsageError: for a mapped file that has other values than 0 there, where nothing can be filled in.
     """
     check_masks(masks, {split: tuple(x.shape) for split, x in splits.items()})
-    found = {}
+    found: dict[str, Stored] = {}
     for split, x in splits.items():
-        if not isinstance(x, Tensor):
-            raise UsageError(f"{split} is a mapped file, which can't have a mask: read it into memory by numpy.array")
-        found[split] = torch.where(masks[split].to(x.device), x, x.new_zeros(()))
+        if isinstance(x, Tensor):
+            found[split] = torch.where(masks[split].to(x.device), x, x.new_zeros(()))
+        elif is_zero_in_gaps(x, masks[split]):
+            found[split] = x
+        else:
+            raise UsageError(
+                f"{split} is a mapped file, in which nothing can be filled in: store it with 0 where nothing was "
+                "observed, as store_data does, or read it into memory by numpy.array"
+            )
     return found
 
 
@@ -148,12 +175,12 @@ def check_each_observed(mask: Tensor | None, names: Sequence[str] = ()) -> None:
         raise DataError(f"{name}{others} is observed in no datum of train, so nothing can be learned of it: drop it")
 
 
-def with_gaps(parts: Iterator[Tensor], mask: Tensor | None) -> Iterator[Tensor]:
-    """The data part by part, with nan in the gaps; as they are without a mask."""
+def with_gaps(parts: Iterator[Tensor], mask: Tensor | None, value: float = torch.nan) -> Iterator[Tensor]:
+    """The data part by part, with nan, or another value, in the gaps; as they are without a mask."""
     start = 0
     for x in parts:
         rows = slice(start, start + len(x))
-        yield x if mask is None else torch.where(mask[rows].to(x.device), x, torch.nan)
+        yield x if mask is None else torch.where(mask[rows].to(x.device), x, value)
         start += len(x)
 
 
@@ -170,4 +197,4 @@ def moments(parts: Iterator[Tensor], mask: Tensor | None) -> tuple[Tensor, Tenso
 
 def share_missing(mask: Tensor) -> str:
     """In words, how much of train is missing."""
-    return f"{1 - mask.double().mean().item():.1%} of train missing"
+    return f"{1 - mask.sum().item() / mask.numel():.1%} of train missing"

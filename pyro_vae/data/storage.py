@@ -1,14 +1,17 @@
 """Splits as they are stored, in memory or in a mapped file, and how they are read part by part."""
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.errors import DataError, UsageError
+from pyro_vae.data.places import check_room, scratch_folder
+from pyro_vae.errors import DataError, UsageError, file_errors
 
 Stored = Tensor | np.memmap
 """A split as a `Dataset` keeps it: floating point, uint8 or bool in memory, or any real numbers in a mapped file."""
@@ -16,6 +19,16 @@ Stored = Tensor | np.memmap
 
 CHUNK = 2**20
 """Elements that become floating point at a time: 4 MiB in single precision."""
+
+
+LARGE = 2**28
+"""Elements from which a mapped split as a whole becomes a tensor on the disk, not in memory: 1 GiB in single
+precision."""
+
+
+def is_large(x: Stored) -> bool:
+    """Whether it is a mapped file that is not to be read into memory as a whole."""
+    return not isinstance(x, Tensor) and x.size >= LARGE
 
 
 def is_floating(x: Stored) -> TypeGuard[Tensor]:
@@ -39,9 +52,21 @@ def levels(splits: Iterable[Stored], divisor: float) -> int | None:
     return min(int(divisor) + 1, 256) if kinds == {"uint8"} else int(divisor) + 1
 
 
-def chunk_rows(x: Stored, chunks: int = 1) -> int:
+def chunk_rows(x: Stored | np.ndarray, chunks: int = 1) -> int:
     """How many rows have as many elements as the given number of chunks."""
-    return max(1, chunks * CHUNK // math.prod(x.shape[1:]))
+    return max(1, chunks * CHUNK // max(1, math.prod(x.shape[1:])))
+
+
+def rows_at_once(x: Stored, most: int = 1000) -> int:
+    """How many data a network is run on at once where only memory limits that: `most`, or fewer if they are large.
+
+    Together at most 2^21 elements, since a density makes some twenty copies of them.
+
+    Example:
+        >>> rows_at_once(torch.zeros(5, 28, 28)), rows_at_once(torch.zeros(5, 3, 64, 64))
+        (1000, 170)
+    """
+    return min(most, chunk_rows(x, 2))
 
 
 def read_in_parts(x: Stored, rows: int | None = None) -> Iterator[Tensor]:
@@ -60,13 +85,39 @@ def read_in(x: Tensor | np.ndarray) -> Tensor:
 
 
 def joined(parts: Iterable[Tensor], x: Stored, dtype: torch.dtype) -> Tensor:
-    """The parts as one tensor of the shape of `x`."""
-    whole = torch.empty(tuple(x.shape), dtype=dtype, device=x.device if isinstance(x, Tensor) else "cpu")
+    """The parts as one tensor of the shape of `x`; of a large mapped file, one that lies on the disk."""
+    shape = tuple(x.shape)
+    if is_large(x):
+        whole = on_disk(shape, dtype)
+    else:
+        whole = torch.empty(shape, dtype=dtype, device=x.device if isinstance(x, Tensor) else "cpu")
     start = 0
     for part in parts:
         whole[start : start + len(part)] = part
         start += len(part)
     return whole
+
+
+def on_disk(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A tensor whose values lie in a file without a name, which is gone with the tensor.
+
+    Raises:
+        FileError: if the disk has no room for it.
+    """
+    number = math.prod(shape)
+    with scratch_folder() as folder:
+        path = Path(folder) / "values"
+        check_room(path.parent, number * dtype.itemsize)
+        with file_errors(path, "write"), path.open("xb") as file:
+            os.posix_fallocate(file.fileno(), 0, number * dtype.itemsize)  # a full disk is an error here, a crash later
+        return torch.from_file(str(path), shared=True, size=number, dtype=dtype).reshape(shape)
+
+
+def private(x: np.memmap) -> Tensor:
+    """A whole mapped file as a tensor that is mapped too; what is written to it stays in this process."""
+    assert x.filename is not None
+    own = np.memmap(x.filename, x.dtype, mode="c", offset=x.offset, shape=x.shape)
+    return torch.from_numpy(own)
 
 
 def to_floats(array: np.ndarray) -> Tensor:
@@ -89,9 +140,10 @@ def find(parts: Iterable[Tensor], bad: Callable[[Tensor], Tensor]) -> tuple[int,
 
 
 def update_digest(digest: Any, x: Tensor) -> None:
-    """Feed the type and the bytes of a tensor to a hash."""
+    """Feed the type and the bytes of a tensor to a hash, part by part."""
     digest.update(str(x.dtype).encode())
-    digest.update(x.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    for part in x.split(chunk_rows(x)):
+        digest.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy())
 
 
 def check_layout(split: str, x: Stored, train: Stored) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_vae.arguments.checked import checked
 from pyro_vae.autoencoders import Autoencoder
+from pyro_vae.data.storage import rows_at_once
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.inference.moments import Moments, moments, normal_kl
 from pyro_vae.inference.programs import evaluation_mode
@@ -59,7 +60,7 @@ class LatentStatistics:
 @isolated
 @checked
 def latent_statistics(
-    vae: Autoencoder, x: Tensor, batch: int = 1000, c: Tensor | None = None, **inputs: Tensor
+    vae: Autoencoder, x: Tensor, batch: int | None = None, c: Tensor | None = None, **inputs: Tensor
 ) -> LatentStatistics:
     r"""Measure, for each latent dimension, the spread of its posterior mean over the data and its KL from the prior.
 
@@ -82,7 +83,7 @@ def latent_statistics(
     Args:
         vae: the VAE, or any other `Autoencoder`; left as it is.
         x: data `[N, *event]`, N at least 2.
-        batch: data in one run of the encoder.
+        batch: data in one run of the encoder; None for 1000, or fewer if they have more than 2097 elements each.
         c: the context of a conditional VAE, `[N, *context]`.
         **inputs: what else the programs are to be given by name, `[N, ...]`.
 
@@ -103,6 +104,7 @@ def latent_statistics(
         >>> latent_statistics(vae, torch.rand(10, 8, 8).round()).kl.shape
         torch.Size([3])
     """
+    batch = rows_at_once(x) if batch is None else batch
     _check(vae, x, batch)
     inputs = {"x": x, **inputs, **({} if c is None else {"c": c})}
     if vae.code_site is None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.arguments.checked import checked
+from pyro_vae.data.storage import rows_at_once
 from pyro_vae.distributed import World
 from pyro_vae.distributions.point_masses import is_point_mass
 from pyro_vae.inference.programs import Called, Program, evaluation_mode
@@ -80,7 +81,7 @@ def bound(
     *args: Any,
     num_particles: int = 1,
     seed: int = 0,
-    batch: int = 1000,
+    batch: int | None = None,
     max_plate_nesting: int = 1,
     world: World | None = None,
     **inputs: Tensor,
@@ -96,7 +97,7 @@ def bound(
         *args: further tensors with the data in front.
         num_particles: draws for each datum.
         seed: seed of the draws; the same seed gives the same noise to another model.
-        batch: data in one run.
+        batch: data in one run; None for 1000, or fewer if they have more than 2097 elements each.
         max_plate_nesting: number of plate dimensions the programs use.
         world: the processes to share the data with; all of them get the whole result. None for this one alone.
         **inputs: tensors with the data in front that both programs take by name, e.g. `c`.
@@ -111,22 +112,27 @@ def bound(
         >>> found.reconstruction.shape, found.kl.shape
         (torch.Size([5]), torch.Size([5]))
     """
-    world, empty = world or World(), torch.empty(0, dtype=torch.float64)
+    world, batch = world or World(), rows_at_once(x) if batch is None else batch
     starts = range(0, len(x), batch)
-    terms = [(empty, empty)]
+    own = starts[world.rows(len(starts))]
+    rows = min(len(x), own.start + len(own) * batch) - own.start if own else 0
+    # In place, not one after another: small results among large temporary arrays would fragment the heap, which then
+    # grows with the data.
+    terms = torch.empty(2, rows, dtype=torch.float64)
     model, guide = Called(model, list(inputs)), Called(guide, list(inputs))
     points = []
     with evaluation_mode(model, guide):
-        for start in starts[world.rows(len(starts))]:
+        for start in own:
             data = tuple(a[start : start + batch] for a in (x, *args, *inputs.values()))
             with seeded(seed, "bound", start):
                 drawn = propose(guide, *data, num_particles=num_particles, max_plate_nesting=max_plate_nesting)
                 log_likelihood, log_prior = weigh(model, drawn.latents, *data, max_plate_nesting=max_plate_nesting)
             points.append(_is_point(drawn))
             kl = torch.full_like(drawn.log_guide, torch.inf) if points[-1] else drawn.log_guide - log_prior
-            columns = torch.broadcast_tensors(log_likelihood, kl)
-            terms.append(tuple(column.double().mean(0).cpu() for column in columns))
-    reconstruction, kl = (world.gather(torch.cat(column)) for column in zip(*terms, strict=True))
+            part = terms[:, start - own.start :][:, :batch]
+            for column, values in zip(part, torch.broadcast_tensors(log_likelihood, kl), strict=True):
+                column.copy_(values.double().mean(0))
+    reconstruction, kl = map(world.gather, terms)
     return Bound(reconstruction, kl, is_bound=not (points[0] if points else _is_infinite(kl)))
 
 

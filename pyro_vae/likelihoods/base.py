@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyro_vae.arguments.calling import Called
 from pyro_vae.arguments.remedies import in_words
+from pyro_vae.data.storage import chunk_rows, find
 from pyro_vae.data.support import fitting
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.shapes import Shapes
@@ -155,12 +156,13 @@ class Likelihood(Called, nn.Module, ABC):
         """The data with the placeholder where the mask, of the shape of x, is False; x itself without a mask."""
         return x if mask is None else torch.where(mask, x, self.placeholder)
 
-    def check(self, x: Tensor, name: str = "x") -> None:
+    def check(self, x: Tensor, name: str = "x", mask: Tensor | None = None) -> None:
         """Refuse data of another shape, or that this likelihood gives no probability to.
 
         Args:
-            x: data `[N, *event]`.
+            x: data `[N, *event]`; read part by part.
             name: their name in the message.
+            mask: True where an element is observed, of the shape of x: others are not looked at. None where all are.
 
         Raises:
             DataError: with the first offending value, its position and the remedy.
@@ -169,12 +171,15 @@ class Likelihood(Called, nn.Module, ABC):
             raise DataError(
                 f"{name}: expected shape [N >= 1, {', '.join(map(str, self.shapes.event))}], got {list(x.shape)}"
             )
-        bad = ~(self.data_support.check(x) & x.isfinite())
-        if bad.any():
-            where = tuple(bad.nonzero()[0].tolist())
+        rows = chunk_rows(x)
+        masks = (None,) * len(x) if mask is None else mask.split(rows)
+        parts = (self.filled(part, of_part) for part, of_part in zip(x.split(rows), masks, strict=False))
+        count, where, value = find(parts, lambda part: ~(self.data_support.check(part) & part.isfinite()))
+        if count:
+            advice = self.advice(self.filled(x, mask))
             raise DataError(
-                f"{name}: {int(bad.sum())} of {x.numel()} values are outside the support of {type(self).__name__} "
-                f"({self.allowed_at(where[1:])}), the first is {x[where].item():.6g} at {where}: {self.advice(x)}"
+                f"{name}: {count} of {x.numel()} values are outside the support of {type(self).__name__} "
+                f"({self.allowed_at(where[1:])}), the first is {value:.6g} at {where}: {advice}"
             )
 
     def allowed_at(self, index: tuple[int, ...]) -> str:

@@ -231,9 +231,9 @@ def refit_prior(
     check_prior(vae)
     dataset = with_held_out(as_dataset(data))
     held_out, mask = dataset.split("valid"), dataset.observed("valid")
-    vae.likelihood.check(vae.likelihood.filled(held_out, mask), "held-out data")
+    vae.likelihood.check(held_out, "held-out data", mask)
     refitted = _with_prior(vae, prior, dataset, seed)
-    fitter = _Fitter(refitted, dataset, optimizer, batch_size, seed)
+    fitter = _Fitter(refitted, dataset, held_out, optimizer, batch_size, seed)
     before = cross_entropy(vae, held_out, seed=seed, mask=mask).mean
     with Progress(epochs, "epoch", enabled=progress) as bar:
         for epoch in range(epochs if fitter.parameters else 0):
@@ -272,9 +272,15 @@ class _Fitter:
     """Maximum likelihood of a VAE's prior on draws of its codes, all else fixed."""
 
     def __init__(
-        self, vae: VAE, data: Dataset, optimizer: Callable[..., Optimizer], batch_size: int, seed: int
+        self,
+        vae: VAE,
+        data: Dataset,
+        held_out: Tensor,
+        optimizer: Callable[..., Optimizer],
+        batch_size: int,
+        seed: int,
     ) -> None:
-        self.vae, self.data, self.batch_size, self.seed = vae, data, batch_size, seed
+        self.vae, self.data, self.held_out, self.batch_size, self.seed = vae, data, held_out, batch_size, seed
         self.parameters = [p for p in vae.prior.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(optimizer, self.parameters) if self.parameters else None
         self.best, self.waited, self.state = inf, 0, {}
@@ -292,8 +298,8 @@ class _Fitter:
 
     def keep_best(self) -> float:
         """The held-out cross-entropy now, nats per datum; the weights are kept if there was none better."""
-        held_out, mask = self.data.split("valid"), self.data.observed("valid")
-        now = cross_entropy(self.vae, held_out, seed=self.seed, mask=mask).mean
+        mask = self.data.observed("valid")
+        now = cross_entropy(self.vae, self.held_out, seed=self.seed, mask=mask).mean
         self.waited = 0 if now < self.best else self.waited + 1
         if now < self.best or not self.state:
             self.best = now

@@ -137,7 +137,7 @@ def refit_guide(
     check_guide(vae)
     dataset = with_held_out(as_dataset(data))
     held_out, mask = dataset.split("valid"), dataset.observed("valid")
-    vae.likelihood.check(vae.likelihood.filled(held_out, mask), "held-out data")
+    vae.likelihood.check(held_out, "held-out data", mask)
     refitted = _with_guide(vae, {"guide": guide, "encoder": encoder}, seed)
     optimised: dict[str, Any] = {"batch_size": batch_size, "optimizer": optimizer, "patience": patience}
     device = str(next(vae.parameters()).device)

@@ -1,6 +1,7 @@
 """The validation value: the objective on the validation data, by which the best epoch is chosen."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import isfinite
 from typing import Any, Self
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.data import Dataset
+from pyro_vae.data.storage import is_large
 from pyro_vae.distributed import World
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import Bound, bound
@@ -79,13 +81,21 @@ class Validation:
         """
         if self.data.valid is None:
             return {}
-        x, mask = self.data.split("valid"), self.data.observed("valid")
-        x = x if mask is None else torch.where(mask, x, 0.0)  # as batches of train have it
+        x = self._on_disk if is_large(self.data.valid) else self._read()
         x = x.to(next(self.vae.parameters()).device)
         inputs = self.data.widen_inputs(self.data.given("valid"))
         model, guide = self.vae.model, self.vae.guide
         terms = measured(self.objective, model, guide, x, seed=self.seed, world=self.world, **inputs).means()
         return {"loss": self._loss(x, inputs, terms), **terms}
+
+    def _read(self) -> Tensor:
+        """The validation data, with 0 where not observed, as batches of train have it."""
+        return self.data.split("valid", gaps=0.0)
+
+    @cached_property
+    def _on_disk(self) -> Tensor:
+        """The same, read and written once for all epochs."""
+        return self._read()
 
     def _loss(self, x: Tensor, inputs: dict[str, Any], terms: dict[str, float]) -> float:
         final = self._final()
@@ -101,15 +111,15 @@ class Validation:
     def _mean(self, final: Objective, x: Tensor, inputs: dict[str, Any]) -> float:
         parts = torch.arange(len(x)).tensor_split(-(-len(x) // self.batch_size))
         own = self.world.rows(len(parts))
-        sums = [torch.zeros(0, dtype=torch.float64)]
+        sums: list[float] = []  # no tensors: see `bound`
         with evaluation_mode(self.vae.model, self.vae.guide):
             for part in parts[own]:
                 rows = slice(int(part[0]), int(part[-1]) + 1)
                 given = {name: value[rows] for name, value in inputs.items()}
                 with seeded(self.seed, "validation", rows.start):
                     value = final.evaluate(self.vae.model, self.vae.guide, x[rows], **given)
-                sums.append(torch.as_tensor(value, dtype=torch.float64).detach().cpu().reshape(1))
-        return (self.world.gather(torch.cat(sums)).sum() / len(x)).item()
+                sums.append(float(torch.as_tensor(value).detach()))
+        return (self.world.gather(torch.tensor(sums, dtype=torch.float64)).sum() / len(x)).item()
 
     def _final(self) -> Objective:
         """The objective for the validation data, with the last values of its schedules."""
