@@ -14,7 +14,7 @@ What you choose (a new part is one class in one of these):
 
 What you do:
 
-    data/             what is trained on: sources, storage, splits, inputs
+    data/             what is trained on: sources, streams, storage, splits, inputs
     training/         `fit`: the loop, a step, its settings; other priors fitted afterwards; `search` among models
     evidence/         log p(x) of any pair, a file a method, each with its error and its health
     diagnostics/      what to believe of a model, a guide and its codes
@@ -47,7 +47,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyro_vae import data, guides, inference, likelihoods, networks, objectives, priors, schedules, testing
     from pyro_vae.autoencoders import VAE, VQVAE, HierarchicalVAE, SemiSupervisedVAE
-    from pyro_vae.data import load_data
+    from pyro_vae.data import load_data, store_data
     from pyro_vae.diagnostics import latent_statistics
     from pyro_vae.diagnostics.arviz import to_arviz
     from pyro_vae.diagnostics.calibration import simulation_based_calibration
@@ -90,6 +90,7 @@ _HOMES = {
     "estimate": "evidence",
     "load": "runs.loading",
     "load_data": "data",
+    "store_data": "data",
     "compare": "diagnostics",
     "elbo_surgery": "diagnostics",
     "inference_gaps": "diagnostics",
@@ -153,6 +154,7 @@ __all__ = [
     "search",
     "seeded",
     "simulation_based_calibration",
+    "store_data",
     "testing",
     "to_arviz",
     "with_clusters",

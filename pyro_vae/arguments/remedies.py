@@ -19,6 +19,8 @@ _OPTIONS = (
     "labelled",
     "repeats",
     "missing",
+    "image_size",
+    "channels",
     "download",
     "split",
     "epochs",

@@ -170,18 +170,26 @@ def as_array(name: str, data: Any) -> Tensor | np.ndarray:
     Raises:
         UsageError: for what is no array, with what to do.
     """
+    if isinstance(data, np.ma.MaskedArray):
+        raise UsageError(f"{name}: {MASKED}")
     if isinstance(data, Tensor | np.ndarray):
         return data
     if isinstance(data, TorchDataset | DataLoader | IterableDataset):
         raise UsageError(
-            f"{name}: expected all data in one tensor or array [N, *event], got a {type(data).__name__}: stack what it "
-            "gives, e.g. torch.stack([x for x, _ in dataset])"
+            f"{name}: expected data in one tensor or array [N, *event], got a {type(data).__name__}: make a Dataset of "
+            "it, data = as_dataset(loader) of pyro_vae.data, for fit, and take data.split('train') of it"
         )
     if isinstance(data, str) or hasattr(data, "__fspath__"):
         raise UsageError(f"{name}: expected a tensor or an array, got {shown(data)}: read it first, by load_data(path)")
     if isinstance(data, list | tuple) or hasattr(data, "__array__"):
         return _converted(name, data)
     raise UsageError(f"{name}: expected a tensor or an array [N, *event], got {type(data).__name__} {shown(data)}")
+
+
+MASKED = (
+    "a masked array, whose mask would be lost: pass x.astype(float).filled(nan), and missing='nan' where it is taken"
+)
+"""What is said of one: NumPy's functions give the values behind the mask."""
 
 
 def _converted(name: str, data: Any) -> np.ndarray:

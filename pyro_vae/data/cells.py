@@ -141,8 +141,12 @@ def check_complete(cells: Cells, name: str, levels: Sequence[str] = ()) -> None:
         raise cells.refused(row, name, f"has no value ({came}): {gaps}, or fill it in, or leave the row out")
 
 
-def cells_of(frame: Any) -> Cells:
+def cells_of(frame: Any, source: str = "the table") -> Cells:
     """The fields of a pandas `DataFrame`.
+
+    Args:
+        frame: the table.
+        source: its name in messages.
 
     Raises:
         UsageError: for a column that has neither numbers nor texts nor truth values, or a name that is no text.
@@ -151,7 +155,7 @@ def cells_of(frame: Any) -> Cells:
     columns = tuple(_of_series(name, frame.iloc[:, i]) for i, name in enumerate(names))
     if not columns or not len(frame):
         raise DataError(f"the table has {len(frame)} rows and {len(names)} columns: expected at least one of each")
-    return Cells("the table", tuple(names), columns)
+    return Cells(source, tuple(names), columns)
 
 
 def _of_series(name: str, series: Any) -> np.ndarray:
@@ -162,6 +166,8 @@ def _of_series(name: str, series: Any) -> np.ndarray:
     if types.is_numeric_dtype(series) and not types.is_bool_dtype(series) and not types.is_complex_dtype(series):
         return series.to_numpy(np.float64, na_value=np.nan)
     empty = series.isna().to_numpy()
+    if any(isinstance(value, _NESTED) for value in series[~empty].head(_LOOKED_AT)):
+        raise UsageError(f"column {name!r} has lists, arrays or bytes, not one value a row: {_NESTED_REMEDY}")
     fields = [None if gap else text_of(value) for value, gap in zip(series.tolist(), empty, strict=True)]
     return np.array([*fields, None], object)[:-1]  # with None, so that it is an array of objects whatever is in it
 
@@ -175,6 +181,17 @@ def levels_of(frame: Any) -> dict[str, Any]:
             kind = "ordered" if frame.dtypes.iloc[i].ordered else "category"
             found[str(name)] = {kind: [text_of(level) for level in categories]}
     return found
+
+
+_LOOKED_AT = 100
+"""How many fields of a column of objects are looked at."""
+
+
+_NESTED = (list, tuple, dict, set, np.ndarray, bytes)
+"""What a field of a table can't be."""
+
+
+_NESTED_REMEDY = "leave it out, or give such arrays alone, e.g. numpy.stack(frame['name'])"
 
 
 DATE_REMEDY = "give a number in its place, such as the year, or the days since a day, or leave the column out"

@@ -14,25 +14,25 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from pyro_vae.arguments.checked import checked
-from pyro_vae.arguments.remedies import option, part, spoken
-from pyro_vae.arguments.values import as_array, choice, folder, number, truth, whole
-from pyro_vae.data.cells import cells_of, levels_of
+from pyro_vae.arguments.remedies import option, spoken
+from pyro_vae.arguments.values import choice, folder, number, truth, whole
+from pyro_vae.data.annotations import contexts_of, labels_of
 from pyro_vae.data.checks import check_divisor
 from pyro_vae.data.dataset import Dataset
-from pyro_vae.data.gaps import MASK, Missing, masks_of, missing_of
+from pyro_vae.data.gaps import MASK, Missing, filled, masks_of, missing_of
+from pyro_vae.data.given import as_dataset
 from pyro_vae.data.inputs import Context, conditioned_on_elements, conditioned_on_labels, quadrants, semi_supervised
 from pyro_vae.data.linear_gaussian import LinearGaussian
 from pyro_vae.data.preparation import Binarization
+from pyro_vae.data.scaling import scaled
 from pyro_vae.data.sources import NAMES, Raw, read
+from pyro_vae.data.sources.images import ImageOptions
 from pyro_vae.data.splits import SPLITS
-from pyro_vae.data.storage import Stored, check_real, to_floats
 from pyro_vae.data.tables import Kinds, Table, table_of
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.process.isolation import isolated
@@ -55,85 +55,6 @@ __all__ = [
 _log = logging.getLogger("pyro_vae")
 
 
-def as_dataset(
-    data: Any, *, missing: float | Literal["nan"] | None = None, mask: Any = None, kinds: Kinds = None
-) -> Dataset:
-    """The data as a `Dataset`; an array or a tensor becomes its train split.
-
-    Values are kept and scaled as `load_data` does it. A NumPy array is copied; a tensor of floats or bytes, and a
-    `numpy.memmap`, are not.
-
-    Args:
-        data: a `Dataset` (returned as it is), or `[N, *event]`: a tensor, an array, a table of pandas, or a list of
-            numbers.
-        missing: `"nan"`, or the number, that stands for an element that was not observed; None where all were.
-        mask: True where an element was observed, `[N, *event]` bool, in place of `missing`.
-        kinds: of the columns of a pandas `DataFrame`, as for `load_data`.
-
-    Raises:
-        DataError: as `Dataset`, and for integers whose scale is not known.
-        UsageError: for anything else, e.g. a torch `DataLoader`; or both `missing` and `mask`.
-
-    Example:
-        >>> as_dataset(np.zeros((10, 3))).protocol
-        'array: values as given; not binarised; train 10; shape 3'
-        >>> as_dataset(torch.tensor([[1.0, torch.nan], [2.0, 3.0]]), missing="nan").observed("train")
-        tensor([[ True, False],
-                [ True,  True]])
-    """
-    if isinstance(data, Dataset):
-        if missing is not None or mask is not None or kinds is not None:
-            raise UsageError("missing, mask and kinds are for an array: of a Dataset all that is known already")
-        return data
-    if missing_of(missing) == "mask":
-        raise UsageError("missing='mask' is for a file that has masks: pass mask=..., True where observed")
-    if _is_frame(data):
-        return _of_frame(data, kinds, missing_of(missing), mask)
-    if kinds is not None:
-        raise UsageError(f"kinds are for a table with names, a pandas DataFrame: got {type(data).__name__}")
-    if not isinstance(data, Tensor) or not data.is_meta:
-        data = as_array("data", data)
-    masks = masks_of({"train": data}, missing_of(missing), mask)
-    inputs = {MASK: masks} if masks else {}
-    if isinstance(data, Tensor) and (data.is_floating_point() or data.is_meta):
-        return Dataset("array", data.detach(), inputs=inputs)
-    splits, divisor, preparation = _scaled({"train": _filled(_array(data), masks.get("train"))}, None)
-    train = splits["train"]
-    if isinstance(data, Tensor) and isinstance(train, Tensor):
-        train = train.to(data.device)
-    return Dataset("array", train, preparation=preparation, divisor=divisor, inputs=inputs)
-
-
-def _is_frame(data: Any) -> bool:
-    return hasattr(data, "columns") and hasattr(data, "iloc")
-
-
-def _of_frame(frame: Any, kinds: Kinds, missing: Missing, mask: Any) -> Dataset:
-    """A pandas `DataFrame` with its names; one of numbers alone as an array is read."""
-    cells, own = cells_of(frame), levels_of(frame)
-    if own and not isinstance(kinds, Table):
-        kinds = {**own, **(kinds if isinstance(kinds, Mapping) else {})}
-    table = table_of(cells, kinds, missing)
-    values = np.asarray(frame)
-    plain = kinds is None and values.dtype.kind in "fiub"
-    gaps: Any = missing
-    data = as_dataset(values if plain else table.codes(cells, missing), missing=gaps, mask=mask)
-    return replace(data, table=table, origin={"kinds": table.described})
-
-
-def _filled(array: np.ndarray, mask: Tensor | None) -> np.ndarray:
-    """With 0 where not observed, in memory; as it is without a mask."""
-    return array if mask is None else np.where(mask.cpu().numpy(), array, array.dtype.type(0))
-
-
-def _array(data: Tensor | np.ndarray) -> np.ndarray:
-    """As a NumPy array, copied if the `Dataset` would otherwise share its memory."""
-    if isinstance(data, Tensor):
-        return data.detach().cpu().numpy()
-    kept = data.dtype in (np.uint8, np.bool_) and not isinstance(data, np.memmap)
-    return data.copy() if kept else data
-
-
 @isolated
 @checked
 def load_data(
@@ -153,14 +74,19 @@ def load_data(
     missing: Missing = None,
     mask: Any = None,
     kinds: Kinds = None,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    progress: bool = True,
 ) -> Dataset:
     """Read a named data set, a file or a folder.
 
     Floats are kept as they are; integers of which the largest is 1 are kept as 0 and 1; other uint8 are divided by 255,
     and other integers need `divide_by`. All splits are scaled by the same factor.
 
-    Where all splits are uint8 (or bool) they stay so in memory, and are divided a batch at a time. An `.npy` file is
-    memory-mapped: it may be larger than memory.
+    Where all splits are uint8 (or bool) they stay so in memory, and are divided a batch at a time. An `.npy` file and
+    the arrays of a folder are memory-mapped: they may be larger than memory.
+
+    Images of a folder are decoded once into such arrays, in `root`, and read from there as long as no file changes.
 
     Args:
         source: `digits` (embedded, divided by 16), `linear_gaussian` (synthetic, its evidence known), `mnist`,
@@ -168,15 +94,18 @@ def load_data(
             an `.npz` (arrays `train`, `valid`, `test`, `train_labels` ...; or `x_train`, `y_train` ...; or `x`, `y`;
             a warning names arrays that are not read), an `.npy` (train only; mapped), a table in a text file
             (train only; columns between `;`, tabs, `,` or spaces, all of them data; names in the first line, which only
-            a table of numbers may lack), a folder
-            with IDX files (`train-images-idx3-ubyte`, also `.gz`), or one of these files.
+            a table of numbers may lack), a Parquet file (a table too; needs pyarrow), a folder
+            with IDX files (`train-images-idx3-ubyte`, also `.gz`), or one of these files; a folder that `store_data`
+            has written, or with `train.npy`, `train_labels.npy`, ..., called as in an `.npz`; or a folder of images, a
+            sub-folder for each class, or for each split (`train`, `valid`, `test`) and in it one for each class.
         binarize: none | static | dynamic | threshold; see `Dataset`.
         dequantize: add uniform noise within each grey level, for densities; see `Dataset`.
         divide_by: divide all values by this instead.
         valid_size: take the last n of train as the validation set, where the source has none.
         test_size: take the last n of train as the test set, where the source has none, before `valid_size` does. Rows
             are not shuffled: shuffle them first where they are sorted.
-        root: where the downloadable sets lie; by default `$PYRO_VAE_DATA`, else `~/.cache/pyro_vae`.
+        root: where the downloadable sets lie, and the arrays of decoded images; by default `$PYRO_VAE_DATA`, else
+            `~/.cache/pyro_vae`.
         download: fetch a downloadable set through torchvision where it is not in `root`.
         seed: of the binarisation or dequantisation, and of the process and samples of `linear_gaussian`.
         context: what a conditional VAE is conditioned on: `labels` (one-hot), `array` (the arrays `train_context`,
@@ -186,7 +115,8 @@ def load_data(
         repeats: how often each of these is in train.
         missing: what says that an element was not observed: `"nan"` (also an empty field of a table), a number in its
             place, as it is in the file (e.g. -1), or `"mask"`: the arrays `train_mask`, `valid_mask`, `test_mask` of an
-            `.npz`, True where observed. None where all elements were observed. With gaps an `.npy` is read into memory.
+            `.npz` or a folder, True where observed. None where all elements were observed. With gaps an `.npy` is read
+            into memory, and so is an array of a folder that is not 0 there.
         mask: True where an element was observed, in place of `missing`: bool, of the shape of train before parts of it
             are held out, or one for each split by name. A run can't read such data again from their file.
         kinds: of the columns of a table, by name: real, positive, count, binary, category or ordered; a list is the
@@ -194,6 +124,11 @@ def load_data(
             of their codes. Others are guessed from all rows (`"guess"`: all); see docs/data.md. The `Table` of another
             data set reads a file with the same columns by name, in any order. None: guessed if the table has texts,
             else the numbers as they are. What is known of the columns is in the attribute `table`.
+        image_size: of a folder of images, their height and width: each is scaled until it covers them, its sides in
+            proportion, and what lies outside is cut off. None to keep sizes, which must then be equal.
+        channels: of a folder of images, 1 to make all grey, `[height, width]`, or 3 for colour, `[3, height, width]`.
+            None to keep them, if all are grey or all in colour.
+        progress: whether to show the progress of decoding images.
 
     The data set has the gaps as the input `mask` of the programs, and nan in x. A datum without any observed element is
     allowed: its log p(x) is 0. `fit` refuses an element that is observed in no datum of train.
@@ -201,6 +136,8 @@ def load_data(
     Raises:
         DataError: the source is unknown, absent or damaged, or its values are not usable.
         UsageError: options that make no sense together.
+        MissingPackage: pyarrow is needed and not installed.
+        FileError: the disk is full, or a file can't be read or written.
 
     Example:
         >>> load_data("digits").protocol
@@ -218,7 +155,7 @@ def load_data(
     valid_size, test_size = whole("valid_size", valid_size, None), whole("test_size", test_size, None)
     labelled, repeats, seed = whole("labelled", labelled), whole("repeats", repeats), whole("seed", seed, None)
     divide_by = None if divide_by is None else number("divide_by", divide_by)
-    missing = missing_of(missing)
+    missing, images, progress = missing_of(missing), ImageOptions.of(image_size, channels), truth("progress", progress)
     if divide_by is not None:
         check_divisor("divide_by", divide_by)
     if repeats != 1 and not labelled:
@@ -231,6 +168,7 @@ def load_data(
     options |= {} if context == "none" else {"context": context}
     options |= {"labelled": labelled, "repeats": repeats} if labelled else {}
     options |= {} if missing is None else {"missing": missing}
+    options |= images.given
     if source == "linear_gaussian":
         if dequantize:
             raise UsageError("linear_gaussian has no levels to dequantize: its elements are real")
@@ -238,17 +176,19 @@ def load_data(
             raise UsageError("linear_gaussian takes no context and no labels: its evidence is known as it is")
         if missing is not None or mask is not None:
             raise UsageError("linear_gaussian has no missing values: its evidence is known as it is")
+        if images.given:
+            raise UsageError("linear_gaussian has no images: leave image_size and channels out")
         return _linear_gaussian(binarize, divide_by, valid_size or test_size, seed, _origin(source, options, root))
-    raw = read(source, root, download, context == "array", missing, texts=_keeps_texts(kinds))
+    raw = read(source, root, download, context == "array", missing, _keeps_texts(kinds), images, progress)
     raw, table = _tabulated(raw, kinds, missing, divide_by)
     options |= {} if table is None else {"kinds": table.described}
     origin = _origin(source, options, root) if mask is None else {}
     masks = masks_of(raw.arrays, missing, raw.masks if missing == "mask" else mask)
-    arrays = {split: _filled(x, masks.get(split)) for split, x in raw.arrays.items()}
-    splits, divisor, scaling = _scaled(arrays, 16 if source == "digits" and divide_by is None else divide_by)
+    arrays = {split: filled(x, masks.get(split)) for split, x in raw.arrays.items()}
+    splits, divisor, scaling = scaled(arrays, 16 if source == "digits" and divide_by is None else divide_by)
     needed = context == "labels" or labelled > 0
     labels = {split: y for split in raw.labels if (y := _labels(split, raw, needed)) is not None}
-    contexts = _contexts(raw.contexts, source) if context == "array" else {}
+    contexts = contexts_of(raw.contexts, source) if context == "array" else {}
     parts = splits, labels, contexts, masks
     held_out = [_hold_out(parts, *held) for held in (("test", test_size), ("valid", valid_size))]
     notes = [note for note in (raw.note, scaling, *held_out) if note]
@@ -271,6 +211,8 @@ def _tabulated(raw: Raw, kinds: Kinds, missing: Missing, divide_by: float | None
         if isinstance(kinds, Mapping):
             raise UsageError(f"{spoken('', '--')}kinds: {raw.name} has no names of columns: give a table in a CSV")
         return raw, kinds if isinstance(kinds, Table) else None
+    if raw.kinds and not isinstance(kinds, Table | list | tuple):
+        kinds = {**raw.kinds, **(kinds if isinstance(kinds, Mapping) else {})}
     table = table_of(raw.cells, kinds, missing)
     if divide_by is not None and set(table.kinds) != {"real"}:
         raise UsageError(
@@ -285,21 +227,6 @@ def _conditioned(data: Dataset, context: Context) -> Dataset:
     if context.startswith("quadrants-"):
         return conditioned_on_elements(data, quadrants(data.event_shape, int(context[-1])))
     return data
-
-
-def _contexts(arrays: Mapping[str, np.ndarray], source: str | Path) -> dict[str, Tensor]:
-    """Bytes as they are (0 and 1 mean themselves), all others in floating point."""
-    if not arrays:
-        raise DataError(
-            f"{source} has no array 'train_context': add one, or take another context than "
-            f"{spoken(repr('array'), 'array')}"
-        )
-    for split, x in arrays.items():
-        check_real(f"{split}_context", x)
-    return {
-        split: torch.from_numpy(x.copy()) if x.dtype in (np.uint8, np.bool_) else to_floats(x)
-        for split, x in arrays.items()
-    }
 
 
 def _origin(source: str | Path, options: Mapping[str, Any], root: str | Path | None) -> dict[str, Any]:
@@ -345,56 +272,6 @@ def _cut(parts: dict[str, Any], split: str, n: int) -> None:
         parts["train"], parts[split] = parts["train"][:-n], parts["train"][-n:]
 
 
-def _scaled(arrays: Mapping[str, np.ndarray], divide_by: float | None) -> tuple[dict[str, Stored], float, str]:
-    """The splits as a `Dataset` keeps them, its divisor, and both in words for the protocol."""
-    for split, array in arrays.items():
-        check_real(split, array)
-    divisor, note = _divisor(arrays, divide_by)
-    arrays = {split: x.view(np.uint8) if x.dtype == np.bool_ else x for split, x in arrays.items()}
-    if all(isinstance(x, np.memmap) or x.dtype == np.uint8 for x in arrays.values()):
-        return {split: _kept(x) for split, x in arrays.items()}, divisor, note
-    return {split: to_floats(x).div_(divisor) for split, x in arrays.items()}, 1.0, note
-
-
-def _kept(array: np.ndarray) -> Stored:
-    if isinstance(array, np.memmap):
-        return array
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
-
-
-def _divisor(arrays: Mapping[str, np.ndarray], divide_by: float | None) -> tuple[float, str]:
-    if divide_by is not None:
-        return divide_by, f"divided by {divide_by:g}"
-    filled = [array for array in arrays.values() if array.size]
-    dtypes = {array.dtype for array in filled}
-    if all(dtype.kind == "f" for dtype in dtypes):
-        return 1, "values as given"
-    if any(dtype.kind == "f" for dtype in dtypes):
-        raise DataError(
-            f"some splits are integers and some floats: store them in one type, or pass {option('divide_by', 'n')}"
-        )
-    low, high = min(array.min() for array in filled), max(array.max() for array in filled)
-    if low >= 0 and high <= 1:
-        return 1, "0/1 values as given"
-    if dtypes == {np.dtype(np.uint8)}:
-        return 255, "divided by 255"
-    types = ", ".join(sorted(map(str, dtypes)))
-    scales = _scales(int(low), int(high))
-    raise DataError(f"integers ({types}) from {low} to {high} have no known scale: pass {scales}, or give floats")
-
-
-def _scales(low: int, high: int) -> str:
-    """Which `divide_by` integers can have, and the likelihoods that fit then."""
-    if low < 0:
-        return f"{option('divide_by', 1)} for a likelihood of reals ({part('likelihood', 'Normal')})"
-    levels = f"{spoken('levels=', '--vae.likelihood.levels ')}{high + 1}"
-    return (
-        f"{option('divide_by', 1)} for counts ({part('likelihood', 'Poisson')} or NegativeBinomial), "
-        f"{option('divide_by', high)} for levels from 0 to {high} "
-        f"({part('likelihood', 'Categorical')} or BetaBinomial, with {levels})"
-    )
-
-
 def _labels(split: str, raw: Raw, needed: bool) -> Tensor | None:
     """The labels of a split; None, with a warning, if they are not classes and are not needed.
 
@@ -402,26 +279,9 @@ def _labels(split: str, raw: Raw, needed: bool) -> Tensor | None:
         DataError: if they are needed.
     """
     try:
-        return _integers(split, raw.labels[split], len(raw.arrays.get(split, ())))
+        return labels_of(split, raw)
     except DataError as error:
         if needed:
             raise
         _log.warning("%s; they are left out", error)
         return None
-
-
-def _integers(split: str, labels: np.ndarray | str, size: int) -> Tensor:
-    if isinstance(labels, str):
-        raise DataError(f"the labels of {split}: {labels}")
-    is_real = labels.dtype.kind in "iubf"
-    with np.errstate(invalid="ignore"):  # what is not finite is no integer
-        is_whole = bool((labels % 1 == 0).all()) if labels.dtype.kind == "f" else is_real
-    if not is_whole or labels.size != size:
-        text = "text" if labels.dtype.kind in "US" else str(labels.dtype)
-        came = f"{labels.dtype} of shape {labels.shape}" if is_real else text
-        number = "numpy.unique(labels, return_inverse=True)[1]"
-        remedy = "" if is_real else f": number the classes of all splits together, by {number}"
-        raise DataError(
-            f"the labels of {split} are {came}, expected {size} whole numbers, those of the classes{remedy}"
-        )
-    return torch.from_numpy(labels.reshape(-1).astype(np.int64))

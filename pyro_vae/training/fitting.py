@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from pyro_vae.arguments.checked import checked
@@ -41,7 +41,7 @@ from pyro_vae.training.trainer import Trainer
 @checked
 def fit(
     vae: nn.Module,
-    data: Dataset | Tensor,
+    data: Any,
     objective: Any = None,
     *,
     epochs: int = 100,
@@ -85,7 +85,8 @@ def fit(
 
     Args:
         vae: a module with Pyro programs `model(x)` and `guide(x)`, e.g. a `VAE`; trained in place.
-        data: a `Dataset`, or a tensor `[N, *event]` to train on.
+        data: a `Dataset`, or a tensor `[N, *event]` to train on; or what `as_dataset` makes a `Dataset` of: a table, a
+            torch `Dataset` or `DataLoader` (passed over once), a dictionary of splits, ...
         objective: an objective, a Pyro ELBO (any loss that `pyro.infer.SVI` takes, with the same steps), or a function
             `(model, guide, x, ...) -> loss`; None for `ELBO()`.
         epochs: passes over the training data.
@@ -169,7 +170,7 @@ def fit(
         raise UsageError(f"on_epoch: expected a function of a row of the history, got {shown(on_epoch)}")
     if tracker is not None:
         check_tracker(tracker)
-    dataset = as_dataset(data)
+    dataset = as_dataset(data, progress=progress)
     if patience is not None and dataset.valid is None:
         raise UsageError(
             f"patience={patience} counts epochs without a better validation value, and there are no validation data: "

@@ -173,12 +173,12 @@ FIT = {
     "a device": (lambda: trained(device="gpu"), "no device 'gpu' here", "device='cpu'"),
     "compile": (lambda: trained(compile="yes"), "compile: expected True or False or 'auto', got 'yes'"),
     "an argument misspelt": (lambda: trained(epoch=3), "fit has no argument 'epoch', did you mean 'epochs'?"),
-    "a Dataset of torch": (
-        lambda: trained(TensorDataset(X)),
-        "data: expected all data in one tensor or array",
-        "stack",
+    "a generator": (lambda: trained(x for x in [X]), "the generator has no length", "num_data=N, of as_dataset"),
+    "a loader of three parts": (
+        lambda: trained(DataLoader(TensorDataset(X, X, X))),
+        "is a list of 3 parts: say which by fields=",
+        "of as_dataset",
     ),
-    "a DataLoader": (lambda: trained(DataLoader(TensorDataset(X))), "data: expected all data in one", "DataLoader"),
     "a path": (
         lambda: trained("x.npz"),
         "data: expected a tensor or an array, got 'x.npz': read it first, by load_data",

@@ -363,7 +363,7 @@ def test_npz_without_train_lists_what_it_holds(tmp_path):
 
 
 def test_folder_without_idx_files(tmp_path):
-    with refused(DataError, "without IDX files", "train-images-idx3-ubyte"):
+    with refused(DataError, "without images, train.npy or IDX files", "train-images-idx3-ubyte"):
         load_data(tmp_path)
 
 

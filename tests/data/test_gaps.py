@@ -235,5 +235,8 @@ class TestRefused:
             load_data("linear_gaussian", missing="nan")
         np.save(tmp_path / "x.npy", np.ones((3, 2)))
         mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
-        with pytest.raises(UsageError, match="mapped file, which can't have a mask"):
-            Dataset("x", mapped, inputs={"mask": {"train": torch.ones(3, 2, dtype=torch.bool)}})
+        observed = torch.ones(3, 2, dtype=torch.bool)
+        assert Dataset("x", mapped, inputs={"mask": {"train": observed}}).train is mapped
+        observed[2, 1] = False
+        with pytest.raises(UsageError, match="a mapped file, in which nothing can be filled in"):
+            Dataset("x", mapped, inputs={"mask": {"train": observed}})

@@ -138,14 +138,14 @@ def other_archive(path):
 FILES = {
     "empty.npz": (b"", ("it is empty (0 bytes)",)),
     "garbage.npz": (b"garbage" * 99, ("not an .npz file but text, beginning 'garbage",)),
-    "noise.npz": (bytes(range(256)), ("unknown format", "expected .npz, .npy, CSV or IDX")),
+    "noise.npz": (bytes(range(256)), ("unknown format", "expected .npz, .npy, CSV, Parquet or IDX")),
     "text.npy": ("1,2,3\n", ("not an .npy file but text, beginning '1,2,3",)),
     "text.csv.gz": (gzip.compress(b"1,2\n"), ("compressed by gzip: unpack it first",)),
-    "x.h5": (b"\x89HDF\r\n\x1a\n" + bytes(99), ("an HDF5 file: read it with h5py and", "numpy.savez")),
-    "x.parquet": (b"PAR1" + bytes(99), ("a Parquet file: read it with pandas",)),
+    "x.h5": (b"\x89HDF\r\n\x1a\n" + bytes(99), ("an HDF5 file: read it with h5py", "anndata.read_h5ad", "numpy.savez")),
+    "x.arrow": (b"ARROW1" + bytes(99), ("an Arrow file: read it with pandas",)),
     "x.mat": (b"MATLAB 5.0 MAT-file" + bytes(99), ("scipy.io.loadmat",)),
     "x.pkl": (pickle.dumps({"train": [1, 2]}), ("a pickle, which can run any code",)),
-    "x.png": (b"\x89PNG\r\n\x1a\n" + bytes(9), ("one picture: stack all of them",)),
+    "x.png": (b"\x89PNG\r\n\x1a\n" + bytes(9), ("one picture: give the folder with all of them",)),
     "x.xz": (b"\xfd7zXZ\x00" + bytes(9), ("compressed by xz: unpack it",)),
     "x.txt": ("1,2\n".encode("utf-16"), ("text in UTF-16: save it as UTF-8",)),
     "mnist.idx": (struct.pack(">4BIII", 0, 0, 8, 3, 1, 1, 1) + b"x", ("must be called train-images-idx3-ubyte",)),
@@ -172,7 +172,7 @@ def test_paths_that_are_no_file(tmp_path):
         (tmp_path / "pipe", ("not a regular file",)),
         ("/dev/null", ("not a regular file",)),
         (tmp_path / "tain.npz", ("no data at", "(did you mean 'train.npz'?)")),
-        (tmp_path, ("is a folder without IDX files", "a file in it, e.g. train.npz")),
+        (tmp_path, ("is a folder without images, train.npy or IDX files", "a file in it, e.g. train.npz")),
         ("", ("no data at ''",)),
         ("x\0y", ("no data at",)),
         ("~nobody-of-this-name/x.npz", ("no data at",)),
@@ -258,7 +258,7 @@ def test_a_table_with_an_endless_field(tmp_path):
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_what_is_no_file_in_the_place_of_idx_images(tmp_path, make):
     make(tmp_path / "train-images-idx3-ubyte")
-    with refused(DataError, "without IDX files"):
+    with refused(DataError, "without images, train.npy or IDX files"):
         load_data(tmp_path)
 
 

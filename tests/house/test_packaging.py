@@ -8,7 +8,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-MODULES = {"pyro": "pyro-ppl", "yaml": "pyyaml", "arviz_stats": "arviz", "xarray": "arviz", "sklearn": "scikit-learn"}
+MODULES = {
+    "pyro": "pyro-ppl",
+    "yaml": "pyyaml",
+    "arviz_stats": "arviz",
+    "xarray": "arviz",
+    "sklearn": "scikit-learn",
+    "PIL": "pillow",
+}
 """The distribution of a module that is called otherwise, or that another brings."""
 
 

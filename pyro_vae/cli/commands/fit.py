@@ -50,7 +50,8 @@ def _add_data(group: Any) -> None:
         type=str,
         default="digits",
         metavar="NAME|PATH",
-        help="digits, linear_gaussian, mnist, ..., or a file: .npz, CSV, IDX, or .npy, which may be larger than memory",
+        help="digits, linear_gaussian, mnist, ..., a file: .npz, CSV, Parquet, IDX, or .npy, which may be larger than "
+        "memory, or a folder: of images in a sub-folder for each class, or as store_data writes it",
     )
     group.add_argument(
         "--binarize",
@@ -60,6 +61,16 @@ def _add_data(group: Any) -> None:
     )
     group.add_argument(
         "--dequantize", type=bool, default=False, help="add uniform noise within each grey level, for densities"
+    )
+    group.add_argument(
+        "--image_size",
+        type=int | tuple[int, int] | None,
+        default=None,
+        metavar="SIZE|[HEIGHT,WIDTH]",
+        help="of a folder of images: scale each until it covers this size, and cut off what lies outside",
+    )
+    group.add_argument(
+        "--channels", type=int | None, default=None, help="of a folder of images: 1 makes all grey, 3 all coloured"
     )
     group.add_argument("--divide_by", type=float | None, default=None, help="divide all values by this")
     group.add_argument("--valid_size", type=int, default=0, help="hold out the last N of train for validation")
@@ -93,7 +104,11 @@ def _add_data(group: Any) -> None:
         help="let the networks work on standardised data, for real data of any scale; results keep the data's units",
     )
     group.add_argument(
-        "--data_root", type=str | None, default=None, metavar="FOLDER", help="where downloadable sets lie"
+        "--data_root",
+        type=str | None,
+        default=None,
+        metavar="FOLDER",
+        help="where downloadable sets lie, and decoded images",
     )
     group.add_argument("--data_seed", type=int, default=0, help="seed of the binarisation or dequantisation")
     group.add_argument("--download", type=bool, default=False, help="fetch a downloadable set that is not there")

@@ -166,9 +166,12 @@ def load_from_options(options: Namespace) -> Dataset:
         "labelled",
         "repeats",
         "missing",
+        "image_size",
+        "channels",
     )
     load = {name: options[name] for name in names}
     load |= {"root": options.data_root, "seed": options.data_seed, "kinds": _kinds(options)}
+    load |= {"progress": not options.quiet}
     if options.binarize != "auto":
         return load_data(options.data, binarize=options.binarize, **load)
     data = load_data(options.data, **load)

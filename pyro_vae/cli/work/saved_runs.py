@@ -1,6 +1,6 @@
 """A saved run as the commands use it: its VAE, and the data it was trained on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from inspect import Parameter, signature
 from pathlib import Path
@@ -43,6 +43,8 @@ class DataSettings:
     repeats: int = 1
     missing: Missing = None
     kinds: Mapping[str, Any] | None = None
+    image_size: Sequence[int] | None = None
+    channels: int | None = None
 
     @property
     def table(self) -> Table | None:
@@ -75,7 +77,12 @@ class DataSettings:
             repeats=self.repeats if labels and self.labelled else 1,
             missing=self.missing,
             kinds=self.table,
+            **(self._images if Path(source).is_dir() else {}),
         )
+
+    @property
+    def _images(self) -> dict[str, Any]:
+        return {"image_size": self.image_size, "channels": self.channels}
 
 
 @dataclass(frozen=True)
@@ -167,7 +174,7 @@ def check_chosen(saved: SavedRun, chosen: "Chosen", name: str) -> None:
     mask = chosen.inputs.get("mask")
     if mask is not None and not takes(saved.vae.model, "mask"):
         raise UsageError(f"the data have gaps, and the programs of a {type(saved.vae).__name__} take no mask")
-    saved.vae.likelihood.check(saved.vae.likelihood.filled(chosen.x, mask), name)
+    saved.vae.likelihood.check(chosen.x, name, mask)
 
 
 def choose(data: Dataset, split: str, num: int | None, device: torch.device) -> Chosen:

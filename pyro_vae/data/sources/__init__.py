@@ -1,21 +1,28 @@
-"""Sources of data: a named set, an `.npz`, an `.npy`, a CSV, IDX files; read as arrays, unscaled."""
+"""Sources of data, read as arrays, unscaled: a named set; an `.npz`, an `.npy`, a table in a CSV or Parquet file; a
+folder of images, of arrays or of IDX files.
+"""
 
 import logging
-import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pyro_vae.arguments.remedies import nearest, option, spoken
 from pyro_vae.data.cells import Cells
+from pyro_vae.data.places import data_root
 from pyro_vae.data.sources.csv_files import read_csv
 from pyro_vae.data.sources.formats import DAMAGED, READABLE, format_of, reason
-from pyro_vae.data.sources.idx_files import IMAGES, idx_files, read_idx_file, training_images
+from pyro_vae.data.sources.idx_files import IMAGES, has_idx_files, idx_files, read_idx_file, training_images
+from pyro_vae.data.sources.image_folders import has_images, store_images
+from pyro_vae.data.sources.images import AS_THEY_ARE, ImageOptions
 from pyro_vae.data.sources.numpy_files import Arrays, read_npy
-from pyro_vae.errors import DataError
+from pyro_vae.data.sources.parquet_files import read_parquet
+from pyro_vae.data.sources.stored_folders import Folder, is_stored
+from pyro_vae.errors import DataError, UsageError
 
 _log = logging.getLogger("pyro_vae")
 
@@ -75,6 +82,7 @@ class Raw:
         contexts: contexts by split, if requested.
         masks: masks of observed elements by split, if requested.
         cells: the fields of a table, in place of its array.
+        kinds: of the columns of the table, as far as their types say them.
     """
 
     name: str
@@ -84,6 +92,7 @@ class Raw:
     contexts: Mapping[str, np.ndarray] = field(default_factory=dict)
     masks: Mapping[str, np.ndarray] = field(default_factory=dict)
     cells: Cells | None = None
+    kinds: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read(
@@ -93,6 +102,8 @@ def read(
     contexts: bool = False,
     gaps: float | str | None = None,
     texts: bool = False,
+    images: ImageOptions = AS_THEY_ARE,
+    progress: bool = True,
 ) -> Raw:
     """Read a source; see `pyro_vae.data.load_data`.
 
@@ -103,16 +114,25 @@ def read(
         contexts: whether to read the contexts of an `.npz` too.
         gaps: `"mask"` to read the masks of an `.npz` too, `"nan"` to read empty fields of a table as nan.
         texts: whether to keep all fields of a table as they are written.
+        images: how the images of a folder become arrays of one shape.
+        progress: whether to show the progress of long work.
 
     Raises:
         DataError: if it is unknown, absent or damaged.
     """
     if source == "digits":
-        return _read_npz(_DIGITS, contexts, gaps == "mask")
+        return _read_arrays(Arrays(_DIGITS), contexts, gaps == "mask")
     if isinstance(source, str) and source in _TORCHVISION:
-        default = os.environ.get("PYRO_VAE_DATA") or "~/.cache/pyro_vae"
-        return _read_torchvision(source, Path(root or default).expanduser(), download)
+        return _read_torchvision(source, data_root(root), download)
     path = _existing(source)
+    if path.is_dir() and is_stored(path):
+        return _read_stored(Folder(path), contexts, gaps)
+    if path.is_dir() and not has_idx_files(path) and has_images(path):
+        stored = Folder(store_images(path.absolute(), images, root, progress))
+        return replace(_read_arrays(stored, contexts, gaps == "mask"), name=path.absolute().name)
+    if images.given:
+        names = " and ".join(f"{spoken('', '--')}{name}" for name in images.given)
+        raise UsageError(f"{names}: for a folder of images, and {path} is none")
     if path.is_dir() or IMAGES.fullmatch(path.name):
         return _read_idx(path)
     return _read_file(path, contexts, gaps, texts)
@@ -134,14 +154,17 @@ def _existing(source: str | Path) -> Path:
     except (OSError, ValueError, RuntimeError):  # not a valid file name
         there = False
     if there:
-        raise DataError(f"{str(source)!r} is not a regular file: expected the path of one, or a folder with IDX files")
+        raise DataError(
+            f"{str(source)!r} is not a regular file: expected the path of one, or a folder of images or IDX files"
+        )
     raise DataError(_unknown(str(source)))
 
 
 def _unknown(source: str) -> str:
     named = nearest(source.lower().replace("-", "_"), NAMES)
     guess = f" ({(named or _nearest_file(source))[2:]})" if named or _nearest_file(source) else ""
-    known = f"expected one of {', '.join(NAMES)}, or the path of an .npz, an .npy, a CSV or IDX files"
+    files = "an .npz, an .npy, a CSV or Parquet file, or a folder of images or IDX files"
+    known = f"expected one of {', '.join(NAMES)}, or the path of {files}"
     return f"no data at {source!r}{guess}: {known}"
 
 
@@ -158,7 +181,10 @@ def _nearest_file(source: str) -> str:
 def _read_file(path: Path, contexts: bool, gaps: float | str | None, texts: bool) -> Raw:
     kind = format_of(path)
     if kind == "zip":
-        return _read_npz(path, contexts, gaps == "mask")
+        return _read_arrays(Arrays(path), contexts, gaps == "mask")
+    if kind == "parquet":
+        cells, kinds = read_parquet(path)
+        return Raw(path.stem, {}, cells=cells, kinds=kinds)
     if kind == "npy":
         return Raw(path.stem, {"train": read_npy(path)})
     if kind == "text":
@@ -169,9 +195,17 @@ def _read_file(path: Path, contexts: bool, gaps: float | str | None, texts: bool
     raise DataError(f"can't read {path}: it is an IDX file, and must be called {expected}")
 
 
-def _read_npz(path: Path, contexts: bool, masks: bool) -> Raw:
-    content = Arrays(path)
-    keys = _DATA_KEYS, _LABEL_KEYS, _CONTEXT_KEYS, _MASK_KEYS
+def _read_stored(folder: Folder, contexts: bool, gaps: float | str | None) -> Raw:
+    """A folder of arrays; where some elements were not observed, that must be said: they are 0 there."""
+    if gaps != "mask" and (masks := [name for name in folder.names if name.endswith("_mask")]):
+        how = option("missing", spoken(repr("mask"), "mask"))
+        raise UsageError(f"{folder.path} has {masks[0]}.npy, which says what was observed: pass {how}")
+    return _read_arrays(folder, contexts, gaps == "mask")
+
+
+def _read_arrays(content: Arrays | Folder, contexts: bool, masks: bool) -> Raw:
+    """The arrays of an `.npz` or a folder, by their names."""
+    path, keys = content.path, (_DATA_KEYS, _LABEL_KEYS, _CONTEXT_KEYS, _MASK_KEYS)
     data, labels, context, mask = (_chosen(content.names, names) for names in keys)
     for name in () if masks else mask.values():
         how = spoken("missing='mask'", "--missing mask, for fit and impute,")
@@ -184,7 +218,7 @@ def _read_npz(path: Path, contexts: bool, masks: bool) -> Raw:
         raise DataError(f"{path} has no array 'train', 'x_train' or 'x', only {found}: rename one")
     content.check_memory([*data.values(), *context.values(), *mask.values()])
     return Raw(
-        path.stem,
+        path.name if path.is_dir() else path.stem,
         {split: content[name] for split, name in data.items()},
         {split: _lenient(content, name) for split, name in labels.items()},
         contexts={split: content[name] for split, name in context.items()},
@@ -192,7 +226,7 @@ def _read_npz(path: Path, contexts: bool, masks: bool) -> Raw:
     )
 
 
-def _lenient(content: Arrays, name: str) -> np.ndarray | str:
+def _lenient(content: Arrays | Folder, name: str) -> np.ndarray | str:
     """An array, or the reason why it can't be read."""
     try:
         return content[name]

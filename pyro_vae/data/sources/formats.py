@@ -14,7 +14,7 @@ from typing import Literal
 
 from pyro_vae.errors import DataError, FileError
 
-READABLE = ".npz, .npy, CSV or IDX"
+READABLE = ".npz, .npy, CSV, Parquet or IDX"
 
 
 DAMAGED = (
@@ -35,7 +35,7 @@ DAMAGED = (
 """Errors that reading a damaged file can raise."""
 
 
-Format = Literal["npy", "zip", "gzip", "idx", "text"]
+Format = Literal["npy", "zip", "gzip", "idx", "parquet", "text"]
 
 
 _OURS: dict[bytes, Format] = {
@@ -44,18 +44,18 @@ _OURS: dict[bytes, Format] = {
     b"PK\x05\x06": "zip",
     b"\x1f\x8b": "gzip",
     b"\x00\x00\x08": "idx",
+    b"PAR1": "parquet",
 }
 
 
 _ARRAYS = "save its arrays by numpy.savez(path, train=..., test=...)"
 
 
-_PICTURE = "one picture: stack all of them as numbers in an array [N, height, width], and save it by numpy.save"
+_PICTURE = "one picture: give the folder with all of them"
 
 
 _FOREIGN = {
-    b"\x89HDF\r\n": f"an HDF5 file: read it with h5py and {_ARRAYS}",
-    b"PAR1": f"a Parquet file: read it with pandas and {_ARRAYS}",
+    b"\x89HDF\r\n": f"an HDF5 file: read it with h5py (an .h5ad by anndata.read_h5ad, for fit) and {_ARRAYS}",
     b"ARROW1": f"an Arrow file: read it with pandas and {_ARRAYS}",
     b"MATLAB": f"a MATLAB file: read it with scipy.io.loadmat and {_ARRAYS}",
     b"SQLite": f"a database: read it with pandas and {_ARRAYS}",

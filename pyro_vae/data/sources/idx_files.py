@@ -12,6 +12,12 @@ from pyro_vae.errors import DataError
 IMAGES = re.compile(r".*train-images-idx3-ubyte(\.gz)?")
 
 
+def has_idx_files(folder: Path) -> bool:
+    """Whether there is a file of training images where `training_images` looks for it."""
+    with reading(folder):
+        return any(_there(places) for places in _places(folder))
+
+
 def training_images(folder: Path) -> Path:
     """The file of training images in a folder, or in a subfolder `raw` as torchvision makes it.
 
@@ -23,24 +29,33 @@ def training_images(folder: Path) -> Path:
 
 
 def _only_set(folder: Path) -> Path:
-    for places in ([folder], [folder / "raw"], sorted(folder.glob("*/raw"))):
-        there = [file for place in places if place.is_dir() for file in place.iterdir()]
-        files = [file for file in there if IMAGES.fullmatch(file.name) and file.is_file()]
-        found = {file.with_name(file.name.removesuffix(".gz")): file for file in sorted(files)}
+    for places in _places(folder):
+        found = {file.with_name(file.name.removesuffix(".gz")): file for file in sorted(_there(places))}
         if len(found) > 1:
             names = ", ".join(str(file.relative_to(folder)) for file in found.values())
             raise DataError(f"{folder} holds several training sets: give the path of one of {names}")
         if found:
             return next(iter(found.values()))
     raise DataError(
-        f"{folder} is a folder without IDX files: expected train-images-idx3-ubyte or train-images-idx3-ubyte.gz"
-        f"{_others(folder)}"
+        f"{folder} is a folder without images, train.npy or IDX files: expected train-images-idx3-ubyte or "
+        f"train-images-idx3-ubyte.gz{_others(folder)}"
     )
+
+
+def _places(folder: Path) -> tuple[list[Path], ...]:
+    """Where sets may lie; only the first that has one counts."""
+    return [folder], [folder / "raw"], sorted(folder.glob("*/raw"))
+
+
+def _there(places: list[Path]) -> list[Path]:
+    """The files of training images in some folders."""
+    files = [file for place in places if place.is_dir() for file in place.iterdir()]
+    return [file for file in files if IMAGES.fullmatch(file.name) and file.is_file()]
 
 
 def _others(folder: Path) -> str:
     """A suggestion: a file in the folder that can be read."""
-    names = sorted(path.name for path in folder.iterdir() if path.suffix in (".npz", ".npy", ".csv"))
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in (".npz", ".npy", ".csv", ".parquet"))
     return f", or the path of a file in it, e.g. {names[0]}" if names else ""
 
 
