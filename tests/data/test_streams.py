@@ -439,6 +439,12 @@ def test_splits_that_make_no_sense(splits):
         as_dataset(splits)
 
 
-def test_a_dictionary_of_other_things_is_no_data():
-    with pytest.raises(UsageError, match="data: expected"):
-        as_dataset({"train": X, "extra": X})
+@pytest.mark.parametrize("other", [{"train": X, "extra": X}, {"a": X}, {}])
+def test_a_dictionary_of_other_things_is_no_data(other):
+    with refused(UsageError, "data: expected a dictionary of splits, train and perhaps valid and test, got one of"):
+        as_dataset(other)
+
+
+def test_a_column_of_arrays():
+    column = pd.Series([X[0], X[1]])
+    assert torch.equal(as_dataset(Counted([column])).split("train"), torch.tensor(X[:2]))

@@ -35,7 +35,7 @@ SPLITS = {"train": "train", "valid": "valid", "test": "test", "validation": "val
 def is_stream(source: Any) -> bool:
     """Whether it gives data piece by piece, or by split: all that is no array, no table and no list of numbers."""
     if isinstance(source, Mapping):
-        return bool(source) and all(name in SPLITS for name in source)
+        return True
     if isinstance(source, Tensor | np.ndarray | list | tuple | str | bytes) or hasattr(source, "__fspath__"):
         return False
     known = is_annotated(source) or is_hugging_face(source) or is_streamed(source)
@@ -58,7 +58,7 @@ def by_split(source: Any) -> dict[str, Any]:
     found = {SPLITS[name]: value for name, value in source.items() if name not in unknown}
     if unknown or "train" not in found or len(found) < len(source):
         names = ", ".join(map(repr, source)) or "nothing"
-        raise UsageError(f"expected a dictionary of splits, train and perhaps valid and test, got one of {names}")
+        raise UsageError(f"data: expected a dictionary of splits, train and perhaps valid and test, got one of {names}")
     return found
 
 

@@ -51,7 +51,7 @@ def _converted(value: Any, where: str) -> np.ndarray:
     if isinstance(value, list | tuple) and value:
         return _of_list(value, where)
     if hasattr(value, "__array__"):
-        return np.asarray(value)
+        return _converted(np.asarray(value), where)
     raise DataError(f"{where}: expected numbers, a tensor, an array or a picture, got {_named(value)}")
 
 
