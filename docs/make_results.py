@@ -42,15 +42,20 @@ def rebuild(docs: Path = DOCS) -> list[Path]:
 
 def rebuilt(docs: Path) -> Iterator[tuple[Path, str]]:
     """The pages that have places for results, and what they should be."""
-    for page in sorted(docs.glob("*.md")):
+    for page in pages(docs):
         text = page.read_text()
         if PLACE.search(text):
             yield page, PLACE.sub(lambda found: f"{found[1]}{content(docs, found[2])}{found[3]}", text)
 
 
+def pages(docs: Path) -> list[Path]:
+    """The pages that may have places."""
+    return sorted([*docs.glob("*.md"), *docs.glob("howto/*.md")])
+
+
 def names(docs: Path) -> list[str]:
     """The results that have a place on a page."""
-    return [found[2] for page in sorted(docs.glob("*.md")) for found in PLACE.finditer(page.read_text())]
+    return [found[2] for page in pages(docs) for found in PLACE.finditer(page.read_text())]
 
 
 def content(docs: Path, name: str) -> str:

@@ -22,6 +22,7 @@ What you do:
     plots/            results to matplotlib figures
     report/           all diagnostics on one page
     explore/          a live page in the browser: the true posterior beside the guide
+    sharing/          a trained model for other programs and people: ONNX and torch.export, a card, the hub
     sklearn/          estimators of scikit-learn: for its pipelines and searches
     runs/             a run directory: descriptions of parts, state, files, loading
     cli/              the command, a file a subcommand

@@ -21,7 +21,9 @@ ROOMS = {
             "trackers",
         ]
     ),
-    "What you do": ["data", "training", "evidence", "diagnostics", "tasks", "plots", "report", "sklearn", "testing"],
+    "What you do": (
+        ["data", "training", "evidence", "diagnostics", "tasks", "plots", "report", "sharing", "sklearn", "testing"]
+    ),
     "How it is done": ["inference", "distributed", "errors"],
 }
 

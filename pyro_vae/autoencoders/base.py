@@ -157,6 +157,16 @@ class Autoencoder(Called, nn.Module, ABC):
         """
         raise UsageError(f"a {type(self).__name__} has no variational parameters of one code z")
 
+    def likelihood_params(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        """The decoder's output, `[*leading, *likelihood.param_shape]`, of which `decode` makes p(x|z); same arguments.
+
+        With `standardize` these are those of the standardised data.
+
+        Raises:
+            UsageError: if the class has no such map.
+        """
+        raise UsageError(f"a {type(self).__name__} has no decoder of a code alone: run its model")
+
     def amortize(self, x: Tensor) -> dist.TorchDistribution:
         """q(z|x) by the encoder alone, without refinement or context; some priors use it (`VampPrior`).
 
@@ -284,7 +294,11 @@ class Conditional(Autoencoder):
             z: codes, `[*leading, latent]`; those of the lowest layer, `[*leading, latent_dims[0]]`.
             c: the context, `[*leading, *context]` or fewer leading dimensions, where the decoder takes one.
         """
-        return self._of_data(self._run("decoder", self.decoder, z, self._context(c)))
+        return self._of_data(self.likelihood_params(z, c))
+
+    def likelihood_params(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        """The decoder's output, `[*leading, *likelihood.param_shape]`; arguments as for `decode`."""
+        return self._run("decoder", self.decoder, z, self._context(c))
 
     @property
     def start_count(self) -> int:

@@ -171,6 +171,10 @@ class NotAtRandom(Autoencoder):
         """As of the VAE."""
         return self.vae.decode(z, c)
 
+    def likelihood_params(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        """As of the VAE."""
+        return self.vae.likelihood_params(z, c)
+
     def guide_params(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> Tensor:
         """As of the VAE."""
         return self.vae.guide_params(x, mask, c)

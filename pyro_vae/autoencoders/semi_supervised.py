@@ -206,7 +206,11 @@ class SemiSupervisedVAE(Autoencoder):
         Raises:
             UsageError: if there is no class.
         """
-        return self._of_data(self.decoder(z, _given(c)))
+        return self._of_data(self.likelihood_params(z, c))
+
+    def likelihood_params(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        """The decoder's output, `[*leading, *likelihood.param_shape]`; arguments as for `decode`."""
+        return self.decoder(z, _given(c))
 
     def amortize(self, x: Tensor) -> dist.TorchDistribution:
         """Refused: the guide is q(z|x, y), so there is no q(z|x) to make a prior of."""

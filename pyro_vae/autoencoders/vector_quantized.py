@@ -169,8 +169,12 @@ class VQVAE(Autoencoder):
 
     def decode(self, z: Tensor, c: Tensor | None = None) -> dist.TorchDistribution:
         """p(x|k): batch shape `[*leading]`, event shape `event`, for codes k `[*leading, *codes]`, given as `z`."""
+        return self._of_data(self.likelihood_params(z, c))
+
+    def likelihood_params(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        """The decoder's output, `[*leading, *likelihood.param_shape]`, for codes k given as `z`."""
         _refuse_context(c)
-        return self._of_data(self._decoded(z))
+        return self._decoded(z)
 
     @property
     def start_count(self) -> int:

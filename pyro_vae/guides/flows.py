@@ -221,7 +221,8 @@ class _Flow(FromNoise):
         batch = self.loc.shape[:-1]
         centre = self.push(torch.zeros_like(self.loc))[0]
         first = second = torch.zeros_like(centre)
-        for part in self.points.split(64):
+        exporting = torch.compiler.is_exporting()  # in an exported graph all at once: each piece is a copy of the flow
+        for part in (self.points,) if exporting else self.points.split(64):
             noise = part.reshape(-1, *[1] * len(batch), part.shape[-1]).expand(-1, *batch, -1)
             difference = self.push(noise)[0] - centre
             first, second = first + difference.sum(0), second + difference.square().sum(0)

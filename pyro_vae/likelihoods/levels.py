@@ -286,8 +286,12 @@ class _DiscretizedLogistic(_LevelElements):
 
     @property
     def mean(self) -> Tensor:
-        """Level by level, in the memory of a few: E[k] is the sum of P(k > j)."""
+        """Level by level, in the memory of a few: E[k] is the sum of P(k > j). In an exported graph all at once."""
         loc, scale = self._in_levels()
+        if torch.compiler.is_exporting():  # a loop would be thousands of operations there
+            steps = torch.arange(self.levels - 1, dtype=loc.dtype, device=loc.device) + 0.5
+            above = ((loc.unsqueeze(-1) - steps) / scale.unsqueeze(-1)).sigmoid().sum(-1)
+            return (above / (self.levels - 1)).expand(self.batch_shape)
         total = torch.zeros_like(loc + scale)
         for j in range(self.levels - 1):
             total = total + ((loc - j - 0.5) / scale).sigmoid()

@@ -43,6 +43,23 @@ def traced(function: Callable[..., Any], *inputs: Any) -> GraphModule:
     return make_fx(function)(*inputs)
 
 
+def traced_for_any_batch(function: Callable[..., Any], *inputs: Any, decomposed: bool) -> GraphModule:
+    """As `traced`, but for inputs with any size of the first dimension.
+
+    Args:
+        function: of tensors.
+        *inputs: an example, whose first dimension is neither 0 nor 1, nor that of any other: equal sizes are taken for
+            the same size.
+        decomposed: whether derivatives of torch's functions are written by simpler operations.
+    """
+    from torch._decomp import decomposition_table
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    table = {operation: rule for operation, rule in decomposition_table.items() if "backward" in str(operation)}
+    record = make_fx(function, table if decomposed else {}, tracing_mode="symbolic", _allow_non_fake_inputs=True)
+    return record(*inputs)
+
+
 @contextmanager
 def noting_shapes() -> Iterator[None]:
     """One fake mode, in which `traced` notes the shape of every value.

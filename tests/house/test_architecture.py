@@ -19,7 +19,7 @@ ROWS = [
     "priors likelihoods guides inference",
     "autoencoders objectives evidence channels",
     "runs tasks diagnostics",
-    "training plots testing explore",
+    "training plots testing explore sharing",
     "report sklearn __init__",
     "cli",
     "__main__",
@@ -27,7 +27,7 @@ ROWS = [
 """The rooms of the package: files import from rooms of rows above their own, and from files of their own room."""
 ROW = {name: row for row, names in enumerate(ROWS) for name in names.split()}
 FILES = sorted(PACKAGE.rglob("*.py"))
-MOST_ARROWS = 221
+MOST_ARROWS = 232
 MOST_LINES, MOST_LINES_OF_A_CLASS, MOST_LINES_OF_A_BODY = 450, 250, 12
 LONG: set[str] = set()
 """Files and classes that are still too long; an entry that has become short must be removed."""

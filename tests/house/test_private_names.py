@@ -28,6 +28,7 @@ CHECKED = {
 
 USED = {
     # torch's compiler and dispatch
+    "torch._decomp": {TORCH},
     "torch._inductor": {TORCH},
     "torch._inductor.config": {TORCH},
     "torch._guards": {TORCH},

@@ -20,7 +20,7 @@ _INSIDE = "made by the package: its parts have the examples"
 WITHOUT = {
     _RESULT: """History AnnealedEvidence BitsPerDim Bound Estimate Evidence Sandwich Compared Comparison ElboSurgery
         CodeInformation Round SearchResult GapComparison InferenceGaps Interval LatentStatistics Accuracy Attribute
-        Clustering ClusteringScores CodebookUsage DCI
+        Clustering ClusteringScores Exported File CodebookUsage DCI
         Detection Edited Encoded Generated ImputationError Imputed Paths Pooled Restored Scores Strength Threshold
         Traversal Finding HMCResult ImportanceSamples Posterior Simulated Outcome Search
         ConformalScaling EvidenceCheck ExpectedCoverage HMCComparison LocalC2ST""",
