@@ -191,7 +191,7 @@ def _compiled(graph: GraphModule, example: list[Tensor], replayed: bool) -> tupl
     rewritten = cheaper(deepcopy(graph))
     on_cuda = any(t.is_cuda for t in example)
     guarded = {**_INDUCTOR, "triton.cudagraphs": replayed and on_cuda}
-    alone = guarded if on_cuda else {**guarded, **(_GRADIENTS_ON_CPU if replayed else _ON_CPU)}
+    alone = guarded if on_cuda else {**guarded, **(_GRADIENTS_ON_CPU if replayed else _ON_CPU), **_for_threads()}
     for backend, build, options in (("inductor", compiled_alone, alone), ("torch.compile", _guarded, guarded)):
         try:
             with seeded(0, "compile"), _quiet(), _contained(), torch.no_grad():
@@ -199,6 +199,15 @@ def _compiled(graph: GraphModule, example: list[Tensor], replayed: bool) -> tupl
         except Exception as error:  # private parts of torch may raise anything; the uncompiled graph still runs
             log_once(f"{backend} can't compile the graph ({type(error).__name__}: {_first_line(error)})")
     return graph, "graph"
+
+
+def _for_threads() -> dict[str, int]:
+    """The number of threads that loops are written for; it becomes part of inductor's cache key.
+
+    At least two: what inductor writes for one thread is wrong on several, where each adds the whole of a sum, and its
+    cache on disk would give it to a later process that has more.
+    """
+    return {"cpp.threads": max(2, torch.get_num_threads())}
 
 
 def _guarded(graph: GraphModule, example: list[Tensor], options: dict[str, Any]) -> Runner:

@@ -1,6 +1,7 @@
 """Recorded and compiled programs: the same losses and gradients as Pyro's, and a reason where there can be none."""
 
 import logging
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -51,6 +52,17 @@ COMPILED = {
 }
 """A warm-up, a schedule, a penalty, clipping and a smaller last batch. Tests share them, since torch keeps what it has
 compiled: the second to compile the same graph takes no time."""
+
+
+@contextmanager
+def on_threads(number):
+    """Inside the block torch has so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def make(seed=0, **parts):
@@ -365,6 +377,23 @@ class TestRecord:
         assert weight is linear.weight
         torch.testing.assert_close(value, linear.weight.sum().detach())
         torch.testing.assert_close(gradient, torch.full((1, 2), 3.0))
+
+    @pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1), (2, 3)])
+    def test_what_one_number_of_threads_compiled_is_right_on_another(self, first, then):
+        """inductor's cache on disk has no number of threads, and its code for one thread is wrong on two."""
+        values, new = torch.arange(1.0, 41).reshape(4, 10), 1 + os.getpid() * 1e-7 + first  # not in the cache yet
+
+        def function(x):
+            total = (x.exp().sum() * new + x.sum(0).square().sum()).log()
+            return total, total + (x * layer.weight).sum()
+
+        layer = nn.Linear(10, 4)
+        expected = function(values / 40)[0]
+        for threads in (first, then):
+            with on_threads(threads):
+                graph, _ = record_gradients(layer, function, [values / 40], compile=True)
+                assert graph.backend == "inductor"
+                torch.testing.assert_close(graph(values / 40)[0], expected.detach())
 
     def test_leaves_the_generator_alone(self):
         linear = nn.Linear(1, 1)
