@@ -28,8 +28,8 @@ STEPS = 600
 """Steps of the search for the best member of the guide's family."""
 _DOTS = 300
 """Draws by which a guide that is not normal is shown."""
-RESTORED = 8
-"""Draws of what is missing."""
+RESTORED, _AVERAGED = 8, 200
+"""Draws of what is missing that are shown, and of which the mean is."""
 
 Axes = tuple[int, int]
 
@@ -128,16 +128,16 @@ def restored(explored: Explored, datum: Datum, flip: float, better: bool) -> dic
         better: whether q is refined for the datum first.
 
     Returns:
-        `draws` `[num, *event]`, `mean` and `sd` `[*event]`, `ess`, `pareto_k` and `flagged`.
+        `draws` `[num, *event]`; `mean` and `sd` `[*event]`, of more draws; `ess`, `pareto_k` and `flagged`.
     """
     gaps = datum.x if datum.mask is None else datum.x.masked_fill(~datum.mask, torch.nan)
     inputs = {name: value for name, value in datum.inputs.items() if name != "mask"}
     channel = BitFlip(flip) if flip else Missing()
     method = "refined" if better and explored.single else "encoder"
-    how: dict[str, Any] = {"num_draws": RESTORED, "num_particles": PARTICLES, "method": method}
+    how: dict[str, Any] = {"num_draws": _AVERAGED, "num_particles": PARTICLES, "method": method}
     found = restore(explored.vae, gaps, channel, search=Search(max_steps=STEPS), **how, **inputs)
     health = {"ess": found.ess.item(), "pareto_k": found.pareto_k.item(), "flagged": bool(found.flagged)}
-    shown = {"draws": packed(found.draws[:, 0]), "mean": packed(found.mean[0]), "sd": packed(found.sd[0])}
+    shown = {"draws": packed(found.draws[:RESTORED, 0]), "mean": packed(found.mean[0]), "sd": packed(found.sd[0])}
     return {**shown, **health, "num_particles": PARTICLES, "method": method}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 ALONE = ("random.js", "networks.js", "parts.js", "weights.js", "search.js", "offline.js")
 """Scripts that compute the answers where there is no server."""
-_SHOWN = ("drawing.js", "plane.js", "editor.js", "numbers.js", "codes.js", "app.js")
+_SHOWN = ("drawing.js", "plane.js", "line.js", "editor.js", "numbers.js", "codes.js", "app.js")
 
 
 def scripts(alone: bool) -> tuple[str, ...]:

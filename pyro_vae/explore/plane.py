@@ -57,11 +57,11 @@ def prior_of(explored: Explored, frame: Frame, axes: tuple[int, int], datum: Dat
     return {"kind": "draws", "draws": packed(frame.places(explored.prior_draws[:_SHOWN_DRAWS])[:, axes])}
 
 
-def components_of(explored: Explored, frame: Frame, axes: tuple[int, int], datum: Datum) -> list[dict[str, Any]] | None:
-    """The components of a prior that is a mixture of normals, the largest first; None for other priors.
+def components_of(explored: Explored, frame: Frame, axes: tuple[int, int], datum: Datum) -> dict[str, Any] | None:
+    """The components of a prior that is a mixture of normals; None for other priors.
 
-    Each has its `weight`, `mean` `[2]` and `covariance` `[2, 2]` in the plane, and `place`, all coordinates of its
-    mean.
+    `count`, how many there are, and `largest`, those of largest weight, in its order: of each its `weight`, `mean`
+    `[2]` and `covariance` `[2, 2]` in the plane, and `place`, all coordinates of its mean.
     """
     with evaluation_mode(explored.vae):
         prior = _distribution(explored, datum)
@@ -74,7 +74,7 @@ def components_of(explored: Explored, frame: Frame, axes: tuple[int, int], datum
     for k in log_weights.argsort(descending=True, stable=True)[:MOST_COMPONENTS].tolist():
         own = {"weight": log_weights[k].exp().item(), "place": frame.places(means[k]).tolist()}
         found.append({**own, **plain_normal(frame, axes, means[k], covariances[k])})
-    return found
+    return {"count": len(log_weights), "largest": found}
 
 
 def mixed_normals(prior: Any) -> tuple[Tensor, Tensor, Tensor] | None:

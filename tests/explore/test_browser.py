@@ -14,7 +14,7 @@ from pyro_vae.explore.halved import halved
 from pyro_vae.explore.server import Server, serve
 from pyro_vae.explore.subject import Explored
 from pyro_vae.networks import MLP, ConvNet
-from pyro_vae.priors import MixtureOfNormals
+from pyro_vae.priors import MixtureOfNormals, StandardNormal
 from tests.support import browser
 from tests.support.packed import unpacked
 
@@ -125,6 +125,26 @@ def test_a_point_under_the_mouse_is_decoded(tab, shown):
     assert same(array(tab, "datum.decoded.x"), unpacked(exact["x"])) and tab.faults == []
 
 
+def test_a_mouse_that_moves_before_the_first_answer(tab):
+    server = Server(Answers(explored()))
+    thread = threading.Thread(target=serve, args=(server,), daemon=True)
+    thread.start()
+    with server.work:  # no question is answered yet
+        tab.open(server.address)
+        x, y = tab.middle("#plane")
+        tab.mouse("moved", x, y)
+        tab.mouse("pressed", x, y, down=True)
+        tab.mouse("released", x, y)
+        tab.evaluate("byId('plane').focus()")
+        tab.key("ArrowLeft")
+        tab.click("#editor")
+        assert tab.evaluate("plane.answer") is None
+    tab.wait(DONE)
+    assert tab.faults == []
+    server.shutdown()
+    thread.join(5)
+
+
 def test_an_exported_file_asks_nobody(tab, tmp_path):
     path = tmp_path / "page.html"
     path.write_text(exported(Answers(explored())).text)
@@ -179,12 +199,35 @@ def test_it_fits_a_phone(tab, shown):
 def test_components_of_a_mixture(tab, shown):
     answers = shown(explored(VAE((4, 4), 2, prior=partial(MixtureOfNormals, components=4, spread=2.0), **SMALL)))
     tab.wait(f"{DONE} && document.querySelectorAll('#components button').length === 4")
-    exact = answers("plane", WHERE)["components"]
+    exact = answers("plane", WHERE)["components"]["largest"]
     tab.click("#components button:nth-child(2)")
     assert same(tab.evaluate("plane.w"), exact[1]["place"])
-    ours = tab.evaluate("plane.answer.components.map((c) => [c.weight, ...c.mean, ...c.covariance.flat()])")
+    ours = tab.evaluate("plane.answer.components.largest.map((c) => [c.weight, ...c.mean, ...c.covariance.flat()])")
     assert same(ours, [[c["weight"], *c["mean"], *np.ravel(c["covariance"])] for c in exact])
     assert "components of the prior" in tab.evaluate("byId('legend').textContent") and tab.faults == []
+
+
+@pytest.mark.parametrize("prior", [StandardNormal, partial(MixtureOfNormals, components=4, spread=2.0)])
+def test_a_code_of_one_dimension(tab, shown, prior):
+    """Densities in place of a plane; each has a mass of 1 under its curve, but for what is out of view."""
+    shown(explored(VAE((4, 4), 1, prior=prior, **SMALL)))
+    tab.wait(f"{DONE} && plane.draws")
+    masses = tab.evaluate(
+        """(() => {
+          const { low, high } = box(), limits = [low[0] - 1, high[0] + 1];
+          const steps = 4000, width = (limits[1] - limits[0]) / steps;
+          const at = Array.from({ length: steps }, (_, i) => limits[0] + (i + 0.5) * width);
+          return densities(limits).map(([density]) => at.reduce((sum, v) => sum + density(v) * width, 0));
+        })()"""
+    )
+    assert len(masses) == 3 and np.allclose(masses, 1, atol=0.02)
+    x, y = tab.middle("#plane")
+    tab.mouse("moved", x + 60, y)
+    tab.wait("!decoding.busy")
+    assert tab.evaluate("plane.w[1]") == 0 and "prior p(z)" in tab.evaluate("byId('legend').textContent")
+    tab.click("#refine")
+    tab.wait("plane.refined && !refining.busy")
+    assert tab.evaluate("densities([-3, 3]).length") == 4 and tab.faults == []
 
 
 def test_a_slow_decoder_does_not_hold_the_page(tab, tmp_path):

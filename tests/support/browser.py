@@ -83,15 +83,15 @@ class Page:
 
     def open(self, address):
         """Load a page, and wait until it has loaded."""
-        self.faults, self.requests, self.loaded = [], [], False
-        self.call("Page.navigate", url=address)
-        while not self.loaded:
-            self._read()
+        for url in ("about:blank", address):  # first away from the page before, which may still ask its server
+            self.faults, self.requests, self.loaded = [], [], False
+            self.call("Page.navigate", url=url)
+            while not self.loaded:
+                self._read()
 
     def evaluate(self, expression):
         """The value of an expression in JavaScript, of a promise what it becomes."""
-        how = {"awaitPromise": True, "returnByValue": True, "replMode": True}  # so that `const` of scripts is seen
-        answer = self.call("Runtime.evaluate", expression=expression, **how)
+        answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 

@@ -25,6 +25,10 @@ function showParts() {
     byId("reconstruction-caption").textContent = "reconstruction: E[x|k] at the datum’s code";
     byId("decoded-caption").textContent = "E[x|k] of the code map";
   }
+  if (planar && isLine()) {
+    byId("plane-title").textContent = "Latent code";
+    byId("plane-note").textContent = "Each tick is the mean code of a datum. Move along the line: the point is decoded at once. Click at a tick to choose its datum.";
+  }
   if (start.can.layers) {
     byId("plane-note").textContent += ` The plane is that of ${start.site}; E[x|${start.site}] is an average over draws of the other sites.`;
   }

@@ -131,16 +131,17 @@ class Offline {
       weight: Math.exp(prior.logWeights[k]), place: this.placeOf(frame, prior.means[k]),
       ...this.marginal(frame, axes, prior.means[k], this.triangle(k)),
     }));
-    if (components.length === 1) {
+    if (order.length === 1) {
       const { mean, covariance } = components[0];
       return { prior: { kind: "normal", mean, covariance }, components: null };
     }
+    const all = { count: order.length, largest: components };
     if (this.latent !== 2) {
       const draws = rows(unpack(this.model.prior_draws)).map((z) => this.placeOf(frame, z));
-      return { prior: { kind: "draws", draws: array([draws.length, 2], draws.flatMap((place) => axes.map((a) => place[a]))) }, components };
+      return { prior: { kind: "draws", draws: array([draws.length, 2], draws.flatMap((place) => axes.map((a) => place[a]))) }, components: all };
     }
     const z = points(low, high, PRIOR_SIDE);
-    return { prior: { kind: "grid", log_density: array([PRIOR_SIDE, PRIOR_SIDE], prior.log(z)) }, components };
+    return { prior: { kind: "grid", log_density: array([PRIOR_SIDE, PRIOR_SIDE], prior.log(z)) }, components: all };
   }
 
   // L of a component of the prior, row by row.

@@ -60,6 +60,10 @@ function drawPlane() {
   if (Math.min(width, height) < 100) return;
   const map = mapping(width, height);
   context.font = "12px system-ui, sans-serif";
+  if (isLine()) {
+    drawLine(context, map, width, height);
+    return;
+  }
   drawAxes(context, map, width, height);
   context.save();
   context.beginPath();
@@ -152,8 +156,8 @@ const MOST_ELLIPSES = 30; // of more components only the middles are drawn
 
 // A diamond at the middle of each component of the prior, its area by weight, and where there are not many its ellipse.
 function drawComponents(context, map) {
-  const found = plane.answer.components;
-  if (!found) return;
+  if (!plane.answer.components) return;
+  const found = plane.answer.components.largest;
   context.strokeStyle = colour("component");
   context.fillStyle = colour("card");
   const most = Math.max(...found.map((c) => c.weight));
@@ -269,11 +273,11 @@ const MOST_DECODED = 24;
 
 // The largest components of the prior, each decoded at its mean, where the point can be put.
 async function showComponents() {
-  const all = plane.answer.components, found = all ? all.slice(0, MOST_DECODED) : [];
+  const all = plane.answer.components, found = all ? all.largest.slice(0, MOST_DECODED) : [];
   byId("components-box").hidden = !found.length;
   byId("plane-card").classList.toggle("mixed", found.length > 0);
   if (!found.length) return;
-  const more = all.length > found.length ? `, the ${found.length} of largest weight` : "";
+  const more = all.count > found.length ? `, the ${found.length} of largest weight` : "";
   byId("components-note").textContent = `E[x|z] at the mean of each${more}, with its weight. Choose one to put the point there.`;
   const pictures = rows(unpack((await ask("decode", { ...given(false), frame: plane.frame, places: found.map((c) => c.place) })).x));
   byId("components").replaceChildren(...found.map((component, k) => {
@@ -310,7 +314,7 @@ function nearestDatum(map, place) {
   let best = -1, least = Infinity;
   const [x, y] = map.to(place);
   plane.codes.forEach((code, i) => {
-    const [a, b] = map.to(code), distance = Math.hypot(a - x, b - y);
+    const [a, b] = map.to(code), distance = isLine() ? Math.abs(a - x) : Math.hypot(a - x, b - y);
     if (distance < least && (plane.only === null || start.labels[i] === plane.only)) [best, least] = [i, distance];
   });
   return [best, least];
@@ -322,12 +326,14 @@ function listenToPlane() {
     const edge = canvas.getBoundingClientRect(), map = mapping(Math.round(edge.width), Math.round(edge.height));
     return [map, map.from([event.clientX - edge.left, event.clientY - edge.top])];
   };
-  canvas.addEventListener("pointermove", (event) => movePoint(movedTo(placeOf(event)[1])));
+  canvas.addEventListener("pointermove", (event) => { if (plane.answer) movePoint(movedTo(placeOf(event)[1])); });
   canvas.addEventListener("click", (event) => {
+    if (!plane.answer) return;
     const [map, place] = placeOf(event), [index, distance] = nearestDatum(map, place);
     if (distance < 12) choose(index);
   });
   canvas.addEventListener("keydown", (event) => {
+    if (!plane.answer) return;
     const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
     const edge = canvas.getBoundingClientRect(), map = mapping(edge.width, edge.height);
     const place = plane.axes.map((axis) => plane.w[axis]);
@@ -344,14 +350,27 @@ function listenToPlane() {
 function showLegend() {
   if (!plane.answer) return;
   const kinds = [["data, mean codes", "data"], ["prior p(z): 50, 90, 99 % of its mass", "prior"]];
+  if (isLine()) {
+    showLegendOf([["data, mean codes", "data"], ["prior p(z)", "prior"], ["guide q(z|x)", "guide"],
+      ...(plane.refined ? [["refined guide", "refined"]] : []), ...(plane.draws ? [["importance draws, weighed: the posterior", "draws"]] : [])]);
+    return;
+  }
   if (plane.answer.prior.kind === "draws") kinds[1] = ["draws of the prior p(z)", "prior", true];
-  if (plane.answer.components) kinds.push(["components of the prior, area by weight", "component"]);
+  if (plane.answer.components) kinds.push([`${componentsText(plane.answer.components)}, area by weight`, "component"]);
   if (start.can.grid) kinds.push(["true posterior p(z|x): 50, 90 %", "posterior"]);
   const drawn = Boolean(datum.answer) && datum.answer.guide.kind === "draws", of = drawn ? "draws" : "50, 90 %";
   kinds.push([`guide q(z|x): ${of}`, "guide", drawn]);
   if (plane.refined) kinds.push([`refined guide: ${of}`, "refined", drawn]);
   if (plane.draws) kinds.push(["importance draws, area by weight: the posterior", "draws"]);
+  showLegendOf(kinds);
+}
+
+function showLegendOf(kinds) {
   byId("legend").replaceChildren(...kinds.map(([text, kind, drawn]) => element("li", {}, legendMark(kind, drawn), text)));
+}
+
+function componentsText({ count, largest }) {
+  return largest.length < count ? `components of the prior, ${largest.length} of ${count}` : "components of the prior";
 }
 
 function legendMark(kind, drawn = false) {
