@@ -37,10 +37,14 @@ class Guarded:
         UsageError: for what has not the methods of a tracker.
 
     Example:
-        >>> class Broken(TensorBoard):
+        >>> class Broken:
+        ...     def settings(self, settings): ...
+        ...
         ...     def numbers(self, numbers, step):
         ...         raise ConnectionError("the server is gone")
-        >>> tracker = Guarded(partial(Broken, "/nowhere"))
+        ...
+        ...     def figure(self, name, figure, step): ...
+        >>> tracker = Guarded(Broken)
         >>> tracker.numbers({"loss": 1.0}, step=1)  # one warning
         >>> tracker.failed
         True

@@ -25,6 +25,7 @@ class TensorBoard(Tracker):
 
     Example:
         >>> import tempfile
+        >>> from functools import partial
         >>> from pyro_vae import VAE, fit
         >>> tracker = partial(TensorBoard, tempfile.mkdtemp())
         >>> history = fit(VAE((4,), latent_dim=2), torch.ones(20, 4), epochs=2, tracker=tracker, progress=False)

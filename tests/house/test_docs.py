@@ -147,7 +147,8 @@ def test_commands_parse(page):
     """Every line of the command on a page is one that the command takes."""
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("pyro-vae ")]
+    lines = [re.sub(r" >>? \S+", "", line) for line in lines if line.startswith("pyro-vae ")]  # to a file
+    commands = [shlex.split(line, comments=True)[1:] for line in lines]
     kept_parser = cache(parser_of)
     for command, *words in commands:
         assert kept_parser(command).parse_args(words)
