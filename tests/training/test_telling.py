@@ -4,8 +4,11 @@ import json
 import logging
 import random
 import signal
+import subprocess
+import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyro
@@ -22,6 +25,7 @@ from pyro_vae.runs.loading import load
 from pyro_vae.tasks import sample
 from pyro_vae.trackers import Guarded, guarded
 from pyro_vae.training.fitting import fit
+from tests.distributed.test_world import TORCHRUN, needs_gloo
 from tests.support.stopping import signals_at
 
 SMALL = partial(MLP, hidden=(16,))
@@ -338,6 +342,24 @@ class TestOnEpoch:
     def test_what_is_no_function_is_refused(self):
         with pytest.raises(UsageError, match="on_epoch: expected a function of a row of the history, got 3"):
             fit(make(), digits(), on_epoch=3, **HOW)  # pyright: ignore[reportArgumentType]
+
+
+@needs_gloo
+def test_of_several_processes_the_first_alone_tells_and_asks(tmp_path, monkeypatch):
+    """Both end with what `on_epoch` says there, or with its error."""
+    for name in TORCHRUN:
+        monkeypatch.delenv(name, raising=False)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "tests.support.watched", str(tmp_path)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    told = ["settings", 2, "epoch 1", 4, "epoch 2"]
+    assert first["ended"][0] == second["ended"][0] == [2, True]
+    refused = "on_epoch must return None, or True to end the training, got 3"
+    assert first["refused"][0] == second["refused"][0] == refused
+    assert sorted(map(str, first["ended"][1])) == sorted(map(str, told)) and second["ended"][1] == []
+    assert second["refused"][1] == [] and first["refused"][1][0] == "settings"
 
 
 class TestGuarded:
