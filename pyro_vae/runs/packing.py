@@ -140,6 +140,8 @@ def _write(run: Path, manifest: dict[str, Any], path: Path, overwrite: bool) -> 
     """Write the archive; it appears when it is whole and the run is still as it was in the beginning."""
     read_config(run)
     proofs = {entry["name"]: entry["sha256"] for entry in manifest["files"].values()}
+    with file_errors(path, "write"):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with run_files.appearing(path, overwrite) as file:
         with zipfile.ZipFile(file, "w") as zipped:
             files = [_add(zipped, run, name) for name in _names(run, proofs)]

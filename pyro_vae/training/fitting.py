@@ -26,7 +26,7 @@ from pyro_vae.process.interrupts import signals_collected
 from pyro_vae.process.isolation import isolated
 from pyro_vae.runs.directory import open_run
 from pyro_vae.schedules import Constant, Schedule
-from pyro_vae.trackers.base import check_tracker
+from pyro_vae.trackers.base import Tracker, check_tracker
 from pyro_vae.training.history import History
 from pyro_vae.training.plan import Plan
 from pyro_vae.training.pyro_loss import as_objective
@@ -63,7 +63,7 @@ def fit(
     log_every: int = 50,
     save_every: float = 10.0,
     on_epoch: OnEpoch | None = None,
-    tracker: Any = None,
+    tracker: Tracker | Callable[[], Tracker] | None = None,
 ) -> History:
     r"""Train a VAE by stochastic gradients of an objective, and leave it with its best weights.
 

@@ -61,6 +61,7 @@ class TestThereAndBack:
     def test_every_file_is_the_same(self, run, tmp_path):
         archive = pack(run)
         assert archive == tmp_path / "run.zip" and leftovers(tmp_path) == []
+        assert pack(run, tmp_path / "new" / "folder" / "x.zip").read_bytes() == archive.read_bytes()
         copy = unpack(archive, tmp_path / "deep" / "copy")
         assert content(copy) == content(run) and not (copy / "lock").exists() and leftovers(copy.parent) == []
 
