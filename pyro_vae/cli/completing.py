@@ -7,6 +7,7 @@ the commands, their options, and the options of classes that can be named at thi
 
 import argparse
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
@@ -77,8 +78,8 @@ def _add_options(below: argparse.ArgumentParser, command: str, words: Sequence[s
     touched = [name for name in parser.classes if any(f"{word}.".startswith(f"--{name}.") for word in (*named, prefix))]
     given = _given(parser.classes, words)
     for name in touched:
-        for option, values in _below(name, parser.classes[name], given[name]):
-            _complete(below.add_argument(option, action="append", metavar="VALUE"), values)
+        for option, values, help in _below(name, parser.classes[name], given[name]):
+            _complete(below.add_argument(option, action="append", metavar="VALUE", help=_brief(help)), values)
             known.add(option)
     for word in sorted(named):  # what was typed of a class that can't be looked up: its value is no other argument
         if any(word.startswith(f"--{name}.") for name in touched) and word not in known:
@@ -88,12 +89,18 @@ def _add_options(below: argparse.ArgumentParser, command: str, words: Sequence[s
 def _add(below: argparse.ArgumentParser, action: argparse.Action) -> None:
     """Add an option or an argument like this one of ours."""
     if action.nargs == 0:
-        below.add_argument(*action.option_strings, action="store_true", help=action.help)
+        below.add_argument(*action.option_strings, action="store_true", help=_brief(action.help))
         return
     names = action.option_strings or [action.dest]
     repeated: Any = {"action": "append"} if action.option_strings else {}  # of two the later one counts
-    added = below.add_argument(*names, nargs=action.nargs, help=action.help, metavar=action.metavar, **repeated)
+    added = below.add_argument(*names, nargs=action.nargs, help=_brief(action.help), metavar=action.metavar, **repeated)
     _complete(added, values_of(action))
+
+
+def _brief(help: str | None) -> str:
+    """The first clause of a help, which some shells show."""
+    text = (help or "").replace("{classes}", "a class of the package")
+    return re.split(r"[.;:] |$", " ".join(text.split()), maxsplit=1)[0].replace("%", "%%")
 
 
 Values = Sequence[str] | Literal["data", "files", "folders"]
@@ -173,8 +180,8 @@ def _classes(option: ClassOption) -> list[str]:
     return names_of(Sources(), Axis(tuple(map(Sources().base, option.bases))))
 
 
-def _below(name: str, option: ClassOption, given: Given) -> Iterator[tuple[str, Values]]:
-    """The options of the class that is named, or of the default one, and of the classes that these name."""
+def _below(name: str, option: ClassOption, given: Given) -> Iterator[tuple[str, Values, str]]:
+    """Of the class that is named, or of the default one, and of the classes in it: options, their values, and help."""
     from pyro_vae.cli.library import Axis
     from pyro_vae.cli.sources import Sources
 
@@ -184,12 +191,12 @@ def _below(name: str, option: ClassOption, given: Given) -> Iterator[tuple[str, 
     yield from _walk(f"--{name}", axis, whole, sources)
 
 
-def _walk(key: str, axis: Any, given: Given, sources: Any) -> Iterator[tuple[str, Values]]:
+def _walk(key: str, axis: Any, given: Given, sources: Any) -> Iterator[tuple[str, Values, str]]:
     from pyro_vae.cli.described import find
     from pyro_vae.cli.library import names_of
     from pyro_vae.cli.sources import ElsewhereError
 
-    yield f"{key}.help", names_of(sources, axis)
+    yield f"{key}.help", names_of(sources, axis), "list the options of a class"
     try:
         options = sources.options(find(given.value, axis, key, sources), axis.built_with)
     except (UsageError, ElsewhereError):  # a class of the user's, or a name that is not typed to its end
@@ -198,9 +205,9 @@ def _walk(key: str, axis: Any, given: Given, sources: Any) -> Iterator[tuple[str
         if name in axis.later:
             continue
         if option.axis is None:
-            yield f"{key}.{name}", _words(option.kind)
+            yield f"{key}.{name}", _words(option.kind), option.help
             continue
-        yield f"{key}.{name}", [*names_of(sources, option.axis), *_words(option.axis.plain)]
+        yield f"{key}.{name}", [*names_of(sources, option.axis), *_words(option.axis.plain)], option.help
         inner = given.options.get(name, Given())
         whole = inner if option.default is NOTHING else inner.over(given_of(option.default))
         yield from _walk(f"{key}.{name}", option.axis, whole, sources)
