@@ -30,6 +30,7 @@ from pyro_vae.objectives import Objective
 from pyro_vae.priors import Prior
 from pyro_vae.runs.describing import describe, import_class, resolve
 from pyro_vae.schedules import Schedule
+from pyro_vae.trackers import Tracker
 from tests.support.suites import slow_but
 
 AXES = {
@@ -43,6 +44,7 @@ AXES = {
     "objective.beta": Schedule,
     "lr_schedule": Schedule,
     "optimizer": torch.optim.Optimizer,
+    "tracker": Tracker,
 }
 SHAPES = {"shapes", "in_shape", "out_shape", "params", "event_shape"}
 

@@ -28,11 +28,12 @@ from pyro_vae.priors import CodePrior, Prior
 from pyro_vae.report.sections import SECTIONS
 from pyro_vae.report.subject import Sizes
 from pyro_vae.schedules import Schedule
+from pyro_vae.trackers import Tracker
 
 HEAVY = {"torch", "pyro", "numpy", "matplotlib"}
-BASES = [Autoencoder, Prior, CodePrior, Likelihood, Guide, Network, FromShapes, Objective, Schedule]
+BASES = [Autoencoder, Prior, CodePrior, Likelihood, Guide, Network, FromShapes, Objective, Schedule, Tracker]
 AXES = [*BASES, torch.optim.Optimizer]
-BUILT_WITH = {Objective: 0, Schedule: 0, Network: 2, FromShapes: 2}
+BUILT_WITH = {Objective: 0, Schedule: 0, Tracker: 0, Network: 2, FromShapes: 2}
 """How many arguments of a constructor come when an object is built, where it is not one."""
 
 MISTAKES = [
