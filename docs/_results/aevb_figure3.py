@@ -23,7 +23,7 @@ METHODS = {
     "mcem-online": "Monte Carlo EM, batches of 100",
 }
 PUBLISHED = {"aevb": "AEVB", "wake-sleep": "wake-sleep", "mcem": "MCEM"}
-SIZES = {"1000": (-160, -100), "50000": (-170, -125)}
+SIZES = {"1000": (-190, -100), "50000": (-170, -125)}
 """Numbers of training data, and the range of log p(x) that is drawn, nats."""
 HEADS = ["curve", "training data", "passes", "samples", "published", "ours", "difference", "in s.e.", "by appendix D"]
 HEADS += ["train, published", "train, ours", "flagged", "step", "CPU minutes"]
@@ -78,7 +78,7 @@ def draw(result: dict[str, Any]) -> Figure:
     panels = figure.subplots(1, 3, width_ratios=(4, 4, 2))
     for axes, size in zip(panels, SIZES, strict=False):
         _panel(axes, result["parts"], size)
-    panels[0].set_ylabel("log p(x) by importance sampling, nats per image")
+    panels[0].set_ylabel("log p(x), nats per image (lines of ours: importance sampling)")
     handles = {
         label: handle for axes in panels[:2] for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
@@ -96,7 +96,13 @@ def _panel(axes: Any, parts: dict[str, Part], size: str) -> None:
             if points := _published(size, method, split):
                 named = {"label": f"{name}, published, {split}"}
                 axes.plot(*zip(*points, strict=True), style, color=f"C{number}", alpha=0.35, linewidth=4, **named)
-            curves = parts.get(f"n{size}-{method}", {}).get("curves", {})
-            x, y, errors = (curves.get(key, []) for key in ("samples", split, f"{split}_error"))
-            label = f"{name}, ours, {split}"
-            axes.errorbar(x, y, yerr=errors, fmt=style, color=f"C{number}", linewidth=1.2, capsize=1.5, label=label)
+            if _has(parts, size, method):
+                curves = parts[f"n{size}-{method}"]["curves"]
+                x, y, errors = (curves[key] for key in ("samples", split, f"{split}_error"))
+                label = f"{name}, ours, {split}"
+                axes.errorbar(x, y, yerr=errors, fmt=style, color=f"C{number}", linewidth=1.2, capsize=1.5, label=label)
+        density = parts.get(f"n{size}-{method}", {}).get("appendix_d")
+        if density is not None:
+            at, value, error = (density[key] for key in ("samples", "value", "error"))
+            label = f"{name}, ours, test, appendix D"
+            axes.errorbar(1.06 * at, value, yerr=error, fmt="D", color=f"C{number}", markersize=5, label=label)
