@@ -122,14 +122,60 @@ def put_back_on_error() -> Iterator[None]:
         raise
 
 
+@dataclass(frozen=True)
+class Others:
+    """Switches that the package never sets, and that change the numbers of a training.
+
+    Args:
+        dtype: torch's default one.
+        deterministic: whether torch refuses algorithms that are not, and whether it only warns.
+        denormals: whether numbers too small for a normal one are kept, in this thread.
+        backends: whether oneDNN and cuDNN are used, and how algorithms of cuDNN are chosen.
+    """
+
+    dtype: torch.dtype
+    deterministic: tuple[bool, bool]
+    denormals: bool
+    backends: tuple[tuple[Any, str, bool], ...]
+
+    @classmethod
+    def now(cls) -> Self:
+        """The current values."""
+        backends: Any = torch.backends
+        named = [
+            (backends.mkldnn, "enabled"),
+            *((backends.cudnn, n) for n in ("enabled", "benchmark", "deterministic")),
+        ]
+        return cls(
+            torch.get_default_dtype(),
+            (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
+            bool((torch.full((1,), 1e-40, dtype=torch.float32) * 1.0).item()),  # torch does not tell
+            tuple((backend, name, getattr(backend, name)) for backend, name in named),
+        )
+
+    def put_back(self) -> None:
+        """Set these values, where they differ."""
+        now = Others.now()
+        if now.dtype != self.dtype:
+            torch.set_default_dtype(self.dtype)
+        if now.deterministic != self.deterministic:
+            torch.use_deterministic_algorithms(self.deterministic[0], warn_only=self.deterministic[1])
+        if now.denormals != self.denormals:
+            torch.set_flush_denormal(not self.denormals)
+        for (backend, name, value), (*_, changed) in zip(self.backends, now.backends, strict=True):
+            if changed != value:
+                setattr(backend, name, value)
+
+
 @contextmanager
 def put_back_afterwards() -> Iterator[None]:
     """Run a block of somebody else's code, then restore all switches, whatever it has set."""
-    before = Switches.now()
+    before, others = Switches.now(), Others.now()
     try:
         yield
     finally:
         before.put_back()
+        others.put_back()
 
 
 def _finish_contexts(error: BaseException) -> None:

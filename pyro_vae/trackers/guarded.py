@@ -22,7 +22,7 @@ class Guarded:
     """A tracker that can neither stop nor change a training; `fit` makes one of each tracker that it is given.
 
     Whatever the tracker raises, also while it is made, is one warning of the logger `pyro_vae`, and it is not called
-    again. After each call torch's generator, its number of threads, its gradients and Pyro's handlers are as before.
+    again. After each call torch's generator, threads, gradients and other switches and Pyro's handlers are as before.
 
     Args:
         tracker: a tracker; or a class, a partial of one, or a function without arguments that makes one, which is

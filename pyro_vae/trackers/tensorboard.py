@@ -43,7 +43,8 @@ class TensorBoard(Tracker):
         run, folder = settings.get("run"), self.folder
         if folder is None and run is None:
             raise UsageError("TensorBoard needs a folder where there is no run directory: TensorBoard('runs/board')")
-        self.close()  # that of another run, of an object that is used for several
+        if self._writer is not None:  # that of another run, of an object that is used for several
+            self._writer.close()
         self._writer = self._open(str(Path(str(run), "tensorboard") if folder is None else folder))
         lines = json.dumps(settings, indent=2, default=str).splitlines()
         self._writer.add_text("settings", "\n".join(f"    {line}" for line in lines))  # a block of code in Markdown

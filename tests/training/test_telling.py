@@ -21,6 +21,7 @@ from pyro_vae.errors import NumericalError, Stopped, UsageError
 from pyro_vae.evidence import log_marginal
 from pyro_vae.networks import MLP
 from pyro_vae.process.seeding import seeded
+from pyro_vae.process.switches import Others
 from pyro_vae.runs.loading import load
 from pyro_vae.tasks import sample
 from pyro_vae.trackers import Guarded, guarded
@@ -83,6 +84,11 @@ class Meddling(Listening):
         pyro.set_rng_seed(3)
         pyro.enable_validation(True)
         pyro.plate("data", 3).__enter__()
+        torch.set_default_dtype(torch.float64)
+        torch.use_deterministic_algorithms(True)
+        torch.set_flush_denormal(True)
+        torch.backends.mkldnn.enabled = False
+        torch.backends.cudnn.benchmark = True
         numbers.clear()
         time.sleep(0.01)
 
@@ -181,13 +187,24 @@ class TestWhatIsTold:
 class TestNothingIsAltered:
     def test_by_what_it_sets(self, alone):
         """The same bits with a tracker that seeds, draws, sets threads and gradients, and leaves a plate open."""
-        vae, threads = make(), torch.get_num_threads()
+        vae, threads, others = make(), torch.get_num_threads(), Others.now()
         state = random.getstate(), np.random.get_state()
         history = fit(vae, digits(), tracker=Meddling, **HOW)
         random.setstate(state[0])
         np.random.set_state(state[1])
         assert torch.equal(weights(vae), alone[1]) and without_time(history.rows) == without_time(alone[0].rows)
         assert torch.get_num_threads() == threads and torch.is_grad_enabled() and not pyro.poutine.runtime._PYRO_STACK
+        assert Others.now() == others
+
+    def test_by_a_training_of_its_own(self, alone):
+        class Training(Listening):
+            def numbers(self, numbers, step):
+                super().numbers(numbers, step)
+                fit(make(), digits(), **{**HOW, "epochs": 1})
+
+        vae, tracker = make(), Training()
+        fit(vae, digits(), tracker=tracker, **HOW)
+        assert torch.equal(weights(vae), alone[1]) and tracker.steps == [2, 4, 6, 8]
 
     @pytest.mark.parametrize("where", ["construction", "settings", "numbers", "close"])
     @pytest.mark.parametrize("error", [OSError("the\nserver is gone"), SystemExit(3), UsageError("no such folder")])
