@@ -232,7 +232,7 @@ def test_a_code_of_one_dimension(tab, shown, prior):
 
 def test_a_slow_decoder_does_not_hold_the_page(tab, tmp_path):
     """Of an exported convolutional model: while the posterior of a 28 x 28 image is computed, points are decoded."""
-    net = {"encoder": ConvNet, "decoder": ConvNet}
+    net = dict.fromkeys(("encoder", "decoder"), partial(ConvNet, channels=(16, 32), hidden=(128,)))
     x = (torch.rand(4, 28, 28, generator=torch.Generator().manual_seed(0)) < 0.5).float()
     answers = Answers(explored(VAE((28, 28), 2, **net), x, amount=0.0))
     path = tmp_path / "page.html"
