@@ -40,7 +40,7 @@ check: $(INSTALLED)  ## lint, format, spelling and types, as continuous integrat
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pyro_vae needs Python 3.11 or newer: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e '.[images,parquet,huggingface,anndata,sklearn,tensorboard,completion,onnx,test,dev]'
+	$(BIN)/python -m pip install --quiet -e '.[images,parquet,huggingface,anndata,sklearn,tensorboard,completion,onnx,hub,test,dev]'
 	touch $@
 
 $(DOCS_INSTALLED): $(INSTALLED)

@@ -45,7 +45,20 @@ class Off:
         """The root of the mean square, less what the errors contribute; 0 for no numbers."""
         if self.values.numel() == 0:
             return 0.0
-        return sqrt(max(0.0, (self.values.square() - self.standard_errors.square()).mean().item()))
+        return sqrt(max(0.0, self._mean_squares.mean().item()))
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of `root_mean_square` from having so many data; nan for one datum, and where it is 0."""
+        size = self.root_mean_square
+        if size == 0 or len(self.values) < 2:
+            return float("nan")
+        return (self._mean_squares.std() / len(self.values) ** 0.5).item() / (2 * size)
+
+    @property
+    def _mean_squares(self) -> Tensor:
+        """Of each datum, less what the errors contribute, `[N]`."""
+        return (self.values.square() - self.standard_errors.square()).mean(-1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -92,9 +92,15 @@ def against_hmc(subject: Subject) -> Finding:
     given: dict[str, Any] = {"num_draws": _DRAWS * how.num_chains, "hmc": how, "seed": subject.seed}
     found = compare_with_hmc(*programs, data.x, progress=tell, **given, **data.inputs)
     summary = found.summary()
+    offs = (found.mean, found.log_sd, found.correlation)
     rows = [
-        {"": name, "off by, root mean square": off, "data off by more than 0.1": f"{share:.0%}"}
-        for (name, share), off in zip(summary["flagged_by"].items(), summary["off"].values(), strict=True)
+        {
+            "": name,
+            "off by, root mean square": off.root_mean_square,
+            "standard error": off.standard_error,
+            "data off by more than 0.1": f"{round(share * len(data.x))} of {len(data.x)}",
+        }
+        for (name, share), off in zip(summary["flagged_by"].items(), offs, strict=True)
     ]
     warnings, share = [], summary["flagged"]
     if share > _MOST_OFF:

@@ -66,6 +66,12 @@ class Section:
     warnings: Sequence[Warned] = ()
     note: str = ""
 
+    def plain(self) -> dict[str, Any]:
+        """What is shown, but for the figures, as plain data: cells are texts, as on the page."""
+        tables = [[{name: _text(value) for name, value in row.items()} for row in rows] for rows in self.tables]
+        warnings = [vars(warned) for warned in self.warnings]
+        return {"title": self.title, "text": self.text, "tables": tables, "warnings": warnings, "note": self.note}
+
 
 def page(title: str, lead: str, sections: Sequence[Section]) -> str:
     """The whole page: all warnings first, then the sections.

@@ -124,7 +124,7 @@ def bracket(subject: Subject) -> Finding:
         *_upper_row("the data: AIS, upper bound", annealed.interval),
         _row("the data: AIS less importance sampling", higher.mean().item(), standard_error(higher), None),
         _row("simulated: lower bound, AIS", lower.mean, lower.standard_error_data, lower.error_text()),
-        _row("simulated: upper bound, reverse AIS", upper.mean, upper.standard_error_data, None),
+        _row("simulated: upper bound, reverse AIS", upper.mean, upper.standard_error_data, upper.error_text()),
         _row("simulated: gap", gap.mean, gap.standard_error_data, None),
     ]
     warnings = _of_crossing(simulated)
@@ -244,7 +244,7 @@ def latents(subject: Subject) -> Finding:
         "kl": "KL, the sum of the two",
     }
     rows = [{"nats per datum": text, "": _reported(getattr(terms, name))} for name, text in names.items()]
-    rows.insert(2, {"nats per datum": "information about x, at most", "": f"{terms.information_upper.mean:.3f}"})
+    rows.insert(2, {"nats per datum": "information about x, at most", "": _reported(terms.information_upper)})
     figures = {
         "Spread of each dimension's posterior mean over the data": plots.active_units(stats),
         "The average KL and its parts": plots.elbo_surgery(terms),
@@ -278,10 +278,14 @@ def calibration(subject: Subject) -> Finding:
     )
     flagged = {name: verdict for name, verdict in found.verdicts.items() if verdict != "calibrated"}
     coverage = found.coverage()
-    average = coverage.shares.mean(1)
+    average, errors = coverage.shares.mean(1), coverage.standard_errors
     rows = [
-        {"credible sets of": f"{level:.1%}", "hold the truth, average of all quantities": f"{held:.1%}"}
-        for level, held in zip(coverage.levels.tolist(), average.tolist(), strict=True)
+        {
+            "credible sets of": f"{level:.1%}",
+            "hold the truth, average of all quantities": f"{held:.1%}",
+            "standard error of one quantity": f"{error:.1%}",
+        }
+        for level, held, error in zip(*map(Tensor.tolist, (coverage.levels, average, errors)), strict=True)
     ]
     warnings = []
     if flagged:

@@ -22,6 +22,8 @@ trusted.
     derived.py       a run made from another one
     told.py          what a tracker was told of a run
     arrays.py        numbers of each datum, checked when they are read
+    saved_evidence.py
+                     the files of an evaluation
     files.py         files of a run, read and written whole
     locking.py       its lock
     formats.py       the form of every text file in it

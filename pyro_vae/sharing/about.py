@@ -46,7 +46,7 @@ _OF_THE_PART = {
 }
 _DIVISORS = {"digits": 16, **dict.fromkeys(("mnist", "fashion_mnist", "kmnist", "emnist"), 255)}
 """By what `load_data` divides the sets that it knows."""
-_PREPARATION = ("binarize", "dequantize", "divide_by", "missing", "context", "kinds")
+_PREPARATION = ("binarize", "dequantize", "divide_by", "missing", "context", "kinds", "image_size", "channels")
 
 
 def about(source: Source, name: str, part: Part) -> dict[str, Any]:

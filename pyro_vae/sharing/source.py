@@ -11,8 +11,8 @@ from pyro_vae.arguments.values import shown
 from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.data.fingerprint import fingerprint
 from pyro_vae.errors import UsageError
-from pyro_vae.runs.derived import MADE_BY
-from pyro_vae.runs.loading import load, read_config, read_manifest
+from pyro_vae.runs.loading import load
+from pyro_vae.runs.texts import read_config, read_manifest, weights_in_words
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,7 @@ class Source:
     @property
     def weights(self) -> str | None:
         """In words, which weights of the run these are."""
-        if self.path is None:
-            return None
-        progress, new = self.manifest["progress"], " and ".join(self.config.get(MADE_BY, {}).get("replaced", ()))
-        best = progress["best_epoch"]
-        chosen = f"best on validation, epoch {best}" if best else f"last, epoch {progress['epoch']}"
-        return f"{chosen}, {new} refitted" if new else chosen
+        return None if self.path is None else weights_in_words(self.config, self.manifest["progress"])
 
     @property
     def weights_sha256(self) -> str:

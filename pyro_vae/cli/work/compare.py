@@ -13,7 +13,6 @@ from pyro_vae import plots
 from pyro_vae.cli.streams import say
 from pyro_vae.cli.work.places import Place
 from pyro_vae.cli.work.printing import table
-from pyro_vae.cli.work.saved_evidence import read_saved
 from pyro_vae.cli.work.saved_runs import SavedRun, load_split, open_saved
 from pyro_vae.data import Dataset
 from pyro_vae.data.fingerprint import fingerprint
@@ -21,6 +20,7 @@ from pyro_vae.diagnostics.comparison import Comparison, compare
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import Evidence, log_marginal
 from pyro_vae.messages import Progress, finite
+from pyro_vae.runs.saved_evidence import read_saved
 
 _COLUMNS = ("log_p", "standard_error", "ess", "pareto_k", "elbo")
 

@@ -203,7 +203,9 @@ class _Files:
         lead = " ".join([lead, *(f"{note}." for note in self.notes)])
         text = page(f"Diagnosis of {self.saved.path.name}", lead, [finding.section for finding in found.values()])
         self.places[0].write(text.encode(errors="backslashreplace"))
-        self.places[1].write(json.dumps(finite({**self._about(), **_numbers(found)}), indent=1).encode())
+        numbers = {**self._about(), "weights_sha256": self.saved.weights_sha256, **_numbers(found)}
+        numbers["shown"] = {name: finding.section.plain() for name, finding in found.items()}
+        self.places[1].write(json.dumps(finite(numbers), indent=1).encode())
 
     def _about(self) -> dict[str, Any]:
         note = {"note": "; ".join(self.notes)} if self.notes else {}

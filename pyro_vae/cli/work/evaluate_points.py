@@ -10,6 +10,7 @@ from typing import Any
 from jsonargparse import Namespace
 from torch import Tensor
 
+from pyro_vae.cli.work.evaluate_results import IDENTITY, identity
 from pyro_vae.cli.work.places import tried
 from pyro_vae.cli.work.printing import print_result
 from pyro_vae.cli.work.saved_runs import SavedRun
@@ -55,6 +56,7 @@ def report_point_guide(
         numbers = _lower_bound(found) if all(discrete) else _reconstruction(found)
         result = {"run": str(saved.path), "data": data.protocol, "split": options.split, "weights": saved.weights}
         result |= {**numbers, "draws": _DRAWS, **_use_of_codes(saved, x, inputs), "device": str(saved.device)}
+        result |= identity(saved, x, inputs)
         print_result(result if options.json else _readable(result), options.json)
         places[f"{name}.npz"].write(packed(_columns(found, result["is_bound"])))
         places[f"{name}.json"].write(json.dumps(finite(result), indent=1).encode())
@@ -107,7 +109,7 @@ def _columns(found: Bound, is_bound: bool) -> dict[str, Tensor]:
 
 def _readable(result: dict[str, Any]) -> dict[str, Any]:
     """The result for readers: with units, and with what each number is and is not."""
-    r = dict(result)
+    r = {name: value for name, value in result.items() if name not in IDENTITY}
     error = f"{number(r.pop('standard_error_data'))} nats (N = {r.pop('num_data')} data)"
     head = {name: r.pop(name) for name in ("run", "data", "split", "weights")}
     if r.pop("is_bound"):

@@ -9,7 +9,6 @@ from jsonargparse import Namespace
 
 from pyro_vae import plots
 from pyro_vae.cli.work.places import Place, tried
-from pyro_vae.cli.work.saved_evidence import proof_of
 from pyro_vae.cli.work.saved_runs import SavedRun
 from pyro_vae.data import Dataset
 from pyro_vae.data.fingerprint import fingerprint
@@ -17,6 +16,7 @@ from pyro_vae.evidence import Evidence, bits_per_dim
 from pyro_vae.evidence.base import Estimate
 from pyro_vae.messages import finite
 from pyro_vae.runs.files import packed
+from pyro_vae.runs.saved_evidence import proof_of
 from pyro_vae.statistics.averages import at_least, number
 
 Found = Mapping[str, tuple[Estimate | str, float]]
@@ -65,15 +65,15 @@ def _exact(data: Dataset, x: torch.Tensor) -> dict[str, Any]:
 
 def identity(saved: SavedRun, x: torch.Tensor, inputs: Mapping[str, Any]) -> dict[str, str]:
     """Fingerprints of data and weights: two estimates with the same ones estimate the same quantity."""
-    return dict(zip(_IDENTITY, (fingerprint(x, **inputs), saved.weights_sha256), strict=True))
+    return dict(zip(IDENTITY, (fingerprint(x, **inputs), saved.weights_sha256), strict=True))
 
 
-_IDENTITY = ("data_sha256", "weights_sha256")
+IDENTITY = ("data_sha256", "weights_sha256")
 
 
 def readable(result: dict[str, Any]) -> dict[str, Any]:
     """One method's result for readers: with units, and each error next to its number."""
-    r = {name: value for name, value in result.items() if name not in _IDENTITY}
+    r = {name: value for name, value in result.items() if name not in IDENTITY}
     first = {name: r.pop(name) for name in ("run", "data", "split", "weights")}
     interval = _interval_line(r)
     lines = _of_importance(r) if "num_particles" in r else _of_another(r)
@@ -179,7 +179,7 @@ def _bits_text(
 
 def readable_all(result: dict[str, Any]) -> dict[str, Any]:
     """The results of all methods for readers: a table, and below it the health of each method."""
-    r = {name: value for name, value in result.items() if name not in _IDENTITY}
+    r = {name: value for name, value in result.items() if name not in IDENTITY}
     methods = r.pop("methods")
     done = {name: entry for name, entry in methods.items() if "refused" not in entry}
     refused = [f"{name}: {entry['refused']}" for name, entry in methods.items() if "refused" in entry]

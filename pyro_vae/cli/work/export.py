@@ -8,6 +8,7 @@ from jsonargparse import Namespace
 
 from pyro_vae.cli.work.places import Place
 from pyro_vae.cli.work.printing import print_result
+from pyro_vae.cli.work.saved_runs import check_folder
 from pyro_vae.messages import remark
 from pyro_vae.sharing.about import words
 from pyro_vae.sharing.exporting import Exported, exported
@@ -22,6 +23,7 @@ def run(options: Namespace) -> int:
     """Run the command with its options; returns the exit code."""
     FORMATS[options.to].check()
     run = Path(options.run)
+    check_folder(run)
     source = source_of(run, options.trust)
     tried = _place(options, f"encoder{FORMATS[options.to].ending}")
     tried.check()

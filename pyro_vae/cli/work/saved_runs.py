@@ -114,12 +114,17 @@ class SavedRun:
 def open_saved(options: Namespace, device: torch.device | None = None, run: str | None = None) -> SavedRun:
     """Load the run that the options name, or `run`, on the device that they name, or `device`."""
     path, device = Path(run or options.run), device or choose_device(options.device)
+    check_folder(path)
+    progress, config = read_manifest(path)["progress"], read_config(path, trained=True)
+    return SavedRun(path, config, progress, load(path, trust=options.trust, device=str(device)), device)
+
+
+def check_folder(path: Path) -> None:
+    """Refuse an archive, beside whose files results can't be written."""
     if path.is_file():
         raise CheckpointError(
             f"{path} is a file: expected the folder of a run; pyro-vae unpack makes one of an archive"
         )
-    progress, config = read_manifest(path)["progress"], read_config(path, trained=True)
-    return SavedRun(path, config, progress, load(path, trust=options.trust, device=str(device)), device)
 
 
 @dataclass(frozen=True)
