@@ -5,6 +5,7 @@ is clear (an array to a tensor, NumPy's numbers to Python's), and anything else 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from types import NoneType
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.arguments.remedies import nearest
-from pyro_vae.arguments.values import as_array, scalar, shown, whole
+from pyro_vae.arguments.values import as_array, number, numbers, scalar, shown, whole
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.shapes import Shapes
 
@@ -53,6 +54,18 @@ _WHOLE = (
 
 _TENSORS = ("mask", "c", "like", "labels")
 """Parameters that are tensors, in addition to `x`."""
+
+
+_INPUTS = ("mask", "c")
+"""Those of them that have a row for each datum."""
+
+
+_FUNCTIONS = ("progress", "to_x")
+"""Parameters that are functions, or None."""
+
+
+_SETTINGS = ("annealing", "hmc")
+"""Parameters that are a value of the class that they are annotated with, or None."""
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
@@ -98,11 +111,14 @@ def _check_all(function: str, known: Signature, given: dict[str, Any]) -> None:
         parameter = known.parameters[name]
         if parameter.kind in _NAMED and not (value is None and _may_be_none(parameter)):
             is_program = name in ("model", "guide") and "model" in known.parameters  # else a class, to make a guide
-            given[name] = program(name, value) if is_program else _checked(name, value)
-    module = _owner(given.get("vae", given.get("model")))
+            given[name] = program(name, value) if is_program else _checked(name, value, parameter.annotation)
+    module = _owner(given.get("vae", given.get("before", given.get("model"))))
     if isinstance(given.get("x"), Tensor):
         _check_data(module, given["x"])
     rows = len(given["x"]) if isinstance(given.get("x"), Tensor) else None
+    for name in _INPUTS:
+        if isinstance(given.get(name), Tensor):
+            given[name] = _beside(name, given[name], rows)
     for name, parameter in known.parameters.items():
         if parameter.kind is Parameter.VAR_POSITIONAL and name in given:
             given[name] = tuple(_further(function, known, i, x, rows) for i, x in enumerate(given[name]))
@@ -115,14 +131,29 @@ def _may_be_none(parameter: Parameter) -> bool:
     return parameter.default is None or NoneType in get_args(parameter.annotation)
 
 
-def _checked(name: str, value: Any) -> Any:
-    if name == "vae":
-        return pair_of(value)
-    if name == "x":
+def _checked(name: str, value: Any, kind: Any) -> Any:
+    if name in ("vae", "before", "after"):
+        return pair_of(value, name)
+    if name == "x" or (name in _INPUTS and kind in (Tensor, Tensor | None)):
         return tensor(name, value)
     if name in _TENSORS and isinstance(value, np.ndarray):
         return torch.as_tensor(value)
-    return whole(name, value, None) if name in _WHOLE else scalar(value)
+    if name in _FUNCTIONS and kind is not bool and not callable(value):
+        raise UsageError(f"{name}: expected a function, got {shown(value)}")
+    if name in _SETTINGS:
+        return _setting(name, value, kind)
+    if kind == Sequence[float]:
+        return numbers(name, value)
+    if name in _WHOLE:
+        return whole(name, value, 1 if name == "max_plate_nesting" else None)
+    return number(name, value) if kind in (float, float | None) else scalar(value)
+
+
+def _setting(name: str, value: Any, kind: Any) -> Any:
+    expected: Any = next(one for one in (kind, *get_args(kind)) if is_dataclass(one))
+    if not isinstance(value, expected):
+        raise UsageError(f"{name}: expected {expected.__name__}(...), got {shown(value)}")
+    return value
 
 
 def _input(function: str, name: str, value: Any, options: Sequence[str], rows: int | None) -> Any:
@@ -156,7 +187,14 @@ def _beside(name: str, value: Any, rows: int | None) -> Any:
     value = tensor(name, value)
     if rows is not None and (value.dim() == 0 or len(value) not in (1, rows)):
         raise DataError(f"{name}: expected {rows} rows, as many as x has, got shape {list(value.shape)}")
-    return value
+    return _truths(value) if name == "mask" else value
+
+
+def _truths(mask: Tensor) -> Tensor:
+    """A mask of truth values; of numbers 0 and 1 too."""
+    if mask.dtype is not torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
+        raise DataError("mask: expected True where an element was observed and False elsewhere, got other numbers")
+    return mask.bool()
 
 
 def tensor(name: str, data: Any) -> Tensor:
@@ -234,16 +272,20 @@ def program(name: str, value: Any) -> Any:
     return value
 
 
-def pair_of(value: Any) -> Any:
+def pair_of(value: Any, name: str = "vae") -> Any:
     """A module that has both programs.
+
+    Args:
+        value: what came.
+        name: the argument, for the message.
 
     Raises:
         UsageError: for anything else, e.g. the class or the path of a run.
     """
     if isinstance(value, str) or hasattr(value, "__fspath__"):
-        raise UsageError(f"vae: expected a VAE, got {shown(value)}: pass load({str(value)!r})")
+        raise UsageError(f"{name}: expected a VAE, got {shown(value)}: pass load({str(value)!r})")
     if isinstance(value, type) or not all(callable(getattr(value, name, None)) for name in ("model", "guide")):
         raise UsageError(
-            f"vae: expected a VAE, or another module with programs `model` and `guide`, got {shown(value)}"
+            f"{name}: expected a VAE, or another module with programs `model` and `guide`, got {shown(value)}"
         )
     return value

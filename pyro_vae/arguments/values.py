@@ -99,6 +99,18 @@ def number(name: str, value: Any) -> float:
     return value  # pyright: ignore[reportReturnType] - as it came: an int stays one
 
 
+def numbers(name: str, value: Any) -> list[float]:
+    """Some numbers, of a list, a tuple or an array.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    values = value.tolist() if isinstance(value, np.ndarray | Tensor) else value
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise UsageError(f"{name}: expected numbers, e.g. (0.5, 0.9), got {shown(value)}")
+    return [number(name, one) for one in values]
+
+
 def truth(name: str, value: Any) -> bool:
     """True or False, NumPy's too.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 from typing import Any
 
 import torch
@@ -200,12 +200,12 @@ def compare_with_hmc(
         >>> compare_with_hmc(vae.model, vae.guide, torch.ones(3, 4), num_draws=100, hmc=how).mean.values.shape
         torch.Size([3, 2])
     """
-    check(num_draws, max_rows, len(x), alpha)
+    check(x, alpha, num_draws=num_draws, max_rows=max_rows)
     how = hmc or HMC()
-    if num_draws < _LEAST_DRAWS * how.num_chains or tolerance < 0:
-        least = _LEAST_DRAWS * how.num_chains
-        needed, came = f"{least} for {how.num_chains} chains", f"{num_draws} and {tolerance}"
-        raise UsageError(f"need num_draws >= {needed} and tolerance >= 0, got {came}")
+    if num_draws < (least := _LEAST_DRAWS * how.num_chains):
+        raise UsageError(f"num_draws must be at least {least} for {how.num_chains} chains, got {num_draws}")
+    if not 0 <= tolerance < inf:
+        raise UsageError(f"tolerance must be a number from 0 on, got {tolerance}")
     given: dict[str, Any] = {**inputs, "max_plate_nesting": max_plate_nesting}
     found = posterior(
         model,

@@ -203,7 +203,7 @@ def simulation_based_calibration(
         >>> simulation_based_calibration(vae.model, vae.guide, torch.zeros(30, 4), num_draws=19).names
         ('z[0]', 'z[1]', 'norm', 'log p(x|z)', 'log q(z|x)')
     """
-    check(num_draws, max_rows, len(x), alpha)
+    check(x, alpha, num_draws=num_draws, max_rows=max_rows)
     simulation = Simulation(model, guide, x, args, inputs, seed, max_rows, max_plate_nesting, to_x)
     blocks, names = [], ()
     with simulation.running():

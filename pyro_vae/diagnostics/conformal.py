@@ -65,14 +65,16 @@ class ConformalScaling:
         """Between what the factors of infinitely many simulated data lie, `[J, Q]` each: order statistics.
 
         Args:
-            confidence: least probability of each interval, between 0 and 1; less if n is too small for it.
+            confidence: least probability of each interval, between 0 and 1. Where n is too small for it, the ends are 0
+                and infinity.
         """
         from scipy.stats import binom  # takes a second: not at every import of the package
 
         size, ordered = self.scores.shape[1], self.scores.sort(1).values
         places = binom.ppf([[(1 - confidence) / 2], [(1 + confidence) / 2]], size, self.levels.numpy())
-        low, high = (torch.from_numpy(p).long().clamp(0, size - 1) for p in (places[0] - 1, places[1]))
-        rows = torch.arange(len(ordered))
+        low, high = (torch.from_numpy(p).long() for p in (places[0], places[1] + 1))
+        rows, ends = torch.arange(len(ordered)), torch.zeros_like(ordered[:, :1])
+        ordered = torch.cat([ends, ordered, ends + torch.inf], 1)  # the k-th smallest at k
         return ordered[rows, low], ordered[rows, high]
 
     @property
@@ -235,7 +237,7 @@ def conformal_scaling(
         >>> found.names, found.factors.shape
         (('all together', 'z[0]', 'z[1]'), torch.Size([1, 3]))
     """
-    check(num_draws, max_rows, len(x), alpha)
+    check(x, alpha, num_draws=num_draws, max_rows=max_rows)
     kept = _levels(levels, num_draws, len(x))
     simulation = Simulation(model, guide, x, args, inputs, seed, max_rows, max_plate_nesting, to_x)
     blocks, names = [], ()
@@ -263,6 +265,8 @@ def _scores(truth: Tensor, draws: Tensor, levels: Tensor) -> tuple[Tensor, Tenso
 def _levels(levels: Sequence[float], num_draws: int, size: int) -> Tensor:
     """The levels that half of the draws give exactly, `[J]`."""
     half = num_draws - num_draws // 2
+    if len(levels) == 0:
+        raise UsageError("levels: expected at least one, e.g. (0.5, 0.9), got none")
     for level in levels:
         if not 0 < level < 1:
             raise UsageError(f"a level must be between 0 and 1, got {level}")

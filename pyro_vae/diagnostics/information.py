@@ -146,7 +146,7 @@ def _refuse_nan(values: Tensor, start: int) -> None:
     """Refuse `[num_draws, n]` with a nan, naming the datum; the first is number `start`."""
     if values.isnan().any():
         datum = start + int(values.isnan().any(0).nonzero()[0])
-        raise NumericalError(f"a code of datum {datum}, or its density, is nan: look at the networks' outputs for it")
+        raise NumericalError(f"a code of datum {datum}, or its density, is nan: look at x and the networks' outputs")
 
 
 def _check(q: AggregatePosterior, prior: Distribution | None, num_draws: int) -> None:

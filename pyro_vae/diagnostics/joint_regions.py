@@ -141,7 +141,7 @@ def expected_coverage(
         >>> found.names, found.ranks.shape
         (('TARP', 'HPD'), torch.Size([30, 2]))
     """
-    check(num_draws, max_rows, len(x), alpha)
+    check(x, alpha, num_draws=num_draws, max_rows=max_rows)
     simulation, blocks = Simulation(model, guide, x, args, inputs, seed, max_rows, max_plate_nesting, to_x), []
     with simulation.running():
         points = None

@@ -16,6 +16,7 @@ from pyro_vae.inference.programs import Program
 from pyro_vae.inference.simulated_codes import Simulation
 from pyro_vae.inference.simulating import ToX, simulate
 from pyro_vae.process.isolation import isolated
+from pyro_vae.statistics.averages import number
 
 Measure = Literal["log p(x)", "ELBO"]
 _CLEAR = 2.0
@@ -134,7 +135,7 @@ class EvidenceCheck:
         sizes = f"N = {len(self.observed)}, n = {len(self.simulated)}, seed {self.seed}"
         return (
             f"EvidenceCheck({self.verdict}, p = {self.p_value:.3g}; {self.measure} {difference:+.2f} nats "
-            f"(se {error:.2f}) from simulated data; {flagged}; {sizes})"
+            f"(se {number(error, '.2f')}) from simulated data; {flagged}; {sizes})"
         )
 
 
@@ -203,7 +204,7 @@ def evidence_check(
         >>> found.p_values.shape
         torch.Size([20])
     """
-    check(num_particles, max_rows, len(x), alpha)
+    check(x, alpha, num_particles=num_particles, num_simulated=num_simulated, max_rows=max_rows)
     if measure not in ("log p(x)", "ELBO"):
         raise UsageError(f"measure must be 'log p(x)' or 'ELBO', got {measure!r}")
     if 2 / (num_simulated + 1) > alpha:

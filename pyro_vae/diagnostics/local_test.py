@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.arguments.checked import checked
+from pyro_vae.arguments.values import whole
 from pyro_vae.diagnostics.pair_features import PairFeatures, Placed
 from pyro_vae.diagnostics.ranks import check
 from pyro_vae.errors import NumericalError, UsageError
@@ -179,7 +180,8 @@ def local_c2st(
         >>> found.p_values.shape
         torch.Size([3])
     """
-    check(min(num_draws - 1, num_simulated), max_rows, len(x), alpha)
+    check(x, alpha, num_simulated=num_simulated, num_null=num_null, max_rows=max_rows)
+    whole("num_draws", num_draws, 2)
     if 1 / (num_null + 1) > alpha:
         few = f"with num_null={num_null} nothing can be flagged at alpha {alpha}"
         raise UsageError(f"{few}: {round(1 / alpha) - 1} or more")
@@ -214,7 +216,7 @@ _DIMS = {"codes": 1, "at": 0, "x": 0}
 def _placed(codes: Tensor, mean: Tensor, deviation: Tensor, x: Tensor) -> Placed:
     standardised = (codes - mean) / deviation
     if not standardised.isfinite().all():
-        raise NumericalError("a draw of the guide is not finite: look at the encoder's outputs")
+        raise NumericalError("a draw of the guide is not finite: look at x, and at the encoder's outputs")
     return Placed(standardised, torch.cat([mean, deviation.log()], -1), x)
 
 

@@ -211,8 +211,10 @@ def _check(method: str, num_draws: int, count: int, alpha: float, size: int) -> 
     known = (*METHODS, "prior")
     if method not in known:
         raise UsageError(f"method must be one of {', '.join(map(repr, known))}, got {method!r}")
-    if count < 1 or size < 1 or not 0 < alpha < 1:
-        raise UsageError(f"need a statistic, data, and 0 < alpha < 1, got {count}, {size} data and {alpha}")
+    if count < 1 or size < 1:
+        raise UsageError(f"need a statistic and data, got {count} statistics and {size} data")
+    if not 0 < alpha < 1:
+        raise UsageError(f"alpha must be between 0 and 1, got {alpha}")
     if 2 / (num_draws + 1) > alpha / count:
         least = fewest_draws(count, alpha)
         raise UsageError(f"with {num_draws} draws nothing can be flagged at alpha {alpha}: num_draws must be {least}")

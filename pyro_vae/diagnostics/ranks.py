@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.arguments.values import whole
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.inference.tiles import TILE_DATA
 from pyro_vae.process.seeding import generator
@@ -134,15 +135,23 @@ class Ranks(ABC):
         return shift, (fractions.var(0, correction=0) - self._variance()) / (1 / 180 / n) ** 0.5
 
 
-def check(num_draws: int, max_rows: int, num_data: int, alpha: float) -> None:
+def check(x: Tensor, alpha: float, **sizes: int) -> None:
     """What all checks of calibration are asked for.
 
+    Args:
+        x: data.
+        alpha: probability of a false alarm.
+        **sizes: numbers that must be at least 1, by name.
+
     Raises:
-        UsageError: if a number is out of range.
+        UsageError: if a number is out of range, or there are no data.
     """
-    if min(num_draws, max_rows, num_data) < 1 or not 0 < alpha < 1:
-        sizes = f"{num_draws}, {max_rows}, {num_data} data and alpha = {alpha}"
-        raise UsageError(f"need num_draws and max_rows >= 1, data, and 0 < alpha < 1, got {sizes}")
+    for name, value in sizes.items():
+        whole(name, value, 1)
+    if len(x) == 0:
+        raise UsageError("x: expected at least 1 datum, got none")
+    if not 0 < alpha < 1:
+        raise UsageError(f"alpha must be between 0 and 1, got {alpha}")
 
 
 def ranked(truth: Tensor, draws: Tensor, seed: int, start: int) -> Tensor:

@@ -197,7 +197,7 @@ def _terms(samples: ImportanceSamples, aggregate: Tensor, others: Tensor, start:
     )
     if (bad := terms[0].isnan() | terms[1].isnan() | aggregate.isnan()).any():
         datum = start + int(bad.any(0).nonzero()[0])
-        raise NumericalError(f"a log-density of a code of datum {datum} is nan: look at the networks' outputs for it")
+        raise NumericalError(f"a log-density of a code of datum {datum} is nan: look at x and the networks' outputs")
     return terms
 
 

@@ -179,8 +179,10 @@ class AnnealedEvidence(Estimate):
 
     @property
     def _interval_flagged(self) -> Tensor:
+        error = self.upper_standard_error
         loose = ~(self.spread <= _INTERVAL_SPREAD)
-        return loose | (loose.double().mean() > _SIZEABLE)
+        unknown = torch.zeros_like(loose) if error is None else ~error.isfinite()
+        return loose | unknown | (loose.double().mean() > _SIZEABLE)
 
     @property
     def health(self) -> str:

@@ -118,8 +118,9 @@ class Evidence(Estimate):
 
     @property
     def _interval_flagged(self) -> Tensor:
-        below = min(self.threshold, _INTERVAL_BELOW)
-        return self.flagged | untrustworthy(self.pareto_k, self.num_particles, below)
+        below, error = min(self.threshold, _INTERVAL_BELOW), self.upper_standard_error
+        heavy = self.flagged | untrustworthy(self.pareto_k, self.num_particles, below)
+        return heavy if error is None else heavy | ~error.isfinite()
 
     @property
     def bias(self) -> float:
@@ -370,7 +371,7 @@ class _Sums:
             datum = start + int((~first.isfinite()).nonzero()[0])
             raise NumericalError(
                 f"log p(x) of datum {datum} is {first[datum - start].item()}: a log-weight is nan or infinite, or all "
-                "are -inf; look at the decoder's and the encoder's outputs for it"
+                "are -inf; look at x, and at the decoder's and the encoder's outputs for it"
             )
         k, rounding = self.num_particles, self.rounding.cpu()
         tail, pareto_k = (torch.from_numpy(a) for a in smooth_tail(self.tail.T.cpu().numpy(), k, rounding.numpy()))

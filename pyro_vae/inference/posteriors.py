@@ -394,7 +394,7 @@ def _usable(log_w: Tensor, start: int) -> Tensor:
         datum = int((~total.isfinite()).nonzero()[0])
         raise NumericalError(
             f"the log-weights of datum {start + datum} add up to {total[datum].item()}: one is nan or infinite, or all "
-            "are -inf; look at the decoder's and the encoder's outputs for it"
+            "are -inf; look at x, and at the decoder's and the encoder's outputs for it"
         )
     return log_w
 

@@ -212,5 +212,5 @@ def _check_start(log_density: Tensor, gradient: Tensor) -> None:
         datum = int(bad.nonzero()[0])
         raise NumericalError(
             f"the log-density of datum {datum} where its chains start, or its gradient, is not finite "
-            f"({log_density[:, datum].tolist()}): look at the decoder's outputs for it, or start elsewhere"
+            f"({log_density[:, datum].tolist()}): look at x, and at the decoder's outputs for it, or start elsewhere"
         )

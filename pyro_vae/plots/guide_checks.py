@@ -99,7 +99,7 @@ def conformal_scaling(result: ConformalScaling) -> "Figure":
 
     Returns:
         The figure: the region of the whole code with its 95 % interval, and the interval of each dimension in grey, in
-        colour if flagged.
+        colour if flagged. An interval without an upper end is drawn up to twice the factor.
 
     Example:
         >>> from pyro_vae.autoencoders import VAE
@@ -116,7 +116,8 @@ def conformal_scaling(result: ConformalScaling) -> "Figure":
     axes.axhline(1, color="black", lw=0.7)
     for column, bad in zip(factors.T[1:], flagged.T[1:], strict=True):
         axes.plot(levels, column, "-o", color=ORANGE if bad.any() else GREY, alpha=0.6, lw=0.9, ms=2.5)
-    bars = np.stack([factors[:, 0] - low, high - factors[:, 0]])
+    open_end = 2 * factors[:, 0]  # of an interval without an upper end a bar that is as long as the factor
+    bars = np.stack([factors[:, 0] - low, np.where(np.isfinite(high), high, open_end) - factors[:, 0]])
     axes.errorbar(levels, factors[:, 0], bars, fmt="-s", color=BLUE, ms=5, lw=1.4, capsize=3, label="the whole code")
     axes.plot([], [], "-o", color=GREY, ms=2.5, label="single dimensions")
     axes.set_ylabel("factor of the radius", fontsize=TEXT)

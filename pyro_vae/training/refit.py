@@ -127,6 +127,7 @@ class PriorComparison(Gains):
 
 
 @isolated
+@checked
 def compare_priors(
     before: Any, after: Any, x: Tensor, num_particles: int = 10, seed: int = 0, mask: Tensor | None = None
 ) -> PriorComparison:

@@ -46,6 +46,7 @@ class GuideComparison(Gains):
 
 
 @isolated
+@checked
 def compare_guides(
     before: VAE, after: VAE, x: Tensor, num_particles: int = 10, seed: int = 0, **inputs: Tensor
 ) -> GuideComparison:
@@ -72,7 +73,7 @@ def compare_guides(
         tensor([0., 0., 0.], dtype=torch.float64)
     """
     device = next(before.parameters()).device
-    given: dict[str, Any] = {name: value.to(device) for name, value in inputs.items()}
+    given: dict[str, Any] = {name: value.to(device) for name, value in inputs.items() if value is not None}
     options = {"num_particles": num_particles, "seed": seed, **given}
     first, second = (bound(vae.model, vae.guide, x.to(device), **options) for vae in (before, after))
     return GuideComparison(first, second, second.elbo - first.elbo)

@@ -17,6 +17,8 @@ from pyro_vae import (
     VQVAE,
     HierarchicalVAE,
     SemiSupervisedVAE,
+    compare_guides,
+    compare_priors,
     estimate,
     fit,
     latent_statistics,
@@ -30,6 +32,7 @@ from pyro_vae.data import as_dataset
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.evidence import Annealing, bound
 from pyro_vae.guides import DiagonalNormal
+from pyro_vae.inference.hamiltonian import HMC
 from pyro_vae.likelihoods import Likelihood, Normal, Poisson
 from pyro_vae.networks import MLP, ConvNet
 from pyro_vae.objectives import ELBO
@@ -57,6 +60,11 @@ def trained(data=X, objective=None, **options):
 
 def evidence(x=X, *args, **options):
     return log_marginal(PAIR.model, PAIR.guide, x, *args, **{"num_particles": 3, **options})
+
+
+def checks(name, x=X, **options):
+    """A check of calibration."""
+    return getattr(pyro_vae.diagnostics, name)(PAIR.model, PAIR.guide, x, **options)
 
 
 CONSTRUCTORS = {
@@ -296,6 +304,43 @@ PROGRAMS = {
         "called as estimate(method, model, guide, x, ...). Known: importance",
     ),
     "a VAE to load": (lambda: pyro_vae.load(PAIR), "path: expected the path of a run directory, got"),
+    "text as alpha": (lambda: checks("expected_coverage", alpha="5"), "alpha: expected a number, got '5'"),
+    "no alpha": (lambda: checks("expected_coverage", alpha=None), "alpha: expected a number, got None"),
+    "no plates": (lambda: evidence(max_plate_nesting=0), "max_plate_nesting must be at least 1, got 0"),
+    "a number as progress": (lambda: evidence(progress=True), "progress: expected a function, got True"),
+    "text as to_x": (lambda: checks("expected_coverage", to_x="x"), "to_x: expected a function, got 'x'"),
+    "a number as settings": (
+        lambda: checks("compare_with_hmc", hmc=4),
+        "hmc: expected HMC(...), got 4",
+    ),
+    "other settings": (
+        lambda: pyro_vae.ais(*programs(PAIR), X, annealing=HMC()),
+        "annealing: expected Annealing(...), got HMC(",
+    ),
+    "a number as levels": (
+        lambda: checks("conformal_scaling", levels=0.9),
+        "levels: expected numbers, e.g. (0.5, 0.9)",
+    ),
+    "a level of text": (lambda: checks("conformal_scaling", levels=["x"]), "levels: expected a number, got 'x'"),
+    "no levels": (lambda: checks("conformal_scaling", levels=[]), "levels: expected at least one"),
+    "no draws": (lambda: checks("local_c2st", num_draws=1), "num_draws must be at least 2, got 1"),
+    "fewer than no guesses": (lambda: checks("local_c2st", num_null=-1), "num_null must be at least 1, got -1"),
+    "fewer than no data": (lambda: checks("evidence_check", num_simulated=-1), "num_simulated must be at least 1"),
+    "a tolerance of nan": (
+        lambda: checks("compare_with_hmc", tolerance=float("nan")),
+        "tolerance must be a number from",
+    ),
+    "no data to check": (lambda: checks("local_c2st", x=X[:0]), "x: expected at least 1 datum, got none"),
+    "a list as mask": (lambda: evidence(mask=[1, 0]), "mask: expected 5 rows, as many as x has"),
+    "a mask of other numbers": (lambda: evidence(mask=0.5 * X), "mask: expected True where an element was observed"),
+    "a number as guide": (lambda: compare_guides(PAIR, 3, X), "after: expected a VAE"),
+    "a path as guide": (lambda: compare_guides("runs/x", PAIR, X), "before: expected a VAE, got 'runs/x': pass load("),
+    "a mask of text": (lambda: compare_priors(PAIR, PAIR, X, mask="x"), "mask: expected a tensor or an array"),
+    "a datum for two guides": (lambda: compare_guides(PAIR, PAIR, X[0]), "x: expected shape [N >= 1, 3, 2]"),
+    "another input for them": (
+        lambda: compare_guides(PAIR, PAIR, X, particles=3),
+        "no option 'particles', did you mean",
+    ),
     "two models compared": (lambda: pyro_vae.compare(PAIR, PAIR), "compare: too many positional arguments"),
     "numbers compared": (lambda: pyro_vae.compare({"a": 1.0, "b": 2.0}), "expected the results of log_marginal"),
     "no classes": (lambda: pyro_vae.classify(PAIR, X), "vae: expected a SemiSupervisedVAE, which has classes, got a "),

@@ -82,7 +82,7 @@ def test_as_printed(exact):
 
 def test_refusals():
     pair, x = KnownPair("exact"), torch.zeros(2, 4).double()
-    with pytest.raises(UsageError, match="num_draws >= 80 for 4 chains"):
+    with pytest.raises(UsageError, match="num_draws must be at least 80 for 4 chains, got 79"):
         compare_with_hmc(pair.model, pair.guide, x, num_draws=79)
     vae = SemiSupervisedVAE((4,), latent_dim=2, classes=3)
     with pytest.raises(UsageError, match="discrete"):

@@ -278,7 +278,7 @@ class TestSimulate:
 
 def test_refusals():
     vae = VAE((4,), latent_dim=2)
-    with pytest.raises(UsageError, match="0 < alpha < 1"):
+    with pytest.raises(UsageError, match="alpha must be between 0 and 1"):
         simulation_based_calibration(vae.model, vae.guide, torch.zeros(3, 4), alpha=1.0)
     point = VAE((4,), latent_dim=2, guide=Delta)
     with pytest.raises(UsageError, match="is a Delta"):

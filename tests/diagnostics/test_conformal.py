@@ -1,10 +1,14 @@
 """`diagnostics.conformal`: factors that are known for guides of known width, and the promise of the scaled sets."""
 
+from dataclasses import replace
+from math import inf
+
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 
+from pyro_vae import plots
 from pyro_vae.diagnostics.conformal import ConformalScaling, conformal_scaling
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.inference.simulated_codes import Simulation
@@ -50,6 +54,14 @@ class TestFactors:
         low, high = scores(0.1, 0.2, 0.3, 0.4, 0.5).intervals(0.6)
         assert (low.item(), high.item()) == (0.2, 0.4)  # X_(2) to X_(4) holds the median with probability 0.625
         assert scores(0.5, 2.0).coverage.shares.item() == 0.5
+
+    def test_too_few_data_say_nothing_of_an_end(self):
+        """X_(1) to X_(5) holds the median with probability 0.94: for 95 % there is neither end; for 90 % both."""
+        few = scores(0.1, 0.2, 0.3, 0.4, 0.5)
+        assert [end.item() for end in few.intervals(0.95)] == [0.0, inf]
+        assert [end.item() for end in few.intervals(0.9)] == [0.1, 0.5]
+        assert "(0.00 to inf)" in repr(replace(few, scores=few.scores.expand(1, 5, 2), names=("all together", "z")))
+        assert type(plots.conformal_scaling(few)).__name__ == "Figure"
 
     def test_as_printed(self, narrow):
         told = repr(narrow)

@@ -113,7 +113,7 @@ class TestPrograms:
 
     def test_refusals(self, exact):
         vae = VAE((4,), latent_dim=2)
-        with pytest.raises(UsageError, match="0 < alpha < 1"):
+        with pytest.raises(UsageError, match="alpha must be between 0 and 1"):
             expected_coverage(vae.model, vae.guide, torch.zeros(3, 4), alpha=0.0)
         with pytest.raises(UsageError, match=r"level 0\.999 needs more than 99 draws: 999 give"):
             exact.coverage((0.999,))

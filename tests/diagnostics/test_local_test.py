@@ -70,5 +70,5 @@ class TestNumbers:
         vae = VAE((4,), latent_dim=2)
         with pytest.raises(UsageError, match=r"nothing can be flagged at alpha 0\.05: 19 or more"):
             local_c2st(vae.model, vae.guide, torch.zeros(3, 4), num_null=10)
-        with pytest.raises(UsageError, match="need num_draws"):
+        with pytest.raises(UsageError, match="num_simulated must be at least 1, got 0"):
             local_c2st(vae.model, vae.guide, torch.zeros(3, 4), num_simulated=0)

@@ -142,6 +142,11 @@ class TestWhereItComesFrom:
         interval = run(x, num_particles=1).interval
         assert interval.upper.values.isnan().all() and interval.unreliable == 1
 
+    def test_two_draws_have_no_error_of_the_upper_end(self, few):
+        run, x = few
+        interval = run(x, num_particles=2).interval
+        assert interval.upper.values.isfinite().all() and interval.unreliable == 1
+
     def test_smoothed_weights_have_none(self, few):
         run, x = few
         found = run(x, num_particles=50, smoothed=True)
@@ -186,6 +191,11 @@ class TestAnnealed:
             weights = wave * torch.where(torch.arange(10) < loose, 1.0, 0.3)
             found = AnnealedEvidence(weights, torch.ones(10), "lower", self.HOW, 1, 0)
             assert found.unreliable == 0 and found.interval.unreliable == (1.0 if loose == 3 else 0.1)
+
+    def test_two_chains_have_no_error_of_the_upper_end(self):
+        """However near they are: an interval whose error is not known says nothing."""
+        found = AnnealedEvidence(torch.tensor([[0.0], [0.1]]).double(), torch.ones(1), "lower", self.HOW, 1, 0)
+        assert found.interval.upper.values.isfinite().all() and found.interval.unreliable == 1 and not found.flagged
 
     def test_one_chain(self):
         found = AnnealedEvidence(torch.zeros(1, 3).double(), torch.ones(3), "lower", self.HOW, 1, 0)

@@ -92,7 +92,7 @@ class NewGuide(NewPart):
 
     what, fits = "guide", "fits the posteriors of held-out data"
 
-    def __init__(self, vae: VAE, parts: Mapping[str, Any]) -> None:
+    def __init__(self, vae: Any, parts: Mapping[str, Any]) -> None:
         check_guide(vae)
         self.vae, self.parts = vae, parts
 
