@@ -73,6 +73,10 @@ class TestNumbers:
             and told["unreliable"].keys() == {"observed", "simulated"}
         )
 
+    def test_of_one_datum_the_error_is_unknown(self):
+        found = evidence_check(PAIR.model, PAIR.guide, torch.zeros(1, 4).double(), num_simulated=60, num_particles=5)
+        assert "(se unknown)" in repr(found)
+
     def test_inputs_are_repeated(self):
         vae = VAE((4,), latent_dim=2, context=(3,))
         found = evidence_check(
