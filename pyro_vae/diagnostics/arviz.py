@@ -63,8 +63,8 @@ def to_arviz(
     1.x an `xarray.DataTree`; `result.to_netcdf(path)` writes the same file with both, and both read it by
     `arviz.from_netcdf`.
 
-    With `method="guide"` the draws have the density `log_q`, so the weights correct them: `arviz.psislw`
-    of `log_weight` (of 1.x the same by `arviz_stats`, of `-log_weight`) gives their Pareto k, and
+    With `method="guide"` the draws have the density `log_q`, so the weights correct them: `arviz.psislw` of the array
+    of `log_weight`, draws last, gives their Pareto k (1.x: `arviz_stats.base.array_stats.psislw` of `-log_weight`), and
     `arviz_stats.loo_approximate_posterior(data, log_p, log_q)` the log-density of each datum when it is left out, with
     its k. The other methods have used the weights already: their draws are not to be weighted again.
 

@@ -223,7 +223,7 @@ def conformal_scaling(
         A `ConformalScaling`, on the CPU.
 
     Raises:
-        UsageError: if a level is out of range, or L or N is too small for it.
+        UsageError: if a level is out of range, L or N is too small for it, or a latent site is discrete.
         NumericalError: if the guide's draws do not vary in every direction.
 
     References:
@@ -243,6 +243,8 @@ def conformal_scaling(
     blocks, names = [], ()
     with simulation.running():
         for start, simulated in simulation.blocks():
+            if not names:
+                simulation.check_continuous(simulated)
             codes = simulation.codes(start, simulated, num_draws)
             names = simulation.element_names(simulated)
             blocks.append(_scores(codes.truth, codes.draws, kept))

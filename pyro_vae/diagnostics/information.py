@@ -68,7 +68,8 @@ class CodeInformation:
         kl = "" if self.marginal_kl is None else f", marginal KL {self.marginal_kl}"
         return (
             f"CodeInformation(information {self.information} [at most log N = {self.most:.2f}{limit}; population at "
-            f"most {self.information_upper.mean:.3f}]{kl}, nats per datum, N = {len(self.information)})"
+            f"most {self.information_upper}]{kl}, nats per datum, N = {len(self.information)}, "
+            f"{self.num_draws} draws each, seed {self.seed})"
         )
 
 

@@ -87,7 +87,7 @@ class ElboSurgery:
         limit = ", SATURATED" if self.saturated else ""
         return (
             f"ElboSurgery(reconstruction {self.reconstruction} - information {self.information} "
-            f"[at most log N = {self.most:.2f}{limit}; population at most {self.information_upper.mean:.3f}] "
+            f"[at most log N = {self.most:.2f}{limit}; population at most {self.information_upper}] "
             f"- marginal KL {self.marginal_kl}, nats per datum, N = {len(self.kl)})"
         )
 

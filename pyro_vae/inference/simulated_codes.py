@@ -13,10 +13,11 @@ from torch import Tensor
 
 from pyro_vae.compiling.backends import exact_products, fast_cpu
 from pyro_vae.compiling.memory import remembering
+from pyro_vae.errors import UsageError
 from pyro_vae.inference.pairs import EagerPair
 from pyro_vae.inference.programs import Called, Program, evaluation_mode
 from pyro_vae.inference.simulating import Simulated, ToX, simulate_block
-from pyro_vae.inference.sites import element_names, flattened
+from pyro_vae.inference.sites import element_names, flattened, is_discrete
 from pyro_vae.inference.tiles import TILE_DATA, draws
 from pyro_vae.inference.weighing import log_density, refuse_point_masses, sites_at
 from pyro_vae.messages import ByShapes
@@ -118,6 +119,20 @@ class Simulation:
         log_truth = log_density(sites.values(), nesting)[0]
         drawn, log_draws = self.flat_draws(start, data, list(latents), num_draws)
         return Codes(_double(flattened(latents, latents, nesting))[0], _double(log_truth), drawn, log_draws)
+
+    def check_continuous(self, simulated: Simulated) -> None:
+        """Refuse discrete sites, of which there are no intervals and no distances.
+
+        Raises:
+            UsageError: with the site.
+        """
+        nesting, data = self.nesting, data_of(simulated)
+        sites = sites_at(self.pair.guide, simulated.latents, *data, max_plate_nesting=nesting, role="guide")
+        if found := [name for name, site in sites.items() if is_discrete(site["fn"])]:
+            raise UsageError(
+                f"latent site {found[0]!r} is discrete, and credible sets by distance are of continuous codes: "
+                "local_c2st and expected_coverage take discrete sites"
+            )
 
     def flat_draws(self, start: int, data: Sequence[Tensor], order: Sequence[str], num: int) -> tuple[Tensor, Tensor]:
         """Draws of the guide for any block of data, `[num, n, size]`, and log q(z|x), `[num, n]`.

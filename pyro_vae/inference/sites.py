@@ -4,7 +4,7 @@ All code that joins values of several sites uses this order, so that columns of 
 """
 
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -53,3 +53,11 @@ def element_names(values: Mapping[str, Tensor], order: Iterable[str], nesting: i
     """The names of the columns of `flattened`: `"z[0]"`, `"z[1]"`, ...; arguments as there."""
     sizes = {name: value.movedim(nesting, 1)[0, 0].numel() for name, value in in_order(values, order).items()}
     return [f"{name}[{i}]" for name, size in sizes.items() for i in range(size)]
+
+
+def is_discrete(fn: Any) -> bool:
+    """Whether a distribution has discrete values; False where it does not say."""
+    try:
+        return bool(fn.support.is_discrete)
+    except NotImplementedError:
+        return False

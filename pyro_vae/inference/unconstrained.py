@@ -19,7 +19,7 @@ from torch.distributions.transforms import ComposeTransform, IndependentTransfor
 
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.inference.programs import Called, Program, evaluation_mode
-from pyro_vae.inference.sites import flattened, in_order
+from pyro_vae.inference.sites import flattened, in_order, is_discrete
 from pyro_vae.inference.tiles import TILE_DATA, padded
 from pyro_vae.inference.weighing import log_density, propose, sites_at, weigh
 from pyro_vae.process.isolation import isolated
@@ -236,7 +236,7 @@ def _site(name: str, value: Tensor, transform: Transform, nesting: int) -> _Site
 
 def _transform(name: str, model: Any, guide: Any) -> Transform:
     """The bijection from real numbers to the support of a site in the model, or, if none is known, in the guide."""
-    if any(_is_discrete(fn) for fn in (model, guide)):
+    if any(is_discrete(fn) for fn in (model, guide)):
         raise UsageError(
             f"latent site {name!r} is discrete, so there is no gradient. Sum over it in the model, or give "
             "its values as an input; log_marginal (importance sampling) accepts discrete sites"
@@ -250,13 +250,6 @@ def _transform(name: str, model: Any, guide: Any) -> Transform:
         f"no bijection is known between the real numbers and the support of latent site {name!r} "
         f"({type(model).__name__}): give the distribution a `support` that torch.distributions.biject_to takes"
     )
-
-
-def _is_discrete(fn: Any) -> bool:
-    try:
-        return bool(fn.support.is_discrete)
-    except NotImplementedError:
-        return False
 
 
 def _plain(support: constraints.Constraint) -> constraints.Constraint:

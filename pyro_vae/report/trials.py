@@ -130,8 +130,10 @@ def _of_part(subject: Subject, proposal: Refit, epochs: int, training: Training,
     vae: Any = subject.vae
     held_out = subject.held_out
     new = _fitted(vae, training, proposal, epochs=epochs, seed=subject.seed, progress=progress)
-    compare = compare_priors if "prior" in proposal.parts else compare_guides
-    return compare(vae, new, held_out.x, num_particles=_DRAWS, seed=subject.seed, **held_out.inputs)
+    how: dict[str, Any] = {"num_particles": _DRAWS, "seed": subject.seed}
+    if "prior" in proposal.parts:
+        return compare_priors(vae, new, held_out.x, mask=held_out.inputs.get("mask"), **how)
+    return compare_guides(vae, new, held_out.x, **how, **held_out.inputs)
 
 
 def _fitted(vae: VAE, training: Training, proposal: Refit, **settings: Any) -> VAE:

@@ -150,11 +150,16 @@ def compare_priors(
     Returns:
         A `PriorComparison`, in double precision on the CPU.
 
+    Raises:
+        UsageError: for a model without one prior of codes alone.
+
     Example:
         >>> vae = VAE((4,), latent_dim=2)
         >>> compare_priors(vae, vae, torch.ones(3, 4)).gains
         tensor([0., 0., 0.], dtype=torch.float64)
     """
+    for vae in (before, after):
+        check_prior(vae)
     first, second = (cross_entropy(vae, x, num_particles, seed, mask) for vae in (before, after))
     if _same_codes(before, after, x, mask, seed):
         return PriorComparison(first, second, first.values - second.values)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pyro_vae import plots
+from pyro_vae.autoencoders import SemiSupervisedVAE
 from pyro_vae.diagnostics.conformal import ConformalScaling, conformal_scaling
 from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.inference.simulated_codes import Simulation
@@ -111,15 +112,22 @@ class TestRefusals:
         with pytest.raises(UsageError, match=r"draws: expected \[198, N, 2\], .* got \[50, 3, 2\]"):
             narrow.credible_intervals(torch.zeros(50, 3, 2))
 
+    def test_a_discrete_site(self):
+        vae = SemiSupervisedVAE((4,), latent_dim=2, classes=3)
+        with pytest.raises(UsageError, match="'y' is discrete, and credible sets by distance are of continuous codes"):
+            conformal_scaling(vae.model, vae.guide, torch.zeros(40, 4), levels=(0.5,))
+
     def test_a_code_that_does_not_vary(self):
+        still = dist.Normal(torch.ones(1), 1e-30).to_event(1)  # in single precision each draw is 1
+
         def model(x):
             with pyro.plate("data", len(x), dim=-1):
-                k = pyro.sample("k", dist.Categorical(torch.ones(1)))
-                pyro.sample("x", dist.Normal(k[..., None].float(), 1.0).to_event(1), obs=x)
+                z = pyro.sample("z", still)
+                pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
 
         def guide(x):
             with pyro.plate("data", len(x), dim=-1):
-                pyro.sample("k", dist.Categorical(torch.ones(1)))
+                pyro.sample("z", still)
 
         with pytest.raises(NumericalError, match="do not vary in every direction"):
             conformal_scaling(model, guide, torch.zeros(60, 1), levels=(0.5,), num_draws=40)
