@@ -21,6 +21,7 @@ from pyro_vae.cli.mistakes import explain, where_typed
 from pyro_vae.cli.streams import say
 from pyro_vae.cli.values import loaded, shown, suggest, whole_number
 from pyro_vae.errors import UsageError
+from pyro_vae.runs.formats import MADE_BY
 from pyro_vae.runs.safe_yaml import MAX_CHARACTERS, YamlError, dump_yaml, load_yaml
 
 _MODE = "pyro-vae"
@@ -175,6 +176,11 @@ class _Words:
         path, known = key.split("."), options_of(self.parser)
         if path[0] in self.given:
             self.given[path[0]].assign(path[1:], value, path[0])
+        elif key == MADE_BY:
+            raise UsageError(
+                f"--config {_short(source)}: it is of a refitted run, which was not trained as a whole: take the "
+                f"config.yaml of the run that it was made from{_made_from(value)}"
+            )
         elif key not in known:
             raise UsageError(f"--config {_short(source)}: unknown key {key!r}{suggest(key, [*self.given, *known])}")
         elif isinstance(known[key], argparse._StoreTrueAction) or known[key].nargs == 0:
@@ -200,6 +206,12 @@ def _kinds(action: argparse.Action) -> tuple[Any, ...]:
     """The type of an option's values; of a union, also each of its types."""
     kind = getattr(action, "_typehint", None) or action.type
     return (kind, *get_args(kind))
+
+
+def _made_from(record: Any) -> str:
+    """The source of a refitted run, where its config names one."""
+    run = record.get("run") if isinstance(record, Mapping) else None
+    return f", {run}" if isinstance(run, str) else ""
 
 
 def _flag(key: str, value: Any) -> list[str]:

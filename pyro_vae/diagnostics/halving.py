@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pyro_vae.arguments.remedies import spoken
 from pyro_vae.diagnostics.comparison import Compared, Comparison
 from pyro_vae.errors import UsageError
 from pyro_vae.statistics.averages import number
 
-_TOP = ("candidate", "log p(x)", "difference", "se", "flagged", "options")
+_TOP = ("candidate", "log p(x)", "se", "difference", "se", "flagged", "options")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ def stages(budget: int, num_candidates: int, factor: int, lengthened: bool) -> l
     least = len(counts) * num_candidates
     if budget < least:
         rounds = f"{len(counts)} round{'s' * (len(counts) > 1)}"
-        raise UsageError(f"budget: {num_candidates} candidates in {rounds} need at least {least} epochs, got {budget}")
+        name = spoken("budget", "--budget")
+        raise UsageError(f"{name}: {num_candidates} candidates in {rounds} need at least {least} epochs, got {budget}")
     found, total = [], 0
     for count in counts:
         more = budget // (len(counts) * count)
@@ -163,14 +165,15 @@ class SearchResult:
 
     def _table(self, index: int, found: Round) -> str:
         rows = [self._row(model, found) for model in found.comparison.models]
-        rows += [(name, "failed", "", "", "", why) for name, why in found.failed.items()]
+        rows += [(name, "failed", "", "", "", "", why) for name, why in found.failed.items()]
         widths = [max(map(len, column)) for column in zip(_TOP, *rows, strict=True)]
         padded = (zip(row, widths, strict=True) for row in (_TOP, *rows))
         lines = ["  ".join(f"{cell:<{width}}" for cell, width in row).rstrip() for row in padded]
         return "\n".join([f"round {index}: {found.epochs} epochs each, {len(found.kept)} kept", *lines])
 
     def _row(self, model: Compared, found: Round) -> tuple[str, ...]:
-        numbers = number(model.log_p), number(model.difference), number(model.standard_error_difference)
+        values = model.log_p, model.standard_error, model.difference, model.standard_error_difference
+        numbers = map(number, values)
         mark = "kept: " if model.name in found.kept else "close: " if model.name in found.close else ""
         return model.name, *numbers, f"{model.flagged:.1%}", f"{mark}{described(self.candidates[model.name])}"
 

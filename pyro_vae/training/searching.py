@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,16 @@ from torch import Tensor
 
 from pyro_vae.arguments.checked import checked
 from pyro_vae.arguments.remedies import option, spoken
-from pyro_vae.arguments.values import folder, shown, whole
+from pyro_vae.arguments.values import shown, whole
 from pyro_vae.compiling.backends import choose_device
 from pyro_vae.data import Dataset, as_dataset
 from pyro_vae.data.dataset import evenly_spread, without_test
 from pyro_vae.data.fingerprint import fingerprint
 from pyro_vae.diagnostics.comparison import ranked
 from pyro_vae.diagnostics.halving import Round, SearchResult, Stage, stages
-from pyro_vae.errors import CheckpointError, NumericalError, UsageError
+from pyro_vae.errors import CheckpointError, DataError, NumericalError, PyroVaeError, UsageError
 from pyro_vae.evidence import Evidence, log_marginal
-from pyro_vae.messages import Progress
+from pyro_vae.messages import Progress, log_once
 from pyro_vae.objectives import ELBO
 from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import seeded
@@ -74,7 +75,7 @@ def search(
 
     Everything is saved in the folder `run`: an ordinary run directory for each candidate, and the estimates. A search
     that was stopped or killed goes on when it is called again with the same arguments, and ends with the same result. A
-    candidate whose training or estimate is not finite is left out, with the reason.
+    candidate that can't be trained, or whose training or estimate is not finite, is left out with the reason.
 
     Args:
         make: a function of the options of a candidate, which gives its VAE and further arguments of `fit` by name
@@ -100,7 +101,7 @@ def search(
         UsageError: for a space of another form, a budget below an epoch for each candidate, no validation data, an
             argument of `fit` that the search decides, or candidates whose log p(x) can't be compared.
         CheckpointError: if `run` holds a search with other arguments, or is damaged.
-        NumericalError: if no candidate can be trained.
+        NumericalError, UsageError, DataError: if no candidate can be trained, with the reason of the first.
 
     References:
         Jamieson & Talwalkar 2016, Non-stochastic best arm identification and hyperparameter optimization.
@@ -122,8 +123,9 @@ def search(
         ([(2, 2)], ['c0', 'c1'])
     """
     data = as_dataset(data)
-    _check(run, data, budget, factor, num_particles, num_data)
+    _check(run, data, budget, factor, num_particles, num_data, max_rows)
     found = candidates(space, num_candidates, seed)
+    stages(budget, len(found), factor, lengthened=True)  # refuses a small budget before the candidates are made
     named = {f"c{i:0{len(str(len(found) - 1))}}": options for i, options in enumerate(found)}
     estimate = {"num_particles": num_particles, "seed": seed, "max_rows": max_rows}
     at_work = _Search(make, named, without_test(data), Path(run), num_data, estimate, device)
@@ -166,19 +168,22 @@ def _measured(
     """Log p(x) by the candidates, and why others have none.
 
     Raises:
-        NumericalError: if none has.
+        NumericalError, UsageError, DataError: if none has.
     """
     found: dict[str, Evidence] = {}
-    failed: dict[str, str] = {}
+    failed: dict[str, PyroVaeError] = {}
     for index, name in enumerate(names):
         tell(index, name)
         try:
             found[name] = at_work.measured(name, epochs)
-        except NumericalError as error:
-            failed[name] = str(error)
+        except (NumericalError, UsageError, DataError) as error:
+            failed[name] = error
     if not found:
-        raise NumericalError(f"no candidate is left: {next(iter(failed.values()))}")
-    return found, failed
+        first = next(iter(failed.values()))
+        raise type(first)(f"no candidate is left: {first}")
+    for name, error in failed.items():
+        log_once(f"candidate {name} is left out: {error}")
+    return found, {name: str(error) for name, error in failed.items()}
 
 
 @dataclass(frozen=True)
@@ -276,10 +281,18 @@ class _Search:
 
     def _trained(self, name: str, epochs: int) -> Evidence:
         vae, keywords = self._made(self.candidates[name])
+        self._try_estimate(vae)
         where = {"run": self.path(name, epochs), "device": self.device}
         fit(vae, self.data, epochs=epochs, progress=False, **where, **keywords)
         x, inputs = self.valid
         return log_marginal(vae.model, vae.guide, x, **self.estimate, **inputs)
+
+    def _try_estimate(self, vae: Any) -> None:
+        """Refuse a model whose log p(x) can't be estimated before it is trained: on one datum."""
+        x, inputs = self.valid
+        first: dict[str, Any] = {name: value[:1].cpu() for name, value in inputs.items()}
+        with suppress(NumericalError):  # before the training
+            log_marginal(vae.model, vae.guide, x[:1].cpu(), num_particles=1, seed=self.estimate["seed"], **first)
 
     def _made(self, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         with seeded(self.estimate["seed"], "init"):
@@ -317,14 +330,20 @@ def _plain_of(root: Path) -> dict[str, Any]:
     return found
 
 
-def _check(run: Any, data: Dataset, budget: int, factor: int, num_particles: int, num_data: int | None) -> None:
-    if folder("run", run) is None:
-        raise UsageError("run: expected a folder for the search, got None: a search is saved, so that it can go on")
+def _check(
+    run: Any, data: Dataset, budget: int, factor: int, num_particles: int, num_data: int | None, max_rows: int
+) -> None:
+    if not (isinstance(run, str | PathLike) and str(run)):
+        where = spoken("run", "--run")
+        raise UsageError(f"{where}: expected a folder for the search, got {shown(run)}: a search is saved, to go on")
     whole(spoken("budget", "--budget"), budget, 1)
     whole(spoken("factor", "--factor"), factor, 2)
     whole(spoken("num_particles", "--num_particles"), num_particles, 1)
+    whole(spoken("max_rows", "--max_rows"), max_rows, 1)
     if num_data is not None:
-        whole(spoken("num_data", "--num_data"), num_data, 1)
+        whole(spoken("num_data", "--num_data"), num_data, 2)  # for errors of the differences
+    if data.valid is not None and data.size("valid") < 2:
+        raise UsageError("a search compares candidates on validation data, and one datum gives differences no error")
     if data.valid is None:
         raise UsageError(
             "a search compares candidates on validation data, and there are none: "

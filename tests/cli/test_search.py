@@ -89,7 +89,9 @@ def test_other_mistakes():
     refused = call("search none.yaml --space space.yaml --run s", FEW)
     assert refused.code == 2 and "there is no file 'none.yaml'" in refused.error
     refused = call("search config.yaml --space space.yaml --run s --quiet --budget 1")
-    assert refused.code == 2 and "2 candidates in 1 round need at least 2 epochs, got 1" in refused.error
+    assert refused.code == 2 and "--budget: 2 candidates in 1 round need at least 2 epochs, got 1" in refused.error
+    refused = call("search config.yaml --space space.yaml --quiet --budget 2 --run=")
+    assert refused.code == 2 and "--run: expected a folder for the search, got ''" in refused.error
     Path("config.yaml").write_text(CONFIG + "patience: 3\n")
     refused = call("search config.yaml --space space.yaml --run s", FEW)
     assert refused.code == 2 and "patience: the search itself stops trainings" in refused.error
@@ -97,6 +99,15 @@ def test_other_mistakes():
     Path("space.yaml").write_text("vae.likelihood: [Bernoulli, ContinuousBernoulli]\n")
     refused = call("search config.yaml --space space.yaml --run s", FEW)
     assert refused.code == 2 and "set binarize in config.yaml" in refused.error and not Path("s").exists()
+
+
+def test_the_config_of_a_refitted_run():
+    assert call("fit --config config.yaml --epochs 1 --quiet --run plain").code == 0
+    assert call("refit plain --prior LearnedNormal --epochs 1 --quiet --out refitted").code == 0
+    for words in (f"search refitted/config.yaml --space space.yaml --run s {FEW}", "fit --config refitted/config.yaml"):
+        refused = call(words)
+        assert refused.code == 2 and "was not trained as a whole: take the config.yaml of the run" in refused.error
+        assert refused.error.endswith(f"that it was made from, {Path('plain').resolve()}")
 
 
 def test_another_search_in_the_folder_is_refused():

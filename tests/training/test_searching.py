@@ -11,6 +11,7 @@ from pyro_vae.data import Dataset, load_data
 from pyro_vae.data.dataset import without_test
 from pyro_vae.errors import CheckpointError, NumericalError, UsageError
 from pyro_vae.evidence import log_marginal
+from pyro_vae.guides import Delta, DiagonalNormal
 from pyro_vae.likelihoods import Normal
 from pyro_vae.networks import MLP
 from pyro_vae.schedules import Cosine
@@ -63,10 +64,18 @@ class Interrupted(KeyboardInterrupt):
     pass
 
 
-@pytest.mark.parametrize("where", ["fit", "log_marginal"])
-@pytest.mark.parametrize("calls", [1, 3, 4, 5])
-def test_a_stopped_search_goes_on_with_an_equal_result(whole, data, tmp_path, monkeypatch, where, calls):
-    """Stopped before or after the training of one candidate; what was measured is not measured again."""
+@pytest.mark.parametrize(
+    ("where", "calls", "in_all"),
+    [
+        *(("fit", calls, 6) for calls in (1, 3, 4, 5)),
+        *(("log_marginal", calls, 12 - calls % 2) for calls in (1, 4, 7, 10)),
+    ],
+)
+def test_a_stopped_search_goes_on_with_an_equal_result(whole, data, tmp_path, monkeypatch, where, calls, in_all):
+    """Stopped before or after the training of one candidate; what was measured is not measured again.
+
+    For each of the five trainings log p(x) is estimated of one datum before, and of all data after it.
+    """
     inner, done = getattr(searching, where), Counter()
 
     def counted(*args, **options):
@@ -79,8 +88,8 @@ def test_a_stopped_search_goes_on_with_an_equal_result(whole, data, tmp_path, mo
     with pytest.raises(Interrupted):
         search(make, RATES, data, run=tmp_path, **HOW)
     again = search(make, RATES, data, run=tmp_path, **HOW)
-    assert without_run(again) == without_run(whole) and done[where] == 6
-    assert without_run(search(make, RATES, data, run=tmp_path, **HOW)) == without_run(whole) and done[where] == 6
+    assert without_run(again) == without_run(whole) and done[where] == in_all
+    assert without_run(search(make, RATES, data, run=tmp_path, **HOW)) == without_run(whole) and done[where] == in_all
 
 
 def test_where_a_schedule_depends_on_the_length_each_round_is_trained_anew(data, tmp_path):
@@ -102,6 +111,20 @@ def test_a_candidate_that_fails_is_left_out_with_the_reason(data, tmp_path):
     assert without_run(search(make, space, data, run=tmp_path, **{**HOW, "budget": 2})) == without_run(found)
     with pytest.raises(NumericalError, match="no candidate is left"):
         search(make, {"lr": [1e30, 2e30]}, data, run=tmp_path / "other", **{**HOW, "budget": 2})
+
+
+def test_a_candidate_that_makes_no_sense_is_left_out_before_it_is_trained(data, tmp_path, monkeypatch, caplog):
+    """An optimizer that can't be made; a guide of points, of which log p(x) can't be estimated."""
+    trained, inner = [], searching.fit
+    monkeypatch.setattr(searching, "fit", lambda vae, *args, **more: trained.append(vae) or inner(vae, *args, **more))
+    space, how = {"guide": [DiagonalNormal, Delta]}, {**HOW, "budget": 2}
+    found = search(lambda o: (VAE((8, 8), 2, **SMALL, **o), {}), space, data, run=tmp_path / "guides", **how)
+    assert found.best == "c0" and "site 'z' of the guide is a Delta" in found.rounds[0].failed["c1"]
+    assert len(trained) == 1 and "candidate c1 is left out: site 'z'" in caplog.text
+    found = search(make, {"lr": [3e-3, -1.0]}, data, run=tmp_path / "rates", **how)
+    assert found.best == "c0" and "Invalid learning rate" in found.rounds[0].failed["c1"]
+    with pytest.raises(UsageError, match="no candidate is left: can't make the optimizer Adam: Invalid learning rate"):
+        search(make, {"lr": [-2.0, -1.0]}, data, run=tmp_path / "none", **how)
 
 
 def test_the_test_split_is_not_read(data, tmp_path, monkeypatch):
@@ -128,8 +151,11 @@ def test_the_callers_generator_is_left_alone(data, tmp_path, whole):
         ({"budget": 1.5}, "budget: expected a whole number"),
         ({"factor": 1}, "factor must be at least 2"),
         ({"num_particles": 0}, "num_particles must be at least 1"),
-        ({"num_data": 0}, "num_data must be at least 1"),
-        ({"run": None}, "run: expected a folder for the search"),
+        ({"num_data": 1}, "num_data must be at least 2"),
+        ({"max_rows": 0}, "max_rows must be at least 1"),
+        ({"num_candidates": 2.5}, "num_candidates: expected a whole number"),
+        ({"run": None}, "run: expected a folder for the search, got None"),
+        ({"run": ""}, "run: expected a folder for the search, got ''"),
     ],
 )
 def test_arguments_that_make_no_sense(data, tmp_path, changed, message):
@@ -144,6 +170,7 @@ def test_refusals(data, tmp_path):
             search(made, RATES, given, run=tmp_path / "new", **HOW)
 
     refused(make, "compares candidates on validation data, and there are none", Dataset("some", data.train))
+    refused(make, "one datum gives differences no error", Dataset("some", data.train, data.train[:1]))
     refused(partial(make, epochs=3), "make: epochs is for the search to decide")
     refused(lambda options: VAE((8, 8), 2), "make: expected a VAE and a dictionary")
     kinds = {1e-8: {}, 3e-3: {"likelihood": Normal}, 1e-6: {}}

@@ -8,6 +8,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from pyro_vae import plots
+from pyro_vae.arguments.values import whole
 from pyro_vae.cli.parsing import options_of, parse, parser_of, read_yaml
 from pyro_vae.cli.streams import say
 from pyro_vae.cli.values import suggest
@@ -15,7 +16,7 @@ from pyro_vae.cli.work.fit import build, check_classes, is_binary, load_from_opt
 from pyro_vae.cli.work.places import Place
 from pyro_vae.cli.work.printing import table
 from pyro_vae.data import Dataset
-from pyro_vae.diagnostics.halving import SearchResult
+from pyro_vae.diagnostics.halving import SearchResult, stages
 from pyro_vae.errors import UsageError
 from pyro_vae.messages import finite, remark
 from pyro_vae.training.searching import search
@@ -104,6 +105,9 @@ def candidates_of(space: Mapping[str, Any], options: Namespace) -> list[dict[str
     except UsageError as error:
         message = str(error).replace("num_candidates", "--num_candidates")
         raise UsageError(f"--space {options.space}: {message}") from None
+    for name in ("budget", "factor"):
+        whole(f"--{name}", options[name], {"budget": 1, "factor": 2}[name])
+    stages(options.budget, len(found), options.factor, lengthened=True)  # refuses a small budget before all is parsed
     for values in found:
         _parsed(options.config, values, options.space)
     return found
