@@ -117,8 +117,9 @@ def _check_all(function: str, known: Signature, given: dict[str, Any]) -> None:
         _check_data(module, given["x"])
     rows = len(given["x"]) if isinstance(given.get("x"), Tensor) else None
     for name in _INPUTS:
-        if isinstance(given.get(name), Tensor):
-            given[name] = _beside(name, given[name], rows)
+        if isinstance(value := given.get(name), Tensor):
+            of_one = rows is not None and tuple(value.shape) == tuple(given["x"].shape[1:])  # for all data alike
+            given[name] = _beside(name, value, None if of_one else rows)
     for name, parameter in known.parameters.items():
         if parameter.kind is Parameter.VAR_POSITIONAL and name in given:
             given[name] = tuple(_further(function, known, i, x, rows) for i, x in enumerate(given[name]))
