@@ -57,7 +57,7 @@ _TENSORS = ("mask", "c", "like", "labels")
 
 
 _INPUTS = ("mask", "c")
-"""Those of them that have a row for each datum."""
+"""Those of them that may come as arrays or lists."""
 
 
 _FUNCTIONS = ("progress", "to_x")
@@ -116,10 +116,6 @@ def _check_all(function: str, known: Signature, given: dict[str, Any]) -> None:
     if isinstance(given.get("x"), Tensor):
         _check_data(module, given["x"])
     rows = len(given["x"]) if isinstance(given.get("x"), Tensor) else None
-    for name in _INPUTS:
-        if isinstance(value := given.get(name), Tensor):
-            of_one = rows is not None and tuple(value.shape) == tuple(given["x"].shape[1:])  # for all data alike
-            given[name] = _beside(name, value, None if of_one else rows)
     for name, parameter in known.parameters.items():
         if parameter.kind is Parameter.VAR_POSITIONAL and name in given:
             given[name] = tuple(_further(function, known, i, x, rows) for i, x in enumerate(given[name]))
@@ -136,7 +132,8 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
     if name in ("vae", "before", "after"):
         return pair_of(value, name)
     if name == "x" or (name in _INPUTS and kind in (Tensor, Tensor | None)):
-        return tensor(name, value)
+        found = tensor(name, value)  # that of one datum too, for all data alike
+        return _truths(found) if name == "mask" else found
     if name in _TENSORS and isinstance(value, np.ndarray):
         return torch.as_tensor(value)
     if name in _FUNCTIONS and kind is not bool and not callable(value):
