@@ -185,14 +185,13 @@ def _beside(name: str, value: Any, rows: int | None) -> Any:
     value = tensor(name, value)
     if rows is not None and (value.dim() == 0 or len(value) not in (1, rows)):
         raise DataError(f"{name}: expected {rows} rows, as many as x has, got shape {list(value.shape)}")
-    return _truths(value) if name == "mask" else value
+    return value
 
 
 def _truths(mask: Tensor) -> Tensor:
-    """A mask of truth values; of numbers 0 and 1 too."""
-    if mask.dtype is not torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
-        raise DataError("mask: expected True where an element was observed and False elsewhere, got other numbers")
-    return mask.bool()
+    if mask.dtype is not torch.bool:
+        raise UsageError(f"mask: expected bool, True where an element was observed, got {mask.dtype}")
+    return mask
 
 
 def tensor(name: str, data: Any) -> Tensor:

@@ -332,7 +332,7 @@ PROGRAMS = {
     ),
     "no data to check": (lambda: checks("local_c2st", x=X[:0]), "x: expected at least 1 datum, got none"),
     "a list as mask": (lambda: evidence(mask=[1, 0]), "mask: expected 5 rows, as many as x has"),
-    "a mask of other numbers": (lambda: evidence(mask=0.5 * X), "mask: expected True where an element was observed"),
+    "a mask of other numbers": (lambda: compare_priors(PAIR, PAIR, X, mask=0.5 * X), "mask: expected bool, True where"),
     "a number as guide": (lambda: compare_guides(PAIR, 3, X), "after: expected a VAE"),
     "a path as guide": (lambda: compare_guides("runs/x", PAIR, X), "before: expected a VAE, got 'runs/x': pass load("),
     "a mask of text": (lambda: compare_priors(PAIR, PAIR, X, mask="x"), "mask: expected a tensor or an array"),
