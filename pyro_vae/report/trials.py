@@ -75,7 +75,7 @@ class Trial:
 
     def summary(self) -> dict[str, Any]:
         """It as plain numbers."""
-        how = {"epochs": self.epochs, "seconds": round(self.seconds, 1)}
+        how = {"epochs": self.epochs, "seconds": round(self.seconds, 3)}
         if self.gain is None:
             return {"what": self.cost.what, "failed": self.failed, **how}
         gain = {"mean": self.gain.gain, "standard_error": self.gain.standard_error, "verdict": self.verdict}

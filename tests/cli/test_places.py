@@ -102,7 +102,7 @@ def test_a_picture_of_a_comparison(run, capsys, monkeypatch, tmp_path):
 
 
 def test_refit_prints_before_it_saves(run, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(run_files, "_replace", lambda folder, name, data: name == "config.yaml" or full())
+    monkeypatch.setattr(run_files, "_replace", lambda folder, name, *_: name == "config.yaml" or full())
     code, out, err = called(capsys, f"refit RUN --prior LearnedNormal --epochs 1 --quiet --out {tmp_path}/new", run)
     assert code == 7 and "cross entropy" in out and "No space left on device" in err
 

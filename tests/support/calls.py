@@ -161,6 +161,12 @@ def _searched(t: Things) -> Any:
     return {name: value for name, value in found.summary().items() if name != "run"}
 
 
+def _stored(t: Things) -> Any:
+    with TemporaryDirectory() as folder:
+        stored = pv.store_data(torch.utils.data.TensorDataset(t.x), f"{folder}/x", progress=False)
+        return {path.name: np.load(path) for path in sorted(stored.glob("*.npy"))}
+
+
 def _log_marginal(t: Things) -> Any:
     return log_marginal(*pair(t), num_particles=60)
 
@@ -242,6 +248,7 @@ CALLS: dict[str, Call] = {
     ),
     "pool": Call(lambda t: pv.pool(t.x, 1 + t.x), "pool", False),
     "fit": Call(lambda t: fitted(t.vae, t.dataset), "fit"),
+    "store_data": Call(_stored, "store_data", False),
     "search": Call(lambda t: _searched(t), "search", False),  # it makes its networks
     "candidates": Call(lambda t: pv.training.candidates({"a": [1, 2]}), "candidates", False),
     "fit on a tensor": Call(lambda t: fitted(t.vae, t.x, start_at_mean=True), "fit"),
