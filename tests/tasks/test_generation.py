@@ -204,7 +204,7 @@ def test_arguments_of_reconstruct_that_make_no_sense_are_refused(vae):
         reconstruct(vae, data(0))
     with pytest.raises(UsageError, match=r"broadcastable to \[7, 3, 4\], got \[5\]"):
         reconstruct(vae, data(), torch.ones(5, dtype=torch.bool))
-    with pytest.raises(UsageError, match=r"expected bool .* got torch.float32"):
+    with pytest.raises(UsageError, match=r"expected bool, .* got torch.float32"):
         reconstruct(vae, data(), torch.ones(3, 4))
 
 
