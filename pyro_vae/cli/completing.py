@@ -155,7 +155,7 @@ class _Choices:
         return [*(word for word in self.words if word.startswith(prefix)), *paths]
 
 
-_nothing = _Choices()
+_nothing: Any = _Choices()
 
 
 # ---- classes ---------------------------------------------------------------------------------------------------------
