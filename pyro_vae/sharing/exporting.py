@@ -30,14 +30,14 @@ _MOST_DIFFERENT = 1e-4
 
 @dataclass(frozen=True)
 class File:
-    """A part that was exported.
+    r"""A part that was exported.
 
     Args:
         name: of the file.
         data: its bytes.
         about: what it says of itself.
-        largest_difference: between its numbers and the autoencoder's, over max(1, |number|), on data that the model
-            draws; for batches of other sizes than the one that it was recorded with.
+        largest_difference: between its numbers and the autoencoder's, over :math:`\max(1, |a|)` for a number a, on
+            data that the model draws; for batches of other sizes than the one that it was recorded with.
     """
 
     name: str

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+import re
 import sys
 from pathlib import Path
 
@@ -69,3 +70,17 @@ def has_example(value):
     """Whether its docstring, or that of one of its own methods, has a line that runs."""
     own = vars(value).values() if inspect.isclass(value) else ()
     return any(">>>" in (getattr(part, "__doc__", None) or "") for part in (value, *filter(inspect.isfunction, own)))
+
+
+def test_no_docstring_has_a_substitution(listed):
+    """A site reads |word| as the name of a text to put there, and fails: such words are code or mathematics."""
+    found = {name.path: bars for name in listed.public_names() if (bars := substitutions(inspect.getdoc(name.value)))}
+    assert not found
+
+
+def substitutions(text):
+    """Those outside of code and mathematics."""
+    code = r"``.+?``|`[^`]+`|^ *>>>[^\n]*"
+    mathematics = r"^( *)\.\. math::[^\n]*(?:\n(?:\1 +[^\n]*)?)*"
+    plain = re.sub(f"{mathematics}|{code}", "", text or "", flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"(?<![\w\\])\|\w(?:[^|\n]*[^\s|\\])?\|(?!\w)", plain)
