@@ -55,6 +55,20 @@ __all__ = [
 _log = logging.getLogger("pyro_vae")
 
 
+class HoldOutError(UsageError):
+    """The last rows of train can't be held out as another split.
+
+    Args:
+        message: for whoever gave their number.
+        split: valid | test.
+        rows: how many rows train has, of which they are too many; None if the source has such a split itself.
+    """
+
+    def __init__(self, message: str, split: str, rows: int | None) -> None:
+        super().__init__(message)
+        self.split, self.rows = split, rows
+
+
 @isolated
 @checked
 def load_data(
@@ -256,12 +270,12 @@ def _hold_out(parts: Sequence[dict[str, Any]], split: str, n: int) -> str:
         return ""
     if split in splits:
         name = {"valid": "validation", "test": "test"}[split]
-        raise UsageError(
-            f"the source has a {name} set of {len(splits[split])}: leave {spoken('', '--')}{split}_size out"
-        )
+        has = f"the source has a {name} set of {len(splits[split])}"
+        raise HoldOutError(f"{has}: leave {spoken('', '--')}{split}_size out", split, None)
     if not 0 < n < len(splits["train"]):
-        most = len(splits["train"]) - 1
-        raise UsageError(f"{spoken('', '--')}{split}_size: expected a number of rows from 1 to {most}, got {n}")
+        rows = len(splits["train"])
+        expected = f"expected a number of rows from 1 to {rows - 1}, got {n}"
+        raise HoldOutError(f"{spoken('', '--')}{split}_size: {expected}", split, rows)
     for of_each in parts:
         _cut(of_each, split, n)
     return f"last {n} of train held out as {split}"

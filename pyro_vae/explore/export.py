@@ -76,7 +76,7 @@ def exported_start(answers: Answers) -> tuple[dict[str, Any], str]:
     pack: Pack = packed
     if found.unseen:
         answers, explored, pack = Answers(rounded), rounded, packed_in_half
-    weights = _on_weights(found)
+    weights = _on_weights(found, "pixel" if explored.table is None else "value")
     model = {**described(explored, pack), "x": _data(explored), "frames": _frames(answers.frames), "weights": weights}
     start = {**answers.start(), "model": model}
     start["thumbs"] = {"index": start["thumbs"]["index"]}
@@ -84,14 +84,16 @@ def exported_start(answers: Answers) -> tuple[dict[str, Any], str]:
     return {**start, "places": places}, weights
 
 
-def _on_weights(found: Changes) -> str:
+def _on_weights(found: Changes, element: str) -> str:
     where = f"over {found.num_data} reconstructions and {found.num_draws} decoded draws of the prior"
     if found.unseen:
-        kept = f"no pixel changes by more than {found.pixels:.1g} of its range (1/255 would be seen)"
+        kept = f"no {element} changes by more than {found.pixels:.1g} of its range (1/255 would be seen)"
         return f"weights in 16 bits: {where} {kept}, and log p(x|z) of a datum by no more than {found.nats:.2g} nats"
     if not isfinite(found.nats):
         return "weights in 32 bits: in 16 some would be infinite"
-    return f"weights in 32 bits: in 16 a pixel would change by {found.pixels:.2g} of its range {where}, 1/255 or more"
+    return (
+        f"weights in 32 bits: in 16 a {element} would change by {found.pixels:.2g} of its range {where}, 1/255 or more"
+    )
 
 
 def _frames(frames: Mapping[str, Frame]) -> dict[str, Any]:
@@ -144,17 +146,22 @@ def described(explored: Explored, pack: Pack = packed) -> dict[str, Any]:
 def _check(explored: Explored) -> None:
     vae, name = explored.vae, type(explored.vae).__name__
     if not explored.single:
-        raise UsageError(f"--export: expected a model with one continuous code and its own decoder, got a {name}")
-    if explored.table is not None:
-        raise UsageError("--export: expected images or vectors, got a table")
+        raise _cant(f"expected a model with one continuous code and its own decoder, got a {name}")
     if explored.vae.shapes.context is not None or explored.inputs.keys() - {"mask"}:
-        raise UsageError("--export: expected a model without a context")
+        raise _cant("expected a model without a context")
     for role, kinds in _KNOWN.items():
         part = getattr(vae, role)
         if type(part) not in kinds:
             known = ", ".join(kind.__name__ for kind in kinds)
             word = {"posterior": "guide"}.get(role, role)
-            raise UsageError(f"--export: a page on its own can compute a {word} of {known}, got {type(part).__name__}")
+            raise _cant(f"a page on its own can compute a {word} of {known}, got {type(part).__name__}")
+    coded = [] if explored.table is None else [column.name for column in explored.table.columns if column.levels]
+    if coded:
+        raise _cant(f"a page on its own can show columns of numbers, got levels in {', '.join(coded)}")
+
+
+def _cant(why: str) -> UsageError:
+    return UsageError(f"--export: {why}; without --export the page shows this model too")
 
 
 def _prior(prior: Any) -> dict[str, Any]:

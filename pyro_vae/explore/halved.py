@@ -26,8 +26,8 @@ class Changes:
     """What a rounded model gives in place of the exact one.
 
     Args:
-        pixels: the largest change of an element of E[x|z], as a share of the range that is shown, over the
-            reconstructions of the data and the decoded draws of the prior.
+        pixels: the largest change of an element of E[x|z], as a share of the range that is shown (of a table that of
+            its column), over the reconstructions of the data and the decoded draws of the prior.
         nats: the largest change of log p(x|z) at a datum's reconstruction; not finite where a weight is too large for
             16 bits.
         num_data: how many data were reconstructed.
@@ -61,8 +61,10 @@ def changes(exact: Explored, rounded: Explored) -> Changes:
     """
     codes = exact.prior_draws[:_DRAWS].to(exact.blank)
     (pictures, logs), (others, other_logs) = (_checked(explored, codes) for explored in (exact, rounded))
-    low, high = (view_of(exact)[name] for name in ("low", "high"))
-    pixels = ((pictures - others).abs().max() / ((high - low) or 1.0)).item()
+    view = view_of(exact)
+    shown = view.get("columns", [view])
+    ranges = torch.tensor([(one["high"] - one["low"]) or 1.0 for one in shown], device=pictures.device)
+    pixels = ((pictures - others).abs() / ranges).max().item()
     return Changes(pixels, (logs - other_logs).abs().max().item(), len(exact), len(codes))
 
 

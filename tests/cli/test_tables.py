@@ -198,3 +198,20 @@ def test_numbers_with_names_keep_them(tmp_path):
     assert config.pop("kinds") == {"left": "real", "right": "real"}
     (run / "config.yaml").write_text(dump_yaml(config))  # as an earlier version wrote it
     assert call("fit --data", tmp_path / "x.csv --test_size 9 --vae.likelihood Normal", SMALL, "--run", run).code == 0
+
+
+def test_other_rows_than_those_that_the_run_held_out(tmp_path):
+    """The run's sizes were not typed now: too few rows are told with what helps, and splits of a file are its own."""
+    x = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+    frame, run = pd.DataFrame(x, columns=["left", "right"]), tmp_path / "run"
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    assert call("fit --data", tmp_path / "x.csv --test_size 9 --vae.likelihood Normal", SMALL, "--run", run).code == 0
+    frame.head(5).to_csv(tmp_path / "few.csv", index=False)
+    done = call("encode", run, "--data", tmp_path / "few.csv")
+    assert done.code == 2 and "has 5 rows, too few to hold out 9 of them as test data" in done.err
+    assert "--split all" in done.err and "--test_size" not in done.err
+    for command in ("encode", "reconstruct"):
+        assert call(command, run, "--data", tmp_path / "few.csv", "--split all --out", tmp_path / "c.npz").code == 0
+    np.savez(tmp_path / "splits.npz", train=x, test=x[:4])
+    done = call("encode", run, "--data", tmp_path / "splits.npz", "--json --out", tmp_path / "c.npz")
+    assert done.code == 0 and "test 4" in json.loads(done.out)["data"]

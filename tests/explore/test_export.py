@@ -415,9 +415,37 @@ def test_models_without_one_code_are_refused_by_their_name():
         exported(answers)
 
 
-def test_tables_are_refused():
+def test_tables_with_levels_are_refused():
     table = Table.of({"a": "real", "b": {"binary": ["no", "yes"]}})
     x = torch.stack([torch.randn(9), torch.arange(9) % 2.0], 1)
-    answers = answers_of(x, table=table, likelihood=lambda shapes: Mixed(shapes, kinds=table.kinds), amount=0.0)
-    with pytest.raises(UsageError, match="images or vectors, got a table"):
-        exported(answers)
+    mixed = answers_of(x, table=table, likelihood=lambda shapes: Mixed(shapes, kinds=table.kinds), amount=0.0)
+    with pytest.raises(UsageError, match="likelihood of Bernoulli, Normal, got Mixed; without --export"):
+        exported(mixed)
+    with pytest.raises(UsageError, match="columns of numbers, got levels in b; without --export"):
+        exported(answers_of(x, table=table, likelihood=Normal))
+
+
+def table_of(columns):
+    """Answers of a model of a table whose columns have these standard deviations."""
+    x = torch.randn(20, len(columns), generator=torch.Generator().manual_seed(0)) * torch.tensor(columns)
+    table = Table.of({f"column {i}": "real" for i in range(len(columns))})
+    answers = answers_of(x, table=table, likelihood=partial(Normal, scale="per_element"), standardize=True)
+    answers.explored.vae.standardize_by(x.mean(0), x.std(0))
+    return answers
+
+
+@node
+def test_a_table_of_numbers():
+    fields = {"index": 3, "x": [0.5, None, 40.0], **WHERE}
+    (found,), answers = by_node(table_of([1.0, 0.01, 300.0]), ("datum", fields))
+    exact = answers("datum", fields)
+    assert same(values(found["reconstruction"]["x"]), unpacked(exact["reconstruction"]["x"]))
+    check_numbers(found["numbers"], exact["numbers"])
+    assert "no value changes" in exported(table_of([1.0, 0.01, 300.0])).weights
+
+
+def test_the_range_of_a_value_in_a_table_is_that_of_its_column():
+    """The same model in other units of one column: rounding changes the same share of its range."""
+    small, large = table_of([1.0, 1.0, 1.0]).explored, table_of([1.0, 1.0, 1000.0]).explored
+    found = [changes(one, halved(one)).pixels for one in (small, large)]
+    assert found[1] == pytest.approx(found[0], rel=1e-3)

@@ -21,7 +21,7 @@ def add_options(parser: CommandParser) -> None:
     """Add the options of `pyro-vae encode`."""
     add_run(parser)
     data, draws = parser.add_argument_group("data"), parser.add_argument_group("draws")
-    add_split(data)
+    add_split(data, with_all=True)
     data.add_argument("--num", type=int | None, default=None, help="how many, evenly spread; without it all")
     help = (
         "a .npy file of factors [N, K] of the data, numbers: how well single coordinates agree with them (MIG, SAP, "

@@ -18,7 +18,7 @@ def add_options(parser: CommandParser) -> None:
     """Add the options of `pyro-vae explore`."""
     add_run(parser)
     data, page = parser.add_argument_group("data"), parser.add_argument_group("page")
-    add_split(data)
+    add_split(data, with_all=True)
     data.add_argument("--num", type=int, default=1000, help="how many data are shown, evenly spread over the split")
     page.add_argument("--port", type=int, default=0, help="the port on 127.0.0.1; 0 for any free one")
     page.add_argument("--no-browser", action="store_true", help="print the address, and open no browser")

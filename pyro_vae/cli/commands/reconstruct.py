@@ -14,7 +14,7 @@ def add_options(parser: CommandParser) -> None:
     """Add the options of `pyro-vae reconstruct`."""
     add_run(parser)
     data, draws = parser.add_argument_group("data"), parser.add_argument_group("draws")
-    add_split(data)
+    add_split(data, with_all=True)
     draws.add_argument("--num", type=int, default=constant("pyro_vae.cli.work.draws", "NUM"), help="how many")
     add_seed(draws)
     help = "codes drawn for each datum; their decodings are averaged"

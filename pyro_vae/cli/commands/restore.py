@@ -22,7 +22,7 @@ def add_options(parser: CommandParser) -> None:
     """Add the options of `pyro-vae restore`."""
     add_run(parser)
     data, channel = parser.add_argument_group("data"), parser.add_argument_group("what was observed")
-    add_split(data)
+    add_split(data, with_all=True)
     data.add_argument("--num", type=int, default=16, help="how many")
     help = "a .npy file of observations y [N, ...], nan for gaps, in place of data of the run seen through the channel"
     data.add_argument("--observed", type=str | None, default=None, metavar="FILE", help=help)

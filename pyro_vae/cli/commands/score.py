@@ -37,7 +37,7 @@ def run(options: Namespace) -> int:
 
 
 def _add_data(group: Any) -> None:
-    add_split(group)
+    add_split(group, with_all=True)
     help = "the most data of each kind, evenly spread over the split"
     group.add_argument("--num_data", type=int, default=1000, help=help)
     help = "a data set of anomalies, prepared as the run's data"

@@ -16,6 +16,7 @@ from pyro_vae.data.dataset import evenly_spread
 from pyro_vae.data.fingerprint import fingerprint
 from pyro_vae.data.gaps import Missing
 from pyro_vae.data.inputs import Context
+from pyro_vae.data.loading import HoldOutError
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.inference.programs import takes
 from pyro_vae.messages import remark
@@ -214,10 +215,25 @@ def load_data_of(saved: SavedRun, other: str | None = None) -> Dataset:
         raise UsageError(
             f"{saved.path} was trained on an array, which it does not hold: name the data by --data FILE.npz"
         )
-    data = settings.load(source, labels=_needs_labels(saved.vae))
+    labels = _needs_labels(saved.vae)
+    data = settings.load(source, labels) if other is None else _load_other(settings, source, labels)
     if settings.kinds is None and data.table is not None and any(column.levels for column in data.table.columns):
         raise UsageError(f"{source} has texts, and {saved.path} was trained on numbers without levels: give numbers")
     return data
+
+
+def _load_other(settings: DataSettings, source: str, labels: bool) -> Dataset:
+    """Other data than the run's, cut by the run's sizes, which the user hasn't typed now, if they have no splits."""
+    try:
+        return settings.load(source, labels)
+    except HoldOutError as error:
+        if error.rows is None:
+            return _load_other(replace(settings, **{f"{error.split}_size": 0}), source, labels)
+        size = getattr(settings, f"{error.split}_size")
+        raise UsageError(
+            f"--data {source} has {error.rows} rows, too few to hold out {size} of them as {error.split} data, as the "
+            "run did of its own: take all by --split all, where the command has it, or give an .npz with train and test"
+        ) from error
 
 
 def _needs_labels(vae: Autoencoder) -> bool:
