@@ -41,8 +41,8 @@ def bfloat16(monkeypatch):
 @pytest.fixture
 def few_adapted(monkeypatch):
     """Annealing finds its step sizes in no time: for what does not depend on how good they are."""
-    monkeypatch.setattr("pyro_vae.evidence.annealing_path._LEAST_ADAPTED", 5)
-    monkeypatch.setattr("pyro_vae.evidence.annealing_path._FIRST_STEPS", 3)
+    monkeypatch.setattr("pyro_vae.evidence.annealing_pilot._LEAST_ADAPTED", 5)
+    monkeypatch.setattr("pyro_vae.evidence.annealing_pilot._FIRST_STEPS", 3)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 A program is run once, and the tensor operations that it made are recorded as a graph, which inductor compiles. From
 then on only the graph runs: no Pyro, no autograd. Its cache key has all that it depends on (shapes, the storage of the
 parameters); parameters, data and cached tensors are its inputs. `inference/pairs.py` records the two programs of a
-Pyro pair, `training/steps.py` a loss with its gradients, `evidence/annealing_path.py` the density of a Markov chain.
+Pyro pair, `training/steps.py` a loss with its gradients, `evidence/annealing_path.py` a step of Markov chains.
 
     recording.py    a program's tensor operations, run once and recorded
     rewrites.py     cheaper forms of recorded operations

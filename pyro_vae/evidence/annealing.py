@@ -16,13 +16,15 @@ from torch import Tensor
 from pyro_vae.arguments.checked import checked
 from pyro_vae.compiling.backends import exact_products, fast_cpu
 from pyro_vae.errors import DataError, UsageError
-from pyro_vae.evidence.annealing_path import Bridge, Bridges, Steps, adapted, num_ticks, start_draws
+from pyro_vae.evidence.annealing_moves import annealed
+from pyro_vae.evidence.annealing_path import Moves, Path, start_draws
+from pyro_vae.evidence.annealing_pilot import Plan, num_ticks, pilot
 from pyro_vae.evidence.annealing_results import AnnealedEvidence, Annealing
 from pyro_vae.evidence.sandwich import Sandwich
 from pyro_vae.inference.programs import Called, Program, evaluation_mode, owners
 from pyro_vae.inference.simulating import ToX, simulate
 from pyro_vae.inference.tiles import TILE_DATA
-from pyro_vae.inference.trajectories import Noise, Walk
+from pyro_vae.inference.trajectories import Noise, check_start
 from pyro_vae.inference.unconstrained import Target
 from pyro_vae.inference.weighing import refuse_point_masses
 from pyro_vae.process.isolation import isolated
@@ -56,14 +58,14 @@ def ais(
 
     with z_0 drawn from f_0, the prior or the guide, and z_t from z_(t-1) by a trajectory of Hamiltonian Monte Carlo
     that leaves the density at beta_t invariant. E[w] = p(x), so that `log mean exp` over the chains is in expectation a
-    lower bound, for every schedule and however badly the chains mix. Each datum has its own step sizes. They are
-    found by a separate run (with a fifth of the temperatures), independent of the one whose weights are used, so w
-    stays unbiased.
+    lower bound, for every schedule and however badly the chains mix. Each datum has its own temperatures and step
+    sizes. They are found by a pilot run of 8 chains over a tenth of the temperatures (40 at least). Its noise is
+    independent of that of the run whose weights are used, and they are fixed before that begins, so w stays unbiased.
 
-    A datum costs about `1.2 num_chains num_temperatures (num_leapfrog + 1) / 2` runs of the decoder with its gradient;
-    the result counts them. With `start="guide"` each is a run of the guide too. The result is a function of `(x,
-    annealing, seed)`. The other data in `x`, `max_rows` and the training mode change it by rounding at most, which long
-    chains in single precision can turn into different draws.
+    A datum costs `num_chains num_temperatures num_leapfrog` runs of the decoder with its gradient, and those of the
+    pilot run; the result counts them. With `start="guide"` each is a run of the guide too. The result is a function of
+    `(x, annealing, seed)`. The other data in `x`, `max_rows` and the training mode change it by rounding at most, which
+    long chains in single precision can turn into different draws.
 
     Args:
         model: Pyro program of p(x, z), with one data plate and continuous latent sites.
@@ -74,8 +76,8 @@ def ais(
         seed: seed of the draws; the caller's generators are left alone.
         max_rows: the most (chain, datum) pairs in one run of the decoder; bounds memory.
         max_plate_nesting: number of plate dimensions the programs use.
-        compile: whether to run the programs as a compiled graph (some ten seconds first); `"auto"` if there is enough
-            work. Programs that can't be recorded run uncompiled, and the reason is logged.
+        compile: whether to run transitions as a compiled graph (some ten seconds first; it is kept for later calls);
+            `"auto"` if there is enough work. Programs that can't be recorded run uncompiled, and the reason is logged.
         progress: called with the number of data done so far, in proportion to the temperatures.
         **inputs: tensors with the data in front that both programs take by name, e.g. `c`.
 
@@ -283,43 +285,36 @@ class _Run:
         lengths = {name: value.shape[plate] for name, value in (latents or {}).items()}
         if num_data == 0 or any(length != num_data for length in lengths.values()):
             raise DataError(f"expected data, and latents with one row for each datum, got {num_data} and {lengths}")
-        bridges = Bridges(self.annealing, self.max_rows, self._compiles(num_data * len(wanted)))
+        path = Path(self.annealing, self.max_rows, self._compiles(num_data * len(wanted)))
         with evaluation_mode(self.programs.model, self.programs.guide), fast_cpu(), exact_products():
             if self.annealing.start == "guide":
                 self.programs.refuse_point_masses([x[:1] for x in data])
             blocks = [
-                self._block(block, bridges, wanted, progress)
+                self._block(block, path, wanted, progress)
                 for block in _blocks(data, latents, self._rows(data[0]), self.programs.nesting)
             ]
         return {bound: self._joined([block[bound] for block in blocks], bound) for bound in wanted}
 
     def _block(
-        self, block: "_Block", bridges: Bridges, wanted: Sequence[Bound], progress: Progress | None
+        self, block: "_Block", path: Path, wanted: Sequence[Bound], progress: Progress | None
     ) -> dict[Bound, "_Weights"]:
         """The log-weights of one block."""
-        how, target = self.annealing, self.programs.target(block.data)
-        bridge = bridges.bridge(target, how.num_chains)
+        how, moves = self.annealing, path.moves(self.programs.target(block.data))
         total = num_ticks(how) + how.num_temperatures * len(wanted)
         tick = _Ticker(progress, block.start, block.size, total)
-        steps = adapted(target, bridge, how, self.seed, block.start, tick)
-        walks: dict[Bound, Callable[[], _Weights]] = {
-            "lower": lambda: self._forwards(target, bridge, steps, block.start, tick),
-            "upper": lambda: self._backwards(target, bridge, steps, block, tick),
-        }
-        return {bound: walks[bound]().cut(block.size) for bound in wanted}
+        plan = pilot(moves, how, self.seed, block.start, tick)
+        return {bound: self._bound(bound, moves, plan, block, tick).cut(block.size) for bound in wanted}
 
-    def _forwards(self, target: Target, bridge: Bridge, steps: Steps, start: int, tick: "_Ticker") -> "_Weights":
-        z = start_draws(target, self.annealing, self.annealing.num_chains, self.seed, start)
-        noise = Noise(self.seed, "ais", num_data=target.num_data, first=start, like=z)
-        return _anneal(bridge, z, self.annealing.betas(), steps, self.annealing.num_leapfrog, noise, tick)
-
-    def _backwards(self, target: Target, bridge: Bridge, steps: Steps, block: "_Block", tick: "_Ticker") -> "_Weights":
-        assert block.latents is not None
-        z = target.flat(block.latents)
-        z = z.expand(self.annealing.num_chains, *z.shape[1:]).contiguous()
-        noise = Noise(self.seed, "reverse ais", num_data=target.num_data, first=block.start, like=z)
-        betas = self.annealing.betas()[::-1]
-        return _anneal(bridge, z, betas, steps, self.annealing.num_leapfrog, noise, tick)
+    def _bound(self, bound: Bound, moves: Moves, plan: Plan, block: "_Block", tick: "_Ticker") -> "_Weights":
+        how, target = self.annealing, moves.target
+        if bound == "lower":
+            name, z, betas = "ais", start_draws(target, how, how.num_chains, self.seed, block.start), plan.betas
+        else:
+            assert block.latents is not None
+            exact = target.flat(block.latents)
+            name, z, betas = "reverse ais", exact.expand(how.num_chains, *exact.shape[1:]), plan.betas.flip(0)
+        noise = Noise(self.seed, name, num_data=target.num_data, first=block.start, like=z)
+        return _anneal(moves, z.contiguous(), betas, plan, noise, tick)
 
     def _rows(self, x: Tensor) -> int:
         """Data in a block: on a CPU, with its small caches, those that noise is drawn for together; more on a GPU."""
@@ -331,7 +326,7 @@ class _Run:
             return self.compile
         parameters = sum(p.numel() for owner in owners(self.programs.model) for p in owner.parameters())
         how = self.annealing
-        rows = num_data * how.num_chains * how.num_temperatures * (how.num_leapfrog + 1) // 2
+        rows = num_data * how.num_chains * how.num_temperatures * how.num_leapfrog
         return 6 * parameters * rows >= _MUCH_WORK
 
     def _joined(self, parts: Sequence["_Weights"], bound: Bound) -> AnnealedEvidence:
@@ -353,24 +348,23 @@ class _Weights:
         return _Weights(self.log_weights[:, :size].cpu(), self.accept[:size].cpu(), self.evaluations)
 
 
-def _anneal(
-    bridge: Bridge, z: Tensor, betas: Sequence[float], steps: Steps, num_leapfrog: int, noise: Noise, tick: "_Ticker"
-) -> _Weights:
+def _anneal(moves: Moves, z: Tensor, betas: Tensor, plan: Plan, noise: Noise, tick: "_Ticker") -> _Weights:
     """Move through the temperatures in the given order, and collect the weights.
 
     Backwards, the exact draw is moved at beta = 1 before it contributes; forwards, the first draws need no such move.
     """
-    bridge.beta = betas[0]
-    walk = Walk(bridge, z, num_leapfrog, noise)
+    point = moves.at(z)
+    check_start(*annealed(point, betas[0].to(z.dtype)))
     log_weights = torch.zeros(z.shape[:2], dtype=torch.float64, device=z.device)
-    accept, moves = torch.zeros_like(log_weights[0]), 0
-    for beta, after in pairwise(betas):
-        if beta:
-            bridge.beta = beta
-            accept, moves = accept + walk.step(steps.at(beta)).double().mean(0), moves + 1
-        log_weights = log_weights + (after - beta) * walk.point[2].double()
+    accept, made = torch.zeros_like(log_weights[0]), 0
+    for number, (beta, after) in enumerate(pairwise(betas)):
+        if number or betas[0, 0]:
+            point, taken = moves.move(point, beta, *plan.steps(beta), noise)
+            accept, made = accept + taken.double().mean(0), made + 1
+        log_weights = log_weights + (after - beta) * point[2].double()
         tick()
-    return _Weights(log_weights, accept / max(moves, 1), walk.evaluations * len(z) + steps.evaluations)
+    evaluations = len(z) * (1 + moves.num_leapfrog * made) + plan.evaluations
+    return _Weights(log_weights, accept / max(made, 1), evaluations)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,128 +1,164 @@
-"""Densities between the prior (or the guide) and the posterior, and the step sizes of the Markov chains on them."""
+"""The transitions of an annealed run for each block of data, by running the programs or a compiled graph of one."""
 
-from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from math import ceil
 
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.compiling.caching import CacheKey, GraphCache
 from pyro_vae.compiling.recording import Graph, Unrecordable, record
+from pyro_vae.evidence.annealing_moves import Terms, transition
 from pyro_vae.evidence.annealing_results import Annealing
 from pyro_vae.inference.programs import owners
-from pyro_vae.inference.trajectories import Noise, Point, Walk
+from pyro_vae.inference.trajectories import Noise, Point
 from pyro_vae.inference.unconstrained import Target
 from pyro_vae.messages import log_once
-from pyro_vae.process.seeding import derive_seed
+from pyro_vae.process.seeding import seeded
 
-_SCALE_DRAWS = 64
-"""Draws of the starting distribution from which the scale of each dimension is computed."""
-
-
-_FIRST_STEPS = 20
-"""Trajectories at beta = 0 before annealing begins, to find step sizes."""
-
-
-_LEAST_ADAPTED, _SHARE_ADAPTED = 100, 5
-"""Fewest temperatures of the run that finds step sizes, which else has a fifth of all."""
-
-
-_RATE = 0.5
-"""How strongly a datum's step size reacts to the last acceptance of its chains."""
-
-
-_LEAST_CHAINS = 8
-"""Chains of that run."""
-
-
-_FORGOTTEN = 0.1
-"""Weight of the newest draws in the moving average of a datum's scale."""
-
-
-_LEAST_VARIANCE = 1e-6
-"""Least variance of a dimension, relative to that of the starting distribution."""
+_CACHED_ROWS = 400
+"""Most (chain, datum) pairs in one run of a graph on a CPU: 8 chains of 50 data, whose values stay in its cache."""
 
 
 _TOLERANCE = 1e-4
-"""Largest difference of a recorded log-density, or gradient, from the programs', relative to the largest of them all:
-rounding gives 1e-6 or so."""
+"""Largest difference of what a graph computes from what the programs do, relative to the largest of a tensor: rounding
+gives 1e-6 or so."""
 
 
-Terms = Callable[..., list[Tensor]]
-"""Of z and the data: log f_0(z), log p(x, z) - log f_0(z), `[chains, N]`, and the gradients of both in z."""
+GRAPHS: GraphCache[Graph] = GraphCache(most=4)
+"""Of the last runs."""
 
 
-class Bridge:
-    r"""The density f_0(z)^(1 - beta) p(x, z)^beta, f_0 being the prior or the guide; `beta` may be set at any time.
-
-    At every point both ends and their gradients are known, so that a change of temperature costs nothing.
+class Moves:
+    """The transitions of one block of data.
 
     Args:
-        terms: of z alone.
-        max_rows: the most (chain, datum) pairs in one run of them.
+        target: the data.
+        annealing: where the densities start, and the length of trajectories.
+        chains: the most chains in one run.
+        graph: of `transition`, for exactly so many chains; None to run the programs.
     """
 
-    def __init__(self, terms: Terms, max_rows: int) -> None:
-        self.terms, self.max_rows, self.beta = terms, max_rows, 0.0
+    def __init__(self, target: Target, annealing: Annealing, chains: int, graph: Graph | None) -> None:
+        self.target, self.num_leapfrog, self.chains, self.graph = target, annealing.num_leapfrog, chains, graph
+        self.terms = _terms(target, annealing.start)
 
     def at(self, z: Tensor) -> Point:
         """`(z, log f_0, log p(x, z) - log f_0, their gradients)`."""
-        parts = [self.terms(part) for part in z.split(max(1, self.max_rows // z.shape[1]))]
-        return (z, *(torch.cat(column) if len(parts) > 1 else column[0] for column in zip(*parts, strict=True)))
+        return _joined([[part, *self.terms(part, *self.target.data)] for part in z.split(self.chains)])
 
-    def log(self, point: Point) -> Tensor:
-        """See `hmc.Density`."""
-        return point[1] + self.beta * point[2] if self.beta else point[1]
+    def move(self, point: Point, beta: Tensor, angle: Tensor, scale: Tensor, noise: Noise) -> tuple[Point, Tensor]:
+        """The points after a trajectory, and the acceptance probabilities; see `transition`."""
+        z = point[0]
+        chained = [*point, noise.normal(len(z), z.shape[-1]), noise.uniform(len(z), 2)]
+        parts = zip(*(tensor.split(self.chains) for tensor in chained), strict=True)
+        common = [beta.to(z.dtype), angle, scale]
+        *moved, accept = _joined([self._run([*part[:5], *common, *part[5:]]) for part in parts])
+        return tuple(moved), accept
 
-    def gradient(self, point: Point) -> Tensor:
-        """See `hmc.Density`."""
-        return point[3] + self.beta * point[4] if self.beta else point[3]
+    def _run(self, inputs: list[Tensor]) -> Sequence[Tensor]:
+        if self.graph is None:
+            return transition(self.terms, self.num_leapfrog, [*inputs, *self.target.data])
+        have = len(inputs[0])
+        chained = [_filled(x, self.chains) if number not in (5, 6, 7) else x for number, x in enumerate(inputs)]
+        return [x[:have] for x in self.graph(*chained, *self.target.data)]
 
 
-class Bridges:
-    """Makes the bridge of each block of data, by running the programs or a graph recorded from them.
+class Path:
+    """Makes the transitions of each block of data.
 
     Args:
-        annealing: where the bridges start.
-        max_rows: the most (chain, datum) pairs in one run.
+        annealing: the settings.
+        max_rows: the most (chain, datum) pairs in one run of the decoder.
         compile: whether to record a graph and compile it; if that is impossible, the reason is logged.
     """
 
     def __init__(self, annealing: Annealing, max_rows: int, compile: bool) -> None:
-        self.start, self.max_rows, self.compile = annealing.start, max_rows, compile
-        self.recorded: tuple[Target, Graph, torch.Size] | None = None
+        self.annealing, self.max_rows, self.compile = annealing, max_rows, compile
+        self.recorded: tuple[Target, Graph, int] | None = None
 
-    def bridge(self, target: Target, chains: int) -> Bridge:
-        """The bridge of a block, for this number of chains."""
+    def moves(self, target: Target) -> Moves:
+        """The transitions of a block."""
         if self.compile and self.recorded is None:
-            self._record(target, min(chains, max(1, self.max_rows // target.num_data)))
-        return Bridge(self._terms(target), self.max_rows)
-
-    def _terms(self, target: Target) -> Terms:
-        eager = _terms(target, self.start)
+            self._record(target)
         if self.recorded is None or not target.has_supports_of(self.recorded[0]):
-            return lambda z: eager(z, *target.data)
-        _, graph, shape = self.recorded
-        return lambda z: graph(z, *target.data) if z.shape == shape else eager(z, *target.data)
+            return Moves(target, self.annealing, max(1, self.max_rows // target.num_data), None)
+        _, graph, chains = self.recorded
+        return Moves(target, self.annealing, chains, graph)
 
-    def _record(self, target: Target, chains: int) -> None:
+    def _record(self, target: Target) -> None:
         try:
-            self.recorded = target, self._graph(target, chains), torch.Size([chains, target.num_data, target.size])
+            chains = self._chains(target)
+            self.recorded = target, _graph(target, self.annealing, chains), chains
         except Unrecordable as error:
             self.compile = False
             log_once(f"annealing runs eagerly, not compiled: {error}")
 
-    def _graph(self, target: Target, chains: int) -> Graph:
-        if not target.is_same_for_all_data:
-            raise Unrecordable("the support of a latent site differs between the data")
-        terms, example = _terms(target, self.start), [target.draw_prior(chains), *target.data]
-        module = nn.ModuleList(owners(target.model, target.guide))
-        graph = record(module, terms, example, compile=True)
-        for ours, theirs in zip(graph(*example), terms(*example), strict=True):
-            error = ((ours - theirs).abs() / theirs.abs().max().clamp(min=1.0)).max().item()
-            if not error <= _TOLERANCE:
-                raise Unrecordable(f"the graph's values differ from the programs' by {error:.2g} of the largest")
-        return graph
+    def _chains(self, target: Target) -> int:
+        """In one run of a graph: equal parts of all chains, so that few rows are filled up."""
+        on_cpu = target.data[0].device.type == "cpu"
+        most = max(1, (min(self.max_rows, _CACHED_ROWS) if on_cpu else self.max_rows) // target.num_data)
+        return ceil(self.annealing.num_chains / ceil(self.annealing.num_chains / most))
+
+
+def start_draws(target: Target, annealing: Annealing, num: int, seed: int, first: int) -> Tensor:
+    """Exact draws of the distribution at beta = 0, `[num, N, size]`."""
+    if annealing.start == "prior":
+        return target.draw_prior(num, seed, first)
+    return target.draw_guide(num, seed, first)[0]
+
+
+def _joined(parts: Sequence[Sequence[Tensor]]) -> Point:
+    return tuple(torch.cat(column) if len(parts) > 1 else column[0] for column in zip(*parts, strict=True))
+
+
+def _filled(tensor: Tensor, chains: int) -> Tensor:
+    """With copies of the first chain up to this number."""
+    missing = chains - len(tensor)
+    return torch.cat([tensor, tensor[:1].expand(missing, *tensor.shape[1:])]) if missing else tensor
+
+
+def _graph(target: Target, annealing: Annealing, chains: int) -> Graph:
+    """The compiled graph of a transition: that of an earlier call where it still does what the programs do.
+
+    Raises:
+        Unrecordable: if there is none.
+    """
+    if not target.is_same_for_all_data:
+        raise Unrecordable("the support of a latent site differs between the data")
+    terms, found = _terms(target, annealing.start), owners(target.model, target.guide)
+    module, example = nn.ModuleList(found), _example(target, annealing, chains)
+
+    def function(*inputs: Tensor) -> list[Tensor]:
+        return transition(terms, annealing.num_leapfrog, inputs)
+
+    expected = function(*example)
+    key = CacheKey.of((annealing.start, annealing.num_leapfrog, target.nesting), module, example)
+    kept = GRAPHS.of(found[0]).get(key) if found else None
+    if kept is not None and _difference(kept(*example), expected) <= _TOLERANCE:
+        return kept
+    graph = record(module, function, example, compile=True)
+    if not (error := _difference(graph(*example), expected)) <= _TOLERANCE:
+        raise Unrecordable(f"the graph's values differ from the programs' by {error:.2g} of the largest")
+    if found:
+        GRAPHS.keep(found[0], key, graph)
+    return graph
+
+
+def _example(target: Target, annealing: Annealing, chains: int) -> list[Tensor]:
+    """Inputs of a transition whose steps are short and all accepted, so that rounding decides nothing."""
+    z = start_draws(target, annealing, chains, 0, 0)
+    point = Moves(target, annealing, chains, None).at(z)
+    with seeded(0, "record"):
+        normal, uniform = torch.randn_like(z), torch.zeros_like(z[..., :1]).expand(*z.shape[:2], 2).contiguous()
+    like, ones = z.new_full(z.shape[1:2], 0.5), torch.ones_like(z[0])
+    return [*point, like, 0.1 * like[:, None], 0.1 * ones, normal, uniform, *target.data]
+
+
+def _difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    """The largest of all tensors, each relative to its largest element; nan if any is nan."""
+    errors = [(a - b).abs().max() / b.abs().max().clamp(min=1.0) for a, b in zip(ours, theirs, strict=True)]
+    return torch.stack(errors).max().item()
 
 
 def _terms(target: Target, start: str) -> Terms:
@@ -145,101 +181,3 @@ def _gradient(value: Tensor, z: Tensor) -> Tensor:
     if not value.requires_grad:
         return torch.zeros_like(z)
     return torch.autograd.grad(value.sum(), z, retain_graph=True, materialize_grads=True)[0]
-
-
-@dataclass(frozen=True, eq=False)
-class Steps:
-    """Each datum's step sizes at each temperature.
-
-    Args:
-        betas: the inverse temperatures at which they are known, ascending from 0 to 1.
-        log_sizes: their logarithms there for each dimension, `[len(betas), N, size]`.
-        evaluations: of the density, for each datum, that it took to find them.
-    """
-
-    betas: Sequence[float]
-    log_sizes: Tensor
-    evaluations: int
-
-    def at(self, beta: float) -> Tensor:
-        """Step sizes at a temperature, `[N, size]`, by linear interpolation of the logarithms."""
-        right = min(max(bisect_right(self.betas, beta), 1), len(self.betas) - 1)
-        low, high = self.betas[right - 1], self.betas[right]
-        return torch.lerp(self.log_sizes[right - 1], self.log_sizes[right], (beta - low) / (high - low)).exp()
-
-
-class _Scale:
-    """Standard deviations of each datum's chains, over about the last ten of their draws.
-
-    Args:
-        draws: of the start, `[num, N, size]`.
-    """
-
-    def __init__(self, draws: Tensor) -> None:
-        self.mean, self.variance = draws.mean(0), draws.var(0)
-        self.least = _LEAST_VARIANCE * self.variance + torch.finfo(draws.dtype).tiny
-
-    @property
-    def value(self) -> Tensor:
-        """`[N, size]`."""
-        return torch.maximum(self.variance, self.least).sqrt()
-
-    def add(self, z: Tensor) -> None:
-        """Add draws `[chains, N, size]`, and reduce the weight of the earlier ones by a tenth."""
-        shift = z.mean(0) - self.mean
-        old = (1 - _FORGOTTEN) * (self.variance + _FORGOTTEN * shift.square())
-        self.mean, self.variance = self.mean + _FORGOTTEN * shift, old + _FORGOTTEN * z.var(0, correction=0)
-
-
-def adapted(
-    target: Target, bridge: Bridge, annealing: Annealing, seed: int, first: int, tick: Callable[[], None]
-) -> Steps:
-    """Find step sizes by a separate run, forwards over fewer temperatures.
-
-    A datum's step size follows the acceptance of its chains; within it each dimension is scaled by their standard
-    deviation. The noise is independent of that of the runs whose weights count, and the sizes are fixed before those
-    begin: given them, every transition leaves its density invariant, so that weights stay unbiased.
-
-    Args:
-        target: the data.
-        bridge: from the start to their posterior.
-        annealing: how they will be used.
-        seed: of the draws.
-        first: the position of the first datum in the whole set.
-        tick: called at each temperature.
-
-    Returns:
-        The sizes at the temperatures of this run.
-    """
-    seed, chains = derive_seed(seed, "annealing steps"), max(_LEAST_CHAINS, annealing.num_chains)
-    draws = start_draws(target, annealing, max(_SCALE_DRAWS, chains), seed, first)
-    noise = Noise(seed, "transitions", num_data=target.num_data, first=first, like=draws)
-    bridge.beta = 0.0
-    walk, scale = Walk(bridge, draws[:chains], annealing.num_leapfrog, noise), _Scale(draws)
-    size = walk.rough_step_size(scale.value).log()
-    betas, found = annealing.betas(num_adapted(annealing)), []
-    for beta in [0.0] * _FIRST_STEPS + betas:
-        bridge.beta = beta
-        accept = walk.step(size.exp() * scale.value).mean(0)[:, None]
-        scale.add(walk.point[0])
-        size = size + _RATE * (accept - annealing.target_accept)
-        found.append(size + scale.value.log())
-        tick()
-    return Steps(betas, torch.stack(found[_FIRST_STEPS:]), walk.evaluations * chains)
-
-
-def num_adapted(annealing: Annealing) -> int:
-    """Temperatures of the run that finds step sizes, after beta = 0."""
-    return max(_LEAST_ADAPTED, annealing.num_temperatures // _SHARE_ADAPTED)
-
-
-def num_ticks(annealing: Annealing) -> int:
-    """How often that run reports its progress."""
-    return _FIRST_STEPS + num_adapted(annealing) + 1
-
-
-def start_draws(target: Target, annealing: Annealing, num: int, seed: int, first: int) -> Tensor:
-    """Exact draws of the distribution at beta = 0, `[num, N, size]`."""
-    if annealing.start == "prior":
-        return target.draw_prior(num, seed, first)
-    return target.draw_guide(num, seed, first)[0]

@@ -146,7 +146,7 @@ class Walk:
         self.density, self.num_leapfrog, self.noise = density, num_leapfrog, noise
         self.point, self.evaluations = density.at(start), 1
         self.divergences = torch.zeros(start.shape[:2], dtype=torch.long, device=start.device)
-        _check_start(density.log(self.point), density.gradient(self.point))
+        check_start(density.log(self.point), density.gradient(self.point))
 
     def step(self, step: Tensor) -> Tensor:
         """Take every chain one trajectory further, or leave it where it is.
@@ -206,7 +206,16 @@ def _where(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(accepted.reshape(*accepted.shape, *[1] * (new.dim() - accepted.dim())), new, old)
 
 
-def _check_start(log_density: Tensor, gradient: Tensor) -> None:
+def check_start(log_density: Tensor, gradient: Tensor) -> None:
+    """Refuse chains that start where their density or its gradient is not finite.
+
+    Args:
+        log_density: `[chains, N]`, nats.
+        gradient: `[chains, N, size]`.
+
+    Raises:
+        NumericalError: if there are such chains; it names the first datum that has one.
+    """
     bad = ~(log_density.isfinite() & gradient.isfinite().all(-1)).all(0)
     if bad.any():
         datum = int(bad.nonzero()[0])
