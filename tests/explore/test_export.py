@@ -33,6 +33,7 @@ X = (torch.rand(20, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.5).flo
 CLOSE = 1e-5
 """Of nats also relative: torch computes them in single precision."""
 WHERE = {"frame": "coordinates", "axes": [0, 1]}
+KINKED = partial(MLP, hidden=(8,), activation="relu")
 node = pytest.mark.skipif(shutil.which("node") is None, reason="node is not on this machine")
 
 
@@ -221,6 +222,19 @@ def test_random_numbers_are_torchs():
     for seed, count in zip(seeds, counts, strict=True):
         exact = torch.randn(count, generator=torch.Generator().manual_seed(seed))
         assert np.allclose(in_node(start, f"normals({seed}, {count})"), exact, atol=2e-6)
+
+
+@node
+@pytest.mark.parametrize(("side", "decoder"), [(51, partial(MLP, hidden=(8,))), (101, KINKED)])
+def test_a_grid_is_as_fine_as_the_density_needs(side, decoder):
+    """A smooth density is integrated on every second point of the server's grid, one with kinks on all of them."""
+    (found,), answers = by_node(answers_of(decoder=decoder), ("datum", {"index": 3, **WHERE}))
+    exact = answers("datum", {"index": 3, **WHERE})
+    assert found["posterior"]["log_density"]["shape"] == [side, side]
+    check_numbers(found["numbers"], exact["numbers"])
+    step = (101 - 1) // (side - 1)
+    theirs = unpacked(exact["posterior"]["log_density"])[::step, ::step]
+    assert same(values(found["posterior"]["log_density"]), theirs)
 
 
 @node

@@ -26,42 +26,59 @@ const ELEMENTWISE = {
   LeakyReLU: [(v) => v > 0 ? v : 0.01 * v, (v) => v > 0 ? 1 : 0.01],
   ELU: [(v) => v > 0 ? v : Math.expm1(v), (v) => v > 0 ? 1 : Math.exp(v)],
   GELU: [(v) => v * normalShare(v), (v) => normalShare(v) + v * normalDensity(v)],
-  SiLU: [(v) => v * sigmoid(v), (v) => sigmoid(v) * (1 + v * (1 - sigmoid(v)))],
+  SiLU: [(v) => v * sigmoid(v), (v) => { const open = sigmoid(v); return open * (1 + v * (1 - open)); }],
   Softplus: [softplus, sigmoid],
   Sigmoid: [sigmoid, (v) => sigmoid(v) * (1 - sigmoid(v))],
 };
 
-// The product of each row of x, [rows, inputs], with a matrix [outputs, inputs], plus a bias. Four rows at a time, so
-// that a weight is read once for them.
+// The product of each row of x, [rows, inputs], with a matrix [outputs, inputs], plus a bias. Four rows and two outputs
+// at a time, so that a number that is read serves several products, and each sum need not wait for another.
 function product(weight, bias, outputs, inputs, x) {
-  const count = x.length / inputs, found = new Float64Array(count * outputs);
-  let row = 0;
-  for (; row + 4 <= count; row += 4) {
-    const a = row * inputs, b = a + inputs, c = b + inputs, d = c + inputs;
-    for (let o = 0, at = 0; o < outputs; o++) {
-      let s = bias ? bias[o] : 0, t = s, u = s, v = s;
-      for (let i = 0; i < inputs; i++, at++) {
-        const w = weight[at];
-        s += w * x[a + i];
-        t += w * x[b + i];
-        u += w * x[c + i];
-        v += w * x[d + i];
+  const count = x.length / inputs, found = new Float64Array(count * outputs), rows = count - count % 4, pairs = outputs - outputs % 2;
+  for (let o = 0; o < pairs; o += 2) {
+    const p = o * inputs, q = p + inputs, first = bias ? bias[o] : 0, second = bias ? bias[o + 1] : 0;
+    for (let row = 0; row < rows; row += 4) {
+      const a = row * inputs, b = a + inputs, c = b + inputs, d = c + inputs;
+      let a1 = first, b1 = first, c1 = first, d1 = first, a2 = second, b2 = second, c2 = second, d2 = second;
+      for (let i = 0; i < inputs; i++) {
+        const w1 = weight[p + i], w2 = weight[q + i], xa = x[a + i], xb = x[b + i], xc = x[c + i], xd = x[d + i];
+        a1 += w1 * xa;
+        a2 += w2 * xa;
+        b1 += w1 * xb;
+        b2 += w2 * xb;
+        c1 += w1 * xc;
+        c2 += w2 * xc;
+        d1 += w1 * xd;
+        d2 += w2 * xd;
       }
       const to = row * outputs + o;
-      found[to] = s;
-      found[to + outputs] = t;
-      found[to + 2 * outputs] = u;
-      found[to + 3 * outputs] = v;
+      found[to] = a1;
+      found[to + 1] = a2;
+      found[to + outputs] = b1;
+      found[to + outputs + 1] = b2;
+      found[to + 2 * outputs] = c1;
+      found[to + 2 * outputs + 1] = c2;
+      found[to + 3 * outputs] = d1;
+      found[to + 3 * outputs + 1] = d2;
     }
   }
-  for (; row < count; row++) {
-    for (let o = 0, at = 0; o < outputs; o++) {
-      let s = bias ? bias[o] : 0;
-      for (let i = 0, from = row * inputs; i < inputs; i++, at++, from++) s += weight[at] * x[from];
-      found[row * outputs + o] = s;
-    }
-  }
+  for (let row = 0; row < rows; row++) for (let o = pairs; o < outputs; o++) found[row * outputs + o] = product1(weight, bias, o, inputs, x, row);
+  for (let row = rows; row < count; row++) for (let o = 0; o < outputs; o++) found[row * outputs + o] = product1(weight, bias, o, inputs, x, row);
   return found;
+}
+
+// One element of it, by four sums that don't wait for each other.
+function product1(weight, bias, o, inputs, x, row) {
+  const at = o * inputs, from = row * inputs, fours = inputs - inputs % 4;
+  let s = bias ? bias[o] : 0, t = 0, u = 0, v = 0;
+  for (let i = 0; i < fours; i += 4) {
+    s += weight[at + i] * x[from + i];
+    t += weight[at + i + 1] * x[from + i + 1];
+    u += weight[at + i + 2] * x[from + i + 2];
+    v += weight[at + i + 3] * x[from + i + 3];
+  }
+  for (let i = fours; i < inputs; i++) s += weight[at + i] * x[from + i];
+  return s + t + u + v;
 }
 
 function transposed(matrix, rows, columns) {
@@ -79,35 +96,37 @@ function turned(layer) {
 const withMatrix = (layer, x) => product(layer.weight, layer.bias, ...layer.shape, x);
 const throughMatrix = (layer, g) => product(turned(layer), null, layer.shape[1], layer.shape[0], g);
 
-// Calls `visit` for each pixel of the smaller image and each of its kernel's pixels in the larger one: with where a row
-// of patches has that pixel, and where the larger image has it.
-function eachPatch({ large, small, planes, kernel, stride }, count, visit) {
-  const [height, width] = large, pad = (kernel - 1) / 2;
+// The patches of larger images, [pixels of the smaller, kernel's pixels and planes]; or the reverse: patches, added to
+// `images` where they overlap.
+function patched({ large, small, planes, kernel, stride }, images, patches, gather) {
+  const [height, width] = large, pad = (kernel - 1) / 2, count = images.length / (height * width * planes);
   let patch = 0;
   for (let n = 0; n < count; n++) {
     for (let y = 0; y < small[0]; y++) for (let x = 0; x < small[1]; x++) {
       for (let j = 0; j < kernel; j++) for (let i = 0; i < kernel; i++, patch += planes) {
         const row = y * stride + j - pad, column = x * stride + i - pad;
         if (row < 0 || column < 0 || row >= height || column >= width) continue;
-        visit(patch, ((n * height + row) * width + column) * planes);
+        const at = ((n * height + row) * width + column) * planes;
+        if (gather) for (let p = 0; p < planes; p++) patches[patch + p] = images[at + p];
+        else for (let p = 0; p < planes; p++) images[at + p] += patches[patch + p];
       }
     }
   }
 }
 
-// The patches of larger images, [pixels of the smaller, kernel's pixels and planes].
+const sizeOf = ([height, width], planes) => height * width * planes;
+
 function gathered(layer, images) {
-  const { large, small, planes, kernel } = layer, count = images.length / (large[0] * large[1] * planes);
-  const patches = new Float64Array(count * small[0] * small[1] * kernel * kernel * planes);
-  eachPatch(layer, count, (patch, at) => { for (let p = 0; p < planes; p++) patches[patch + p] = images[at + p]; });
+  const { large, small, planes, kernel } = layer, count = images.length / sizeOf(large, planes);
+  const patches = new Float64Array(count * sizeOf(small, planes) * kernel * kernel);
+  patched(layer, images, patches, true);
   return patches;
 }
 
-// The reverse: patches, added where they overlap.
 function scattered(layer, patches) {
-  const { large, small, planes, kernel } = layer, count = patches.length / (small[0] * small[1] * kernel * kernel * planes);
-  const images = new Float64Array(count * large[0] * large[1] * planes);
-  eachPatch(layer, count, (patch, at) => { for (let p = 0; p < planes; p++) images[at + p] += patches[patch + p]; });
+  const { large, small, planes, kernel } = layer, count = patches.length / (sizeOf(small, planes) * kernel * kernel);
+  const images = new Float64Array(count * sizeOf(large, planes));
+  patched(layer, images, patches, false);
   return images;
 }
 
@@ -137,16 +156,20 @@ function eachGroup({ groups, planes, pixels }, length, visit) {
 // Mean and standard deviation of the elements at some positions.
 function moments(x, at, eps) {
   let mean = 0, variance = 0;
-  for (const i of at) mean += x[i] / at.length;
-  for (const i of at) variance += (x[i] - mean) ** 2 / at.length;
-  return [mean, Math.sqrt(variance + eps)];
+  for (let k = 0; k < at.length; k++) mean += x[at[k]];
+  mean /= at.length;
+  for (let k = 0; k < at.length; k++) variance += (x[at[k]] - mean) * (x[at[k]] - mean);
+  return [mean, Math.sqrt(variance / at.length + eps)];
 }
 
 function normalised(layer, x) {
   const found = new Float64Array(x.length), { weight, bias, planes } = layer;
   eachGroup(layer, x.length, (at) => {
     const [mean, sd] = moments(x, at, layer.eps);
-    for (const i of at) found[i] = (x[i] - mean) / sd * weight[i % planes] + bias[i % planes];
+    for (let k = 0; k < at.length; k++) {
+      const i = at[k], plane = i % planes;
+      found[i] = (x[i] - mean) / sd * weight[plane] + bias[plane];
+    }
   });
   return found;
 }
@@ -167,10 +190,12 @@ function throughNorm(layer, x, g) {
 }
 
 function gated({ width }, x) {
-  return Float64Array.from({ length: x.length / 2 }, (_, k) => {
+  const found = new Float64Array(x.length / 2);
+  for (let k = 0; k < found.length; k++) {
     const at = 2 * width * Math.floor(k / width) + k % width;
-    return x[at] * sigmoid(x[at + width]);
-  });
+    found[k] = x[at] * sigmoid(x[at + width]);
+  }
+  return found;
 }
 
 function throughGate({ width }, x, g) {
@@ -183,7 +208,24 @@ function throughGate({ width }, x, g) {
   return found;
 }
 
-const plus = (a, b) => a.map((v, i) => v + b[i % b.length]);
+// The sum of a and b, which is repeated if it is shorter.
+function plus(a, b) {
+  const found = new Float64Array(a.length), size = b.length;
+  for (let from = 0; from < a.length; from += size) for (let i = 0; i < size; i++) found[from + i] = a[from + i] + b[i];
+  return found;
+}
+
+function each(f, x) {
+  const found = new Float64Array(x.length);
+  for (let i = 0; i < x.length; i++) found[i] = f(x[i]);
+  return found;
+}
+
+function sloped(slope, x, g) {
+  const found = new Float64Array(x.length);
+  for (let i = 0; i < x.length; i++) found[i] = slope(x[i]) * g[i];
+  return found;
+}
 
 // For each kind of layer: its outputs, and the gradient in its inputs from that in its outputs.
 const LAYERS = {
@@ -209,14 +251,15 @@ const LAYERS = {
     ({ body }, x) => plus(x, forward(body, x)),
     ({ body }, x, g) => plus(g, backward(body, passed(body, x), g)),
   ],
-  elementwise: [({ name }, x) => x.map(ELEMENTWISE[name][0]), ({ name }, x, g) => x.map((v, i) => ELEMENTWISE[name][1](v) * g[i])],
+  elementwise: [({ name }, x) => each(ELEMENTWISE[name][0], x), ({ name }, x, g) => sloped(ELEMENTWISE[name][1], x, g)],
 };
 
 // The layers as they came, with their arrays unpacked.
 function compiled(layers) {
   return layers.map((layer) => {
-    const weight = layer.weight && unpack(layer.weight), bias = layer.bias && unpack(layer.bias).data;
-    return { ...layer, weight: weight && weight.data, shape: weight && weight.shape, bias, body: layer.body && compiled(layer.body) };
+    const weight = layer.weight && unpack(layer.weight), double = (packed) => packed && Float64Array.from(packed.data);
+    const arrays = { weight: double(weight), bias: double(layer.bias && unpack(layer.bias)) };
+    return { ...layer, ...arrays, shape: weight && weight.shape, body: layer.body && compiled(layer.body) };
   });
 }
 
