@@ -22,6 +22,28 @@ objective: ELBO
 batch_size: 500
 pictures: false
 """
+TRACKER = """
+from pathlib import Path
+
+
+class Lines:
+    def settings(self, settings):
+        self.file = Path(settings["run"], "lines.txt")
+        self.write("settings")
+
+    def write(self, text):
+        with self.file.open("a") as file:
+            print(text, file=file)
+
+    def numbers(self, numbers, step):
+        self.write(numbers["epoch"])
+
+    def figure(self, name, figure, step):
+        pass
+
+    def close(self):
+        self.write("close")
+"""
 SPACE = "optimizer.lr: [1e-8, 3e-3]\n"
 FEW = "--num_particles 20 --num_data 40 --quiet --budget 4"
 
@@ -132,3 +154,24 @@ def test_killed_at_any_time_it_goes_on():
     assert call(words, "killed").code == 0
     whole, killed = (json.loads(Path(run, "result.json").read_text()) for run in ("whole", "killed"))
     assert {**killed, "run": whole["run"]} == whole
+
+
+def test_each_candidate_has_a_tracker(monkeypatch):
+    """It is told each epoch of its candidate once, also over the rounds in which a run goes on."""
+    Path("lines.py").write_text(TRACKER)
+    monkeypatch.syspath_prepend(".")
+    Path("config.yaml").write_text(f"{CONFIG}tracker: lines.Lines\n")
+    Path("space.yaml").write_text("optimizer.lr: [1e-8, 1e-3, 3e-3]\n")
+    found = done("search config.yaml --space space.yaml --run s", FEW.replace("--budget 4", "--budget 9"))
+    told = {name: Path(f"s/{name}/lines.txt").read_text().split() for name in found["candidates"]}
+    assert all(lines[0] == "settings" and lines[-1] == "close" for lines in told.values())
+    epochs = {name: [line for line in lines if line.isdigit()] for name, lines in told.items()}
+    assert all(line == [str(e + 1) for e in range(len(line))] for line in epochs.values())
+    assert len(epochs[found["best"]]) == found["rounds"][-1]["epochs"] == max(map(len, epochs.values()))
+
+
+def test_a_folder_for_the_curves_of_all_is_refused():
+    Path("config.yaml").write_text(f"{CONFIG}tracker: {{class_path: TensorBoard, init_args: {{folder: board}}}}\n")
+    refused = call("search config.yaml --space space.yaml --run s", FEW)
+    assert refused.code == 2 and "config.yaml: tracker.folder: the curves of all candidates" in refused.err
+    assert not Path("s").exists()

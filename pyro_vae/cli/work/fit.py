@@ -3,7 +3,7 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -95,6 +95,12 @@ def check_classes(options: Namespace) -> None:
 
 def _tracker(options: Namespace) -> Guarded | None:
     """The tracker that the options name, to be made when the training begins; its failures are warnings."""
+    make = tracker_of(options)
+    return None if make is None else Guarded(make)
+
+
+def tracker_of(options: Namespace) -> Callable[[], Any] | None:
+    """A function that makes the tracker which the options name, and has its name; None where they name none."""
     if options.tracker is None:
         return None
     description = options.tracker.as_dict()
@@ -103,7 +109,8 @@ def _tracker(options: Namespace) -> Guarded | None:
         made = resolve(description, named(options.tracker))
         return made() if isinstance(made, type | partial) else made
 
-    return Guarded(make, description["class_path"].rpartition(".")[2])
+    make.__name__ = description["class_path"].rpartition(".")[2]
+    return make
 
 
 def _drawn(

@@ -12,7 +12,7 @@ from pyro_vae.arguments.values import whole
 from pyro_vae.cli.parsing import options_of, parse, parser_of, read_yaml
 from pyro_vae.cli.streams import say
 from pyro_vae.cli.values import suggest
-from pyro_vae.cli.work.fit import build, check_classes, is_binary, load_from_options, without_pyros_advice
+from pyro_vae.cli.work.fit import build, check_classes, is_binary, load_from_options, tracker_of, without_pyros_advice
 from pyro_vae.cli.work.places import Place
 from pyro_vae.cli.work.printing import table
 from pyro_vae.data import Dataset
@@ -64,9 +64,10 @@ def _search(space: Mapping[str, Any], data: Dataset, options: Namespace) -> Sear
     names = ("budget", "run", "num_candidates", "factor", "num_particles", "num_data", "seed", "max_rows", "device")
 
     def make(values: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-        vae, objective, settings = build(_parsed(options.config, values, options.space), data)
+        given = _parsed(options.config, values, options.space)
+        vae, objective, settings = build(given, data)
         keywords = {name: value for name, value in vars(settings).items() if name not in ("epochs", "patience")}
-        return vae, {**keywords, "objective": objective}
+        return vae, {**keywords, "objective": objective, "tracker": tracker_of(given)}
 
     with without_pyros_advice():
         return search(make, space, data, progress=not options.quiet, **{name: options[name] for name in names})
@@ -124,6 +125,12 @@ def _parsed(config: str, values: Mapping[str, Any] | None = None, file: str = ""
         raise UsageError(message if values is None else f"--space {file}: {message}") from error
     if options.patience is not None:
         raise UsageError(f"{config}: patience: the search itself stops trainings: leave it out")
+    tracker = {} if options.tracker is None else options.tracker.as_dict().get("init_args") or {}
+    if tracker.get("folder") is not None:
+        raise UsageError(
+            f"{config}: tracker.folder: the curves of all candidates would be in it: leave it out, and those of each "
+            "are in its run directory"
+        )
     return options
 
 
