@@ -77,8 +77,21 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
     Raises:
         UsageError: for an argument of another kind, or one that the function does not have.
-        DataError: for data of another shape than the model's.
+        DataError: for data of another shape than the model's, or with values that its likelihood gives no probability
+            to.
     """
+    return _checked_with(function, _check_data)
+
+
+def checked_but_values(function: Callable[P, R]) -> Callable[P, R]:
+    """As `checked`, for a function that takes of `x` the shape and the type, and never looks at its values."""
+    return _checked_with(function, _check_shape)
+
+
+def _checked_with(
+    function: Callable[P, R], check: Callable[[Any, Tensor, Sequence[Any], Mapping[str, Any]], None]
+) -> Callable[P, R]:
+    """A function whose arguments are checked, `x` by `check(module, x, args, inputs)`."""
     known = signature(function)
 
     @wraps(function)
@@ -87,7 +100,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
             given = known.bind(*args, **kwargs)
         except TypeError as error:
             raise UsageError(_misfit(function.__name__, known, kwargs, error)) from None
-        _check_all(function.__name__, known, given.arguments)
+        _check_all(function.__name__, known, given.arguments, check)
         return function(*given.args, **given.kwargs)
 
     return call
@@ -105,16 +118,13 @@ def _misfit(function: str, known: Signature, kwargs: Mapping[str, Any], error: T
 _NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 
-def _check_all(function: str, known: Signature, given: dict[str, Any]) -> None:
+def _check_all(function: str, known: Signature, given: dict[str, Any], check: Callable[..., None]) -> None:
     """Check, and convert in place, the arguments of a call."""
     for name, value in given.items():
         parameter = known.parameters[name]
         if parameter.kind in _NAMED and not (value is None and _may_be_none(parameter)):
             is_program = name in ("model", "guide") and "model" in known.parameters  # else a class, to make a guide
             given[name] = program(name, value) if is_program else _checked(name, value, parameter.annotation)
-    module = _owner(given.get("vae", given.get("before", given.get("model"))))
-    if isinstance(given.get("x"), Tensor):
-        _check_data(module, given["x"])
     rows = len(given["x"]) if isinstance(given.get("x"), Tensor) else None
     for name, parameter in known.parameters.items():
         if parameter.kind is Parameter.VAR_POSITIONAL and name in given:
@@ -122,6 +132,9 @@ def _check_all(function: str, known: Signature, given: dict[str, Any]) -> None:
         elif parameter.kind is Parameter.VAR_KEYWORD and name in given and name == "inputs":
             options = [other for other, p in known.parameters.items() if p.kind in _NAMED]
             given[name] = {n: _input(function, n, x, options, rows) for n, x in given[name].items()}
+    if isinstance(given.get("x"), Tensor):
+        module = _owner(given.get("vae", given.get("before", given.get("model"))))
+        check(module, given["x"], given.get("args", ()), {**given, **given.get("inputs", {})})
 
 
 def _may_be_none(parameter: Parameter) -> bool:
@@ -185,7 +198,7 @@ def _beside(name: str, value: Any, rows: int | None) -> Any:
     value = tensor(name, value)
     if rows is not None and (value.dim() == 0 or len(value) not in (1, rows)):
         raise DataError(f"{name}: expected {rows} rows, as many as x has, got shape {list(value.shape)}")
-    return value
+    return value if rows is None or len(value) == rows else value.expand(rows, *value.shape[1:])
 
 
 def _truths(mask: Tensor) -> Tensor:
@@ -232,7 +245,7 @@ def _owner(value: Any) -> Any:
     return getattr(value, "__self__", value)
 
 
-def _check_data(module: Any, x: Tensor) -> None:
+def _check_shape(module: Any, x: Tensor, args: Sequence[Any] = (), inputs: Mapping[str, Any] | None = None) -> None:
     """Refuse data of another shape than the model's, or that lie on another device."""
     shapes = getattr(module, "shapes", None)
     event = tuple(shapes.event) if isinstance(shapes, Shapes) else None
@@ -245,6 +258,27 @@ def _check_data(module: Any, x: Tensor) -> None:
         raise UsageError(
             f"x is on {x.device}, but the model on {parameter.device}: pass x.to({str(parameter.device)!r})"
         )
+
+
+def _check_data(module: Any, x: Tensor, args: Sequence[Any], inputs: Mapping[str, Any]) -> None:
+    """Refuse also observed values that the likelihood of the model gives no probability to.
+
+    Args:
+        module: what has the programs; only an autoencoder says which data are allowed.
+        x: data `[N, *event]`.
+        args: what the programs take after x.
+        inputs: what they take by name, and other arguments.
+    """
+    _check_shape(module, x)
+    check = getattr(getattr(module, "likelihood", None), "check", None)
+    if check is None or len(x) == 0:
+        return
+    mask = next((value for value in (*args, inputs.get("mask")) if _is_mask(value)), None)
+    check(x, mask=None if mask is None else mask.expand(x.shape))
+
+
+def _is_mask(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype is torch.bool
 
 
 def _hint(x: Tensor, event: tuple[int, ...]) -> str:

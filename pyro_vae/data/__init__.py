@@ -23,6 +23,7 @@ Its files:
     sources/              named sets and file formats; to add a format, a file there and a line in its `__init__`
     linear_gaussian.py    a process whose log p(x) is known
     support.py            which likelihoods fit which values
+    allowed.py            whether a likelihood gives probability to all values of a data set
     fingerprint.py        a short name for some data
 """
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.arguments.checked import checked
+from pyro_vae.arguments.checked import checked_but_values
 from pyro_vae.diagnostics.coverage import LEVELS, Coverage
 from pyro_vae.diagnostics.ranks import CLEAR, Ranks, check, untied, without_nan
 from pyro_vae.errors import UsageError
@@ -142,7 +142,7 @@ class Location:
 
 
 @isolated
-@checked
+@checked_but_values
 def simulation_based_calibration(
     model: Program,
     guide: Program,

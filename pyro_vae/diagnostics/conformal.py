@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.arguments.checked import checked
+from pyro_vae.arguments.checked import checked_but_values
 from pyro_vae.diagnostics.coverage import LEVELS, Coverage
 from pyro_vae.diagnostics.ranks import check
 from pyro_vae.errors import NumericalError, UsageError
@@ -181,7 +181,7 @@ class _Shape:
 
 
 @isolated
-@checked
+@checked_but_values
 def conformal_scaling(
     model: Program,
     guide: Program,

@@ -13,6 +13,7 @@ from pyro_vae.arguments.checked import checked
 from pyro_vae.arguments.remedies import spoken
 from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.data import Dataset, as_dataset
+from pyro_vae.data.allowed import check_allowed
 from pyro_vae.distributions.mixture import Mixture
 from pyro_vae.errors import DataError, MissingPackage, UsageError
 from pyro_vae.inference.programs import evaluation_mode
@@ -160,6 +161,7 @@ def with_clusters(
         )
     if vae.shapes.context is not None:
         raise UsageError("clusters of codes q(z|x) need a VAE without a context")
+    check_allowed(vae, dataset)
     copied, make = deepcopy(vae), partial(MixtureOfNormals, components=components)
     with evaluation_mode(vae):
         z = torch.cat([tile[0] for tile in _codes(vae, x, dataset.observed("train"), 1, seed)])

@@ -13,7 +13,7 @@ from pyro_vae.arguments.checked import checked
 from pyro_vae.arguments.values import folder, number, shown
 from pyro_vae.compiling.backends import choose_device
 from pyro_vae.data import Dataset, as_dataset
-from pyro_vae.data.dataset import observed_chunks
+from pyro_vae.data.allowed import check_allowed
 from pyro_vae.data.gaps import check_each_observed
 from pyro_vae.distributed import connect
 from pyro_vae.distributed.agreement import agreed
@@ -200,15 +200,7 @@ def _check_data(vae: Any, data: Dataset) -> None:
         raise UsageError(f"the data have a mask, and the programs of this {type(vae).__name__} take no `mask`")
     check_each_observed(data.observed("train"), data.table.names if data.table is not None else ())
     likelihood = getattr(vae, "likelihood", None)
-    if likelihood is None:
-        return
-    if data.table is not None:
+    if likelihood is not None and data.table is not None:
         kinds = getattr(likelihood, "kinds", None)
         data.table.check_kinds(None if kinds is None else [str(kind) for kind in kinds])
-    for name in ("train", "valid", "test"):
-        if getattr(data, name) is not None:
-            start = 0
-            for x, mask in observed_chunks(data, name):
-                of_support = x if mask is None else likelihood.filled(x, mask)
-                likelihood.check(of_support, f"{name} data[{start}:]" if start else f"{name} data")
-                start += len(x)
+    check_allowed(vae, data)

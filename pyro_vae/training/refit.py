@@ -15,6 +15,7 @@ from pyro_vae.arguments.checked import checked
 from pyro_vae.arguments.values import factory
 from pyro_vae.autoencoders import VAE
 from pyro_vae.data import Dataset, as_dataset
+from pyro_vae.data.allowed import check_allowed
 from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.evidence import bound
 from pyro_vae.inference.programs import evaluation_mode
@@ -238,6 +239,7 @@ def refit_prior(
     dataset = with_held_out(as_dataset(data))
     held_out, mask = dataset.split("valid"), dataset.observed("valid")
     vae.likelihood.check(held_out, "held-out data", mask)
+    check_allowed(vae, dataset)
     refitted = _with_prior(vae, prior, dataset, seed)
     fitter = _Fitter(refitted, dataset, held_out, optimizer, batch_size, seed)
     before = cross_entropy(vae, held_out, seed=seed, mask=mask).mean

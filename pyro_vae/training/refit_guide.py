@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from pyro_vae.arguments.checked import checked
 from pyro_vae.autoencoders import VAE
 from pyro_vae.data import Dataset, as_dataset
+from pyro_vae.data.allowed import check_allowed
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import Bound, bound
 from pyro_vae.guides import Guide
@@ -139,6 +140,7 @@ def refit_guide(
     dataset = with_held_out(as_dataset(data))
     held_out, mask = dataset.split("valid"), dataset.observed("valid")
     vae.likelihood.check(held_out, "held-out data", mask)
+    check_allowed(vae, dataset)
     refitted = _with_guide(vae, {"guide": guide, "encoder": encoder}, seed)
     optimised: dict[str, Any] = {"batch_size": batch_size, "optimizer": optimizer, "patience": patience}
     device = str(next(vae.parameters()).device)
