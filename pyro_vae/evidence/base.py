@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from math import isfinite
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -50,7 +50,7 @@ class Estimate(OverData, ABC):
         if self.upper is None or self.upper_standard_error is None:
             return None
         flagged, lower = self._interval_flagged, self._averaged
-        upper = replace(lower, values=self.upper, standard_errors=self.upper_standard_error)
+        upper = replace(lower, values=self.upper, standard_errors=self._upper_error)
         lower, upper = (replace(end, is_at_least=bool(flagged.any())) for end in (lower, upper))
         return Interval(lower, upper, flagged)
 
@@ -58,6 +58,11 @@ class Estimate(OverData, ABC):
     def _interval_flagged(self) -> Tensor:
         """Which data's interval is not to be trusted, `[N]` bool."""
         return self.flagged
+
+    @property
+    def _upper_error(self) -> Any:
+        """The standard errors of the upper end of `interval`, `[N]`, nats."""
+        return self.upper_standard_error
 
     @property
     def _averaged(self) -> Averaged:

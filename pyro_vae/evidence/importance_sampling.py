@@ -26,19 +26,21 @@ from pyro_vae.networks.precision import DTYPES, Precision, check_precision, usab
 from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import seeded
 from pyro_vae.statistics.averages import Averaged, number, squared_error_of_log_mean
-from pyro_vae.statistics.pareto import smooth_tail, tail_kept
+from pyro_vae.statistics.pareto import smooth_tail, tail_kept, tail_length
 from pyro_vae.statistics.reliability import error_bar_below, untrustworthy
 from pyro_vae.statistics.rounding import rounding_error
 from pyro_vae.statistics.tangent import fold_sums, tangent_gap
+from pyro_vae.statistics.unseen import unseen
 
 _SHIFT_PARTICLES = 500
 """Draws on which a bfloat16 estimate is compared with that in full precision: few compared with K = 5000."""
 _MUCH_WORK = 2e12
 """Floating point operations above which compiling is worth its time: about ten seconds of work."""
 _INTERVAL_BELOW = 0.4
-"""The Pareto k above which not to trust an interval: its ends, with three standard errors beyond each, hold log p(x) of
-99 % of the data at 0.4, and of 98 % at 0.5."""
-_COLUMNS = ("log_p", "standard_error", "ess", "pareto_k", "elbo", "rounding", "upper", "upper_standard_error")
+"""The Pareto k above which not to trust an interval whose upper end has the error of its draws alone: with three
+standard errors beyond each end it holds log p(x) of 99 % of the data at 0.4, and of 98 % at 0.5."""
+_UPPER_COLUMNS = ("upper", "upper_standard_error", "tail_start", "tail_excess")
+_COLUMNS = ("log_p", "standard_error", "ess", "pareto_k", "elbo", "rounding", *_UPPER_COLUMNS)
 """What is computed of each block of data, in order."""
 
 
@@ -67,7 +69,11 @@ class Evidence(Estimate):
             number of draws or data averages it out. None where it is not known.
         upper: an upper bound from the same draws, in expectation above log p(x), `[N]`, nats; see `interval`. None for
             smoothed weights, and where it is not known.
-        upper_standard_error: its Monte Carlo standard error and `rounding`, `[N]`, nats, as for `standard_error`.
+        upper_standard_error: its Monte Carlo standard error and `rounding`, `[N]`, nats, as for `standard_error`. The
+            error of the upper end of `interval` contains what draws may have missed, too; see `statistics.unseen`.
+        tail_start: the weight above which the tail begins that `pareto_k` is fitted to, in units of the mean weight,
+            `[N]`; None as for `upper`.
+        tail_excess: by how much the median weight of that tail is above it, in the same unit, `[N]`.
     """
 
     log_p: Tensor
@@ -84,6 +90,8 @@ class Evidence(Estimate):
     rounding: Tensor | None = None
     upper: Tensor | None = None
     upper_standard_error: Tensor | None = None
+    tail_start: Tensor | None = None
+    tail_excess: Tensor | None = None
 
     @property
     def bound(self) -> BoundKind:
@@ -118,9 +126,17 @@ class Evidence(Estimate):
 
     @property
     def _interval_flagged(self) -> Tensor:
-        below, error = min(self.threshold, _INTERVAL_BELOW), self.upper_standard_error
-        heavy = self.flagged | untrustworthy(self.pareto_k, self.num_particles, below)
-        return heavy if error is None else heavy | ~error.isfinite()
+        error, flagged = self._upper_error, self.flagged
+        if self.tail_start is None:
+            flagged = flagged | untrustworthy(self.pareto_k, self.num_particles, min(self.threshold, _INTERVAL_BELOW))
+        return flagged if error is None else flagged | ~error.isfinite()
+
+    @property
+    def _upper_error(self) -> Tensor | None:
+        if self.upper_standard_error is None or self.tail_start is None or self.tail_excess is None:
+            return self.upper_standard_error
+        missed = unseen(self.pareto_k, self.tail_start, self.tail_excess, self.num_particles)
+        return torch.hypot(self.upper_standard_error, missed)
 
     @property
     def bias(self) -> float:
@@ -276,7 +292,7 @@ def log_marginal(
     gathered = (world.gather(torch.cat(column)) for column in zip(empty, *shards, strict=True))
     columns: dict[str, Any] = dict(zip(_COLUMNS, gathered, strict=True))
     if smoothed:
-        columns |= {"upper": None, "upper_standard_error": None}
+        columns |= dict.fromkeys(_UPPER_COLUMNS)
     return Evidence(
         **columns,
         num_particles=num_particles,
@@ -383,8 +399,17 @@ class _Sums:
         squared = squared_error_of_log_mean(ess, k) + self.rounding.square()
         log_p, (gap, added) = first - log(k), tangent_gap(self.folds, k)
         upper = log_p + gap, (squared + added).sqrt()
-        columns = (log_p, squared.sqrt(), ess, pareto_k, self.total / k, rounding, *upper)
+        start, middle = _tail(self.tail, k) - log_p
+        shape = start.exp(), middle.exp() - start.exp()
+        columns = (log_p, squared.sqrt(), ess, pareto_k, self.total / k, rounding, *upper, *shape)
         return tuple(column.cpu() for column in columns)  # pyright: ignore[reportReturnType]
+
+
+def _tail(kept: Tensor, count: int) -> Tensor:
+    """The largest log-weight below the tail of all `count`, and the median of the tail, `[2, block]`."""
+    length = tail_length(count)
+    falling = kept.sort(0, descending=True).values
+    return falling[[min(length, len(kept) - 1), length // 2]]
 
 
 def _exchanged(total: Tensor, old: Tensor, new: Tensor) -> Tensor:

@@ -77,19 +77,29 @@ def untrustworthy(pareto_k: Tensor, num_particles: int, below: float) -> Tensor:
     doubt = torch.where(equal, 0.0, 1.0).double()
     known = ~equal & ~pareto_k.isnan()
     if known.any():
-        doubt[known] = _doubt(pareto_k[known], tail_length(num_particles), below)
+        grid, posterior = posterior_of_k(pareto_k[known], num_particles, below)
+        doubt[known] = posterior[:, grid > below].sum(1)
     flagged = doubt > _MOST_DOUBT
     return equal | (doubt > _LESS_DOUBT) if flagged.double().mean() > _SIZEABLE else flagged
 
 
-def _doubt(pareto_k: Tensor, tail: int, below: float) -> Tensor:
-    """The posterior probability that k is above the threshold, `[n]`, for finite k-hat and those of +inf."""
-    grid = _grid(tail, below, pareto_k)
+def posterior_of_k(pareto_k: Tensor, num_particles: int, between: float) -> tuple[Tensor, Tensor]:
+    """The posterior of the Pareto k of each datum, given the k-hat of all data; see `untrustworthy`.
+
+    Args:
+        pareto_k: k-hat of each datum, `[N]`, finite or +inf.
+        num_particles: K, the number of weights that each is estimated from.
+        between: a value that is halfway between two of those that k may have.
+
+    Returns:
+        Values of k, `[G]`, and their probabilities for each datum, `[N, G]`; double precision.
+    """
+    tail = tail_length(num_particles)
+    grid = _grid(tail, between, pareto_k)
     step = grid[1] - grid[0]
     nearest = ((pareto_k.double() - grid[0]) / step).clamp(0, len(grid) - 1).round().long()
     counts = torch.bincount(nearest, minlength=len(grid)).double()
-    posterior = _posterior(_likelihood(grid, tail), counts)
-    return posterior[:, grid > below].sum(1)[nearest]
+    return grid, _posterior(_likelihood(grid, tail), counts)[nearest]
 
 
 def _grid(tail: int, below: float, like: Tensor) -> Tensor:

@@ -97,6 +97,21 @@ def test_spoiled_guides(reproduce):
     assert abs(factor["value"] - 1.25) < 5 * factor["error"]
 
 
+def test_two_sided(reproduce):
+    """Few data: at 4 standard errors of a share of 99 %; guides that are far too narrow are flagged as a whole."""
+    parts = reproduce("two_sided")
+    assert len(parts) == 8
+    for name, part in parts.items():
+        values = {what: entry["value"] for what, entry in part["values"].items()}
+        if name.endswith("bracket"):
+            assert values["overlap"] > 0.8 and values["width of the interval"] >= 0
+            continue
+        healthy = [key for key in values if key.endswith(", inside") and float(key[4:].split(",")[0]) < 0.5]
+        assert len(healthy) == 3 and all(values[key] > 0.95 for key in healthy)
+        narrowest = next(key for key in reversed(values) if key.endswith(", flagged"))
+        assert values[narrowest] > 0.95
+
+
 def test_score_function(reproduce):
     """Without a baseline the score function is far noisier; without the score, the draws are the least noisy."""
     parts = reproduce("score_function")

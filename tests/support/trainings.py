@@ -126,6 +126,7 @@ def evidence(world):
     vae = make().float()
     estimate = log_marginal(vae.model, vae.guide, digits(120).split("train"), num_particles=50, world=world)
     names = ("log_p", "standard_error", "ess", "pareto_k", "elbo", "upper", "upper_standard_error")
+    names += ("tail_start", "tail_excess")
     return [getattr(estimate, name).tolist() for name in names]
 
 
