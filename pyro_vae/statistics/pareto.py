@@ -25,7 +25,12 @@ def tail_kept(num_particles: int) -> int:
 
 
 def tail_length(num_particles: int) -> int:
-    """Number of weights in the tail that Pareto's k is fitted to (Vehtari et al. 2024)."""
+    """Number of weights in the tail that Pareto's k is fitted to: `min(K / 5, 3 sqrt(K))`, rounded up.
+
+    So do Vehtari et al. 2024, R's `loo` and ArviZ 0.x. ArviZ 1.x rounds down: where the number is not whole it leaves
+    out one weight, and its k differs by up to 0.04 at K = 5000 (212 weights, here 213) and 0.1 at K = 500. Nothing else
+    differs.
+    """
     return ceil(min(num_particles / 5, 3 * num_particles**0.5))
 
 
