@@ -399,9 +399,8 @@ class _Sums:
         squared = squared_error_of_log_mean(ess, k) + self.rounding.square()
         log_p, (gap, added) = first - log(k), tangent_gap(self.folds, k)
         upper = log_p + gap, (squared + added).sqrt()
-        start, middle = _tail(self.tail, k) - log_p
-        shape = start.exp(), middle.exp() - start.exp()
-        columns = (log_p, squared.sqrt(), ess, pareto_k, self.total / k, rounding, *upper, *shape)
+        u, median = (_tail(self.tail, k) - log_p).exp().unbind()
+        columns = (log_p, squared.sqrt(), ess, pareto_k, self.total / k, rounding, *upper, u, median - u)
         return tuple(column.cpu() for column in columns)  # pyright: ignore[reportReturnType]
 
 
