@@ -1,7 +1,7 @@
 """The proposals that promise most, tried: each trained for some epochs, and its gain measured on held-out data."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -85,7 +85,12 @@ class Trial:
 
 
 def trials(
-    subject: Subject, costs: Sequence[Cost], epochs: int, training: Training, progress: bool = True
+    subject: Subject,
+    costs: Sequence[Cost],
+    epochs: int,
+    training: Training,
+    progress: bool = True,
+    tell: Callable[[Trial], object] = lambda trial: None,
 ) -> list[Trial]:
     """Try the first two of the costs that have a proposal, if they are above their errors or only a training can tell.
 
@@ -99,9 +104,14 @@ def trials(
         epochs: passes of each training.
         training: how the VAE was trained, on which data.
         progress: whether to show progress on standard error.
+        tell: called with each trial as soon as it is done, so that it can be kept whatever happens to the next.
     """
     asked = [cost for cost in costs if cost.proposal is not None and cost.is_worth_trying]
-    return [_tried(subject, cost, epochs, training, progress) for cost in asked[:MOST_TRIALS]]
+    made = []
+    for cost in asked[:MOST_TRIALS]:
+        made.append(_tried(subject, cost, epochs, training, progress))
+        tell(made[-1])
+    return made
 
 
 def _tried(subject: Subject, cost: Cost, epochs: int, training: Training, progress: bool) -> Trial:

@@ -252,6 +252,12 @@ class TestProposals:
         assert {"family of the guide", "encoder", "prior"} <= set(found)
         assert all(found[name].proposal is None and found[name].advice for name in what)
 
+    @pytest.mark.parametrize(("nats", "said"), [(0.3, "encoder costs most: 0.30 nats"), (0.04, "as much as 0.1 nats")])
+    def test_a_small_cost_is_no_alarm(self, nats, said):
+        """A gap of some hundredths of a nat is certain in any trained VAE, and not worth another training."""
+        text = conclusions(costs(VAE((4,), 2), self.numbers(approximation=0.02, amortisation=nats)), "r").section.text
+        assert said in text and ("wider" in text) == (nats > 0.1)
+
     def test_nothing_measured(self):
         finding = conclusions(costs(VAE((4,), 2), {}), "run")
         assert "Nothing was measured" in finding.section.text and finding.numbers == {"costs": [], "tried": []}
@@ -336,7 +342,11 @@ class TestWhole:
         diverged = Cost(
             "decoder", nan, nan, "", "", Retrain("wide", settings={"optimizer": partial(torch.optim.SGD, lr=1e30)})
         )
-        tried = trials(subject, [refused, diverged], 2, trained_on(Dataset("x", x, x)), progress=False)
+        told = []
+        tried = trials(
+            subject, [refused, diverged], 2, trained_on(Dataset("x", x, x)), progress=False, tell=told.append
+        )
+        assert told == tried
         assert [trial.verdict for trial in tried] == ["failed"] * 2 and "components" in tried[0].failed
         assert "finite" in tried[1].failed and tried[1].summary()["failed"] == tried[1].failed
         finding = conclusions([refused, diverged], "r", tried)

@@ -47,12 +47,18 @@ def run(options: Namespace) -> int:
     found = diagnose(subject, [name for name in SECTIONS if name not in options.skip])
     known = costs(saved.vae, {name: finding.numbers for name, finding in found.items()}, training)
     files = _Files(saved, chosen.data, len(held_out.x), options, places, notes)
-    if options["try"] and training is not None:
-        files.write(_with_conclusions(saved, known, found, options))  # what is known is kept, whatever the trials do
-        tried = trials(subject, known, options["try"], training, not options.quiet)
+    tried: list[Trial] = []
+
+    def keep(trial: Trial) -> None:
+        tried.append(trial)
+        files.write(_with_conclusions(saved, known, found, options, tried))
+
+    try:
+        if options["try"] and training is not None:
+            files.write(_with_conclusions(saved, known, found, options))
+            trials(subject, known, options["try"], training, not options.quiet, keep)
+    finally:  # what is known is printed and kept, also if a trial is interrupted
         files.report(_with_conclusions(saved, known, found, options, tried))
-    else:
-        files.report(_with_conclusions(saved, known, found, options))
     return 0
 
 
