@@ -261,15 +261,19 @@ def _check_shape(module: Any, x: Tensor, args: Sequence[Any] = (), inputs: Mappi
 
 
 def _check_data(module: Any, x: Tensor, args: Sequence[Any], inputs: Mapping[str, Any]) -> None:
-    """Refuse also observed values that the likelihood of the model gives no probability to.
+    """Refuse also observed values that the model gives no probability to.
 
     Args:
-        module: what has the programs; only an autoencoder says which data are allowed.
+        module: what has the programs. An autoencoder says which data are allowed by its likelihood, another module by a
+            method `check_data`, such as a pair for what was observed through a channel; the rest take anything.
         x: data `[N, *event]`.
         args: what the programs take after x.
         inputs: what they take by name, and other arguments.
     """
     _check_shape(module, x)
+    if callable(own := getattr(module, "check_data", None)):
+        own(x)
+        return
     check = getattr(getattr(module, "likelihood", None), "check", None)
     if check is None or len(x) == 0:
         return

@@ -121,6 +121,10 @@ class Through(nn.Module):
         """The Pyro program of q(z|y); `x` is y."""
         return self.pair.guide(**self._filled(x), **inputs)
 
+    def check_data(self, y: Tensor) -> None:
+        """Refuse observations that the channel can't give; functions that take data ask for it."""
+        check_observed(self, y)
+
     # ---- what a search for the best member of the guide's family asks for -------------------------------------------
 
     @property

@@ -9,7 +9,7 @@ import torch
 
 from pyro_vae import VAE, ais, fit, impute, log_marginal, reconstruct
 from pyro_vae.arguments.checked import checked, checked_but_values
-from pyro_vae.channels import GaussianNoise, through
+from pyro_vae.channels import BitFlip, GaussianNoise, through
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics import expected_coverage
 from pyro_vae.errors import DataError
@@ -145,6 +145,18 @@ def test_what_was_observed_through_a_channel_is_not_x():
     """Pixels with noise are no zeros and ones, and the pair for them takes them."""
     pair = through(VAE((4,), 2, likelihood=Normal, **SMALL), GaussianNoise(0.3))
     assert log_marginal(pair.model, pair.guide, data() + 0.3, num_particles=30).log_p.isfinite().all()
+
+
+def test_what_a_channel_cannot_give_is_refused():
+    pair, y = through(VAE((4,), 2, **SMALL), BitFlip(0.1)), data()
+    y[0, 0] = float("nan")  # a gap
+    assert log_marginal(pair.model, pair.guide, y, num_particles=30).log_p.isfinite().all()
+    y[3, 1] = 0.5
+    for run in (log_marginal, ais):
+        with pytest.raises(DataError, match=r"y: expected 0 or 1, or nan for a gap, got 0.5 at \(3, 1\)"):
+            run(pair.model, pair.guide, y)
+    with pytest.raises(DataError, match=r"y: expected shape \[N >= 1, 4\]"):
+        log_marginal(pair.model, pair.guide, y[:, :2])
 
 
 def test_programs_without_a_likelihood_take_what_they_take():
