@@ -14,7 +14,7 @@ from pyro.infer.importance import psis_diagnostic
 from torch import nn
 
 from pyro_vae.autoencoders import VAE
-from pyro_vae.errors import NumericalError, UsageError
+from pyro_vae.errors import DataError, NumericalError, UsageError
 from pyro_vae.evidence import Evidence, bound, log_marginal
 from pyro_vae.evidence.importance_sampling import _Sums
 from pyro_vae.inference.programs import evaluation_mode
@@ -246,10 +246,12 @@ class TestLogMarginal:
                 log_marginal(vae.model, vae.guide, x, **kwargs)
         with pytest.raises(UsageError, match="0 data"):
             log_marginal(vae.model, vae.guide, x[:0])
-        with pytest.raises(NumericalError, match="datum 57 is nan"):
-            broken = x.clone()
-            broken[57] = math.nan
+        broken = x.clone()
+        broken[57] = math.nan
+        with pytest.raises(DataError, match=r"outside the support .* the first is nan at \(57, 0\)"):
             log_marginal(vae.model, vae.guide, broken, num_particles=10)
+        with pytest.raises(NumericalError, match="datum 57 is nan"):  # programs that do not say what they allow
+            log_marginal(lambda x: vae.model(x), lambda x: vae.guide(x), broken, num_particles=10)
 
 
 class TestParetoK:
