@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.arguments.checked import checked
+from pyro_vae.arguments.checked import checked_but_values
 from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.inference.hamiltonian import HMC
@@ -94,7 +94,7 @@ class Imputed:
 
 
 @isolated
-@checked
+@checked_but_values
 def impute(
     vae: Autoencoder,
     x: Tensor,

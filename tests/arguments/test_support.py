@@ -67,6 +67,8 @@ def test_a_bernoulli_takes_zeros_and_ones(case):
     name, value = case
     if name.startswith(("restore", "infer_strength")):  # y through a channel, where nan is a gap
         value, said, place = 0.5, "y: expected 0", "got 0.5 at (3, 1)"
+    elif name.startswith("impute") and math.isnan(value):  # a gap, unless the mask says that it was observed
+        said, place = "where the mask has True", "nan at (3, 1)"
     elif name.startswith("fit ") and not math.isfinite(value):  # a data set has finite values, whatever it is for
         said, place = "1 NaN or infinite values", "the first at (3, 1)"
     else:
