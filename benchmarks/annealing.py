@@ -1,8 +1,8 @@
 """What the scripts of annealed importance sampling share: options, temperatures and the rule of the step sizes.
 
-Standard library alone, so that it runs in every peer's environment. All systems have the same model, temperatures,
-chains and number of gradients for each datum. Peers take `--leapfrog` steps at each temperature; `pyro_vae.ais` draws 1
-to 4, 2.5 on average, and a fifth more to find its step sizes: 3 as well.
+Standard library alone, so that it runs in every peer's environment. All systems have the same model and the same number
+of chains. Peers take `--leapfrog` steps at each of `--temperatures`; `pyro_vae.ais` takes fewer of both for the same
+error (`systems._annealed`), and a pilot run that finds its step sizes and temperatures, which is timed too.
 """
 
 from argparse import ArgumentParser
@@ -23,7 +23,9 @@ def annealing_parser(description: str | None, torch: bool = True) -> ArgumentPar
     parser.add_argument("--chains", type=int, default=16)
     parser.add_argument("--latent", type=int, default=50)
     parser.add_argument("--start", choices=["guide", "prior"], default="guide", help="the density at beta = 0")
-    parser.add_argument("--leapfrog", type=int, default=3, help="of peers, whose number is fixed")
+    parser.add_argument("--leapfrog", type=int, default=3, help="steps of peers at each temperature")
+    parser.add_argument("--steps", type=int, default=2, help="the same of ours")
+    parser.add_argument("--fewer", type=float, default=1.0, help="divides --temperatures of ours")
     return parser
 
 

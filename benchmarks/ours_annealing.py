@@ -1,10 +1,10 @@
 """Speed of `pyro_vae`'s Markov chains: log p(x) by `ais`, or draws of the posterior by Hamiltonian Monte Carlo.
 
---sampler ais   --temperatures steps from the guide to the posterior (the package's default: 500)
+--sampler ais   --temperatures / --fewer steps from the guide to the posterior (the package's default: 250), each of
+                --steps gradients (2)
 --sampler hmc   half of --temperatures draws of each chain, after as many of warm-up
 
-Both cost in proportion to --temperatures, and more or less so to --chains; the first is how many gradients one datum
-takes.
+Both cost in proportion to --temperatures, and more or less so to --chains.
 """
 
 from argparse import Namespace
@@ -36,7 +36,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _ais(vae: VAE, x: Tensor, args: Namespace) -> Callable[[int], float]:
-    how = Annealing(num_temperatures=args.temperatures, num_chains=args.chains, start=args.start)
+    number = max(1, round(args.temperatures / args.fewer))
+    how = Annealing(number, args.chains, args.steps, args.start)
     seeds = count(args.seed)
     options = {"annealing": how, "compile": args.compile}
     return lambda num: ais(vae.model, vae.guide, x[:num], seed=next(seeds), **options).mean

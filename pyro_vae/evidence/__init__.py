@@ -2,9 +2,9 @@
 
 Each method has its file: `importance_sampling` (plain and Pareto-smoothed), `annealing` (its settings and results are
 in `annealing_results`, a step of its chains in `annealing_moves`, recorded in `annealing_path`, its temperatures and
-step sizes in `annealing_pilot`, bounds from both sides in `sandwich`), `quadrature`, `appendix_d`, `prior_sampling`.
-All return an `Estimate` (`base`), some with an upper bound from the same draws (`interval`); `methods` calls them by
-name.
+step sizes in `annealing_pilot`, its weights in `annealing_population`, bounds from both sides in `sandwich`),
+`quadrature`, `appendix_d`, `prior_sampling`. All return an `Estimate` (`base`), some with an upper bound from the same
+draws (`interval`); `methods` calls them by name.
 """
 
 from pyro_vae.evidence.annealing import ais, bdmc, reverse_ais

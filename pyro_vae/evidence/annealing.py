@@ -19,6 +19,7 @@ from pyro_vae.errors import DataError, UsageError
 from pyro_vae.evidence.annealing_moves import annealed
 from pyro_vae.evidence.annealing_path import Moves, Path, start_draws
 from pyro_vae.evidence.annealing_pilot import Plan, num_ticks, pilot
+from pyro_vae.evidence.annealing_population import Population
 from pyro_vae.evidence.annealing_results import AnnealedEvidence, Annealing
 from pyro_vae.evidence.sandwich import Sandwich
 from pyro_vae.inference.programs import Called, Program, evaluation_mode, owners
@@ -61,6 +62,8 @@ def ais(
     lower bound, for every schedule and however badly the chains mix. Each datum has its own temperatures and step
     sizes. They are found by a pilot run of 8 chains over a tenth of the temperatures (40 at least). Its noise is
     independent of that of the run whose weights are used, and they are fixed before that begins, so w stays unbiased.
+    With `Annealing(resample=0.5)` chains whose weights become small are replaced on the way (`Population`): the mean
+    weight stays unbiased.
 
     A datum costs `num_chains num_temperatures num_leapfrog` runs of the decoder with its gradient, and those of the
     pilot run; the result counts them. With `start="guide"` each is a run of the guide too. The result is a function of
@@ -314,7 +317,7 @@ class _Run:
             exact = target.flat(block.latents)
             name, z, betas = "reverse ais", exact.expand(how.num_chains, *exact.shape[1:]), plan.betas.flip(0)
         noise = Noise(self.seed, name, num_data=target.num_data, first=block.start, like=z)
-        return _anneal(moves, z.contiguous(), betas, plan, noise, tick)
+        return _anneal(moves, z.contiguous(), betas, plan, how.resample, noise, tick)
 
     def _rows(self, x: Tensor) -> int:
         """Data in a block: on a CPU, with its small caches, those that noise is drawn for together; more on a GPU."""
@@ -348,23 +351,27 @@ class _Weights:
         return _Weights(self.log_weights[:, :size].cpu(), self.accept[:size].cpu(), self.evaluations)
 
 
-def _anneal(moves: Moves, z: Tensor, betas: Tensor, plan: Plan, noise: Noise, tick: "_Ticker") -> _Weights:
+def _anneal(
+    moves: Moves, z: Tensor, betas: Tensor, plan: Plan, least_share: float, noise: Noise, tick: "_Ticker"
+) -> _Weights:
     """Move through the temperatures in the given order, and collect the weights.
 
     Backwards, the exact draw is moved at beta = 1 before it contributes; forwards, the first draws need no such move.
     """
-    point = moves.at(z)
+    point, (chains, num_data) = moves.at(z), z.shape[:2]
     check_start(*annealed(point, betas[0].to(z.dtype)))
-    log_weights = torch.zeros(z.shape[:2], dtype=torch.float64, device=z.device)
-    accept, made = torch.zeros_like(log_weights[0]), 0
+    population = Population(chains, num_data, noise, least_share)
+    accept, made = torch.zeros(num_data, dtype=torch.float64, device=z.device), 0
     for number, (beta, after) in enumerate(pairwise(betas)):
+        if number:
+            point = population.resampled(point)
         if number or betas[0, 0]:
             point, taken = moves.move(point, beta, *plan.steps(beta), noise)
             accept, made = accept + taken.double().mean(0), made + 1
-        log_weights = log_weights + (after - beta) * point[2].double()
+        population.add((after - beta) * point[2].double())
         tick()
-    evaluations = len(z) * (1 + moves.num_leapfrog * made) + plan.evaluations
-    return _Weights(log_weights, accept / max(made, 1), evaluations)
+    evaluations = chains * (1 + moves.num_leapfrog * made) + plan.evaluations
+    return _Weights(population.by_first_draw(), accept / max(made, 1), evaluations)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,6 @@ It is the same function for chains that run the programs and for chains that run
 """
 
 from collections.abc import Callable, Sequence
-from math import pi
 
 import torch
 from torch import Tensor
@@ -13,11 +12,6 @@ from pyro_vae.inference.trajectories import JITTER, Point
 
 Terms = Callable[..., Sequence[Tensor]]
 """Of z and the data: log f_0(z), log p(x, z) - log f_0(z), `[chains, N]`, and the gradients of both in z."""
-
-
-def largest_angle(num_leapfrog: int) -> float:
-    """Of one leapfrog step: a whole trajectory turns by a right angle, after which a normal draw is a new one."""
-    return pi / (2 * num_leapfrog)
 
 
 def annealed(point: Point, beta: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,12 +6,11 @@ begin. Given it, every transition leaves its density invariant, so that weights 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import log
+from math import log, pi
 
 import torch
 from torch import Tensor
 
-from pyro_vae.evidence.annealing_moves import largest_angle
 from pyro_vae.evidence.annealing_path import Moves, start_draws
 from pyro_vae.evidence.annealing_results import Annealing
 from pyro_vae.inference.trajectories import Noise, Point, check_start
@@ -43,6 +42,10 @@ _LEAST_VARIANCE = 1e-6
 
 _LEAST_SLOPE, _MOST_SLOPE = 0.1, 1e3
 """Bounds of the estimate of minus the covariance of z and the gradient, whose expectation is 1."""
+
+
+_MOST_LINEAR = 0.95
+"""Largest share of the rise that is taken to be linear: trajectories then turn by 136 degrees."""
 
 
 _LEAST_LENGTH = 0.2
@@ -81,7 +84,7 @@ class Plan:
 
 
 class _Moments:
-    """Variances of z and its covariances with both gradients, over about the last ten steps of all chains.
+    """Variances of z, its covariances with both gradients and the mean slope of the rise, over about ten steps.
 
     Args:
         point: where the chains start.
@@ -101,23 +104,40 @@ class _Moments:
         Its gradient is minus z divided by its variance; the ratio of their variance and covariance is therefore that
         variance, without the error of so few draws.
         """
-        variance, base, rise = self.values
+        variance, base, rise = self.values[:3]
         slope = -(base + beta * rise) if beta else -base
-        slope = torch.where(slope.isfinite(), slope.clamp(_LEAST_SLOPE, _MOST_SLOPE), 1.0)
-        return (torch.maximum(variance, self.least) / slope).sqrt()
+        return (torch.maximum(variance, self.least) / slope.clamp(_LEAST_SLOPE, _MOST_SLOPE)).sqrt()
+
+    def longest(self, scale: Tensor) -> Tensor:
+        r"""The angle of a trajectory after which the log-weights have the least variance, `[N, 1]`.
+
+        After an angle a, the linear part of the rise has the correlation c = cos a with that before, and its quadratic
+        part c^2; sums over many temperatures vary in proportion to
+
+        .. math:: l \frac{1 + c}{1 - c} + (1 - l) \frac{1 + c^2}{1 - c^2}, \qquad
+            \text{which is least at } c = -\tan \tfrac{\arcsin l}{2}
+
+        with l the linear part's share of the variance. Without it that is a right angle.
+        """
+        rise, slope = self.values[2:]
+        linear, quadratic = (scale * slope).square().sum(-1), rise.square().sum(-1) / 2
+        share = (linear / (linear + quadratic)).nan_to_num(0.0).clamp(max=_MOST_LINEAR)
+        return (-(share.asin() / 2).tan()).acos()[:, None]
 
 
 def _moments(point: Point) -> Tensor:
-    """`[3, N, size]`."""
-    z, _, _, base, rise = point
+    """Of z and both gradients, `[4, N, size]`: the variance, two covariances with z, and the mean slope of the rise."""
+    z, base, rise = point[0], *(slope.nan_to_num(0.0, 0.0, 0.0) for slope in point[3:])  # nan would never be forgotten
     centred = z - z.mean(0)
-    return torch.stack([(centred * other).sum(0) / (len(z) - 1) for other in (centred, base, rise)])
+    found = [(centred * other).sum(0) / (len(z) - 1) for other in (centred, base, rise)]
+    return torch.stack([*found, rise.mean(0)])
 
 
 def pilot(moves: Moves, annealing: Annealing, seed: int, first: int, tick: Callable[[], None]) -> Plan:
     """Find a plan by a separate run, forwards over fewer temperatures.
 
-    A datum's angle follows the acceptance of its chains; the scale of each dimension is that of the normal density with
+    A datum's angle follows the acceptance of its chains (beyond a right angle, where a rejection costs more than it
+    gains, it must be twice as near to 1); the scale of each dimension is that of the normal density with
     their variance and the slope of their gradients. Temperatures are spaced by equal parts of the thermodynamic length,
     the integral of the standard deviation of the rise over beta.
 
@@ -138,16 +158,20 @@ def pilot(moves: Moves, annealing: Annealing, seed: int, first: int, tick: Calla
     seed, target = derive_seed(seed, "annealing pilot"), moves.target
     z = start_draws(target, annealing, _LEAST_CHAINS, seed, first)
     noise = Noise(seed, "transitions", num_data=target.num_data, first=first, like=z)
-    point, most = moves.at(z), log(largest_angle(annealing.num_leapfrog))
+    point = moves.at(z)
     check_start(point[1], point[3])
-    moments, angle = _Moments(point), torch.full_like(z[0, :, :1], most)
+    right = log(pi / 2 / annealing.num_leapfrog)
+    moments, angle = _Moments(point), torch.full_like(z[0, :, :1], right)
     grid, found = annealing.betas(num_adapted(annealing)), []
     for beta in [0.0] * _FIRST_STEPS + grid:
         at = z.new_full((target.num_data,), beta)
         point, accept = moves.move(point, at, angle.exp(), moments.scale(beta), noise)
         moments.add(point)
-        angle = (angle + _RATE * (accept.mean(0)[:, None] - annealing.target_accept)).clamp(max=most)
-        found.append((angle, moments.scale(beta).log(), point[2].double().std(0)))
+        scale = moments.scale(beta)
+        wanted = torch.where(angle > right, (1 + annealing.target_accept) / 2, annealing.target_accept)
+        angle = angle + _RATE * (accept.mean(0)[:, None] - wanted)
+        angle = torch.minimum(angle, (moments.longest(scale) / annealing.num_leapfrog).log())
+        found.append((angle, scale.log(), point[2].double().std(0)))
         tick()
     angles, scales, spreads = (torch.stack(column) for column in zip(*found[_FIRST_STEPS:], strict=True))
     nodes = torch.tensor(grid, dtype=torch.float64, device=z.device)

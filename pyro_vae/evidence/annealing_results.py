@@ -52,6 +52,9 @@ class Annealing:
         schedule: spacing of the temperatures: `"adaptive"`, or one for all data: `"sigmoid"` is dense at both ends.
         target_accept: acceptance probability that each datum's step sizes are adapted to; higher where the longest
             steps, which turn a normal density by a right angle, have more.
+        resample: share of effective chains below which a datum's chains are drawn anew in proportion to their weights
+            (sequential Monte Carlo), e.g. 0.5; 0 for never. It helps where a few chains would have all the weight: from
+            the prior, with few temperatures. The chains are then not independent: there is no `interval`.
 
     Raises:
         UsageError: if a value is out of range.
@@ -71,6 +74,7 @@ class Annealing:
     start: Literal["guide", "prior"] = "guide"
     schedule: Literal["adaptive", "sigmoid", "linear"] = "adaptive"
     target_accept: float = 0.8
+    resample: float = 0.0
 
     def __post_init__(self) -> None:
         counts = self.num_temperatures, self.num_chains, self.num_leapfrog
@@ -83,6 +87,8 @@ class Annealing:
             )
         if not 0 < self.target_accept < 1:
             raise UsageError(f"target_accept must lie between 0 and 1, got {self.target_accept}")
+        if not 0 <= self.resample <= 1:
+            raise UsageError(f"resample must be a share between 0 (never) and 1, got {self.resample}")
 
     def betas(self, num: int | None = None) -> list[float]:
         """The inverse temperatures, from 0 to 1, `num` + 1 of them; None for `num_temperatures`.
@@ -103,7 +109,8 @@ class AnnealedEvidence(Estimate):
 
     Args:
         log_weights: of each chain, `[chains, N]`, nats: their exponentials are unbiased estimates of p(x) for a lower
-            bound, and of 1 / p(x) for an upper one.
+            bound, and of 1 / p(x) for an upper one. Where chains were resampled, those of all descendants of each first
+            draw, -inf where there is none: their mean is unbiased.
         accept: mean acceptance probability of the transitions, `[N]`.
         bound: `"lower"`: in expectation below log p(x); `"upper"`: above it.
         annealing: the settings.
@@ -157,8 +164,11 @@ class AnnealedEvidence(Estimate):
     def spread(self) -> Tensor:
         """Standard deviation of the log-weights over the chains, `[N]`, nats; nan for one chain.
 
-        Half of its square is about the distance of a single chain's bound from log p(x).
+        Half of its square is about the distance of a single chain's bound from log p(x). Where chains were resampled,
+        that of log-normal weights with the same effective number: `sqrt(log(C / ESS))`.
         """
+        if self.annealing.resample and len(self.log_weights) > 1:
+            return (len(self.log_weights) / self.ess).log().sqrt()
         return self.log_weights.std(0) if len(self.log_weights) > 1 else torch.full_like(self.accept, torch.nan)
 
     @property
@@ -170,16 +180,20 @@ class AnnealedEvidence(Estimate):
     def upper(self) -> Tensor | None:
         """An upper bound from the same chains, in expectation above log p(x), `[N]`, nats; see `interval`.
 
-        nan for one chain; None of a bound that is an upper one already.
+        nan for one chain; None of a bound that is an upper one already, and where chains were resampled.
         """
-        return None if self.bound == "upper" else self.log_p + self._tangent[0]
+        return None if self._has_no_upper else self.log_p + self._tangent[0]
 
     @property
     def upper_standard_error(self) -> Tensor | None:
         """Its Monte Carlo standard error, `[N]`, nats; None where there is no `upper`."""
-        if self.bound == "upper":
+        if self._has_no_upper:
             return None
         return (self.standard_error.square() + self._tangent[1]).sqrt()
+
+    @property
+    def _has_no_upper(self) -> bool:
+        return self.bound == "upper" or self.annealing.resample > 0
 
     @property
     def _tangent(self) -> tuple[Tensor, Tensor]:

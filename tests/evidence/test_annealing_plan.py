@@ -1,15 +1,24 @@
 """`evidence.annealing_moves` and `annealing_pilot`: exact turns, their cost, and where temperatures are put."""
 
 from functools import partial
+from math import pi
 
 import pytest
 import torch
 
 from pyro_vae.autoencoders import VAE
 from pyro_vae.evidence.annealing import bdmc
-from pyro_vae.evidence.annealing_moves import largest_angle, transition
+from pyro_vae.evidence.annealing_moves import transition
 from pyro_vae.evidence.annealing_path import GRAPHS, Path
-from pyro_vae.evidence.annealing_pilot import _FIRST_STEPS, _LEAST_CHAINS, Plan, _equal_lengths, num_adapted, pilot
+from pyro_vae.evidence.annealing_pilot import (
+    _FIRST_STEPS,
+    _LEAST_CHAINS,
+    Plan,
+    _equal_lengths,
+    _Moments,
+    num_adapted,
+    pilot,
+)
 from pyro_vae.evidence.annealing_results import Annealing
 from pyro_vae.inference.unconstrained import Target
 from tests.support.ppca import truth, vae_of
@@ -38,7 +47,7 @@ class TestTransition:
         """`mean + scale * momentum`, wherever the chain was, with probability 1: for any mean, in any dimension."""
         torch.manual_seed(0)
         start, momentum = MEAN + 3 * SCALE * torch.randn(5, 1, 3).double(), torch.randn(5, 1, 3).double()
-        point, accept = moved(num_leapfrog, largest_angle(num_leapfrog), momentum, start, uniform=1 - 1e-9)
+        point, accept = moved(num_leapfrog, pi / 2 / num_leapfrog, momentum, start, uniform=1 - 1e-9)
         torch.testing.assert_close(point[0], MEAN + SCALE * momentum)
         torch.testing.assert_close(accept, torch.ones(5, 1).double(), rtol=1e-6, atol=0)
         torch.testing.assert_close(point[1:], normal_terms(point[0]))
@@ -119,6 +128,29 @@ class TestPlan:
         precision = 1 + vae.decoder.output.weight.diagonal().square() / process.scale**2
         scales = plan.steps(torch.ones(3).double())[1].detach()
         torch.testing.assert_close(scales, precision.rsqrt().detach().expand(3, 2), rtol=1e-6, atol=0)
+
+
+class TestLongestTrajectories:
+    def longest(self, slope, curvature):
+        """The angle where the rise is `slope z - curvature z^2 / 2` and the chains are standard normal."""
+        z = torch.randn(4, 1, 1).double()
+        z = (z - z.mean(0)) / z.std(0)
+        zeros = torch.zeros(4, 1).double()
+        return _Moments((z, zeros, zeros, -z, slope - curvature * z)).longest(torch.ones(1, 1).double()).item()
+
+    def test_a_quadratic_rise_asks_for_a_right_angle(self):
+        assert self.longest(0.0, 3.0) == pytest.approx(pi / 2)
+
+    def test_no_other_angle_gives_a_smaller_variance(self):
+        """Of sums over many temperatures: of a first-order autoregression for each of the two parts."""
+        angles = torch.linspace(0.01, pi - 0.01, 10000).double()
+        for slope, curvature in ((1.0, 1.0), (1.0, 3.0), (2.0, 1.0)):
+            share, c = slope**2 / (slope**2 + curvature**2 / 2), angles.cos()
+            variance = share * (1 + c) / (1 - c) + (1 - share) * (1 + c**2) / (1 - c**2)
+            assert self.longest(slope, curvature) == pytest.approx(angles[variance.argmin()].item(), abs=1e-3)
+
+    def test_they_are_never_periodic(self):
+        assert pi / 2 < self.longest(1e6, 1.0) < 0.8 * pi
 
 
 @pytest.mark.usefixtures("few_adapted")
