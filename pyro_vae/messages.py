@@ -22,6 +22,16 @@ def log_once(message: str) -> None:
     _log.warning(message)
 
 
+def printable(text: str) -> str:
+    r"""A text without what moves a terminal's cursor or changes its colours: names of files and runs may be anyone's.
+
+    Example:
+        >>> printable("a \x1b[31mred\nb")
+        'a ?[31mred\nb'
+    """
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text)
+
+
 def finite(value: Any) -> Any:
     """A value that JSON can represent: nan and infinity become None.
 
@@ -65,7 +75,7 @@ def remark(text: str) -> None:
     """Print a line on standard error, if it can be written to: a closed stream must not end the work."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError):  # ValueError: closed
-            print(text, file=sys.stderr, flush=True)
+            print(printable(text), file=sys.stderr, flush=True)
 
 
 class Progress:

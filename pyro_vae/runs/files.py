@@ -204,22 +204,70 @@ def appearing(path: Path, overwrite: bool) -> Iterator[IO[bytes]]:
         FileError: if it can't be written, is there already, or is no regular file.
     """
     real = Path(os.path.realpath(path))
-    with file_errors(path, "write"), folder_of(real.parent, real.name) as (folder, last):
-        check_place(folder, last)
-        temporary, descriptor = _made(folder, last)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                yield file
+    with (
+        file_errors(path, "write"),
+        folder_of(real.parent, real.name) as (folder, last),
+        _appearing(folder, last, overwrite) as file,
+    ):
+        yield file
+
+
+@contextmanager
+def _appearing(folder: int, last: str, overwrite: bool) -> Iterator[IO[bytes]]:
+    check_place(folder, last)
+    temporary, descriptor = _made(folder, last)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if overwrite:
+            os.replace(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
+        else:
+            _link(folder, temporary, last)
+    finally:
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=folder)
+    os.fsync(folder)
+
+
+def write_all(files: Mapping[Path, bytes], run: Path | None = None) -> None:
+    """Write several files that belong together, each atomically; none appears before all are on the disk.
+
+    Args:
+        files: their contents by path; a folder is made if it is not there.
+        run: the run directory that they lie in, where links are refused; None for files that the user named.
+
+    Raises:
+        CheckpointError: if something else than a regular file or folder is in a place in the run.
+        FileError: if one can't be written; then none is.
+    """
+    with ExitStack() as held:
+        for path, data in files.items():
+            file = held.enter_context(_anywhere(path) if run is None else _inside(run, path))
+            with file_errors(path, "write"):
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            if overwrite:
-                os.replace(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
-            else:
-                _link(folder, temporary, last)
-        finally:
-            with suppress(OSError):
-                os.unlink(temporary, dir_fd=folder)
-        os.fsync(folder)
+
+
+@contextmanager
+def _anywhere(path: Path) -> Iterator[IO[bytes]]:
+    with file_errors(path, "write"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with appearing(path, overwrite=True) as file:
+        yield file
+
+
+@contextmanager
+def _inside(run: Path, path: Path) -> Iterator[IO[bytes]]:
+    name = path.relative_to(run).as_posix()
+    with (
+        of_a_run(path, "write"),
+        folder_of(run, name, make=True) as (folder, last),
+        _appearing(folder, last, overwrite=True) as file,
+    ):
+        yield file
 
 
 def _link(folder: int, temporary: str, last: str) -> None:

@@ -201,6 +201,8 @@ def _check_folder(target: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise UsageError(f"{target} is there already: {spoken('pass overwrite=True', 'add --overwrite')} to replace it")
+    if not target.is_dir():
+        raise CheckpointError(f"{target} is no folder, so it is not replaced: name a folder")
     if not run_files.has(target, "config.yaml"):
         raise CheckpointError(f"{target} is no run directory, so it is not replaced: name another folder")
 
@@ -243,5 +245,9 @@ def _put(temporary: Path, target: Path) -> None:
     old = target.with_name(f".{target.name}.{secrets.token_hex(6)}.old")
     with lock(target):
         target.rename(old)
-        temporary.rename(target)
-    shutil.rmtree(old)
+        try:
+            temporary.rename(target)
+        except BaseException:  # also Ctrl-C: the run that was there has its name again
+            old.rename(target)
+            raise
+    shutil.rmtree(old, ignore_errors=True)

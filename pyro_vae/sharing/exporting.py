@@ -12,11 +12,11 @@ from pyro_vae.arguments.remedies import spoken
 from pyro_vae.arguments.values import choice, number, truth
 from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.data.checks import check_divisor
-from pyro_vae.errors import NumericalError, UsageError, file_errors
+from pyro_vae.errors import NumericalError, UsageError
 from pyro_vae.inference.programs import evaluation_mode
 from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import seeded
-from pyro_vae.runs.files import write_atomic
+from pyro_vae.runs.files import write_all
 from pyro_vae.sharing.about import about
 from pyro_vae.sharing.formats import FORMATS, NotExportable
 from pyro_vae.sharing.parts import PARTS, Outputs, Part, Prepared
@@ -126,10 +126,7 @@ def export(
     choice("to", to, get_args(To))
     found = exported(source_of(vae, trust), to, parts, raw, gaps)
     folder = Path(folder)
-    with file_errors(folder, "write"):
-        folder.mkdir(parents=True, exist_ok=True)
-    for file in found.files.values():
-        write_atomic(folder / file.name, file.data)
+    write_all({folder / file.name: file.data for file in found.files.values()})
     return Exported(found.files, found.left_out, folder)
 
 

@@ -4,6 +4,7 @@ What is shared of a run has no path of the machine on which it was trained: of t
 """
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae.arguments.values import shown
-from pyro_vae.errors import CheckpointError, FileError, PyroVaeError, UsageError, file_errors
+from pyro_vae.errors import CheckpointError, FileError, PyroVaeError, UsageError
 from pyro_vae.process.isolation import isolated
 from pyro_vae.runs.derived import MADE_BY
-from pyro_vae.runs.files import check_anywhere, has, read, regular_files, write_atomic
-from pyro_vae.runs.formats import KINDS
+from pyro_vae.runs.files import has, read, regular_files, remove, write_all
+from pyro_vae.runs.formats import KINDS, TENSORS
 from pyro_vae.runs.loading import load
 from pyro_vae.runs.safe_yaml import dump_yaml
 from pyro_vae.runs.texts import read_manifest
@@ -27,6 +28,8 @@ from pyro_vae.sharing.extras import extra
 from pyro_vae.sharing.source import Source, source_of
 
 _TEXTS = ("config.yaml", "manifest.json")
+_ABOUT = "config.json"
+"""What a copy has and a run has not."""
 _PACKAGE = "huggingface_hub"
 _REPLACED = [f"{kind}-*.safetensors" for kind in KINDS]
 """What an upload removes of earlier ones: weights whose names have another epoch."""
@@ -121,12 +124,9 @@ def save_pretrained(
     check_license(license)
     source, folder = source_of(_a_path(run), trust), Path(folder)
     _check_folder(folder)
-    for name, data in shared_files(source, repo, license).items():
-        place = folder / name
-        with file_errors(place, "write"):
-            place.parent.mkdir(parents=True, exist_ok=True)
-        check_anywhere(place)
-        write_atomic(place, data)
+    files = shared_files(source, repo, license)
+    write_all({folder / name: data for name, data in files.items()})
+    remove(folder, re.compile(TENSORS), keep={*files})  # weights of an earlier copy
     return folder
 
 
@@ -231,7 +231,7 @@ def shared_files(source: Source, repo: str | None, license: str | None) -> dict[
     files["config.yaml"] = dump_yaml(without_paths(source.config)).encode()
     shapes = {"event_shape": list(source.vae.shapes.event), "latent_dim": source.vae.shapes.latent}
     about = {"library": "pyro_vae", "class": type(source.vae).__name__, **shapes}
-    files["config.json"] = json.dumps(about, indent=1).encode()
+    files[_ABOUT] = json.dumps(about, indent=1).encode()
     for name in ("metrics.csv", SAMPLES):
         if has(path, name):
             files[name] = read(path, name)
@@ -265,9 +265,10 @@ def _path(source: Source) -> Path:
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse a folder with other things than an earlier copy."""
-    if folder.is_dir() and (names := regular_files(folder)) and not has(folder, "config.yaml"):
-        raise UsageError(f"{folder} holds other files ({', '.join(names[:3])}): name a new folder")
+    """Refuse a folder with other things than an earlier copy: also a run, whose state a copy would take away."""
+    if folder.is_dir() and (names := regular_files(folder)) and not has(folder, _ABOUT):
+        what = "a run" if has(folder, "config.yaml") else f"other files ({', '.join(names[:3])})"
+        raise UsageError(f"{folder} holds {what}: name a new folder")
 
 
 # ---- the hub ---------------------------------------------------------------------------------------------------------

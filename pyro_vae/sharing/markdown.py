@@ -12,14 +12,19 @@ def escaped(value: Any) -> str:
         >>> print(escaped("p(x|z) <b>"))
         p(x\|z) &lt;b>
     """
-    text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;")
+    text = _in_a_line(value).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", text)
 
 
 def code(value: Any) -> str:
     """A text as code in one line, also in a table."""
-    text = " ".join(str(value).split()).replace("`", "'").replace("|", "\\|")
+    text = _in_a_line(value).replace("`", "'").replace("|", "\\|")
     return f"`{text}`" if text else ""
+
+
+def _in_a_line(value: Any) -> str:
+    """Without ends of lines, and without what a terminal that shows the file would obey."""
+    return "".join(letter for letter in " ".join(str(value).split()) if letter.isprintable())
 
 
 def block(lines: Iterable[str], language: str) -> str:

@@ -335,3 +335,32 @@ class TestLostManifest:
         shutil.copy(trained / "config.yaml", run)
         (run / "metrics.csv").touch()
         assert train(run).best_epoch and read_manifest(run)["progress"]["epoch"] == 2
+
+
+class TestSeveralFiles:
+    def test_all_or_none(self, tmp_path, monkeypatch):
+        """A disk that is full at the second file leaves the first as it was, and no temporary file."""
+        old, new = tmp_path / "old.bin", tmp_path / "deep" / "new.bin"
+        old.write_bytes(b"old")
+        fsync, count = os.fsync, []
+
+        def full_at_the_second(descriptor):
+            count.append(descriptor)
+            if len(count) == 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", full_at_the_second)
+        with pytest.raises(FileError, match=r"can't write .*new\.bin: No space left"):
+            run_files.write_all({old: b"x", new: b"y"})
+        assert old.read_bytes() == b"old" and sorted(path.name for path in tmp_path.rglob("*")) == ["deep", "old.bin"]
+        monkeypatch.setattr(os, "fsync", fsync)
+        run_files.write_all({old: b"x", new: b"y"})
+        assert (old.read_bytes(), new.read_bytes()) == (b"x", b"y") and len(list(tmp_path.rglob("*"))) == 3
+
+    def test_of_a_run_no_link_is_followed(self, tmp_path, outside):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "b").symlink_to(outside)
+        with pytest.raises(CheckpointError, match="refused to use"):
+            run_files.write_all({tmp_path / "run" / "a": b"x", tmp_path / "run" / "b": b"y"}, tmp_path / "run")
+        assert not (tmp_path / "run" / "a").exists()

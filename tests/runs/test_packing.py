@@ -10,12 +10,13 @@ import subprocess
 import sys
 import zipfile
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
 from pyro_vae.autoencoders import VAE
-from pyro_vae.errors import CheckpointError, FileError, PyroVaeError, UsageError
+from pyro_vae.errors import CheckpointError, FileError, UsageError
 from pyro_vae.networks import MLP
 from pyro_vae.runs import archives, packing
 from pyro_vae.runs.archives import LIST, is_name, open_archive
@@ -210,13 +211,27 @@ class TestPlaces:
             unpack(archive, home, overwrite=True)
         with pytest.raises(UsageError, match="is there already"):
             unpack(archive, home / "thesis.tex")
-        with pytest.raises(PyroVaeError):
-            unpack(archive, home / "thesis.tex", overwrite=True)
+        for file in (home / "thesis.tex", archive):
+            with pytest.raises(CheckpointError, match="is no folder, so it is not replaced"):
+                unpack(archive, file, overwrite=True)
         assert content(home) == {"thesis.tex": b"years of work"}
 
     def test_a_run_in_use_is_not_replaced(self, run, tmp_path):
         archive, before = pack(run), content(run)
         with lock(run), pytest.raises(CheckpointError, match="is in use by process"):
+            unpack(archive, run, overwrite=True)
+        assert content(run) == before and leftovers(tmp_path) == []
+
+    def test_a_stop_while_a_run_is_replaced_leaves_it(self, run, tmp_path, monkeypatch):
+        archive, before, rename = pack(run), content(run), Path.rename
+
+        def stopped(path, target):
+            if path.name.endswith(".tmp"):
+                raise KeyboardInterrupt
+            return rename(path, target)
+
+        monkeypatch.setattr(Path, "rename", stopped)
+        with pytest.raises(KeyboardInterrupt):
             unpack(archive, run, overwrite=True)
         assert content(run) == before and leftovers(tmp_path) == []
 

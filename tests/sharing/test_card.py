@@ -309,3 +309,11 @@ def test_another_page_is_not_replaced(run, tmp_path):
 def test_mistakes_of_the_command(run, words, code, message):
     refused = call("card", run, words)
     assert refused.code == code and message in refused.error
+
+
+def test_a_run_with_a_name_that_terminals_and_shells_understand_otherwise(run, tmp_path):
+    other = shutil.copytree(run, tmp_path / "two&words\x1b[31mred")
+    shown = call("card", other)
+    assert shown.code == 0 and "\x1b" not in shown.out and "\x1b" not in (other / "README.md").read_text()
+    assert f"pyro-vae evaluate '{tmp_path}/two&words?[31mred'" in shown.out
+    assert "\x1b" not in call("card", tmp_path / "\x1b[31mnothing").err

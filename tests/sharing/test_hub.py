@@ -127,6 +127,24 @@ def test_a_folder_needs_no_extra(run, tmp_path, monkeypatch):
         save_pretrained(run, tmp_path / "other")
 
 
+def test_a_run_is_not_a_place_for_a_copy(run, tmp_path):
+    """A copy has not the state of the optimizer, and another manifest: the training would be lost."""
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    before = {path.name: path.read_bytes() for path in other.iterdir()}
+    for folder in (other, run):
+        with pytest.raises(UsageError, match="holds a run: name a new folder"):
+            save_pretrained(run, folder)
+    assert {path.name: path.read_bytes() for path in other.iterdir()} == before
+
+
+def test_a_later_copy_replaces_the_weights(run, tmp_path):
+    folder, data = save_pretrained(run, tmp_path / "shared"), load_data("digits", binarize="threshold")
+    small = VAE((8, 8), 2, encoder=small_mlp, decoder=small_mlp)
+    fit(small, data, epochs=3, run=tmp_path / "run", progress=False)
+    assert same(from_pretrained(save_pretrained(tmp_path / "run", folder)), load(tmp_path / "run"))
+    assert [path.name for path in folder.glob("*.safetensors")] == ["best-000003-000000.safetensors"]
+
+
 def test_weights_without_validation_data(hub, tmp_path):
     x = torch.rand(30, 4).round()
     fit(VAE((4,), 2, encoder=small_mlp, decoder=small_mlp), x, epochs=1, run=tmp_path / "run", progress=False)

@@ -1,5 +1,6 @@
 """`pyro-vae card`: a model card in the run."""
 
+import shlex
 from pathlib import Path
 
 from jsonargparse import Namespace
@@ -42,7 +43,7 @@ def _absent(source: Source) -> list[str]:
     """The commands whose results the card lacks."""
     lacks = []
     if not evaluations(source).rows:
-        lacks.append(f"pyro-vae evaluate {source.path}")
+        lacks.append(shlex.join(["pyro-vae", "evaluate", str(source.path)]))
     if not diagnoses(source)[0]:
-        lacks.append(f"pyro-vae diagnose {source.path}")
+        lacks.append(shlex.join(["pyro-vae", "diagnose", str(source.path)]))
     return lacks

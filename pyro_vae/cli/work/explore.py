@@ -13,6 +13,7 @@ from pyro_vae.explore.answers import Answers
 from pyro_vae.explore.export import exported
 from pyro_vae.explore.server import Server, serve
 from pyro_vae.explore.subject import Explored
+from pyro_vae.messages import printable
 
 
 def run(options: Namespace) -> int:
@@ -27,7 +28,7 @@ def run(options: Namespace) -> int:
     if place is not None:
         made = exported(answers)
         place.write(made.text.encode())
-        say(f"{made.weights}\nsaved {place.path}")
+        say(f"{made.weights}\nsaved {printable(str(place.path))}")
         return 0
     server = Server(answers, options.port)
     say(f"{server.address}   (Ctrl-C ends it)")

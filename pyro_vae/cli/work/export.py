@@ -10,6 +10,7 @@ from pyro_vae.cli.work.places import Place
 from pyro_vae.cli.work.printing import print_result
 from pyro_vae.cli.work.saved_runs import check_folder
 from pyro_vae.messages import remark
+from pyro_vae.runs.files import write_all
 from pyro_vae.sharing.about import words
 from pyro_vae.sharing.exporting import Exported, exported
 from pyro_vae.sharing.formats import FORMATS
@@ -28,8 +29,7 @@ def run(options: Namespace) -> int:
     tried = _place(options, f"encoder{FORMATS[options.to].ending}")
     tried.check()
     found = exported(source, options.to, options.parts, options.raw, progress=_shown(options))
-    for file in found.files.values():
-        _place(options, file.name).write(file.data)
+    write_all({_place(options, file.name).path: file.data for file in found.files.values()}, tried.run)
     print_result(_result(options, found) if options.json else _readable(options, found), as_json=options.json)
     return 0
 

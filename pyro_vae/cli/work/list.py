@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 
 from pyro_vae.cli.streams import say
 from pyro_vae.errors import CheckpointError
-from pyro_vae.messages import finite, remark
+from pyro_vae.messages import finite, printable, remark
 from pyro_vae.runs.listing import Listed, listed, runs_below
 
 _HEADER = ("run", "state", "data", "model", "epoch", "ELBO", "log p(x)")
@@ -60,7 +60,7 @@ def _table(found: Sequence[Listed], folder: Path) -> str:
 def _row(one: Listed, folder: Path) -> tuple[str, ...]:
     name = _shown(os.path.relpath(one.run, folder))
     if one.problem is not None:
-        return name, one.state, _printable(one.problem)
+        return name, one.state, _in_a_line(one.problem)
     epochs = f"{one.epoch}/{one.epochs}"
     data = "an array" if one.data is None else _shown(Path(one.data).name)
     bound = "-" if one.bound is None else f"{one.bound:.2f} ({one.bound_of})"
@@ -88,10 +88,9 @@ def _number(value: float | None) -> str:
 
 
 def _shown(text: str) -> str:
-    text = _printable(text)
+    text = _in_a_line(text)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
-def _printable(text: str) -> str:
-    """Without what would move the cursor of a terminal: a run may come from anyone."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+def _in_a_line(text: str) -> str:
+    return printable(text.replace("\n", "?").replace("\t", "?"))

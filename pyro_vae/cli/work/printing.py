@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyro_vae.cli.streams import say
-from pyro_vae.messages import finite
+from pyro_vae.messages import finite, printable
 
 
 def print_result(result: Mapping[str, Any], as_json: bool) -> None:
@@ -25,4 +25,4 @@ def _text(value: Any) -> str:
         return {True: "yes", False: "no", None: "-"}[value]
     if isinstance(value, float):
         return f"{value:.4f}".rstrip("0").rstrip(".") if abs(value) < 1e6 else f"{value:.6g}"
-    return "\n  ".join(["", *map(str, value)]) if isinstance(value, list | tuple) else str(value)
+    return printable("\n  ".join(["", *map(str, value)]) if isinstance(value, list | tuple) else str(value))

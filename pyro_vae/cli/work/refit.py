@@ -1,6 +1,7 @@
 """`pyro-vae refit`: fit another prior or guide to a trained run, and save it as a new run."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -80,4 +81,5 @@ def _verdict(result: dict[str, Any], part: NewPart) -> str:
 
 def _next(result: dict[str, Any]) -> str:
     """The command to run next: on the run that is not known to be worse."""
-    return f"pyro-vae evaluate {result['from'] if result['verdict'] == 'worse' else result['run']}"
+    run = result["from"] if result["verdict"] == "worse" else result["run"]
+    return shlex.join(["pyro-vae", "evaluate", run])
