@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import pyro_vae
-from pyro_vae import VAE, fit, load, log_marginal
+from pyro_vae import VAE, ais, fit, load, log_marginal
+from pyro_vae.evidence import Annealing
 from tests.house.test_architecture import PACKAGE, ROWS
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +49,9 @@ PATHS = {
     "In `fit(vae, x)`": lambda vae, x, run: fit(vae, x, epochs=1, batch_size=10, progress=False),
     "In `log_marginal(vae.model, vae.guide, x)`": lambda vae, x, run: log_marginal(
         vae.model, vae.guide, x, num_particles=10
+    ),
+    "In `ais(vae.model, vae.guide, x)`": lambda vae, x, run: ais(
+        vae.model, vae.guide, x, annealing=Annealing(num_temperatures=2, num_chains=2)
     ),
     "In `load(run)`": lambda vae, x, run: load(run),
 }
