@@ -20,7 +20,7 @@ from pyro_vae.likelihoods import Normal
 from pyro_vae.networks import MLP, ConvNet
 from pyro_vae.objectives import ELBO, NotTensorial
 from pyro_vae.process.seeding import seeded
-from pyro_vae.process.torch_internals import TorchDispatchMode, argument_names, changes_in_place
+from pyro_vae.process.torch_internals import DispatchMode, argument_names, changes_in_place
 from pyro_vae.testing import AXES, Axis, Part
 from pyro_vae.testing.inside_a_vae import case_of, data_for
 from pyro_vae.testing.modules import perturbed, small_mlp
@@ -50,7 +50,7 @@ def more_checks() -> Iterator[tuple[str, Check]]:
 # ---- the same on two devices
 
 
-class DrawnOnCpu(TorchDispatchMode):
+class DrawnOnCpu(DispatchMode):
     """Inside, random numbers are drawn on the CPU, also those of tensors on another device.
 
     By the CPU's default generator; in place of a generator of the other device by one with the same seed.

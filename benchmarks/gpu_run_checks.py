@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_vae import VAE, fit, load, log_marginal
 from pyro_vae.errors import OutOfMemory, Stopped
 from pyro_vae.networks import MLP
-from pyro_vae.process.torch_internals import TorchDispatchMode
+from pyro_vae.process.torch_internals import DispatchMode
 from pyro_vae.schedules import Schedule
 
 FREE = 64 << 20
@@ -113,7 +113,7 @@ def memory_ends(device: str) -> Iterator[None]:
         torch.cuda.empty_cache()
 
 
-class _Refusing(TorchDispatchMode):
+class _Refusing(DispatchMode):
     """Refuses tensors above `FREE` bytes."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

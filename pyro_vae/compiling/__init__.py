@@ -6,6 +6,8 @@ parameters); parameters, data and cached tensors are its inputs. `inference/pair
 Pyro pair, `training/steps.py` a loss with its gradients, `evidence/annealing_path.py` a step of Markov chains.
 
     recording.py    a program's tensor operations, run once and recorded
+    listening.py    a name for the tensor operations of a program
+    kept_code.py    compiled code on disk, under the name of its operations
     rewrites.py     cheaper forms of recorded operations
     memory.py       values that depend on weights alone, computed once for many runs
     caching.py      recorded graphs kept for later calls, each under a cache key

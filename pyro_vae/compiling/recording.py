@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from pyro_vae.compiling.kept_code import Place, depends_on
+from pyro_vae.compiling.listening import heard
 from pyro_vae.compiling.memory import forgetting
 from pyro_vae.compiling.rewrites import cheaper
 from pyro_vae.messages import bars_contained, log_once
@@ -164,17 +166,25 @@ def _finish(
     replayed: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> Graph:
-    graph = _record(run, [p.detach().clone().requires_grad_(p.requires_grad) for p in parameters], inputs)
-    check()
+    ensure_cache()
+    copies = [p.detach().clone().requires_grad_(p.requires_grad) for p in parameters]
     example = [*(p.detach() for p in parameters), *inputs]
-    compiled, backend = _compiled(graph, example, replayed) if compile else (graph, "graph")
+    options = _options(example, replayed)
+    place = _place(run, [*copies, *inputs], options) if compile else None
+    check()
+    if place is not None and (kept := place.find()) is not None:
+        return Graph(kept, parameters, "inductor")
+    graph = _record(run, copies, inputs)
+    check()
+    if place is not None and place.key != getattr(_place(run, [*copies, *inputs], options), "key", None):
+        place = None  # the programs change from call to call
+    compiled, backend = _compiled(graph, example, options, place) if compile else (graph, "graph")
     return Graph(compiled, parameters, backend)
 
 
 def _record(run: Runner, parameters: Sequence[Tensor], inputs: Sequence[Tensor]) -> GraphModule:
-    ensure_cache()
     try:
-        with seeded(0, "record"), _quiet(), forgetting(), noting_shapes():
+        with _recording(), noting_shapes():
             graph = traced(run, *parameters, *inputs)
     except Exception as error:  # a program can fail in any way
         raise Unrecordable(f"{type(error).__name__}: {_first_line(error)}") from error
@@ -183,22 +193,57 @@ def _record(run: Runner, parameters: Sequence[Tensor], inputs: Sequence[Tensor])
     return graph
 
 
-def _compiled(graph: GraphModule, example: list[Tensor], replayed: bool) -> tuple[Runner, str]:
-    """The graph, compiled by the first backend that works, or uncompiled; and the name of the backend.
+def _place(run: Runner, inputs: Sequence[Tensor], options: Mapping[str, Any]) -> Place | None:
+    """Where the code for these operations is kept; None where it is not, on a GPU or if there is no name for them."""
+    if any(x.device.type != "cpu" for x in inputs):
+        return None
+    try:
+        with _recording():
+            return Place(*heard(run, inputs, depends_on(options)))
+    except Exception:  # a program can fail in any way: recording it says how
+        return None
+
+
+@contextmanager
+def _recording() -> Iterator[None]:
+    with seeded(0, "record"), _quiet(), forgetting():
+        yield
+
+
+def _options(example: Sequence[Tensor], replayed: bool) -> dict[str, Any]:
+    """Of inductor, for the devices of an example of the inputs.
 
     `replayed`: on a GPU as a CUDA graph, one launch for all its kernels; its outputs hold until the next call.
     """
-    rewritten = cheaper(deepcopy(graph))
-    on_cuda = any(t.is_cuda for t in example)
-    guarded = {**_INDUCTOR, "triton.cudagraphs": replayed and on_cuda}
-    alone = guarded if on_cuda else {**guarded, **(_GRADIENTS_ON_CPU if replayed else _ON_CPU), **_for_threads()}
-    for backend, build, options in (("inductor", compiled_alone, alone), ("torch.compile", _guarded, guarded)):
+    if any(x.is_cuda for x in example):
+        return {**_INDUCTOR, "triton.cudagraphs": replayed}
+    return {**_INDUCTOR, **(_GRADIENTS_ON_CPU if replayed else _ON_CPU), **_for_threads()}
+
+
+def _compiled(
+    graph: GraphModule, example: list[Tensor], options: Mapping[str, Any], place: Place | None
+) -> tuple[Runner, str]:
+    """The graph, compiled by the first backend that works, or uncompiled; and the name of the backend."""
+    rewritten = cheaper(_copied(graph))
+    plain = {name: value for name, value in options.items() if name not in {*_GRADIENTS_ON_CPU, *_for_threads()}}
+    ways: list[tuple[str, Callable[[], Runner]]] = [
+        ("inductor", lambda: compiled_alone(rewritten, example, dict(options))),
+        ("torch.compile", lambda: _guarded(rewritten, example, plain)),
+    ]
+    if place is not None:
+        ways.insert(0, ("inductor", lambda: place.compile(_copied(rewritten), example, options)))
+    for backend, build in ways:
         try:
             with seeded(0, "compile"), _quiet(), _contained(), torch.no_grad():
-                return build(rewritten, example, options), backend
+                return build(), backend
         except Exception as error:  # private parts of torch may raise anything; the uncompiled graph still runs
             log_once(f"{backend} can't compile the graph ({type(error).__name__}: {_first_line(error)})")
     return graph, "graph"
+
+
+def _copied(graph: GraphModule) -> GraphModule:
+    """Another graph of the same operations, which holds the same tensors."""
+    return GraphModule(graph, deepcopy(graph.graph))
 
 
 def _for_threads() -> dict[str, int]:

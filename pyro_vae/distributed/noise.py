@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pyro_vae.distributed.world import World
 from pyro_vae.errors import UsageError
-from pyro_vae.process.torch_internals import TorchDispatchMode, argument_names, changes_in_place, outside_modes
+from pyro_vae.process.torch_internals import DispatchMode, argument_names, changes_in_place, outside_modes
 
 
 class ShardedNoise(Messenger):
@@ -142,7 +142,7 @@ _LAYOUT = {_aten.rand_like, _aten.randn_like, _aten.randint_like}
 """Operations that draw the elements in their order in memory."""
 
 
-class _WholeBatch(TorchDispatchMode):
+class _WholeBatch(DispatchMode):
     """Inside one draw: random operations run for the whole batch and return this process's rows.
 
     A dispatch mode sees every random operation, independent of its caller, and tracers see the operations that replace

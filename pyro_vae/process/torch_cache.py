@@ -38,7 +38,7 @@ def ensure_cache() -> None:
     if "torch._dynamo" in sys.modules:  # the compiler is imported already
         return
     try:
-        folder = Path(os.environ.get(VARIABLE) or _default()).absolute()
+        folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return
@@ -49,6 +49,11 @@ def ensure_cache() -> None:
         logging.getLogger("pyro_vae").warning(
             f"{reason}: what torch compiles goes to {other} and is deleted at the end"
         )
+
+
+def cache_folder() -> Path:
+    """The folder of torch's compiler, which may not be there yet."""
+    return Path(os.environ.get(VARIABLE) or _default()).absolute()
 
 
 @contextmanager

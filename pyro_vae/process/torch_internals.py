@@ -4,10 +4,11 @@ them, and `pyproject.toml` bounds torch's version.
 Torch's compiler takes seconds to import, so it is imported where it is used.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from inspect import unwrap
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,12 +19,14 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 __all__ = [
-    "TorchDispatchMode",
+    "DispatchMode",
     "abort_process_group",
     "argument_names",
     "changes_in_place",
+    "compile_library",
     "compiled_alone",
     "fused_adam",
+    "load_library",
     "noting_shapes",
     "operation_name",
     "outside_modes",
@@ -34,6 +37,17 @@ __all__ = [
 
 outside_modes = _disable_current_modes
 """A context in which no dispatch mode (tracing, fake tensors) is active."""
+
+
+class DispatchMode(TorchDispatchMode):
+    """A class whose `__torch_dispatch__` sees every operation on tensors inside its `with` block.
+
+    torch wraps that method so that its compiler leaves it alone, and imports the compiler for that, which takes 2 s.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
 
 
 def traced(function: Callable[..., Any], *inputs: Any) -> GraphModule:
@@ -86,6 +100,22 @@ def compiled_alone(graph: GraphModule, example: list[Any], options: dict[str, An
         run = inductor.standalone_compile(graph, example, dynamic_shapes="from_example_inputs")
         run(*example)
     return run
+
+
+def compile_library(graph: GraphModule, example: list[Any], options: Mapping[str, Any], file: Path) -> None:
+    """Compile a graph by inductor for inputs like the example, on the CPU, into a file that `load_library` loads."""
+    import torch._inductor as inductor
+
+    inductor.aot_compile(graph, tuple(example), options={**options, "aot_inductor.output_path": str(file)})
+
+
+def load_library(file: Path) -> Callable[[list[Tensor]], list[Tensor]]:
+    """The function in a file of `compile_library`, without the compiler.
+
+    Raises:
+        RuntimeError: if there is no such file, or it can't be loaded.
+    """
+    return torch._C._aoti.AOTIModelContainerRunnerCpu(str(file), 1).run  # pyright: ignore[reportAttributeAccessIssue]
 
 
 _MARKED = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")

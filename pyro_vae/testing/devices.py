@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.process.switches import checking
-from pyro_vae.process.torch_internals import TorchDispatchMode, operation_name
+from pyro_vae.process.torch_internals import DispatchMode, operation_name
 from pyro_vae.testing.contract import expect, not_applicable
 
 _COPIES, _INDEXING = ("aten::copy_",), ("aten::index", "aten::index_put", "aten::index_put_")
@@ -32,7 +32,7 @@ class _NeedsValues(Exception):  # noqa: N818 - becomes NotApplicable
     """An operation that the meta device does not have."""
 
 
-class _OneDevice(TorchDispatchMode):
+class _OneDevice(DispatchMode):
     """Refuses operations on tensors of the meta device and of the CPU, which torch's meta device itself lets pass."""
 
     def __init__(self) -> None:

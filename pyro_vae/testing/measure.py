@@ -12,7 +12,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from pyro_vae.process.torch_internals import TorchDispatchMode, argument_names
+from pyro_vae.process.torch_internals import DispatchMode, argument_names
 from pyro_vae.testing.contract import expect, not_applicable
 
 LogDensity = Callable[[Tensor], Tensor]
@@ -213,7 +213,7 @@ def expect_boxes_filled(draw: Callable[[int], tuple[Tensor, Tensor]], boxes: int
 # ---- noise ---------------------------------------------------------------------------------------------------------
 
 
-class SameNoise(TorchDispatchMode):
+class SameNoise(DispatchMode):
     """Inside, noise in single precision is noise in double precision, rounded: both precisions draw the same.
 
     Rounded towards zero, so that a number below 1 stays below 1.

@@ -254,30 +254,29 @@ def eager_step(loss: Loss) -> EagerStep | PyroStep:
 
 
 class GraphStep:
-    """By graphs recorded from the programs, one for each shape of a batch (and size of the whole, if that is a share).
+    """By a graph recorded from the programs on a full batch; `prepare` makes it.
 
     A batch is made floating point before the graph: torch's own conversion of bytes takes a fifth of inductor's time.
-    Batches of the full size run compiled. The last of an epoch, if smaller, runs its graph as it is: it is one step of
-    many, and compiling takes seconds.
+    The last batch of an epoch, if smaller, runs the programs: it is one step of many, and recording takes seconds.
 
     Args:
         loss: what is minimised.
-        full: data in a full batch, or in this process's share of it.
+        full: data in a full batch, or in this process's share of it; a graph for so many is compiled.
         tolerance: largest relative difference from an eager run.
     """
 
     def __init__(self, loss: Loss, full: int, tolerance: float = _TOLERANCE) -> None:
         self.loss, self.full, self.tolerance = loss, full, tolerance
         self.mode = "graph"
-        self._graphs: dict[tuple[torch.Size, int], tuple[Graph, list[nn.Parameter]]] = {}
+        self._eager = EagerStep(loss)
+        self._recorded: tuple[tuple[torch.Size, int], Graph, list[nn.Parameter]] | None = None
 
     def __call__(self, batch: Batch, epoch: float, total: float) -> Gradients:
         """See `Step`."""
-        values, key, wide = self.loss.values(epoch, total), _key(batch), self.loss.widen(batch)
-        if key not in self._graphs:
-            self._graphs[key] = self._record(wide, values)
-        graph, parameters = self._graphs[key]
-        value, *gradients = graph(*wide.tensors(), *values)
+        if self._recorded is None or _key(batch) != self._recorded[0]:
+            return self._eager(batch, epoch, total)
+        _, graph, parameters = self._recorded
+        value, *gradients = graph(*self.loss.widen(batch).tensors(), *self.loss.values(epoch, total))
         return value, parameters, gradients
 
     def prepare(self, batch: Batch, epoch: float, total: float) -> None:
@@ -286,12 +285,12 @@ class GraphStep:
         Raises:
             Unrecordable: if there is no such graph, or it differs.
         """
-        key = _key(batch)
-        self._graphs[key] = self._record(self.loss.widen(batch), self.loss.values(epoch, total))
-        self.mode = f"compiled ({self._graphs[key][0].backend})"
+        graph, parameters = self._record(self.loss.widen(batch), self.loss.values(epoch, total))
+        self._recorded = _key(batch), graph, parameters
+        self.mode = f"compiled ({graph.backend})"
         moment = (batch, epoch, total)
         self._warm_up(*moment)
-        expected, got = (self._on_same_noise(step, *moment) for step in (EagerStep(self.loss), self))
+        expected, got = (self._on_same_noise(step, *moment) for step in (self._eager, self))
         for a, b in zip(expected, got, strict=True):
             if not (a - b).norm() <= self.tolerance * a.norm() + 1e-6:
                 raise Unrecordable(
@@ -343,7 +342,7 @@ def same_buffers(module: nn.Module) -> Iterator[Callable[[], None]]:
 
 
 def _key(batch: Batch) -> tuple[torch.Size, int]:
-    """Cache key of a graph: the shape of the batch and the size of the whole batch (the rank never changes)."""
+    """What a graph is for: the shape of the batch and the size of the whole batch (the rank never changes)."""
     return batch.x.shape, batch.whole
 
 

@@ -24,7 +24,9 @@ from pyro_vae.likelihoods import Bernoulli, Normal
 from pyro_vae.messages import log_once
 from pyro_vae.networks import MLP, Network, computing_in
 from pyro_vae.objectives import ELBO, IWAE, Denoising, DReG, NotTensorial, Objective
+from pyro_vae.process import torch_internals
 from pyro_vae.process.seeding import seeded
+from pyro_vae.process.torch_cache import VARIABLE
 from pyro_vae.schedules import Constant, Linear
 from pyro_vae.training.fitting import fit
 from pyro_vae.training.plan import Plan
@@ -337,16 +339,22 @@ class TestFallback:
     @pytest.mark.parametrize(
         ("broken", "mode"),
         [
+            ([], "compiled (inductor)"),
             (["compiled_alone"], "compiled (torch.compile)"),
             (["compiled_alone", "_guarded"], "compiled (graph)"),
         ],
     )
-    def test_the_ladder(self, monkeypatch, caplog, broken, mode):
-        """Without the private call `torch.compile`; without a compiler the graph as it is. The same weights always."""
+    def test_the_ladder(self, monkeypatch, tmp_path, caplog, broken, mode):
+        """Without one private call the other, without both `torch.compile`, without a compiler the graph as it is.
+
+        The same weights always.
+        """
 
         def fails(*_):
             raise RuntimeError("no C++ compiler")
 
+        monkeypatch.setenv(VARIABLE, str(tmp_path))  # nothing is kept there
+        monkeypatch.setattr(torch_internals, "compile_library", fails)
         for name in broken:
             monkeypatch.setattr(compiling, name, fails)
         vae, eager = make(), make()

@@ -36,6 +36,7 @@ USED = {
     "torch.utils._python_dispatch": {TORCH},
     "torch.utils._python_dispatch._disable_current_modes": {TORCH},
     "torch.Tensor._version": {TORCH},
+    "torch._C._aoti.AOTIModelContainerRunnerCpu": {TORCH},
     "torch._fused_adam_": {TORCH},
     "torch._fused_adamw_": {TORCH},
     "torch.ops.aten.add.Tensor._schema": {TORCH},
