@@ -5,13 +5,12 @@ function is run once, and every operation is written down, in order, with what i
 graphs, so code that was compiled from one serves the other (`kept_code.py`).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyro_vae.process.torch_internals import DispatchMode
@@ -43,6 +42,7 @@ class Listener(DispatchMode):
         self._numbers: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._constants: dict[int, Tensor] = {}
         self._sources: list[set[int]] = []
+        self._met: set[int] = set()
         for tensor in inputs:
             self._write(self._new(tensor, "input"))
 
@@ -52,12 +52,11 @@ class Listener(DispatchMode):
         """Run an operation and write it down."""
         if _DEPENDENT & set(func.tags):
             raise NotHeard(f"{func} reads values")
-        given = tree_leaves((args, kwargs or {}))
         called = f"{func}({self._told(args)}, {self._told(kwargs or {})})"
+        sources = self._named()
         result = func(*args, **(kwargs or {}))
         self._write(f"{called} = {self._told(result, 'result')}")
-        sources = self._all(given)
-        for number in self._all(tree_leaves(result)):
+        for number in self._named():
             self._sources[number] |= sources
         return result
 
@@ -69,7 +68,7 @@ class Listener(DispatchMode):
     def constants(self, outputs: Sequence[Tensor]) -> list[Tensor]:
         """The constants that the outputs depend on, in order of appearance."""
         reached: set[int] = set()
-        more = self._all(outputs)
+        more = {self._numbers[output] for output in outputs}
         while more := more - reached:
             reached |= more
             more = set().union(*(self._sources[number] for number in more))
@@ -81,7 +80,9 @@ class Listener(DispatchMode):
     def _told(self, value: Any, what: str = "constant") -> str:
         """A value in words; a tensor that has no number yet is a constant, or a result."""
         if isinstance(value, Tensor):
-            return f"%{self._numbers[value]}" if value in self._numbers else self._new(value, what)
+            new = "" if value in self._numbers else self._new(value, what)
+            self._met.add(self._numbers[value])
+            return f"%{self._numbers[value]}{new}"
         if isinstance(value, list | tuple):
             return f"[{', '.join(self._told(part, what) for part in value)}]"
         if isinstance(value, dict):
@@ -96,10 +97,12 @@ class Listener(DispatchMode):
         if what == "constant":
             self._constants[number] = tensor
         form = tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device, tensor.is_conj(), tensor.is_neg()
-        return f"%{number}: {what} {form}"
+        return f": {what} {form}"
 
-    def _all(self, values: Iterable[Any]) -> set[int]:
-        return {self._numbers[value] for value in values if isinstance(value, Tensor)}
+    def _named(self) -> set[int]:
+        """The numbers of the tensors told since the last call."""
+        met, self._met = self._met, set()
+        return met
 
 
 def heard(run: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor], *others: object) -> tuple[str, list[Tensor]]:

@@ -19,8 +19,8 @@ X = torch.linspace(-1, 1, 12).reshape(4, 3)
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty folder in place of the user's."""
-    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    """An empty folder in place of the user's; inductor's own, with its headers compiled ahead, stays the user's."""
+    monkeypatch.setattr(kept_code, "cache_folder", lambda: tmp_path)
     return tmp_path / "pyro_vae"
 
 
@@ -97,12 +97,11 @@ def test_other_options_have_other_code(monkeypatch):
     assert kept_code.depends_on(options) != before
 
 
-@pytest.mark.parametrize("damage", ["code.so", "constants.json", "both"])
-def test_what_is_damaged_is_compiled_again(cache, compiled, damage):
+@pytest.mark.parametrize("damaged", ["code.so", "constants.json"])
+def test_what_is_damaged_is_compiled_again(cache, compiled, damaged):
     run(torch.ones(3))
-    for name in ("code.so", "constants.json") if damage == "both" else (damage,):
-        (kept(cache)[0] / name).unlink()
-        (kept(cache)[0] / name).write_bytes(b"[7]")
+    (kept(cache)[0] / damaged).unlink()
+    (kept(cache)[0] / damaged).write_bytes(b"[7]")
     torch.testing.assert_close(run(torch.ones(3))(X)[0], (X + 1).tanh())
     assert len(compiled) == 2 and len(kept(cache)) == 1
     run(torch.ones(3))

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pyro
 import pytest
+import scipy.sparse  # noqa: F401 - as sympy
+import sklearn  # noqa: F401 - its first import sets two variables of the environment for itself
 import sympy  # noqa: F401 - torch's compiler imports it, and its first import adds a filter of warnings
 import torch
 
