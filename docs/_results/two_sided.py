@@ -42,14 +42,16 @@ def _totals(parts: dict[str, Any]) -> str:
     missed = sum(1 - found["inside"]["value"] for found in narrow)
     unseen = sum(found["missed and not flagged"]["value"] for found in narrow)
     flagged = sum(found["flagged"]["value"] for found in narrow) / len(narrow)
+    lost = _rounded(unseen / missed if missed else 0.0)
+    inside = f"{_rounded(min(healthy), 2)} to {_rounded(max(healthy), 2)} of the data are inside"
     return (
-        f"Guides of k below {HEALTHY}: {min(healthy):.2%} to {max(healthy):.2%} of the data are inside. Of k above: "
-        f"{flagged:.1%} are flagged, and of those outside {_share(unseen, missed)} are not flagged."
+        f"Guides of k below {HEALTHY}: {inside}. Of k above: {_rounded(flagged)} are flagged, and of the data outside "
+        f"{lost} are not flagged."
     )
 
 
-def _share(part: float, whole: float) -> str:
-    return f"{part / whole:.1%}" if whole else "(there are none) 0 %"
+def _rounded(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %"
 
 
 BESIDE = {

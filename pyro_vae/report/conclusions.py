@@ -5,12 +5,9 @@ from typing import Any
 
 from pyro_vae.report.costs import Cost
 from pyro_vae.report.html import Section
-from pyro_vae.report.subject import Finding
+from pyro_vae.report.subject import MUCH, Finding
 from pyro_vae.report.trials import Trial
 from pyro_vae.statistics.averages import number
-
-_MUCH = 0.1
-"""Nats per datum from which on a cost is worth a training: nats do not depend on the unit of the data."""
 
 
 def conclusions(found: Sequence[Cost], run: str, tried: Sequence[Trial] = (), seed: int = 0) -> Finding:
@@ -69,10 +66,10 @@ def _sentence(found: Sequence[Cost], tried: Sequence[Trial]) -> str:
         return "Nothing was measured that shows what to change: the sections on gaps and codes were left out."
     first = found[0]
     costs = f"{first.nats:.2f} nats per datum (se {number(first.standard_error, '.2f')})"
-    if first.is_certain and first.nats >= _MUCH:
+    if first.is_certain and first.nats >= MUCH:
         text = f"The {first.what} costs most: {costs}. {first.advice}"
     elif first.is_certain:
-        text = f"No part that can be measured costs as much as {_MUCH} nats per datum: most the {first.what}, {costs}."
+        text = f"No part that can be measured costs as much as {MUCH} nats per datum: most the {first.what}, {costs}."
     else:
         text = "No part costs more than its error: more data (--num_data, --num_gaps) would show smaller costs."
     better = sorted((t for t in tried if t.gain and t.verdict == "better"), key=lambda t: -t.gain.gain)  # pyright: ignore

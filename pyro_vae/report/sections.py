@@ -25,7 +25,7 @@ from pyro_vae.evidence.sandwich import CROSSED_BEYOND, Sandwich
 from pyro_vae.process.isolation import isolated
 from pyro_vae.report.guide_checks import against_hmc, likeness, regions
 from pyro_vae.report.html import Section, Warned
-from pyro_vae.report.subject import Finding, Given, Subject
+from pyro_vae.report.subject import MUCH, Finding, Given, Subject
 from pyro_vae.statistics.averages import Averaged, at_least, number, standard_error
 
 MOST_BRACKET = 1.0
@@ -209,7 +209,7 @@ def _first(evidence: Evidence, num: int) -> Evidence:
 
 def _of_gaps(found: InferenceGaps) -> list[Warned]:
     warnings, unfinished, negative = [], _share(found.not_converged), _share(found.negative)
-    if found.amortisation.mean > found.approximation.mean:
+    if found.amortisation.mean > max(found.approximation.mean, MUCH):
         what = (
             f"Most of the gap is the encoder's: {found.amortisation.mean:.2f} of {found.total.mean:.2f} nats "
             "(amortisation gap)."

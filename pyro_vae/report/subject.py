@@ -13,6 +13,10 @@ from pyro_vae.evidence.annealing_results import Annealing
 from pyro_vae.inference.hamiltonian import HMC
 from pyro_vae.report.html import Section
 
+MUCH = 0.1
+"""Nats per datum from which on a cost is worth a training or a warning; nats do not depend on the unit of the data."""
+
+
 Progress = Callable[[str, float, float], object]
 """Called with a section's name, how much is done, and the total."""
 
