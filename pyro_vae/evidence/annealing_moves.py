@@ -11,7 +11,8 @@ from torch import Tensor
 from pyro_vae.inference.trajectories import JITTER, Point
 
 Terms = Callable[..., Sequence[Tensor]]
-"""Of z and the data: log f_0(z), log p(x, z) - log f_0(z), `[chains, N]`, and the gradients of both in z."""
+"""Of z, the data and remembered tensors: log f_0(z) and log p(x, z) - log f_0(z), `[chains, N]`, and the gradients of
+both in z."""
 
 
 def annealed(point: Point, beta: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,10 +39,10 @@ def transition(terms: Terms, num_leapfrog: int, inputs: Sequence[Tensor]) -> lis
     to weigh the chain, and to begin the next one.
 
     Args:
-        terms: of z and the data.
+        terms: of z and the last inputs.
         num_leapfrog: steps of the trajectory.
         inputs: the point (z and its four terms), beta `[N]`, the angle `[N, 1]`, the scale `[N, size]`, standard
-            normal noise like z, uniform noise `[chains, N, 2]`, and the data.
+            normal noise like z, uniform noise `[chains, N, 2]`, and what else `terms` takes.
 
     Returns:
         The new point, and the acceptance probability, `[chains, N]`.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.compiling.caching import CacheKey, GraphCache
+from pyro_vae.compiling.memory import Memory, remembering
 from pyro_vae.compiling.recording import Graph, Unrecordable, record
 from pyro_vae.evidence.annealing_moves import Terms, transition
 from pyro_vae.evidence.annealing_results import Annealing
@@ -41,11 +42,12 @@ class Moves:
 
     def __init__(self, target: Target, annealing: Annealing, chains: int, graph: Graph | None) -> None:
         self.target, self.num_leapfrog, self.chains, self.graph = target, annealing.num_leapfrog, chains, graph
-        self.terms = _terms(target, annealing.start)
+        memory = _memory(target, annealing)
+        self.terms, self.fixed = _terms(target, annealing.start, memory), [*target.data, *memory.tensors()]
 
     def at(self, z: Tensor) -> Point:
         """`(z, log f_0, log p(x, z) - log f_0, their gradients)`."""
-        return _joined([[part, *self.terms(part, *self.target.data)] for part in z.split(self.chains)])
+        return _joined([[part, *self.terms(part, *self.fixed)] for part in z.split(self.chains)])
 
     def move(self, point: Point, beta: Tensor, angle: Tensor, scale: Tensor, noise: Noise) -> tuple[Point, Tensor]:
         """The points after a trajectory, and the acceptance probabilities; see `transition`."""
@@ -58,10 +60,10 @@ class Moves:
 
     def _run(self, inputs: list[Tensor]) -> Sequence[Tensor]:
         if self.graph is None:
-            return transition(self.terms, self.num_leapfrog, [*inputs, *self.target.data])
+            return transition(self.terms, self.num_leapfrog, [*inputs, *self.fixed])
         have = len(inputs[0])
         chained = [_filled(x, self.chains) if number not in (5, 6, 7) else x for number, x in enumerate(inputs)]
-        return [x[:have] for x in self.graph(*chained, *self.target.data)]
+        return [x[:have] for x in self.graph(*chained, *self.fixed)]
 
 
 class Path:
@@ -126,11 +128,11 @@ def _graph(target: Target, annealing: Annealing, chains: int) -> Graph:
     """
     if not target.is_same_for_all_data:
         raise Unrecordable("the support of a latent site differs between the data")
-    terms, found = _terms(target, annealing.start), owners(target.model, target.guide)
-    module, example = nn.ModuleList(found), _example(target, annealing, chains)
+    moves, found = Moves(target, annealing, chains, None), owners(target.model, target.guide)
+    module, example = nn.ModuleList(found), _example(moves, annealing)
 
     def function(*inputs: Tensor) -> list[Tensor]:
-        return transition(terms, annealing.num_leapfrog, inputs)
+        return transition(moves.terms, annealing.num_leapfrog, inputs)
 
     expected = function(*example)
     key = CacheKey.of((annealing.start, annealing.num_leapfrog, target.nesting), module, example)
@@ -145,14 +147,14 @@ def _graph(target: Target, annealing: Annealing, chains: int) -> Graph:
     return graph
 
 
-def _example(target: Target, annealing: Annealing, chains: int) -> list[Tensor]:
+def _example(moves: Moves, annealing: Annealing) -> list[Tensor]:
     """Inputs of a transition whose steps are short and all accepted, so that rounding decides nothing."""
-    z = start_draws(target, annealing, chains, 0, 0)
-    point = Moves(target, annealing, chains, None).at(z)
+    z = start_draws(moves.target, annealing, moves.chains, 0, 0)
+    point = moves.at(z)
     with seeded(0, "record"):
         normal, uniform = torch.randn_like(z), torch.zeros_like(z[..., :1]).expand(*z.shape[:2], 2).contiguous()
     like, ones = z.new_full(z.shape[1:2], 0.5), torch.ones_like(z[0])
-    return [*point, like, 0.1 * like[:, None], 0.1 * ones, normal, uniform, *target.data]
+    return [*point, like, 0.1 * like[:, None], 0.1 * ones, normal, uniform, *moves.fixed]
 
 
 def _difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
@@ -161,12 +163,23 @@ def _difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
     return torch.stack(errors).max().item()
 
 
-def _terms(target: Target, start: str) -> Terms:
-    """By running the programs, with gradients in z alone."""
+def _memory(target: Target, annealing: Annealing) -> Memory:
+    """What the programs compute from their weights alone, e.g. the components of a VampPrior."""
+    z = start_draws(target, annealing, 1, 0, 0)
+    with remembering() as memory:
+        target.log_terms(z)
+        if annealing.start == "guide":
+            target.log_guide(z)
+    return memory
 
-    def terms(z: Tensor, *data: Tensor) -> list[Tensor]:
-        here = target.at(*data)
-        with torch.enable_grad():
+
+def _terms(target: Target, start: str, memory: Memory) -> Terms:
+    """By running the programs, with gradients in z alone; after the data come the remembered tensors."""
+    num = len(target.data)
+
+    def terms(z: Tensor, *tensors: Tensor) -> list[Tensor]:
+        here = target.at(*tensors[:num])
+        with torch.enable_grad(), remembering(memory.holding(tensors[num:])):
             z = z.detach().requires_grad_()
             log_likelihood, log_prior = here.log_terms(z)
             base = log_prior if start == "prior" else here.log_guide(z)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyro_vae.autoencoders import VAE
-from pyro_vae.evidence.annealing import bdmc
+from pyro_vae.evidence.annealing import ais, bdmc
 from pyro_vae.evidence.annealing_moves import transition
 from pyro_vae.evidence.annealing_path import GRAPHS, Path
 from pyro_vae.evidence.annealing_pilot import (
@@ -21,6 +21,7 @@ from pyro_vae.evidence.annealing_pilot import (
 )
 from pyro_vae.evidence.annealing_results import Annealing
 from pyro_vae.inference.unconstrained import Target
+from pyro_vae.priors import VampPrior
 from tests.support.ppca import truth, vae_of
 
 MEAN, SCALE = torch.tensor([3.0, -1.0, 100.0]).double(), torch.tensor([1e-2, 1.0, 50.0]).double()
@@ -80,6 +81,20 @@ class TestCost:
         first = _LEAST_CHAINS * (1 + num_leapfrog * (_FIRST_STEPS + num_adapted(how) + 1))
         assert both.lower.evaluations == first + 3 * (1 + 5 * num_leapfrog)
         assert both.upper.evaluations == first + 3 * (1 + 6 * num_leapfrog)
+
+    def test_components_of_a_prior_are_computed_once(self):
+        """A VampPrior runs the encoder on its inputs: as often for 2 temperatures as for 6, and with the same value."""
+        vae, runs = VAE((4,), 2, prior=partial(VampPrior, components=3)), []
+        vae.encoder.register_forward_hook(lambda *_: runs.append(1))
+        for number in (2, 6):
+            how = Annealing(num_temperatures=number, num_chains=2, start="prior")
+            ais(vae.model, vae.guide, torch.ones(3, 4), annealing=how)
+            runs.append(0)
+        first = runs.index(0)
+        assert 0 < first < 15 and len(runs) == 2 * (first + 1)
+        target, z = Target(vae.model, vae.guide, torch.ones(3, 4)), torch.randn(5, 3, 2)
+        moves = Path(Annealing(start="prior"), 4096, compile=False).moves(target)
+        torch.testing.assert_close(moves.at(z)[1], target.log_prior(z).detach())
 
     @pytest.mark.slow
     def test_a_second_call_compiles_nothing(self):
