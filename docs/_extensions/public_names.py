@@ -6,21 +6,11 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from pyro_vae.cli.library import AXES
+
 # Rooms without `__all__` are files: their public names are the classes and functions defined there.
 ROOMS = {
-    "What you choose": (
-        [
-            "priors",
-            "likelihoods",
-            "guides",
-            "networks",
-            "objectives",
-            "schedules",
-            "autoencoders",
-            "channels",
-            "trackers",
-        ]
-    ),
+    "What you choose": [*AXES],
     "What you do": (
         ["data", "training", "evidence", "diagnostics", "tasks", "plots", "report", "sharing", "sklearn", "testing"]
     ),

@@ -14,18 +14,19 @@ from pyro_vae.runs.old_paths import current
 
 _REFUSED = ("LBFGS", "Muon", "SparseAdam")
 """Optimizers that training here cannot use: they need several losses per step, only matrices, or sparse gradients."""
-_AXES = (
-    "autoencoders",
+AXES = (
     "priors",
     "likelihoods",
     "guides",
     "networks",
     "objectives",
     "schedules",
+    "autoencoders",
     "channels",
     "trackers",
 )
-_MODULES = (*(f"pyro_vae.{name}" for name in _AXES), "torch.optim")
+"""Rooms of what is chosen: a class in one of them can be named, and the reference has a page for it."""
+_MODULES = (*(f"pyro_vae.{name}" for name in AXES), "torch.optim")
 """Modules whose classes can be named without their module."""
 
 
