@@ -62,7 +62,9 @@ def content(docs: Path, name: str) -> str:
     """What goes between the comments of a result."""
     result = read(docs, name)
     if not result:
-        return f"\nNot measured yet: `python examples/reproduce/{name}.py --data_root FOLDER` writes this table.\n\n"
+        bench = docs.parent / "benchmarks" / f"{name}.py"
+        script = f"benchmarks/{name}.py" if bench.exists() else f"examples/reproduce/{name}.py --data_root FOLDER"
+        return f"\nNot measured yet: `python {script}` writes this table.\n\n"
     return f"\n{module(result, name).text(result)}\n\n"
 
 

@@ -155,3 +155,11 @@ def test_between_two_points():
     points = [(1e5, -200.0), (1e7, -100.0)]
     assert shared.between(points, 1e6) == pytest.approx(-150) and shared.between(points, 1e5) == -200
     assert shared.between(points, 9e4) is None and shared.between(points, 2e7) is None and shared.between([], 1) is None
+
+
+def test_what_is_not_measured_names_the_script_that_is_there(tmp_path):
+    docs, bench = tmp_path / "docs", tmp_path / "benchmarks"
+    assert "`python examples/reproduce/absent.py --data_root FOLDER` writes" in make.content(docs, "absent")
+    bench.mkdir()
+    (bench / "absent.py").touch()
+    assert "`python benchmarks/absent.py` writes" in make.content(docs, "absent")
