@@ -49,9 +49,10 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     print(f"{cpu_model()}; {cores()} cores; {args.threads} threads; torch {torch.__version__}\n")
     print("| trick | setting | without | with | without / with | rounds |\n| --- | --- | ---: | ---: | ---: | ---: |")
-    for name in args.only:
-        for setting, off, on in TRICKS[name]():
-            print(f"| {name} | {setting} | {compare(off, on, args.seconds)} |", flush=True)
+    with patch.object(recording, "_place", lambda *_: None):  # code that is kept knows nothing of what is switched off
+        for name in args.only:
+            for setting, off, on in TRICKS[name]():
+                print(f"| {name} | {setting} | {compare(off, on, args.seconds)} |", flush=True)
 
 
 def compare(off: Work, on: Work, seconds: float) -> str:
