@@ -63,7 +63,10 @@ def _command(cost: Cost, run: str, trial: Trial | None, seed: int) -> str | None
 
 def _sentence(found: Sequence[Cost], tried: Sequence[Trial]) -> str:
     if not found:
-        return "Nothing was measured that shows what to change: the sections on gaps and codes were left out."
+        return (
+            "Nothing was measured that shows what to change: the sections on gaps and codes were left out, or say "
+            "nothing of such a model."
+        )
     first = found[0]
     costs = f"{first.nats:.2f} nats per datum (se {number(first.standard_error, '.2f')})"
     if first.is_certain and first.nats >= MUCH:
