@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -74,7 +75,7 @@ def chosen(options: argparse.Namespace, parts: Iterable[str]) -> list[str]:
 def provenance() -> dict[str, Any]:
     """By what a part was made: command, version, commit, machine and number of threads."""
     return {
-        "command": " ".join(["python", *_relative(sys.argv)]),
+        "command": shlex.join(["python", *_relative(sys.argv)]),
         "version": version(),
         "commit": machine.commit(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
