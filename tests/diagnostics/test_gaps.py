@@ -332,7 +332,7 @@ def test_an_encoder_that_overfits_is_told_and_another_is_not():
 def test_what_makes_no_sense_is_refused():
     vae, x = mean_field(), data()
     with pytest.raises(UsageError, match="a HierarchicalVAE has not"):
-        inference_gaps(HierarchicalVAE((6,), latent_dims=(2, 1)), x)
+        inference_gaps(HierarchicalVAE((6,), latent_dims=(2, 1)), x.gt(0).to(x))
     with pytest.raises(UsageError, match="is a Delta"):
         inference_gaps(linear_vae(PROCESS, Delta), x, exact(x))
     with pytest.raises(DataError, match=r"expected shape \[N >= 1, 6\], got \[5, 3\]"):

@@ -154,7 +154,7 @@ def test_the_aggregate_of_any_pair_is_the_mean_of_its_densities(name):
     options = {key: value[:1].expand_as(value) if key == "c" else value for key, value in options.items()}
     found = elbo_surgery(model, guide, torch.ones(9, 4), num_particles=4, **options)
     assert found.information.values.abs().max() < 1e-3 and found.kl.values.abs().min() > 1e-3
-    other = elbo_surgery(model, guide, torch.randn(9, 4).round(), num_particles=4, **PAIRS[name]()[2])
+    other = elbo_surgery(model, guide, torch.eye(9)[:, :4], num_particles=4, **PAIRS[name]()[2])
     assert other.information.values.abs().max() > 0.01
 
 
