@@ -26,6 +26,7 @@ OTHERS = {
     **dict.fromkeys(("conformal_scaling", "bdmc"), "the shape of x alone"),
     **dict.fromkeys(("importance", "importance, refined guide", "has_elbo"), "two programs as they are"),
     **dict.fromkeys(("load_data", "candidates", "check_part", "diagnose", "store_data", "compare"), "no data"),
+    **dict.fromkeys(("encode_data", "encode_data, layers"), "means of p(x|z) are encoded too"),
     "hmc on a target": "two programs as they are",
 }
 """What is called without data of a model, or does not look at their values."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.arguments.checked import checked
+from pyro_vae.arguments.checked import checked_but_values
 from pyro_vae.arguments.remedies import spoken
 from pyro_vae.autoencoders import Autoencoder
 from pyro_vae.compiling.backends import exact_products, fast_cpu
@@ -79,7 +79,7 @@ class Encoded:
 
 
 @isolated
-@checked
+@checked_but_values
 def encode_data(
     vae: Autoencoder,
     x: Tensor,
