@@ -1,6 +1,7 @@
 """Progress of long work on standard error, messages that are logged once, and results in one line or for JSON."""
 
 import logging
+import re
 import sys
 import threading
 import time
@@ -22,6 +23,10 @@ def log_once(message: str) -> None:
     _log.warning(message)
 
 
+_MOVING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Control characters but the line break and the tab, and those that turn the direction of writing."""
+
+
 def printable(text: str) -> str:
     r"""A text without what moves a terminal's cursor or changes its colours: names of files and runs may be anyone's.
 
@@ -29,7 +34,7 @@ def printable(text: str) -> str:
         >>> printable("a \x1b[31mred\nb")
         'a ?[31mred\nb'
     """
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text)
+    return _MOVING.sub("?", text)
 
 
 def finite(value: Any) -> Any:

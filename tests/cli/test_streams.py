@@ -11,7 +11,7 @@ from pyro_vae.cli import main
 from pyro_vae.cli.streams import say
 from pyro_vae.cli.work.printing import print_result
 from pyro_vae.errors import FileError
-from pyro_vae.messages import Progress, remark
+from pyro_vae.messages import Progress, printable, remark
 
 FAST = (
     "fit --vae.latent_dim 2 --vae.encoder.hidden [4] --vae.decoder.hidden [4] --epochs 1 --pictures false "
@@ -83,6 +83,12 @@ def test_letters_that_the_terminal_can_not_show(streams, monkeypatch):
     monkeypatch.setattr("pyro_vae.cli.commands.info.run", lambda options: print_result({"run": "é\udcff"}, False) or 0)
     assert main(["info", "run"]) == 0
     assert out.buffer.getvalue() == b"run  \\xe9\\udcff\n" and out.errors == "strict"  # pyright: ignore
+
+
+def test_only_what_moves_the_cursor_or_turns_the_writing_is_replaced():
+    kept = "na\u00efve\u00a0\u2014 \udcff \U0001f468\u200d\U0001f52c\n\t"
+    assert printable(kept) == kept
+    assert printable("\x1b[2J\r\x9b\u202e\u2066\x7f") == "?[2J?????"
 
 
 def test_a_file_never_gets_the_number_of_a_closed_stream(tmp_path):
