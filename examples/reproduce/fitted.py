@@ -91,6 +91,7 @@ class Table:
         model = [self.small.get(word, word) if options.quick else word for word in row.model]
         start = ["--start_from", str(self.run(row.after))] if row.after else []
         own = ["--epochs", str(self.epochs(name)), "--seed", str(options.seed), "--pictures", "false"]
+        own += ["--precision", options.precision] if options.precision else []
         return ["--data", *data, *model, *row.training, *start, *own]
 
     def shown(self, words: list[str]) -> str:
@@ -214,6 +215,7 @@ def parser(description: str | None, name: str) -> argparse.ArgumentParser:
     parser = record.options(description, name)
     parser.set_defaults(runs=Path("runs/reproduce/fitted"))
     parser.add_argument("--epochs", type=int, help="passes of each training, in place of the row's own number")
+    parser.add_argument("--precision", choices=("float32", "bf16"), help="of the products in training")
     parser.add_argument("--list", action="store_true", help="print the rows, their passes and their state; do nothing")
     return parser
 

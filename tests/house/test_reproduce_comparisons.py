@@ -112,6 +112,18 @@ def test_two_sided(reproduce):
         assert values[narrowest] > 0.95
 
 
+def test_two_sided_mnist(reproduce):
+    """Annealing agrees with importance sampling for each guide, at 4 standard errors of the draws."""
+    parts = reproduce("two_sided_mnist")
+    assert len(parts) == 4
+    for guide in ("mean-field", "IAF"):
+        drawn, annealed = (parts[f"{guide}, {method}"]["values"] for method in ("importance sampling", "AIS"))
+        errors = [entry["lower"]["monte_carlo_error"] for entry in (drawn, annealed)]
+        assert abs(drawn["lower"]["value"] - annealed["lower"]["value"]) < 4 * sum(errors)
+        for entry in (drawn, annealed):
+            assert 0 <= entry["upper"]["value"] - entry["lower"]["value"] < entry["width of the means"]["value"]
+
+
 def test_score_function(reproduce):
     """Without a baseline the score function is far noisier; without the score, the draws are the least noisy."""
     parts = reproduce("score_function")
