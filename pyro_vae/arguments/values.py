@@ -1,10 +1,12 @@
 """Checks of single arguments: a value is converted if its meaning is clear, otherwise refused."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import partial
 from inspect import Parameter, isabstract, signature
 from numbers import Integral, Real
 from os import PathLike
+from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args
 
 import numpy as np
@@ -52,20 +54,36 @@ def plain(value: Any) -> Any:
 
 
 def plain_fields(cls: type[T]) -> type[T]:
-    """Let a dataclass have plain values in its fields, before it checks them.
+    """Let a dataclass have plain values of the right types in its fields, before it checks them.
 
-    For use below `@dataclass`, or in `__init_subclass__` of a base class whose subclasses are dataclasses.
+    For use below `@dataclass`, or in `__init_subclass__` of a base class whose subclasses are dataclasses. Types are
+    those of the annotations; in classes of users they are not checked, since these may mean more than they say.
     """
-    own = cls.__dict__.get("__post_init__")
+    own, ours = cls.__dict__.get("__post_init__"), cls.__module__.startswith("pyro_vae.")
 
     def __post_init__(self: Any) -> None:  # noqa: N807 - it is one
         for name, value in list(vars(self).items()):
             if (found := plain(value)) is not value:
                 object.__setattr__(self, name, found)
+        for field in fields(self) if ours else ():
+            _check_type(field.name, getattr(self, field.name), field.type)
         own(self) if own is not None else getattr(super(cls, self), "__post_init__", lambda: None)()
 
     cls.__post_init__ = __post_init__  # pyright: ignore[reportAttributeAccessIssue]
     return cls
+
+
+def _check_type(name: str, value: Any, annotation: Any) -> None:
+    """Refuse what is no number, or neither True nor False, where the annotation asks for that; others allow all."""
+    kinds = set(get_args(annotation)) if isinstance(annotation, UnionType) else {annotation}
+    if not kinds <= {int, float, bool, NoneType} or (value is None and NoneType in kinds):
+        return
+    elif bool in kinds:
+        truth(name, value)
+    elif float in kinds:
+        number(name, value)
+    else:
+        whole(name, value, None)
 
 
 def whole(name: str, value: Any, least: int | None = 0) -> int:
