@@ -78,7 +78,7 @@ def _check_type(name: str, value: Any, annotation: Any) -> None:
     kinds = set(get_args(annotation)) if isinstance(annotation, UnionType) else {annotation}
     if not kinds <= {int, float, bool, NoneType} or (value is None and NoneType in kinds):
         return
-    elif bool in kinds:
+    if bool in kinds:
         truth(name, value)
     elif float in kinds:
         number(name, value)
