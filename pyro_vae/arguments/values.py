@@ -66,7 +66,7 @@ def plain_fields(cls: type[T]) -> type[T]:
             if (found := plain(value)) is not value:
                 object.__setattr__(self, name, found)
         for field in fields(self) if ours else ():
-            _check_type(field.name, getattr(self, field.name), field.type)
+            _check_type(f"{type(self).__name__}.{field.name}", getattr(self, field.name), field.type)
         own(self) if own is not None else getattr(super(cls, self), "__post_init__", lambda: None)()
 
     cls.__post_init__ = __post_init__  # pyright: ignore[reportAttributeAccessIssue]

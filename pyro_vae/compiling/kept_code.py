@@ -72,12 +72,15 @@ class Place:
 
         Raises:
             Exception: whatever torch raises where it can't.
-            ValueError: if the graph takes constants that are not among those of the operations.
+            ValueError: if the graph takes constants that are not among those of the operations, or an operation needs
+                Python, which the code can't call.
         """
         values = _constants_as_inputs(graph)
         taken = _numbers(values, self.constants)
         with _new_folder(self.folder) as folder:
             torch_internals.compile_library(graph, [*example, *values], options, folder / _CODE)
+            if torch_internals.calls_python(folder / _CODE):
+                raise ValueError("an operation has no code of its own, such as a triangular solve")
             run = _bound(folder / _CODE, values)
             run(*example)
             (folder / _ABOUT).write_text(json.dumps(taken))

@@ -33,6 +33,9 @@ from pyro_vae.process.torch_internals import compiled_alone, noting_shapes, trac
 Runner = Callable[..., Sequence[Tensor]]
 
 
+_log = logging.getLogger("pyro_vae")
+
+
 _INDUCTOR = {
     "fallback_random": True,  # torch's own generators: the draws of an eager run
     "reorder_for_peak_memory": False,  # draws stay in the program's order
@@ -62,6 +65,8 @@ class Unrecordable(Exception):  # noqa: N818 - not an error: the caller runs the
 class Graph:
     """Recorded operations as a function of tensors: called with the inputs, it returns the outputs as a list.
 
+    Compiled code reads the memory of an input as that of the example was laid out, so all are made contiguous.
+
     Args:
         run: the function, of the parameters followed by the inputs.
         parameters: the module's parameters, read at every call, so that in-place updates take effect.
@@ -75,7 +80,7 @@ class Graph:
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """The outputs for these inputs, without gradients."""
         with torch.no_grad():
-            return list(self.run(*self._parameters, *inputs))
+            return list(self.run(*self._parameters, *(x.contiguous() for x in inputs)))
 
 
 def record(
@@ -172,6 +177,7 @@ def _finish(
     check: Callable[[], None] = lambda: None,
 ) -> Graph:
     ensure_cache()
+    inputs = [x.contiguous() for x in inputs]
     copies = [p.detach().clone().requires_grad_(p.requires_grad) for p in parameters]
     example = [*(p.detach() for p in parameters), *inputs]
     options = _options(example, replayed)
@@ -231,15 +237,21 @@ def _compiled(
     """The graph, compiled by the first backend that works, or uncompiled; and the name of the backend."""
     rewritten = cheaper(_copied(graph))
     plain = {name: value for name, value in options.items() if name not in {*_GRADIENTS_ON_CPU, *_for_threads()}}
+    if place is not None:
+        try:
+            with _compiling():
+                return place.compile(_copied(rewritten), example, {**options, **_TRUSTING}), "inductor"
+        except ValueError as error:  # its code can't be kept, only compiled for this process
+            _log.debug("the compiled code is not kept: %s", error)
+        except Exception as error:  # private parts of torch may raise anything
+            log_once(f"compiled code can't be kept ({type(error).__name__}: {_first_line(error)})")
     ways: list[tuple[str, Callable[[], Runner]]] = [
         ("inductor", lambda: compiled_alone(rewritten, example, dict(options))),
         ("torch.compile", lambda: _guarded(rewritten, example, plain)),
     ]
-    if place is not None:
-        ways.insert(0, ("inductor", lambda: place.compile(_copied(rewritten), example, {**options, **_TRUSTING})))
     for backend, build in ways:
         try:
-            with seeded(0, "compile"), _quiet(), _contained(), torch.no_grad():
+            with _compiling():
                 return build(), backend
         except Exception as error:  # private parts of torch may raise anything; the uncompiled graph still runs
             log_once(f"{backend} can't compile the graph ({type(error).__name__}: {_first_line(error)})")
@@ -264,6 +276,12 @@ def _guarded(graph: GraphModule, example: list[Tensor], options: dict[str, Any])
     run = torch.compile(graph, options=options)
     run(*example)
     return run
+
+
+@contextmanager
+def _compiling() -> Iterator[None]:
+    with seeded(0, "compile"), _quiet(), _contained(), torch.no_grad():
+        yield
 
 
 @contextmanager

@@ -109,6 +109,14 @@ def compile_library(graph: GraphModule, example: list[Any], options: Mapping[str
     inductor.aot_compile(graph, tuple(example), options={**options, "aot_inductor.output_path": str(file)})
 
 
+def calls_python(file: Path) -> bool:
+    """Whether code of `compile_library` calls an operation through Python, which it can only in a package of torch's.
+
+    Such a call fails, and writes to the process's standard error.
+    """
+    return b"aoti_torch_proxy_executor_call_function" in file.read_bytes()
+
+
 def load_library(file: Path) -> Callable[[list[Tensor]], list[Tensor]]:
     """The function in a file of `compile_library`, without the compiler.
 

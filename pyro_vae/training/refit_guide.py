@@ -20,6 +20,7 @@ from pyro_vae.guides import Guide
 from pyro_vae.networks import FromShapes
 from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import seeded
+from pyro_vae.schedules import Schedule
 from pyro_vae.shapes import Shapes
 from pyro_vae.statistics.gains import Gains
 from pyro_vae.training.fitting import fit
@@ -91,6 +92,7 @@ def refit_guide(
     epochs: int = 100,
     batch_size: int = 100,
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = torch.optim.Adam,
+    lr_schedule: Schedule | None = None,
     patience: int | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -112,6 +114,7 @@ def refit_guide(
         epochs: passes over the training data.
         batch_size: data in a step.
         optimizer: a `torch.optim` class, or a `functools.partial` of one.
+        lr_schedule: factor on the learning rate, in epochs, e.g. `Cosine(1, 0)`; None for 1.
         patience: stop after this many epochs without a better held-out ELBO; None never to stop early.
         seed: seed of the first weights, of the order of the data and of all noise.
         progress: whether to show progress on standard error.
@@ -143,6 +146,7 @@ def refit_guide(
     check_allowed(vae, dataset)
     refitted = _with_guide(vae, {"guide": guide, "encoder": encoder}, seed)
     optimised: dict[str, Any] = {"batch_size": batch_size, "optimizer": optimizer, "patience": patience}
+    optimised["lr_schedule"] = lr_schedule
     device = str(next(vae.parameters()).device)
     for part in (refitted.prior, refitted.decoder, refitted.likelihood):
         part.requires_grad_(False)

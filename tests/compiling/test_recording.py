@@ -403,6 +403,24 @@ class TestRecord:
                 assert graph.backend == "inductor"
                 torch.testing.assert_close(graph(values / 40)[0], expected.detach())
 
+    @pytest.mark.parametrize("compile", [False, True])
+    def test_inputs_that_are_laid_out_otherwise(self, compile):
+        """Compiled code reads memory, so a transposed input must be the same numbers to it."""
+        graph = record(nn.Module(), lambda x: [x.exp() + x.cumsum(0)], [torch.randn(3, 5)], compile=compile)
+        x = torch.randn(5, 3).T
+        assert torch.allclose(graph(x)[0], x.exp() + x.cumsum(0)) and torch.equal(graph(x)[0], graph(x.contiguous())[0])
+        transposed = record(nn.Module(), lambda x: [x.exp() + x.cumsum(0)], [x], compile=compile)
+        assert torch.equal(transposed(x.contiguous())[0], graph(x)[0])
+
+    def test_an_operation_that_needs_python(self, caplog, capfd):
+        """It is compiled, but not kept; torch's complaint about that is nobody's business."""
+        triangle, x = torch.eye(3) + torch.ones(3, 3).tril(), torch.randn(3, 2)
+        solve = partial(torch.linalg.solve_triangular, upper=False)
+        with caplog.at_level(logging.WARNING, "pyro_vae"):
+            graph = record(nn.Module(), lambda a, b: [solve(a, b) + 1], [triangle, x], compile=True)
+        assert graph.backend == "inductor" and torch.allclose(triangle @ (graph(triangle, x)[0] - 1), x, atol=1e-5)
+        assert not caplog.records and "proxy_executor" not in capfd.readouterr().err
+
     def test_leaves_the_generator_alone(self):
         linear = nn.Linear(1, 1)
         torch.manual_seed(7)
