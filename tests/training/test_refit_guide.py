@@ -14,6 +14,7 @@ from pyro_vae.guides import DiagonalNormal, FullNormal
 from pyro_vae.likelihoods import Normal
 from pyro_vae.networks import MLP
 from pyro_vae.priors import MixtureOfNormals, VampPrior
+from pyro_vae.schedules import Constant
 from pyro_vae.training import compare_guides
 from tests.support.networks import Dropping
 from tests.support.ppca import truth, vae_of
@@ -113,6 +114,15 @@ class TestRefuses:
         good = refit_guide(vae, x, epochs=60, **FAST)
         refit_guide(good, x, epochs=1, optimizer=partial(torch.optim.Adam, lr=1e-9), progress=False)
         assert "the new guide is worse than the old one on held-out data, by" in caplog.text
+
+
+def test_a_rate_that_is_zero_leaves_the_first_weights():
+    """The schedule is that of `fit`."""
+    vae, x = vae_of(truth(), DiagonalNormal), truth().sample(100, seed=1)
+    still, moved = (quick(vae, x, lr_schedule=schedule).state_dict() for schedule in (Constant(0), None))
+    first = quick(vae, x, optimizer=partial(torch.optim.SGD, lr=0.0)).state_dict()
+    assert all(torch.equal(still[name], first[name]) for name in first)
+    assert not all(torch.equal(moved[name], first[name]) for name in first)
 
 
 def test_is_a_function_of_the_seed():
