@@ -53,11 +53,15 @@ def plain(value: Any) -> Any:
     return value
 
 
-def plain_fields(cls: type[T]) -> type[T]:
+def plain_fields(cls: type[T], by_class: bool = False) -> type[T]:
     """Let a dataclass have plain values of the right types in its fields, before it checks them.
 
     For use below `@dataclass`, or in `__init_subclass__` of a base class whose subclasses are dataclasses. Types are
     those of the annotations; in classes of users they are not checked, since these may mean more than they say.
+
+    Args:
+        cls: the dataclass.
+        by_class: whether messages call a field `CLASS.FIELD`.
     """
     own, ours = cls.__dict__.get("__post_init__"), cls.__module__.startswith("pyro_vae.")
 
@@ -66,7 +70,8 @@ def plain_fields(cls: type[T]) -> type[T]:
             if (found := plain(value)) is not value:
                 object.__setattr__(self, name, found)
         for field in fields(self) if ours else ():
-            _check_type(f"{type(self).__name__}.{field.name}", getattr(self, field.name), field.type)
+            name = f"{type(self).__name__}.{field.name}" if by_class else field.name
+            _check_type(name, getattr(self, field.name), field.type)
         own(self) if own is not None else getattr(super(cls, self), "__post_init__", lambda: None)()
 
     cls.__post_init__ = __post_init__  # pyright: ignore[reportAttributeAccessIssue]

@@ -25,7 +25,7 @@ class Objective(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        plain_fields(cls)
+        plain_fields(cls, by_class=True)
 
     @abstractmethod
     def __call__(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
