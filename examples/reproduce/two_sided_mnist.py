@@ -50,7 +50,7 @@ METHODS: dict[str, tuple[str, Annealing | None]] = {
     "mean-field, importance sampling": (MEAN_FIELD, None),
     "mean-field, AIS": (MEAN_FIELD, Annealing()),
     "IAF, importance sampling": (IAF, None),
-    "IAF, AIS": (IAF, Annealing()),
+    "IAF, AIS": (IAF, Annealing(num_temperatures=500)),
 }
 """For each part the model, and how its chains are annealed; None for importance sampling."""
 REFITTED = {"IAF, AIS": 40}
