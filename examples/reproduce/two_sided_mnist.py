@@ -65,7 +65,8 @@ def compute(name: str, table: Table, folder: Path) -> None:
     """The interval of every image by one method; trains the model first, if it is not."""
     (model, how), quick, seed = METHODS[name], table.options.quick, table.options.seed
     how = how and replace(how, **(QUICK if quick else {}))
-    draws, passes = QUICK_DRAWS if quick else DRAWS, min(REFITTED.get(name, 0), 1 if quick else 1000)
+    draws, passes = QUICK_DRAWS if quick else DRAWS, REFITTED.get(name, 0)
+    passes = min(passes, 1) if quick else passes
     table.train(model)
     root = table.options.data_root
     data = load_data("digits", binarize="dynamic") if quick else load_data(root / "static_mnist.npz")

@@ -31,6 +31,10 @@ _MOST = 200
 """Codes that are kept, each about 2 MB; the one that was not used for longest is deleted."""
 
 
+class NotKept(ValueError):  # noqa: N818 - not an error: the code is compiled, and not kept
+    """Code that another process could not run; the message gives the reason."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where the code of some operations is kept, or would be.
@@ -72,7 +76,7 @@ class Place:
 
         Raises:
             Exception: whatever torch raises where it can't.
-            ValueError: if the graph takes constants that are not among those of the operations, or an operation needs
+            NotKept: if the graph takes constants that are not among those of the operations, or an operation needs
                 Python, which the code can't call.
         """
         values = _constants_as_inputs(graph)
@@ -80,7 +84,7 @@ class Place:
         with _new_folder(self.folder) as folder:
             torch_internals.compile_library(graph, [*example, *values], options, folder / _CODE)
             if torch_internals.calls_python(folder / _CODE):
-                raise ValueError("an operation has no code of its own, such as a triangular solve")
+                raise NotKept("an operation has no code of its own, such as a triangular solve")
             run = _bound(folder / _CODE, values)
             run(*example)
             (folder / _ABOUT).write_text(json.dumps(taken))
@@ -124,7 +128,7 @@ def _numbers(values: Sequence[Tensor], constants: Sequence[Tensor]) -> list[int]
     anew = [number for number, constant in enumerate(constants) if all(constant is not value for value in values)]
     unknown = [value for value in values if id(value) not in known]
     if len(anew) != len(unknown) or not all(_same(value, constants[i]) for value, i in zip(unknown, anew, strict=True)):
-        raise ValueError("the graph takes other constants than the operations")
+        raise NotKept("the graph takes other constants than the operations")
     known |= {id(value): number for value, number in zip(unknown, anew, strict=True)}
     return [known[id(value)] for value in values]
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from pyro_vae.compiling.kept_code import Place, depends_on
+from pyro_vae.compiling.kept_code import NotKept, Place, depends_on
 from pyro_vae.compiling.listening import heard
 from pyro_vae.compiling.memory import forgetting
 from pyro_vae.compiling.rewrites import cheaper
@@ -241,7 +241,7 @@ def _compiled(
         try:
             with _compiling():
                 return place.compile(_copied(rewritten), example, {**options, **_TRUSTING}), "inductor"
-        except ValueError as error:  # its code can't be kept, only compiled for this process
+        except NotKept as error:  # its code can't be kept, only compiled for this process
             _log.debug("the compiled code is not kept: %s", error)
         except Exception as error:  # private parts of torch may raise anything
             log_once(f"compiled code can't be kept ({type(error).__name__}: {_first_line(error)})")

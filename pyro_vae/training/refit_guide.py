@@ -147,12 +147,21 @@ def refit_guide(
     vae.likelihood.check(held_out, "held-out data", mask)
     check_allowed(vae, dataset)
     refitted = _with_guide(vae, {"guide": guide, "encoder": encoder}, seed)
-    optimised: dict[str, Any] = {"batch_size": batch_size, "optimizer": optimizer, "patience": patience}
-    optimised["lr_schedule"] = lr_schedule
     device = str(next(vae.parameters()).device)
     for part in (refitted.prior, refitted.decoder, refitted.likelihood):
         part.requires_grad_(False)
-    fit(_GuideAlone(refitted), dataset, epochs=epochs, **optimised, seed=seed, device=device, progress=progress)
+    fit(
+        _GuideAlone(refitted),
+        dataset,
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        lr_schedule=lr_schedule,
+        patience=patience,
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
     _train_as(vae, refitted)
     inputs = dataset.given("valid")
     _warn_if_worse(compare_guides(vae, refitted, held_out, seed=seed, **inputs))
