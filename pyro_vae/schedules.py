@@ -98,7 +98,7 @@ class Linear(Schedule):
     share: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_length(self.epochs)
+        _check_length("epochs", self.epochs)
         if not 0 < self.share <= 1:
             raise UsageError(f"Linear needs share in (0, 1], got {self.share}")
 
@@ -133,7 +133,7 @@ class Cosine(Schedule):
     epochs: float | None = None
 
     def __post_init__(self) -> None:
-        _check_length(self.epochs)
+        _check_length("epochs", self.epochs)
 
     def __call__(self, epoch: float, total: float) -> float:
         """The value on the half cosine, or `end` after it."""
@@ -166,7 +166,7 @@ class Cyclical(Schedule):
     rise: float = 0.5
 
     def __post_init__(self) -> None:
-        _check_length(self.period)
+        _check_length("period", self.period)
         if not 0 < self.rise <= 1:
             raise UsageError(f"Cyclical needs rise in (0, 1], got {self.rise}")
 
@@ -183,6 +183,6 @@ def _fraction(epoch: float, length: float | None, total: float) -> float:
     return min(epoch / (total if length is None else length), 1.0)
 
 
-def _check_length(epochs: float | None) -> None:
-    if epochs is not None and epochs <= 0:
-        raise UsageError(f"a schedule's length must be more than 0 epochs, got {epochs}")
+def _check_length(name: str, epochs: float | None) -> None:
+    if epochs is not None and not epochs > 0:  # nan is refused
+        raise UsageError(f"{name}, the length of a schedule, must be more than 0 epochs, got {epochs}")

@@ -72,6 +72,16 @@ def add_common(group: Any) -> None:
     group.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
+def add_lr_schedule(parser: CommandParser, group: Any) -> None:
+    """`--lr_schedule`, which falls by default."""
+    schedule = ClassOption(("pyro_vae.schedules.Schedule",), {"class_path": "Cosine"})
+    help = (
+        "factor on the learning rate, in epochs: {classes} (default: Cosine, from 1 to 0 over the training). "
+        "--lr_schedule.help CLASS lists its options"
+    )
+    parser.add_class(group, "lr_schedule", schedule, help=help)
+
+
 def optimizer(default: Mapping[str, Any]) -> ClassOption:
     """An option for a class of torch.optim.
 

@@ -96,8 +96,8 @@ class ReweightedWakeSleep(Objective):
     max_plate_nesting: int = 1
 
     def __post_init__(self) -> None:
-        self._require(num_particles=2)
-        if not isinstance(self.insomnia, Schedule) and not 0 <= self.insomnia <= 1:
+        self._require(num_particles=2, insomnia=0)
+        if not isinstance(self.insomnia, Schedule) and not self.insomnia <= 1:
             raise UsageError(f"ReweightedWakeSleep needs insomnia in [0, 1], got {self.insomnia}")
 
     def __call__(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:

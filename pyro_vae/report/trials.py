@@ -3,10 +3,8 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pyro_vae.autoencoders import VAE
@@ -18,6 +16,7 @@ from pyro_vae.report.retraining import Training, retrained
 from pyro_vae.report.subject import Subject
 from pyro_vae.statistics.averages import number
 from pyro_vae.statistics.gains import Gains
+from pyro_vae.training.optimizers import falling_adam
 from pyro_vae.training.refit import compare_priors, refit_prior
 from pyro_vae.training.refit_guide import compare_guides, refit_guide
 
@@ -147,7 +146,7 @@ def _of_part(subject: Subject, proposal: Refit, epochs: int, training: Training,
 
 
 def _fitted(vae: VAE, training: Training, proposal: Refit, **settings: Any) -> VAE:
-    settings["optimizer"] = partial(torch.optim.Adam, lr=proposal.lr)
+    settings |= falling_adam(proposal.lr)
     data = training.data(None)
     if "prior" in proposal.parts:
         return refit_prior(vae, data, proposal.parts["prior"], **settings)

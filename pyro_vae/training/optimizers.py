@@ -14,6 +14,7 @@ from pyro_vae.arguments import values
 from pyro_vae.errors import UsageError
 from pyro_vae.process.torch_cache import ensure_cache
 from pyro_vae.process.torch_internals import without_compiler
+from pyro_vae.schedules import Constant, Cosine, Schedule
 from pyro_vae.training.fused_adam import with_kept_lists
 
 Factory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -65,6 +66,25 @@ def _kernel(cls: Callable[..., Optimizer], asked: Mapping[str, Any]) -> dict[str
     return {"fused": True} if "fused" in inspect.signature(cls).parameters and not other else {}
 
 
+def as_schedule(lr_schedule: Schedule | None) -> Schedule:
+    """The argument `lr_schedule` of a training; None is a factor of 1.
+
+    Raises:
+        UsageError: if it is no schedule.
+    """
+    if lr_schedule is None:
+        return Constant()
+    if not callable(values.value_of("lr_schedule", lr_schedule, Schedule)):
+        came = values.shown(lr_schedule)
+        raise UsageError(f"lr_schedule: expected one of pyro_vae.schedules, such as Cosine(), got {came}")
+    return lr_schedule
+
+
+def falling_adam(lr: float) -> dict[str, Any]:
+    """The arguments `optimizer` and `lr_schedule` of a training: Adam whose rate falls from `lr` to 0 by a cosine."""
+    return {"optimizer": partial(Adam, lr=lr), "lr_schedule": Cosine()}
+
+
 def clip(gradients: Sequence[Tensor], clip_norm: float | None, batch: int) -> bool:
     """Scale gradients of a sum over a batch so that the norm of their mean is at most `clip_norm`, in place.
 
@@ -83,6 +103,23 @@ def clip(gradients: Sequence[Tensor], clip_norm: float | None, batch: int) -> bo
         for gradient in gradients:
             gradient.mul_(clip_norm * batch / norm)
     return isfinite(norm)
+
+
+class Rates:
+    """The learning rates of an optimizer's groups, to be multiplied by a factor that changes in training.
+
+    Args:
+        optimizer: its rates now are those of the factor 1.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+        self.base = [group["lr"] for group in optimizer.param_groups]
+
+    def scale(self, factor: float) -> None:
+        """Set the rates of the next step."""
+        for group, lr in zip(self.optimizer.param_groups, self.base, strict=True):
+            group["lr"] = lr * factor
 
 
 def update(optimizer: Optimizer, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:

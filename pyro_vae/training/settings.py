@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim import Optimizer
 
-from pyro_vae.arguments.values import factory, folder, number, plain, shown, value_of, whole
+from pyro_vae.arguments.values import factory, folder, number, plain, shown, whole
 from pyro_vae.data import Dataset
 from pyro_vae.errors import UsageError
 from pyro_vae.networks.precision import Precision, check_precision
@@ -16,6 +16,7 @@ from pyro_vae.objectives import Objective
 from pyro_vae.runs.describing import describe, describe_vae
 from pyro_vae.runs.restoring import PRECISIONS
 from pyro_vae.schedules import Constant, Schedule
+from pyro_vae.training.optimizers import as_schedule
 from pyro_vae.training.steps import Compile
 
 Keep = Literal["best", "last"]
@@ -49,10 +50,7 @@ class Settings:
                 raise UsageError(f"{name}: expected True or False{auto}, got {shown(value)}")
             object.__setattr__(self, name, value)
         object.__setattr__(self, "optimizer", factory("optimizer", self.optimizer, Optimizer))
-        value_of("lr_schedule", self.lr_schedule, Schedule)
-        if not callable(self.lr_schedule):
-            came = shown(self.lr_schedule)
-            raise UsageError(f"lr_schedule: expected one of pyro_vae.schedules, such as Cosine(), got {came}")
+        object.__setattr__(self, "lr_schedule", as_schedule(self.lr_schedule))
         check_precision(self.precision)
         if self.keep not in ("best", "last"):
             raise UsageError(f"keep must be 'best' or 'last', got {self.keep!r}")

@@ -22,7 +22,7 @@ from pyro_vae.training.chains import Chains
 from pyro_vae.training.checkpoints import Checkpoints
 from pyro_vae.training.history import History, means_text, row_text, without_elbo
 from pyro_vae.training.ledger import Ledger
-from pyro_vae.training.optimizers import clip, make_optimizer, update
+from pyro_vae.training.optimizers import Rates, clip, make_optimizer, update
 from pyro_vae.training.plan import Plan
 from pyro_vae.training.rehearsal import rehearse
 from pyro_vae.training.shares import Summed, Summing
@@ -58,7 +58,7 @@ class Trainer:
         self.plan, self.signals, self.world, self.settings = plan, signals, plan.world, plan.settings
         self.telling, self.on_epoch, self.told_to_end = telling, on_epoch, False
         self.optimizer = make_optimizer(self.settings.optimizer, list(plan.vae.parameters()))
-        self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
+        self.rates = Rates(self.optimizer)
         self.batches, self.has_elbo = Batches(plan), True
         noise = nullcontext if self.world.size == 1 else lambda size: ShardedNoise(self.world, size, watch=False)
         self.loss = Loss(plan.vae, plan.objective, self.batches.widen, plan.weight_penalty, noise=noise)
@@ -206,8 +206,7 @@ class Trainer:
             self._refuse("loss", batch, epoch, step)
         if not clip(summed.gradients, self.settings.clip_norm, batch.whole):
             self._refuse("gradient", batch, epoch, step)
-        for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
-            group["lr"] = lr * self.plan.lr_factor(epoch + step / self.steps)
+        self.rates.scale(self.plan.lr_factor(epoch + step / self.steps))
         update(self.optimizer, summed.parameters, summed.gradients)
         return summed
 
@@ -245,7 +244,7 @@ class Trainer:
         means = {f"train_{name}": value for name, value in self.ledger.sums.means(self.has_elbo).items()}
         means |= {f"valid_{name}": value for name, value in valid.items()}
         last = epoch + (self.steps - 1) / self.steps
-        self.ledger.close_epoch(means, self.steps, self.base_lr[0] * self.plan.lr_factor(last))
+        self.ledger.close_epoch(means, self.steps, self.rates.base[0] * self.plan.lr_factor(last))
         if self.world.main:
             self.watch.look(epoch + 1)
 

@@ -16,7 +16,7 @@ from pyro_vae.inference.hamiltonian import HMC
 
 FOUND = [cls for names in (vars(objectives), vars(schedules), channels) for cls in names.values()]
 SETTINGS = [cls for cls in FOUND if inspect.isclass(cls) and dataclasses.is_dataclass(cls)] + [Annealing, HMC, Search]
-NUMBERS = {int, float, int | None, float | None}
+NUMBERS = {int, float, int | None, float | None, float | schedules.Schedule}
 FIELDS = [
     pytest.param(cls, field, id=f"{cls.__name__}.{field.name}")
     for cls in dict.fromkeys(SETTINGS)
@@ -70,3 +70,12 @@ def test_classes_of_users_are_their_own_affair():
         count: int = 1
 
     assert Mine(count="many").count == "many"
+
+
+@pytest.mark.parametrize(("cls", "name"), [(schedules.Linear, "epochs"), (schedules.Cosine, "epochs")])
+@pytest.mark.parametrize("value", [0, -1.0, float("nan")])
+def test_a_length_is_more_than_0(cls, name, value):
+    with pytest.raises(UsageError, match=f"{name}, the length of a schedule, must be more than 0 epochs, got {value}"):
+        cls(**{name: value})
+    with pytest.raises(UsageError, match=f"period, the length of a schedule, .* got {value}"):
+        schedules.Cyclical(period=value)

@@ -16,8 +16,10 @@ from pyro_vae.guides import FullNormal
 from pyro_vae.networks import MLP
 from pyro_vae.priors import MixtureOfNormals
 from pyro_vae.runs.derived import derived_run
+from pyro_vae.runs.describing import describe
 from pyro_vae.runs.directory import Run
 from pyro_vae.runs.loading import load, read_config
+from pyro_vae.schedules import Cosine
 from pyro_vae.training.refit import compare_priors, refit_prior, with_held_out
 from pyro_vae.training.refit_guide import compare_guides, refit_guide
 from tests.cli.test_cli import SMALL, _elsewhere, call, done, is_png, tensors  # noqa: F401 - a fixture
@@ -55,6 +57,7 @@ class TestNewRun:
             batch_size=200,
             seed=3,
             optimizer=partial(torch.optim.Adam, lr=0.05),
+            lr_schedule=Cosine(),
             progress=False,
         )
         found = load("new").state_dict()
@@ -98,6 +101,7 @@ class TestNewRun:
         )
         assert made["weights"] in {digest for name, digest in tensors(trained).items() if name.startswith("best")}
         assert made["optimizer"]["init_args"]["lr"] == 0.05
+        assert made["lr_schedule"] == describe(Cosine())
         prior = config["vae"].pop("prior")
         assert prior["class_path"] == "pyro_vae.priors.MixtureOfNormals" and prior["init_args"]["components"] == 3
         del source["vae"]["prior"]
@@ -139,6 +143,7 @@ class TestNewGuide:
             encoder=partial(MLP, hidden=[9]),
             epochs=2,
             optimizer=partial(torch.optim.Adam, lr=0.05),
+            lr_schedule=Cosine(),
             progress=False,
         )
         found = load("new").state_dict()

@@ -18,6 +18,7 @@ from pyro_vae.networks import MLP
 from pyro_vae.priors import FlowPrior, Laplace, LearnedNormal, MixtureOfNormals, Prior, StandardNormal, VampPrior
 from pyro_vae.process.seeding import seeded
 from pyro_vae.runs.describing import build_vae, describe
+from pyro_vae.schedules import Linear
 from pyro_vae.training.refit import compare_priors, cross_entropy
 from tests.support.networks import Dropping
 
@@ -155,6 +156,21 @@ class TestReturns:
         last = capsys.readouterr().err.strip().splitlines()[-1]
         assert f"cross-entropy {after:.3f} nats, {before:.3f} under the old prior" in last
 
+    def test_the_learning_rate_follows_its_schedule(self):
+        rates = []
+
+        class Watched(torch.optim.SGD):
+            def step(self, *args, **kwargs):
+                rates.append(self.param_groups[0]["lr"])
+                return super().step(*args, **kwargs)
+
+        data, schedule = Dataset("array", clusters(100), clusters(10)), Linear(1.0, 0.0)
+        quick(make(), data, LearnedNormal, optimizer=partial(Watched, lr=0.3), batch_size=50, lr_schedule=schedule)
+        assert rates == pytest.approx([0.3 * (1 - step / 6) for step in range(6)])
+        rates.clear()
+        quick(make(), data, LearnedNormal, optimizer=partial(Watched, lr=0.3), batch_size=50)
+        assert rates == [0.3] * 6
+
 
 class TestData:
     def test_patience(self):
@@ -198,6 +214,8 @@ class TestData:
             ({"epochs": 0}, "epochs must be at least 1, got 0"),
             ({"batch_size": 0}, "batch_size must be at least 1"),
             ({"patience": 0}, "patience must be at least 1"),
+            ({"lr_schedule": 0.5}, "lr_schedule: expected one of pyro_vae.schedules, such as .*, got 0.5"),
+            ({"lr_schedule": Linear}, "lr_schedule: expected an instance, got the class Linear"),
         ):
             with pytest.raises(UsageError, match=message):
                 refit_prior(vae, x, MIXTURE, **options)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from jsonargparse import Namespace
 
 from pyro_vae.cli.class_options import ClassOption
-from pyro_vae.cli.option_groups import optimizer
+from pyro_vae.cli.option_groups import add_lr_schedule, optimizer
 from pyro_vae.cli.parsing import CommandParser
 from pyro_vae.cli.sources import constant
 
@@ -24,7 +24,6 @@ _VAE = ClassOption(
 )
 """The data decide the shapes of x and of c."""
 _OBJECTIVE = ClassOption(("pyro_vae.objectives.Objective",), _WARMED_ELBO)
-_LR_SCHEDULE = ClassOption(("pyro_vae.schedules.Schedule",), {"class_path": "Cosine"})
 _TRACKER = ClassOption(("pyro_vae.trackers.Tracker",))
 
 
@@ -150,13 +149,7 @@ def _add_training(parser: CommandParser) -> None:
         help="a class of torch.optim: {classes} (default: Adam with lr 0.002). "
         "--optimizer.lr 0.01 and others; --optimizer.help CLASS lists them",
     )
-    parser.add_class(
-        group,
-        "lr_schedule",
-        _LR_SCHEDULE,
-        help="factor on the learning rate, in epochs: {classes} (default: Cosine, from "
-        "1 to 0 over the training). --lr_schedule.help CLASS lists its options",
-    )
+    add_lr_schedule(parser, group)
     group.add_argument(
         "--clip_norm", type=float | None, default=None, help="largest gradient norm of the loss per datum"
     )

@@ -9,13 +9,13 @@ from typing import Any
 from jsonargparse import Namespace
 
 from pyro_vae.cli.class_options import ClassOption
-from pyro_vae.cli.option_groups import add_quiet, add_run, optimizer
+from pyro_vae.cli.option_groups import add_lr_schedule, add_quiet, add_run, optimizer
 from pyro_vae.cli.parsing import CommandParser
 
 _PRIOR = ClassOption(("pyro_vae.priors.Prior", "pyro_vae.priors.CodePrior"), built_with=1)
 _GUIDE = ClassOption(("pyro_vae.guides.Guide",), built_with=1)
 _ENCODER = ClassOption(("pyro_vae.networks.Network",), built_with=2)
-_ADAM = {"class_path": "Adam", "init_args": {"lr": 1e-3}}
+_ADAM = {"class_path": "Adam", "init_args": {"lr": 2e-3}}
 
 
 def add_options(parser: CommandParser) -> None:
@@ -54,7 +54,8 @@ def _add_parts(parser: CommandParser) -> None:
 def _add_training(parser: CommandParser, group: Any) -> None:
     group.add_argument("--epochs", type=int, default=100, help="passes over the training data")
     group.add_argument("--batch_size", type=int, default=100, help="data in a step")
-    help = "a class of torch.optim: {classes} (default: Adam with lr 0.001); --optimizer.help CLASS lists its options"
+    help = "a class of torch.optim: {classes} (default: Adam with lr 0.002); --optimizer.help CLASS lists its options"
     parser.add_class(group, "optimizer", optimizer(_ADAM), help=help)
+    add_lr_schedule(parser, group)
     group.add_argument("--patience", type=int | None, default=None, help="epochs without a better held-out fit")
     group.add_argument("--seed", type=int, default=0, help="seed of first weights, order and draws")

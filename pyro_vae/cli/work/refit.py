@@ -27,7 +27,7 @@ def run(options: Namespace) -> int:
     whole = load_data_of(saved, options.data)
     data = with_held_out(whole)
     settings = {"epochs": options.epochs, "batch_size": options.batch_size, "patience": options.patience}
-    settings |= {"optimizer": _resolved(options.optimizer), "seed": options.seed}
+    settings |= {name: _resolved(options[name]) for name in ("optimizer", "lr_schedule")} | {"seed": options.seed}
     described = {**{name: describe(value) for name, value in settings.items()}, "data": options.data}
     own = whole.valid is None and options.data is None
     with derived_run(saved.path, options.out, part.parts, described) as derived:
