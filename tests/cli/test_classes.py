@@ -140,8 +140,9 @@ class TestCommandDefaults:
             "class_path": "pyro_vae.schedules.Cosine",
             "init_args": {"start": 1.0, "end": 0.0, "epochs": None},
         }
-        assert parse(parser_of("refit"), ["r", "--out", "o"]).optimizer.init_args.lr == 1e-3
-        assert parse(parser_of("refit"), ["r", "--out", "o"]).prior is None
+        refit = parse(parser_of("refit"), ["r", "--out", "o"])
+        assert refit.optimizer.init_args.lr == 2e-3 and refit.prior is None
+        assert refit.lr_schedule.as_dict() == at("lr_schedule")
 
     @pytest.mark.parametrize(
         "words",
