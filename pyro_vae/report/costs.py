@@ -14,6 +14,7 @@ from pyro_vae.priors import FlowPrior, Laplace, LearnedNormal, MixtureOfNormals,
 from pyro_vae.report.proposals import Proposal, Refit, Retrain
 from pyro_vae.report.retraining import Training
 from pyro_vae.statistics.averages import number
+from pyro_vae.training.plan import check_weight_prior
 from pyro_vae.training.refit import check_prior
 from pyro_vae.training.refit_guide import check_guide
 
@@ -135,7 +136,7 @@ def _with(vae: Any, changed: Mapping[str, Any]) -> Refit | None:
 
 
 def _fits(check: Callable[[Any], None], vae: Any) -> bool:
-    """Whether a part of this autoencoder can be fitted anew alone."""
+    """Whether this autoencoder can be trained in a way, e.g. a part of it anew alone."""
     try:
         check(vae)
     except UsageError:
@@ -180,7 +181,7 @@ def _less_fit(vae: Any, training: Training | None) -> Retrain | None:
     if not training.stops_early:
         held_out = None if training.has_valid else max(1, training.size // 10)
         return Retrain("stopped", settings={"keep": "best"}, valid_size=held_out)
-    if training.config.get("weight_prior") is None:
+    if training.config.get("weight_prior") is None and _fits(check_weight_prior, vae):
         return Retrain("weight-prior", settings={"weight_prior": 1.0})
     return None
 

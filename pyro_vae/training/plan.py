@@ -48,10 +48,11 @@ class Plan:
         """Refuse settings that this module or these processes can't follow.
 
         Raises:
-            UsageError: if `weight_prior` is given for a module without a decoder, or a batch has too few data.
+            UsageError: if `weight_prior` is given for a module without a decoder, or one whose weights have another
+                prior, or if a batch has too few data.
         """
-        if self.settings.weight_prior is not None and not hasattr(self.vae, "decoder"):
-            raise UsageError("weight_prior needs a module with a `decoder`")
+        if self.settings.weight_prior is not None:
+            check_weight_prior(self.vae)
         least = min(self.num_data, self.settings.batch_size)
         if least < self.world.size:
             raise UsageError(
@@ -79,3 +80,18 @@ class Plan:
             squares = sum(p.square().sum() for p in other_parameters(self.vae.decoder))
             penalty = penalty + squares / (2 * scale**2)
         return penalty * batch / self.num_data
+
+
+def check_weight_prior(vae: Any) -> None:
+    """Whether `weight_prior` means something for a module.
+
+    Raises:
+        UsageError: if it has no decoder, or one whose weights all have another prior.
+    """
+    if not hasattr(vae, "decoder"):
+        raise UsageError("weight_prior needs a module with a `decoder`")
+    if not other_parameters(vae.decoder):
+        raise UsageError(
+            "weight_prior is for weights that are maximised, and those of this decoder have a posterior (Bayesian), "
+            "with its own prior_scale: leave weight_prior out"
+        )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from pyro_vae.errors import UsageError
+from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.evidence import has_elbo
 from pyro_vae.networks.precision import Precision, usable_precision
 from pyro_vae.objectives import NotTensorial
@@ -39,7 +39,10 @@ def start_from_data(plan: Plan) -> Precision:
     """
     vae, data, settings = plan.vae, plan.data, plan.settings
     if settings.start_from is not None:
-        weights, file = read_weights(Path(settings.start_from), "best")
+        try:
+            weights, file = read_weights(Path(settings.start_from), "best")
+        except CheckpointError as error:
+            raise CheckpointError(f"start_from: {error}") from error
         restore_weights(vae, weights, f"{file}: start_from needs a run of the same model")
         return usable_precision(settings.precision, plan.world.device)
     set_scale(vae, data)

@@ -121,6 +121,8 @@ def test_the_prior_of_other_weights_leaves_them_out():
 
     vae = VAE((4,), 2, decoder=partial(Bayesian, network=partial(MLP, hidden=(3,))))
     assert other_parameters(vae.decoder) == [] and len(other_parameters(vae)) == len(list(vae.encoder.parameters()))
+    with pytest.raises(UsageError, match=r"those of this decoder have a posterior .*: leave weight_prior out"):
+        fit(vae, torch.zeros(5, 4), weight_prior=1.0, epochs=1, progress=False)
 
 
 @pytest.mark.parametrize("name", ["prior_scale", "start_scale"])

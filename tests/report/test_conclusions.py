@@ -13,7 +13,7 @@ from pyro_vae.data import Dataset, load_data
 from pyro_vae.guides import DiagonalNormal, FullNormal, InverseAutoregressiveFlow, LowRankNormal
 from pyro_vae.guides import MixtureOfNormals as MixtureGuide
 from pyro_vae.likelihoods import Normal
-from pyro_vae.networks import MLP, ConvNet
+from pyro_vae.networks import MLP, Bayesian, ConvNet
 from pyro_vae.priors import FlowPrior, MixtureOfNormals, StandardNormal, VampPrior
 from pyro_vae.process.seeding import seeded
 from pyro_vae.report.conclusions import conclusions
@@ -294,6 +294,11 @@ class TestWhole:
         assert first.what == "over-fitting of the model" and first.advice
         made = first.proposal
         assert (made and made.settings) == settings and (made and made.valid_size) == valid_size
+
+    def test_no_prior_is_proposed_for_weights_that_have_one(self):
+        x = torch.zeros(60, 4)
+        vae = VAE((4,), 2, decoder=Bayesian)
+        assert costs(vae, measured(**OVER), trained_on(Dataset("x", x, x), keep="best"))[0].proposal is None
 
     def test_a_wider_decoder_if_the_model_does_not_over_fit(self):
         x = torch.zeros(60, 4)

@@ -64,7 +64,7 @@ def test_resumes_from_its_own_checkpoint(source, tmp_path):
 def test_refusals(source):
     with pytest.raises(CheckpointError, match="start_from needs a run of the same model"):
         fit(make(prior=VAMP, encoder=partial(MLP, hidden=(17,))), binary(), start_from=source, **OPTIONS)
-    with pytest.raises(CheckpointError, match="there is no run directory"):
+    with pytest.raises(CheckpointError, match="start_from: there is no run directory"):
         fit(make(), binary(), start_from=source / "nothing", **OPTIONS)
     with pytest.raises(UsageError, match="start_from: expected the path of a folder"):
         fit(make(), binary(), start_from=3, **OPTIONS)
@@ -85,4 +85,4 @@ def test_command(tmp_path, capsys):
     assert torch.equal(weights(load(first)), weights(load(second)))
     assert main(["fit", "--config", f"{second}/config.yaml", "--pictures", "false", "--quiet", "--run", second]) == 0
     assert main([*words, "--run", str(tmp_path / "third"), "--start_from", str(tmp_path / "nothing")]) == 4
-    assert "there is no run directory" in capsys.readouterr().err
+    assert "start_from: there is no run directory" in capsys.readouterr().err
