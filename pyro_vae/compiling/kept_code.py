@@ -24,7 +24,7 @@ from torch.fx import GraphModule
 from pyro_vae.process import torch_internals
 from pyro_vae.process.torch_cache import cache_folder
 
-_CODE, _ABOUT = "code.so", "constants.json"
+_CODE, _ABOUT, _WHY = "code.so", "constants.json", "not-kept.txt"
 
 
 _MOST = 200
@@ -77,18 +77,34 @@ class Place:
         Raises:
             Exception: whatever torch raises where it can't.
             NotKept: if the graph takes constants that are not among those of the operations, or an operation needs
-                Python, which the code can't call.
+                Python, which the code can't call. That is noted in the folder, so that it is found out once.
         """
+        if (reason := self._refused()) is not None:
+            raise NotKept(reason)
         values = _constants_as_inputs(graph)
         taken = _numbers(values, self.constants)
-        with _new_folder(self.folder) as folder:
-            torch_internals.compile_library(graph, [*example, *values], options, folder / _CODE)
-            if torch_internals.calls_python(folder / _CODE):
-                raise NotKept("an operation has no code of its own, such as a triangular solve")
-            run = _bound(folder / _CODE, values)
-            run(*example)
-            (folder / _ABOUT).write_text(json.dumps(taken))
+        try:
+            with _new_folder(self.folder) as folder:
+                torch_internals.compile_library(graph, [*example, *values], options, folder / _CODE)
+                if torch_internals.calls_python(folder / _CODE):
+                    raise NotKept("an operation has no code of its own, such as a triangular solve")
+                run = _bound(folder / _CODE, values)
+                run(*example)
+                (folder / _ABOUT).write_text(json.dumps(taken))
+        except NotKept as error:
+            with _new_folder(self.folder) as folder:
+                (folder / _WHY).write_text(str(error))
+            raise
         return run
+
+    def _refused(self) -> str | None:
+        """Why an earlier attempt could not keep the code; None if there was none."""
+        try:
+            reason = (self.folder / _WHY).read_text() if _is_ours(self.folder) else None
+            os.utime(self.folder)
+            return reason
+        except OSError:
+            return None
 
 
 def depends_on(options: Mapping[str, Any]) -> tuple[object, ...]:

@@ -14,7 +14,7 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
 from pyro_vae.autoencoders import VAE
-from pyro_vae.compiling import backends
+from pyro_vae.compiling import backends, kept_code
 from pyro_vae.compiling import recording as compiling
 from pyro_vae.compiling.recording import Unrecordable, record, record_gradients
 from pyro_vae.data import Dataset, load_data
@@ -412,14 +412,19 @@ class TestRecord:
         transposed = record(nn.Module(), lambda x: [x.exp() + x.cumsum(0)], [x], compile=compile)
         assert torch.equal(transposed(x.contiguous())[0], graph(x)[0])
 
-    def test_an_operation_that_needs_python(self, caplog, capfd):
-        """It is compiled, but not kept; torch's complaint about that is nobody's business."""
+    def test_an_operation_that_needs_python(self, caplog, capfd, monkeypatch, tmp_path):
+        """It is compiled, but not kept, which is tried once; torch's complaint about that is nobody's business."""
+        monkeypatch.setattr(kept_code, "cache_folder", lambda: tmp_path)
         triangle, x = torch.eye(3) + torch.ones(3, 3).tril(), torch.randn(3, 2)
         solve = partial(torch.linalg.solve_triangular, upper=False)
         with caplog.at_level(logging.WARNING, "pyro_vae"):
             graph = record(nn.Module(), lambda a, b: [solve(a, b) + 1], [triangle, x], compile=True)
         assert graph.backend == "inductor" and torch.allclose(triangle @ (graph(triangle, x)[0] - 1), x, atol=1e-5)
         assert not caplog.records and "proxy_executor" not in capfd.readouterr().err
+        assert [file.name for file in tmp_path.rglob("*.*")] == ["not-kept.txt"]
+        monkeypatch.setattr(torch_internals, "compile_library", lambda *_: pytest.fail("it was tried again"))
+        again = record(nn.Module(), lambda a, b: [solve(a, b) + 1], [triangle, x], compile=True)
+        assert again.backend == "inductor" and torch.equal(again(triangle, x)[0], graph(triangle, x)[0])
 
     def test_leaves_the_generator_alone(self):
         linear = nn.Linear(1, 1)
