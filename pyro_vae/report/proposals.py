@@ -39,7 +39,7 @@ class Refit(Proposal):
     @property
     def lr(self) -> float:
         """Learning rate of Adam, which falls to 0: a prior has few weights, and components that must travel."""
-        return 3e-2 if "prior" in self.parts else 5e-3
+        return 3e-2 if "prior" in self.parts else 2e-3
 
     def command(self, run: str, epochs: int | None = None, seed: int | None = None) -> str:
         """See `Proposal`."""

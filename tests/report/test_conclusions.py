@@ -232,7 +232,7 @@ class TestProposals:
         first = finding.numbers["costs"][0]["command"]
         assert first == (
             "pyro-vae refit runs/a --encoder MLP --encoder.hidden '[200]' --encoder.activation tanh "
-            "--optimizer.lr 0.005 --out runs/a-encoder"
+            "--optimizer.lr 0.002 --out runs/a-encoder"
         )
         assert call(*shlex.split(first)[1:]).code == 4  # understood; and there is no such run
 
