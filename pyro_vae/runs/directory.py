@@ -90,10 +90,19 @@ class Run:
         elif changes := self._changes(config):
             raise CheckpointError(
                 f"{self.path} holds a run with other settings: use these to resume it, or another directory. "
-                f"Different: {_few(changes)}"
+                f"Different: {_few(changes)}{self._hint(config)}"
             )
         if not begun or self._is_longer(read_config(self.path), config):
             run_files.write(self.path, "config.yaml", dump_yaml(config).encode())
+
+    def _hint(self, config: Mapping[str, Any]) -> str:
+        """Why a run that is to have more epochs can't have them, and what to do."""
+        if self._may_be_longer or not config.get("epochs", 0) > read_config(self.path).get("epochs", 0):
+            return ""
+        return (
+            ". A run can have more epochs only if its lr_schedule and all numbers of its objective are constant; "
+            f"another run can begin with its weights: start_from {self.path}"
+        )
 
     def _is_longer(self, begun: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
         return self._may_be_longer and config["epochs"] > begun["epochs"]
