@@ -15,9 +15,12 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parent))
 
+import numpy as np
 import record
 
+from pyro_vae import load, load_data, reconstruct
 from pyro_vae.cli import main as pyro_vae
+from pyro_vae.data import Dataset
 from pyro_vae.errors import CheckpointError
 from pyro_vae.runs.loading import read_manifest, read_metrics
 
@@ -30,6 +33,7 @@ DATA: dict[str, tuple[str, ...]] = {
 from the grey values at each visit, the last 400 (Burda et al. 2016) or 5,000 of 60,000 images held out; the 10,000 for
 testing drawn once."""
 QUICK_PASSES, QUICK_DRAWS, DRAWS, VALID_DRAWS = 2, 20, 5000, 500
+SOFTENED = "softened.npz"
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Row:
         training: further options of `pyro-vae fit`.
         after: the row with whose weights it begins.
         published: what the paper has in this place: `nll`, `active_units`, `passes`.
+        teacher: the row whose reconstructions soften the training images (`softened`); None for the images themselves.
     """
 
     data: str
@@ -51,6 +56,7 @@ class Row:
     training: tuple[str, ...] = ()
     after: str | None = None
     published: Mapping[str, Any] = field(default_factory=dict)
+    teacher: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,20 +80,30 @@ class Table:
         quick = QUICK_PASSES if self.options.quick else None
         return self.options.epochs or quick or self.rows[name].epochs
 
+    def before(self, name: str) -> str | None:
+        """The row that is trained first."""
+        return self.rows[name].after or self.rows[name].teacher
+
     def passes(self, name: str) -> int:
         """Passes of a row's training and of those before it."""
-        after = self.rows[name].after
-        return self.epochs(name) + (self.passes(after) if after else 0)
+        before = self.before(name)
+        return self.epochs(name) + (self.passes(before) if before else 0)
 
     def run(self, name: str) -> Path:
         """The run directory of a row."""
         return self.options.runs / name / "run"
 
+    def data(self, name: str) -> list[str]:
+        """The data of rows, as `--data` and its options."""
+        file, *prepared = DATA[name]
+        return ["digits"] if self.options.quick else [str(self.options.data_root / file), *prepared]
+
     def words(self, name: str) -> list[str]:
         """The options of `pyro-vae fit` for a row."""
         row, options = self.rows[name], self.options
-        file, *prepared = DATA[row.data]
-        data = ["digits"] if options.quick else [str(options.data_root / file), *prepared]
+        data = self.data(row.data)
+        if row.teacher:
+            data = [str(self.options.runs / name / SOFTENED), "--binarize", "dynamic"]
         model = [self.small.get(word, word) if options.quick else word for word in row.model]
         start = ["--start_from", str(self.run(row.after))] if row.after else []
         own = ["--epochs", str(self.epochs(name)), "--seed", str(options.seed), "--pictures", "false"]
@@ -122,8 +138,8 @@ class Table:
 
     def train(self, name: str) -> None:
         """Train a row, and before it the one it begins with; ends the script if its folder holds another training."""
-        if after := self.rows[name].after:
-            self.train(after)
+        if before := self.before(name):
+            self.train(before)
         file, words = self.options.runs / name / "part.json", self.words(name)
         part = record.read(file) or {"fit": self.shown(words), "seed": self.options.seed}
         if part["fit"] != self.shown(words):
@@ -132,9 +148,17 @@ class Table:
             return
         try:
             with record.timed(part):
+                self.soften(name)
                 call("fit", *words, "--run", str(self.run(name)), *(["--quiet"] if self.options.quick else []))
         finally:
             record.save(file, part)
+
+    def soften(self, name: str) -> None:
+        """Write the data of a row with a teacher, unless they are there."""
+        row, file = self.rows[name], self.options.runs / name / SOFTENED
+        if row.teacher and not file.exists():
+            how = {"binarize": "threshold"} if self.options.quick else {}  # the digits are grey
+            softened(load(self.run(row.teacher)), load_data(self.data(row.data)[0], **how), file)
 
     def compute(self, name: str, folder: Path) -> None:
         """Train and evaluate a row; its `part.json` has the result."""
@@ -172,6 +196,7 @@ class Table:
             "passes": self.passes(name),
             "passes_published": row.published.get("passes"),
             "after": row.after,
+            **({"teacher": row.teacher} if row.teacher else {}),
             "best_epoch": progress["best_epoch"],
             "seconds": round(progress["seconds"]),
             "valid": {"loss": kept["valid_loss"], "elbo": kept["valid_elbo"]},
@@ -179,6 +204,25 @@ class Table:
             "published": dict(row.published),
             "values": _values(evidence),
         }
+
+
+def softened(vae: Any, data: Dataset, file: Path) -> None:
+    """Save images to be binarised afresh at each visit: for training, means of each image and its reconstruction.
+
+    The reconstruction is the mean of E[x|z] over 10 codes. The images of the other splits stay as they are.
+
+    Args:
+        vae: a model trained on the data.
+        data: binary images.
+        file: where they are saved, as uint8.
+    """
+    x = data.split("train")
+    train = (x + reconstruct(vae, x, num_particles=10)) / 2
+    splits = {"train": train, "valid": data.split("valid"), "test": data.split("test")}
+    part = file.with_suffix(".part.npz")  # so that a stop leaves no half of it
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(part, **{name: (255 * images).round().numpy().astype(np.uint8) for name, images in splits.items()})
+    part.replace(file)
 
 
 def _values(evidence: Mapping[str, Any]) -> dict[str, dict[str, float]]:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from pyro_vae import load, load_data, reconstruct
 from tests.support.stopping import signals_at
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -102,3 +104,18 @@ def test_best_small_is_chosen_on_validation_images(script, tmp_path, capsys):
         parts[name]["values"]["valid_nll"]["value"] *= -1  # the other one, whatever its NLL on test
     (tmp_path / "results" / "best_small.json").write_text(json.dumps({"parts": parts}))
     assert f"Chosen on validation images: `{best}`" not in make.content(tmp_path, "best_small")
+
+
+def test_softened_images(script, tmp_path):
+    """Half the image, half its reconstruction by the row before; what is evaluated are the images themselves."""
+    first, last = "static-hvae-vamp-softened", "static-hvae-vamp-softened-dreg-5"
+    parts = script("best_small", "--only", first, last, "--epochs", 1)["parts"]
+    data, teacher = load_data("digits", binarize="threshold"), load(tmp_path / "runs" / "static-hvae-vamp" / "run")
+    with np.load(tmp_path / "runs" / first / "softened.npz") as arrays:
+        found = {split: torch.from_numpy(arrays[split]) / 255 for split in arrays}
+    x = data.split("train")
+    torch.testing.assert_close(found["train"], (x + reconstruct(teacher, x, num_particles=10)) / 2, rtol=0, atol=0.003)
+    assert all((found[split] - data.split(split)).abs().max() < 0.003 for split in ("valid", "test"))
+    assert f"--data RUNS/{first}/softened.npz --binarize dynamic" in parts[first]["fit"]
+    assert parts[first]["teacher"] == "static-hvae-vamp" and parts[first]["passes"] == 2
+    assert "--data digits" in parts[last]["fit"] and parts[last]["after"] == first and parts[last]["passes"] == 3
