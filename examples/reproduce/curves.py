@@ -36,6 +36,7 @@ class Training:
         compile: whether to compile the step.
         trial: training samples after which the step is chosen, and the bound measured for the first time.
         batch_size: data in a step.
+        weight_prior: standard deviation of the normal prior on the decoder's weights; None where they have another.
     """
 
     make: Callable[[], Any]
@@ -47,6 +48,7 @@ class Training:
     compile: bool = True
     trial: float = 1e5
     batch_size: int = 100
+    weight_prior: float | None = 1.0
     cost: dict[str, float] = field(default_factory=lambda: {"cpu_seconds": 0.0, "wall_seconds": 0.0})
     """Seconds so far."""
 
@@ -63,7 +65,7 @@ class Training:
     def to(self, epochs: int, step: float, folder: Path) -> tuple[Any, list[dict[str, float]]]:
         """The autoencoder after so many epochs with this step, and the rows of its history; resumes a shorter one."""
         vae, optimizer = self.make(), partial(self.optimizer, lr=step)
-        options = {"weight_prior": 1.0, "keep": "last", "seed": self.seed, "compile": self.compile}
+        options = {"weight_prior": self.weight_prior, "keep": "last", "seed": self.seed, "compile": self.compile}
         options["batch_size"] = self.batch_size
         where = {"run": folder / f"step-{step:g}", "save_every": 60.0, "progress": False}
         with record.timed(self.cost):

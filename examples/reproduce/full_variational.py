@@ -109,6 +109,7 @@ def compute(part: str, options: argparse.Namespace, folder: Path) -> None:
         trial=200 if options.quick else 1e5,
         num_particles=50 if options.quick else 1000,
         num_weights=2 if options.quick else 20,
+        weight_prior=None if part == "full" else 1.0,  # the posterior has its own
     )
     about = {"data": data.protocol, "protocol": f"3 latent, 100 hidden, {part}, batches of 100"}
     follow(training, options.samples or (200 if options.quick else 3e6), folder, about)
