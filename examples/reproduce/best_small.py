@@ -7,8 +7,8 @@
 Candidates combine what the library has: two layers of 40 with gated networks of 300 units and the VampPrior
 (`hvae-vamp` of `vamp.py`), trained by the ELBO with KL warm-up; then some passes of DReG with 5 or 50 draws, which
 begin with its weights. On static images the limit is over-fitting (docs/reproduction.md), so there the same model is
-also trained on images that the first one has softened, binarised afresh at each visit (`softened` in `fitted.py`), and
-then by DReG on the images themselves. Of each data set the candidate with the lowest NLL on validation images
+also trained on images that the first one has softened, binarised afresh at each visit (`save_softened`), and then by
+DReG on the images themselves. Of each data set the candidate with the lowest NLL on validation images
 (K = 500) is taken; its NLL is by K = 5000 on all 10,000 test images, which choose nothing. Static: 50,000 / 10,000 /
 10,000; dynamic: 55,000 / 5,000 / 10,000, the test images drawn once. The best published of this size, as far as we
 know: 83.19 (static; Tomczak & Welling 2018) and 81.20 (dynamic; Sonderby et al. 2016, five layers, up to 512 units).

@@ -22,6 +22,7 @@ from pyro_vae import load, load_data, reconstruct
 from pyro_vae.cli import main as pyro_vae
 from pyro_vae.data import Dataset
 from pyro_vae.errors import CheckpointError
+from pyro_vae.runs.files import appearing
 from pyro_vae.runs.loading import read_manifest, read_metrics
 
 DATA: dict[str, tuple[str, ...]] = {
@@ -33,7 +34,6 @@ DATA: dict[str, tuple[str, ...]] = {
 from the grey values at each visit, the last 400 (Burda et al. 2016) or 5,000 of 60,000 images held out; the 10,000 for
 testing drawn once."""
 QUICK_PASSES, QUICK_DRAWS, DRAWS, VALID_DRAWS = 2, 20, 5000, 500
-SOFTENED = "softened.npz"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Row:
         training: further options of `pyro-vae fit`.
         after: the row with whose weights it begins.
         published: what the paper has in this place: `nll`, `active_units`, `passes`.
-        teacher: the row whose reconstructions soften the training images (`softened`); None for the images themselves.
+        teacher: the row whose reconstructions soften the training images (`save_softened`); None leaves them.
     """
 
     data: str
@@ -98,12 +98,14 @@ class Table:
         file, *prepared = DATA[name]
         return ["digits"] if self.options.quick else [str(self.options.data_root / file), *prepared]
 
+    def softened(self, name: str) -> Path:
+        """The file with the data of a row that has a teacher."""
+        return self.options.runs / name / "softened.npz"
+
     def words(self, name: str) -> list[str]:
         """The options of `pyro-vae fit` for a row."""
         row, options = self.rows[name], self.options
-        data = self.data(row.data)
-        if row.teacher:
-            data = [str(self.options.runs / name / SOFTENED), "--binarize", "dynamic"]
+        data = [str(self.softened(name)), "--binarize", "dynamic"] if row.teacher else self.data(row.data)
         model = [self.small.get(word, word) if options.quick else word for word in row.model]
         start = ["--start_from", str(self.run(row.after))] if row.after else []
         own = ["--epochs", str(self.epochs(name)), "--seed", str(options.seed), "--pictures", "false"]
@@ -137,7 +139,7 @@ class Table:
         return f"{name:32} {self.passes(name):5} passes{beside}: {self.state(name)}"
 
     def train(self, name: str) -> None:
-        """Train a row, and before it the one it begins with; ends the script if its folder holds another training."""
+        """Train a row, and before it the one it needs; ends the script if its folder holds another training."""
         if before := self.before(name):
             self.train(before)
         file, words = self.options.runs / name / "part.json", self.words(name)
@@ -155,10 +157,10 @@ class Table:
 
     def soften(self, name: str) -> None:
         """Write the data of a row with a teacher, unless they are there."""
-        row, file = self.rows[name], self.options.runs / name / SOFTENED
+        row, file = self.rows[name], self.softened(name)
         if row.teacher and not file.exists():
             how = {"binarize": "threshold"} if self.options.quick else {}  # the digits are grey
-            softened(load(self.run(row.teacher)), load_data(self.data(row.data)[0], **how), file)
+            save_softened(load(self.run(row.teacher)), load_data(self.data(row.data)[0], **how), file)
 
     def compute(self, name: str, folder: Path) -> None:
         """Train and evaluate a row; its `part.json` has the result."""
@@ -206,7 +208,7 @@ class Table:
         }
 
 
-def softened(vae: Any, data: Dataset, file: Path) -> None:
+def save_softened(vae: Any, data: Dataset, file: Path) -> None:
     """Save images to be binarised afresh at each visit: for training, means of each image and its reconstruction.
 
     The reconstruction is the mean of E[x|z] over 10 codes. The images of the other splits stay as they are.
@@ -219,10 +221,9 @@ def softened(vae: Any, data: Dataset, file: Path) -> None:
     x = data.split("train")
     train = (x + reconstruct(vae, x, num_particles=10)) / 2
     splits = {"train": train, "valid": data.split("valid"), "test": data.split("test")}
-    part = file.with_suffix(".part.npz")  # so that a stop leaves no half of it
     file.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(part, **{name: (255 * images).round().numpy().astype(np.uint8) for name, images in splits.items()})
-    part.replace(file)
+    with appearing(file, overwrite=True) as whole:
+        np.savez(whole, **{name: (255 * images).round().numpy().astype(np.uint8) for name, images in splits.items()})
 
 
 def _values(evidence: Mapping[str, Any]) -> dict[str, dict[str, float]]:

@@ -25,9 +25,10 @@ from pyro_vae.objectives import ELBO
 from pyro_vae.process.interrupts import signals_collected
 from pyro_vae.process.isolation import isolated
 from pyro_vae.runs.directory import open_run
-from pyro_vae.schedules import Constant, Schedule
+from pyro_vae.schedules import Schedule
 from pyro_vae.trackers.base import Tracker, check_tracker
 from pyro_vae.training.history import History
+from pyro_vae.training.optimizers import as_schedule
 from pyro_vae.training.plan import Plan
 from pyro_vae.training.pyro_loss import as_objective
 from pyro_vae.training.settings import Keep, Settings, run_config
@@ -154,7 +155,7 @@ def fit(
         epochs,
         batch_size,
         optimizer,
-        Constant() if lr_schedule is None else lr_schedule,
+        as_schedule(lr_schedule),
         clip_norm,
         weight_prior,
         patience,
