@@ -16,7 +16,6 @@ know: 83.19 (static; Tomczak & Welling 2018) and 81.20 (dynamic; Sonderby et al.
 
 import argparse
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,30 +30,20 @@ NAME = "best_small"
 TITLE = "The best small network: dense layers of at most 300 units"
 PUBLISHED = {"static": {"nll": 83.19, "passes": 2000}, "dynamic": {"nll": 81.20, "passes": 2000}}
 TWO_VAMP = (*gated.TWO, *gated.VAMP)
-AGAIN = ("--batch_size", "250", "--optimizer.lr", "1e-3")
-PASSES = {"5": 40, "50": 10}
-"""Of DReG, by the number of draws."""
 
 
 def _rows(data: str) -> dict[str, Row]:
     name, published = f"{data}-hvae-vamp", PUBLISHED[data]
     split = {"dynamic": "dynamic-5000"}.get(data, data)
-    return {
-        name: Row(split, TWO_VAMP, gated.PASSES, gated.TRAINING, published=published),
-        **{f"{name}-dreg-{k}": _dreg(split, name, k, published) for k in PASSES},
-    }
-
-
-def _dreg(split: str, after: str, k: str, published: Mapping[str, Any]) -> Row:
-    training = ("--objective", "DReG", "--objective.num_particles", k, *AGAIN)
-    return Row(split, TWO_VAMP, PASSES[k], training, after, published)
+    first = Row(split, TWO_VAMP, gated.PASSES, gated.TRAINING, published=published)
+    return {name: first, **{f"{name}-dreg-{k}": gated.dreg(first, name, k) for k in gated.DREG_PASSES}}
 
 
 def _softened(teacher: str) -> dict[str, Row]:
     """The model of a row, trained on images that it has softened; and then on the images themselves."""
     name, published = f"{teacher}-softened", PUBLISHED["static"]
     first = Row("static", TWO_VAMP, gated.PASSES, gated.TRAINING, published=published, teacher=teacher)
-    return {name: first, f"{name}-dreg-5": _dreg("static", name, "5", published)}
+    return {name: first, f"{name}-dreg-5": gated.dreg(first, name, "5")}
 
 
 ROWS = {**_rows("static"), **_softened("static-hvae-vamp"), **_rows("dynamic")}

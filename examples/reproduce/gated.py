@@ -1,11 +1,12 @@
 """Gated networks of 300 units with latent variables of 40 dimensions, in one layer or two (Tomczak & Welling 2018)."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))
 
-from fitted import part
+from fitted import Row, part
 
 PASSES = 200
 GATED = tuple(word for name in ("encoder", "decoder") for word in part(name, "GatedMLP", hidden="[300, 300]"))
@@ -19,3 +20,18 @@ TWO = ("--vae", "HierarchicalVAE", "--vae.latent_dims", "[40, 40]", *GATED, *UPP
 VAMP = part("prior", "VampPrior", components="500")
 SMALL = {"[300, 300]": "[16]", "[300]": "[8]", "[40, 40]": "[4, 2]", "40": "4", "500": "20"}
 TRAINING = ("--batch_size", "250", "--optimizer.lr", "3e-3")
+DREG_PASSES = {"5": 40, "50": 10}
+"""Of DReG, by the number of draws."""
+
+
+def dreg(before: Row, name: str, k: str) -> Row:
+    """A row that begins with the weights of another one and goes on by DReG, on the images themselves.
+
+    Args:
+        before: the other row.
+        name: of the other row.
+        k: draws for each image.
+    """
+    objective = ("--objective", "DReG", "--objective.num_particles", k)
+    training = (*objective, "--batch_size", "250", "--optimizer.lr", "1e-3")
+    return replace(before, epochs=DREG_PASSES[k], training=training, after=name, teacher=None)

@@ -7,7 +7,8 @@
 Priors: standard normal, a mixture of 500 normals, a flow of 3 affine maps (MAF), VampPrior with 500 pseudo-inputs that
 start as training images. Guides, with the standard normal prior: mean-field (that is `static-prior-standard`), full
 covariance, inverse autoregressive flow (2 steps), Householder (4 reflections). Two layers of 40: the guide draws
-z1 given x and z2 given z1, and x depends on z1 alone; in the paper z2 comes first, and its decoder sees both.
+z1 given x and z2 given z1, and x depends on z1 alone; in the paper z2 comes first, and its decoder sees both. `static-prior-vamp-dreg-5` begins with the
+weights of `static-prior-vamp` and goes on by DReG with 5 draws.
 
 NLL is by K = 5000 on all 10,000 test images. The settings are ours: batches of 250 (every step encodes all
 pseudo-inputs), Adam at 3e-3 falling by a cosine, KL warm-up over the first eighth; the weights of the best validation
@@ -25,7 +26,7 @@ sys.path.append(str(Path(__file__).parent))
 import fitted
 import record
 from fitted import Row, Table, part
-from gated import ONE, PASSES, SMALL, TRAINING, TWO, VAMP
+from gated import ONE, PASSES, SMALL, TRAINING, TWO, VAMP, dreg
 
 NAME = "vamp"
 TITLE = "Priors, two layers and guides on a gated network (Tomczak & Welling 2018, Table 1, static MNIST)"
@@ -45,6 +46,7 @@ ROWS = {
     f"static-{name}": Row("static", model, PASSES, TRAINING, published={"nll": nll, "passes": 2000} if nll else {})
     for name, (model, nll) in MODELS.items()
 }
+ROWS["static-prior-vamp-dreg-5"] = dreg(ROWS["static-prior-vamp"], "static-prior-vamp", "5")
 
 
 def main(options: argparse.Namespace) -> dict[str, Any]:
