@@ -1,14 +1,22 @@
 """Fixtures shared by all tests; real data are read from `../shared/data` where it is there."""
 
+import os
 import signal
 import sys
 from pathlib import Path
+
+# Small tensors: more threads only wait for one another, and the clock decides how many of them round the sums. In other
+# processes that tests start too.
+os.environ["OMP_NUM_THREADS"] = "1"
+# Compiled programs are right at any level of optimisation: the part that takes g++ longest is compiled with the least.
+os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
+os.environ.setdefault("AOT_INDUCTOR_ENABLE_LINE_TABLES", "0")
 
 import pyro
 import pytest
 import torch
 
-torch.set_num_threads(1)  # small tensors: more threads only wait for one another
+torch.set_num_threads(1)  # where a plugin has imported it already
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -36,6 +44,13 @@ def _seeded():
 def bfloat16(monkeypatch):
     """Products in bfloat16 wherever they are asked for: without a CPU's instructions for them they are only slower."""
     monkeypatch.setattr("pyro_vae.networks.precision.cpu_has_bfloat16", lambda: True)
+
+
+@pytest.fixture
+def without_a_compiler(monkeypatch):
+    """Graphs run as they are recorded, also where an earlier run has kept compiled code of them."""
+    monkeypatch.setattr("pyro_vae.compiling.recording._place", lambda *_: None)
+    monkeypatch.setattr("pyro_vae.compiling.recording._compiled", lambda graph, *_: (graph, "graph"))
 
 
 @pytest.fixture

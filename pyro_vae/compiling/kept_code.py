@@ -27,6 +27,10 @@ from pyro_vae.process.torch_cache import cache_folder
 _CODE, _ABOUT, _WHY = "code.so", "constants.json", "not-kept.txt"
 
 
+_VARIABLES = ("CXX", "AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "AOT_INDUCTOR_ENABLE_LINE_TABLES")
+"""Of the environment: by these torch chooses the C++ compiler and its options."""
+
+
 _MOST = 200
 """Codes that are kept, each about 2 MB; the one that was not used for longest is deleted."""
 
@@ -110,7 +114,8 @@ class Place:
 def depends_on(options: Mapping[str, Any]) -> tuple[object, ...]:
     """What code depends on beside the operations: torch, the CPU, the compiler, its options, and these files."""
     torchs = torch.__version__, torch.version.git_version
-    return (*torchs, os.environ.get("CXX"), _cpu(), _sources(), sorted(options.items()))
+    variables = [os.environ.get(name) for name in _VARIABLES]
+    return (*torchs, *variables, _cpu(), _sources(), sorted(options.items()))
 
 
 def _bound(file: Path, constants: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:

@@ -89,11 +89,6 @@ def _forget_what_was_logged():
     log_once.cache_clear()
 
 
-def without_a_compiler(monkeypatch):
-    """Graphs run as they are recorded."""
-    monkeypatch.setattr(compiling, "_compiled", lambda graph, *_: (graph, "graph"))
-
-
 def graph_step(loss, x):
     step = GraphStep(loss, full=0)  # no batch is full: graphs run as they are, which takes no compiler
     step.prepare(Batch(x), 0.0, 1.0)
@@ -186,9 +181,10 @@ class TestTraining:
         ("precision", "backend"),
         [("float32", "inductor"), ("bf16", "graph"), pytest.param("bf16", "inductor", marks=pytest.mark.slow)],
     )
-    def test_compiled_and_eager_agree(self, monkeypatch, precision, backend):
+    @pytest.mark.usefixtures("bfloat16")
+    def test_compiled_and_eager_agree(self, request, precision, backend):
         if backend == "graph":
-            without_a_compiler(monkeypatch)
+            request.getfixturevalue("without_a_compiler")
         ends, histories = [], []
         for compile in (True, False):
             vae = make()
@@ -250,8 +246,8 @@ class TestTraining:
         eager = [EagerStep(loss_of(vae, ELBO()))(Batch(x), 0.0, 1.0)[0].item() for _ in range(2)]
         assert values[0] != values[1] and values == pytest.approx(eager)
 
-    def test_frozen_and_unused_parameters(self, monkeypatch):
-        without_a_compiler(monkeypatch)
+    @pytest.mark.usefixtures("without_a_compiler")
+    def test_frozen_and_unused_parameters(self):
         vae, x = make(), binary(10)
         vae.extra = nn.Parameter(torch.ones(3))
         vae.encoder.requires_grad_(False)
@@ -316,8 +312,8 @@ class TestFallback:
 
         self.trains_eagerly(caplog, "changes its buffers", vae=make(encoder=Normed))
 
-    def test_a_program_that_changes_from_call_to_call(self, monkeypatch, caplog):
-        without_a_compiler(monkeypatch)  # which has no part in it
+    @pytest.mark.usefixtures("without_a_compiler")  # which has no part in it
+    def test_a_program_that_changes_from_call_to_call(self, caplog):
         calls = []
 
         @dataclass(frozen=True)

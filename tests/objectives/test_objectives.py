@@ -13,7 +13,6 @@ from torch import nn
 from pyro_vae import objectives
 from pyro_vae.autoencoders import VAE
 from pyro_vae.cli.parsing import parse, parser_of
-from pyro_vae.compiling import recording as compiling
 from pyro_vae.distributed import ShardedNoise, World
 from pyro_vae.errors import UsageError
 from pyro_vae.guides import DiagonalNormal, FullNormal
@@ -133,10 +132,10 @@ class TestEvery:
             for a, b in zip(*results, strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.usefixtures("without_a_compiler")
     @pytest.mark.parametrize("objective", once_a_class([*ANY_GUIDE, *ELEMENTWISE, *DENOISING]), ids=str)
-    def test_trains_and_compiles(self, objective, monkeypatch):
+    def test_trains_and_compiles(self, objective):
         """`fit` records it without a word, and the loss falls."""
-        monkeypatch.setattr(compiling, "_compiled", lambda graph, *_: (graph, "graph"))
         vae, x = make(), binary(4).repeat(16, 1, 1)
         adam = partial(torch.optim.Adam, lr=1e-2)
         history = fit(vae, x, objective, epochs=15, batch_size=16, optimizer=adam, compile=True, progress=False)

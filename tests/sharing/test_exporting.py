@@ -8,8 +8,9 @@ import io
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 
 import pytest
@@ -17,7 +18,7 @@ import torch
 
 from pyro_vae.autoencoders import VAE, VQVAE, HierarchicalVAE, NotAtRandom, SemiSupervisedVAE
 from pyro_vae.errors import MissingPackage, NumericalError, UsageError
-from pyro_vae.guides import Delta, DiagonalNormal, Guide, MixtureOfNormals, SemiAmortized
+from pyro_vae.guides import Delta, DiagonalNormal, Guide, MixtureOfNormals, SemiAmortized, SplineFlow
 from pyro_vae.likelihoods import Likelihood, Mixed, Normal, Poisson
 from pyro_vae.networks import Network
 from pyro_vae.process.seeding import seeded
@@ -38,7 +39,13 @@ def onnx():
     """The onnx package, or a skip where the extra is not installed."""
     pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
     pytest.importorskip("onnxscript", reason="the extra `onnx` is not installed")
-    return pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
+    package = pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        with suppress(ImportError, AttributeError):  # for each file the exporter reads the sources of 500 operations
+            from torch.onnx._internal._lazy_import import onnxscript_apis
+
+            patch.setattr(onnxscript_apis, "get_torchlib_ops", cache(onnxscript_apis.get_torchlib_ops))
+        yield package
 
 
 def files_of(vae, folder, to, **options):
@@ -49,13 +56,25 @@ def files_of(vae, folder, to, **options):
     return found
 
 
+@cache
+def program(data):
+    """A file of torch's format."""
+    return torch.export.load(io.BytesIO(data)).module()
+
+
+@cache
+def session_of(data):
+    """A file of ONNX, in its runtime."""
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+
+
 def outputs(data, to, inputs):
     """What a file gives, by ONNX's runtime or torch alone."""
     if to == "torch":
-        return torch.export.load(io.BytesIO(data)).module()(**inputs)
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        return program(data)(**inputs)
+    session = session_of(data)
     assert [given.name for given in session.get_inputs()] == list(inputs)
     names = [given.name for given in session.get_outputs()]
     found = session.run(None, {name: value.numpy() for name, value in inputs.items()})
@@ -97,14 +116,21 @@ def expect_ours(vae, files, to, rows=7, gaps=False, **given):
                 expect_same({"log p(x|z)": log_prob}, {"log p(x|z)": vae.decode(z, **given).log_prob(x)}, to)
 
 
-def cases(base):
-    """Every class of an axis by its defaults; each other setting in the slow suite.
+HEAVY = {SplineFlow: {"transforms": 1, "bins": 2, "hidden": (8,)}, SemiAmortized: None}
+"""By their defaults thousands of operations: the quick suite takes these options of them instead, or
+`test_refined_guides`."""
 
-    So is `SemiAmortized`, whose ten steps are thousands of operations: `test_refined_guides` takes two.
-    """
+
+def is_quick(part, to):
+    """Every class once; in torch's format those that compute more than layers: ONNX's begins with the same program."""
+    return part.options == HEAVY.get(part.cls, {}) and (to == "onnx" or issubclass(part.cls, Guide))
+
+
+def cases(base):
+    """Every class of an axis by its defaults; what is not quick, and each other setting, in the slow suite."""
     for part in axis_of(base).parts():
-        marks = [pytest.mark.slow] if part.options or part.cls is SemiAmortized else []
-        yield from (pytest.param(part, to, id=f"{part}-{to}", marks=marks) for to in FORMATS)
+        for to in FORMATS:
+            yield pytest.param(part, to, id=f"{part}-{to}", marks=[] if is_quick(part, to) else [pytest.mark.slow])
 
 
 EVERY = list(chain.from_iterable(cases(base) for base in (Likelihood, Network, Guide)))
@@ -156,8 +182,18 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("to", FORMATS)
-@pytest.mark.parametrize("name", MODELS)
+QUICK_IN_ONNX = ("double", "gaps")
+"""What a model's options change is in the program, whatever its format: of the others torch's is enough."""
+
+
+@pytest.mark.parametrize(
+    ("name", "to"),
+    [
+        pytest.param(name, to, marks=[pytest.mark.slow] if to == "onnx" and name not in QUICK_IN_ONNX else [])
+        for name in MODELS
+        for to in FORMATS
+    ],
+)
 def test_models(name, to, request, tmp_path):
     if to == "onnx":
         request.getfixturevalue("onnx")
@@ -265,9 +301,10 @@ def test_missing_numbers_of_a_table(tmp_path, onnx):
     expect_same(outputs(files["decoder"], "onnx", {"z": z}), {"best": best}, "onnx")
 
 
-def test_refined_guides(tmp_path, onnx):
+@pytest.mark.parametrize("steps", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_refined_guides(steps, tmp_path, onnx):
     """Gradients of the decoder are taken inside the file."""
-    vae = VAE((2, 3), 2, guide=partial(SemiAmortized, steps=2), **SMALL).eval()
+    vae = VAE((2, 3), 2, guide=partial(SemiAmortized, steps=steps), **SMALL).eval()
     for to in FORMATS:
         expect_ours(vae, files_of(vae, tmp_path, to, parts=["encoder"]), to)
     with torch.no_grad():

@@ -7,7 +7,6 @@ import torch
 from torch.distributions import MultivariateNormal
 
 from pyro_vae.autoencoders import VAE
-from pyro_vae.compiling import recording
 from pyro_vae.data import Dataset, LinearGaussian, as_dataset
 from pyro_vae.diagnostics.predictive import posterior_predictive_check
 from pyro_vae.errors import DataError, UsageError
@@ -113,9 +112,9 @@ class TestFit:
             weights.append(vae.state_dict())
         assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
-    def test_graphs_make_the_steps_of_the_programs(self, monkeypatch):
+    @pytest.mark.usefixtures("without_a_compiler")
+    def test_graphs_make_the_steps_of_the_programs(self):
         """By graphs that are run as they are, which takes no compiler."""
-        monkeypatch.setattr(recording, "_compiled", lambda graph, *_: (graph, "graph"))
         x = with_gaps(torch.randn(60, 4, generator=torch.Generator().manual_seed(1)))
         found = []
         for compile in (False, True):
