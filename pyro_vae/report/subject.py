@@ -43,7 +43,7 @@ class Given:
         return Given(self.x[rows], {name: value[rows] for name, value in self.inputs.items()})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sizes:
     """How much work each section does.
 

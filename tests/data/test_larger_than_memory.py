@@ -22,8 +22,8 @@ def run(folder, side, rows, mib, large, stop=0):
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit counts memory without mapped files on Linux alone")
 @pytest.mark.parametrize(
     ("side", "size", "mib", "large"),
-    [(32, 10**8, 150, 2**23), pytest.param(64, 2 * 10**9, 500, 2**28, marks=pytest.mark.slow)],
-    ids=["100 MB", "2 GB"],
+    [(32, 5 * 10**7, 150, 2**23), pytest.param(64, 2 * 10**9, 500, 2**28, marks=pytest.mark.slow)],
+    ids=["50 MB", "2 GB"],
 )
 def test_a_pass_a_training_and_its_resumption(tmp_path, side, size, mib, large):
     """A `DataLoader` of bytes, whose floats take four times as much, under a hard limit on memory.

@@ -106,7 +106,8 @@ class TestDiagnosis:
         found = between(-20 + 0 * NOISE, -20 - errors * ERROR + NOISE)
         monkeypatch.setattr("pyro_vae.report.sections.bdmc", lambda *args, **options: found)
         vae, _ = off_by()
-        subject = Subject(vae, Given(torch.zeros(2, 4).double()), sizes=Sizes(50, 2, annealing=Annealing(2, 2)))
+        sizes = Sizes(num_particles=50, num_bracketed=2, annealing=Annealing(2, 2))
+        subject = Subject(vae, Given(torch.zeros(2, 4).double()), sizes=sizes)
         finding = diagnose(subject, ["bracket"])["bracket"]
         expected = [f"above the upper one, by {errors * ERROR:.3f} nats or {errors:.1f} standard errors"] * told
         assert len(finding.warnings) == told and all(e in w for e, w in zip(expected, finding.warnings, strict=True))

@@ -126,7 +126,7 @@ class TestCommand:
 
     def test_conclusions_come_first(self, run):
         """What costs most; what was tried, and the commands of what gained."""
-        rest = "--skip bracket calibration predictive evidence --try 1"
+        rest = "--skip bracket calibration hmc predictive evidence --try 1"
         result = call(f"diagnose {run} {self.sizes(rest)}")
         assert result.code == 0 and "costs" in result.out and "after 1 epochs" in result.out
         text = (run / "diagnosis-test.html").read_text()

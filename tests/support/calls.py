@@ -118,7 +118,15 @@ def pair(things: Things, vae: str = "vae") -> tuple[Any, Any, Tensor]:
 
 
 def subject(things: Things) -> report.Subject:
-    sizes = report.Sizes(60, 3, 3, 20, 160, Annealing(**ANNEALING))
+    sizes = report.Sizes(
+        num_particles=60,
+        num_bracketed=3,
+        num_gaps=3,
+        num_simulated=20,
+        num_compared=2,
+        num_replicated=160,
+        annealing=Annealing(**ANNEALING),
+    )
     return report.Subject(things.vae, report.Given(things.x), sizes=sizes)
 
 
