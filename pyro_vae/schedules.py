@@ -38,13 +38,17 @@ def value_at(schedule: Schedule, epoch: float, total: float) -> Any:
         total: epochs of the training.
 
     Raises:
-        UsageError: if it is no number.
+        UsageError: if it is no number, or the schedule can't be called with these two.
 
     Example:
         >>> value_at(Linear(epochs=10), epoch=5, total=20)
         0.5
     """
-    value = schedule(epoch, total)
+    try:
+        value = schedule(epoch, total)
+    except TypeError as error:
+        what = f"{type(schedule).__name__}: expected a function of the epoch and of the number of epochs"
+        raise UsageError(f"{what}, such as those of pyro_vae.schedules; the call failed with {error}") from error
     try:
         float(value)
     except (TypeError, ValueError) as error:

@@ -22,6 +22,9 @@ from pyro_vae.errors import UsageError
 T = TypeVar("T")
 
 
+_LARGEST = 2**63
+
+
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
 
@@ -107,6 +110,8 @@ def whole(name: str, value: Any, least: int | None = 0) -> int:
         raise UsageError(f"{name}: expected a whole number, got {shown(value)}")
     if least is not None and value < least:
         raise UsageError(f"{name} must be at least {least}, got {value}")
+    if abs(value) >= _LARGEST:  # no file of a run may hold it
+        raise UsageError(f"{name}: expected a whole number of less than 2^63, got {shown(value)}")
     return int(value)
 
 

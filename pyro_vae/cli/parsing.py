@@ -26,6 +26,9 @@ from pyro_vae.runs.safe_yaml import MAX_CHARACTERS, YamlError, dump_yaml, load_y
 
 _MODE = "pyro-vae"
 
+_PATHS = {"DIR", "FILE", "FOLDER", "HTML", "MD", "PNG", "RUN"}
+"""What a path is called in the help."""
+
 
 class CommandParser(ArgumentParser):
     """The parser of one command.
@@ -61,6 +64,7 @@ class CommandParser(ArgumentParser):
         """
         words = _Words(self, sys.argv[1:] if args is None else args)
         options = super().parse_args(words.left, *others, **keywords)
+        self._refuse_empty_paths(options)
         if self.classes:
             from pyro_vae.cli.library import Imported
 
@@ -73,6 +77,7 @@ class CommandParser(ArgumentParser):
         """Report a mistake, or print help, without importing the classes that the options name."""
         words = _Words(self, args)
         options = super().parse_args(words.left)
+        self._refuse_empty_paths(options)
         if any(words.given.values()):
             from pyro_vae.cli.sources import ElsewhereError, Sources
 
@@ -81,6 +86,15 @@ class CommandParser(ArgumentParser):
                     self._describe(options, {name: words.given[name]}, Sources())
                 except ElsewhereError:  # a class of the user: checked when it is imported
                     continue
+
+    def _refuse_empty_paths(self, options: Namespace) -> None:
+        """An empty path is that of the folder one is in: what a variable of the shell gives that is not set."""
+        for action in self._actions:
+            value = options.get(action.dest)
+            is_path = action.metavar in _PATHS or action.dest in ("run", "runs")
+            if is_path and "" in (value if isinstance(value, list) else [value]):
+                name = action.option_strings[-1] if action.option_strings else action.dest.upper()
+                raise UsageError(f"{name}: expected a path, got an empty text")
 
     def _describe(self, options: Namespace, given: Mapping[str, Given], library: Any) -> None:
         from pyro_vae.cli.described import described

@@ -266,10 +266,9 @@ def log_marginal(
         >>> log_marginal(vae.model, vae.guide, torch.ones(3, 4), num_particles=100).log_p.shape
         torch.Size([3])
     """
-    if num_particles < 1 or max_rows < 1 or len(x) == 0:
-        raise UsageError(
-            f"need num_particles >= 1, max_rows >= 1 and data, got {num_particles}, {max_rows} and {len(x)} data"
-        )
+    for name, value in {"num_particles": num_particles, "max_rows": max_rows, "data": len(x)}.items():
+        if value < 1:
+            raise UsageError(f"{name}: expected at least 1, got {value}")
     check_precision(precision)
     precision = usable_precision(precision, x.device)
     data, world = (x, *args, *inputs.values()), world or World()

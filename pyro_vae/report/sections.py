@@ -51,7 +51,7 @@ def diagnose(subject: Subject, sections: Sequence[str] | None = None) -> dict[st
         The findings by section.
 
     Raises:
-        UsageError: if there is no such section.
+        UsageError: if there is no such section, or `subject` is none.
 
     Example:
         >>> import torch
@@ -60,6 +60,8 @@ def diagnose(subject: Subject, sections: Sequence[str] | None = None) -> dict[st
         >>> list(found), found["evidence"].numbers["num_data"]
         (['evidence', 'latents'], 20)
     """
+    if not isinstance(subject, Subject):
+        raise UsageError(f"subject: expected a Subject(vae, held_out), got a {type(subject).__name__}")
     chosen = list(SECTIONS) if sections is None else list(sections)
     unknown = [name for name in chosen if name not in SECTIONS]
     if unknown:

@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pyro_vae.arguments.remedies import spoken
 from pyro_vae.errors import CheckpointError
 from pyro_vae.runs import files as run_files
 from pyro_vae.runs.describing import with_defaults
@@ -32,6 +34,10 @@ _SWEPT = re.compile(rf"{TENSORS}|\.(?:{TENSORS}|config\.yaml|metrics\.csv|manife
 
 _UNSAVED = re.compile(rf"(?:{'|'.join(KINDS)})-0+-0+\.safetensors")
 """Files that a training may leave if it ends before its first manifest."""
+
+
+_NOTHING_SAVED = {"config.yaml", "lock"}
+"""All that a run holds before its first save."""
 
 
 _ADDED = {"keep": "best", "start_from": None}
@@ -75,6 +81,7 @@ class Run:
         longer: bool = False,
     ) -> None:
         self.path, self._ignored, self._may_be_longer = Path(path), {*_IGNORED, *unused}, longer
+        self._made = not os.path.lexists(self.path)
         run_files.make_directory(self.path)
         self._lock = lock(self.path)
         try:
@@ -99,9 +106,10 @@ class Run:
         """Why a run that is to have more epochs can't have them, and what to do."""
         if self._may_be_longer or not config.get("epochs", 0) > read_config(self.path).get("epochs", 0):
             return ""
+        begin = spoken(f"start_from={str(self.path)!r}", f"--start_from {self.path}")
         return (
             ". A run can have more epochs only if its lr_schedule and all numbers of its objective are constant; "
-            f"another run can begin with its weights: start_from {self.path}"
+            f"another run can begin with its weights: {begin}"
         )
 
     def _is_longer(self, begun: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
@@ -164,7 +172,13 @@ class Run:
         run_files.remove(self.path, _SWEPT, {entry["name"] for entry in files.values()})
 
     def close(self) -> None:
-        """Release the lock."""
+        """Release the lock; a directory that was made for this run goes again if nothing was saved in it."""
+        if self._made:
+            with suppress(OSError):  # it is only in the way
+                if {entry.name for entry in os.scandir(self.path)} <= _NOTHING_SAVED:
+                    for name in _NOTHING_SAVED:
+                        (self.path / name).unlink(missing_ok=True)
+                    self.path.rmdir()
         self._lock.close()
 
 

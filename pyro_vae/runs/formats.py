@@ -32,7 +32,7 @@ _MALFORMED = (ValueError, RecursionError)
 """Errors that parsing damaged JSON can raise."""
 
 
-_SEED = Annotated[int, Rule(lambda value: abs(value) < 1 << 63, "a whole number")]
+_SEED = Annotated[int, Rule(lambda value: abs(value) < 1 << 63, "a whole number of less than 2^63")]
 
 
 _FILE = Annotated[

@@ -149,7 +149,7 @@ def _read(run: Path, running: bool) -> Listed:
     rows = [] if manifest is None else read_metrics(run)[: manifest["rows"]]
     return Listed(
         str(run),
-        "running" if running else "finished" if _is_finished(config, progress) else "interrupted",
+        "running" if running else "finished" if _is_finished(config, progress, begun) else "interrupted",
         config.get("data"),
         _model(config),
         _name(config["objective"]),
@@ -166,11 +166,11 @@ def _changed(path: Path) -> float:
         return path.lstat().st_mtime
 
 
-def _is_finished(config: Mapping[str, Any], progress: Mapping[str, Any]) -> bool:
-    """Whether nothing is left to train; a run that was made from another one has all that it needs."""
+def _is_finished(config: Mapping[str, Any], progress: Mapping[str, Any], saved: bool) -> bool:
+    """Whether nothing is left to train; a run that was made from another one is saved once, at the end."""
     patience, waited = config.get("patience"), progress.get("waited", 0)
     ended = progress["epoch"] >= config["epochs"] or (patience is not None and waited >= patience)
-    return ended or MADE_BY in config
+    return ended or (saved and MADE_BY in config)
 
 
 def _model(config: Mapping[str, Any]) -> str:

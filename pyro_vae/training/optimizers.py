@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from pyro_vae.arguments import values
 from pyro_vae.errors import UsageError
 from pyro_vae.process.torch_cache import ensure_cache
 from pyro_vae.process.torch_internals import without_compiler
-from pyro_vae.schedules import Constant, Cosine, Schedule
+from pyro_vae.schedules import Constant, Cosine, Schedule, value_at
 from pyro_vae.training.fused_adam import with_kept_lists
 
 Factory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -77,6 +77,29 @@ def as_schedule(lr_schedule: Schedule | None) -> Schedule:
     if not callable(values.value_of("lr_schedule", lr_schedule, Schedule)):
         came = values.shown(lr_schedule)
         raise UsageError(f"lr_schedule: expected one of pyro_vae.schedules, such as Cosine(), got {came}")
+    return lr_schedule
+
+
+def factor_at(lr_schedule: Schedule, epoch: float, total: float) -> float:
+    """The factor on the learning rates at a time in epochs.
+
+    Raises:
+        UsageError: if it is negative, which would climb the loss, or not finite.
+    """
+    factor = float(value_at(lr_schedule, epoch, total))
+    if not 0 <= factor < inf:
+        raise UsageError(f"lr_schedule: expected factors that are 0 or more, got {factor:g} at epoch {epoch:g}")
+    return factor
+
+
+def check_ends(lr_schedule: Schedule, total: float) -> Schedule:
+    """The schedule, whose first and last factors are right: what can be said before a training begins.
+
+    Raises:
+        UsageError: see `factor_at`.
+    """
+    for epoch in (0, total):
+        factor_at(lr_schedule, epoch, total)
     return lr_schedule
 
 

@@ -12,7 +12,7 @@ from pyro_vae.distributed import World
 from pyro_vae.errors import UsageError
 from pyro_vae.networks.bayesian import Bayesian, other_parameters, weight_divergence
 from pyro_vae.objectives import Objective
-from pyro_vae.schedules import value_at
+from pyro_vae.training.optimizers import factor_at
 from pyro_vae.training.settings import Settings
 
 
@@ -67,7 +67,7 @@ class Plan:
 
     def lr_factor(self, epoch: float) -> float:
         """The factor on the learning rate at a time in epochs."""
-        return value_at(self.settings.lr_schedule, epoch, self.settings.epochs)
+        return factor_at(self.settings.lr_schedule, epoch, self.settings.epochs)
 
     def weight_penalty(self, batch: int) -> Tensor | float:
         r"""Minus the log-prior of the weights of a batch, nats, up to a constant.

@@ -26,11 +26,11 @@ from pyro_vae.priors import CodePrior, Prior
 from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import seeded
 from pyro_vae.process.switches import checking
-from pyro_vae.schedules import Schedule, value_at
+from pyro_vae.schedules import Schedule
 from pyro_vae.shapes import Shapes
 from pyro_vae.statistics.averages import number, standard_error
 from pyro_vae.statistics.gains import Gains
-from pyro_vae.training.optimizers import Rates, as_schedule, make_optimizer, update
+from pyro_vae.training.optimizers import Rates, as_schedule, check_ends, factor_at, make_optimizer, update
 
 _log = logging.getLogger("pyro_vae")
 
@@ -240,14 +240,14 @@ def refit_prior(
     for name, value in {"epochs": epochs, "batch_size": batch_size, "patience": patience}.items():
         if value is not None and value < 1:
             raise UsageError(f"{name} must be at least 1, got {value}")
-    schedule = as_schedule(lr_schedule)
+    schedule = check_ends(as_schedule(lr_schedule), epochs)
     check_prior(vae)
     dataset = with_held_out(as_dataset(data))
     held_out, mask = dataset.split("valid"), dataset.observed("valid")
     vae.likelihood.check(held_out, "held-out data", mask)
     check_allowed(vae, dataset)
     refitted = _with_prior(vae, prior, dataset, seed)
-    lr_factor = partial(value_at, schedule, total=epochs)
+    lr_factor = partial(factor_at, schedule, total=epochs)
     fitter = _Fitter(refitted, dataset, held_out, optimizer, lr_factor, batch_size, seed)
     before = cross_entropy(vae, held_out, seed=seed, mask=mask).mean
     with Progress(epochs, "epoch", enabled=progress) as bar:

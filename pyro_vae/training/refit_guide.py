@@ -16,7 +16,7 @@ from pyro_vae.data import Dataset, as_dataset
 from pyro_vae.data.allowed import check_allowed
 from pyro_vae.errors import UsageError
 from pyro_vae.evidence import Bound, bound
-from pyro_vae.guides import Guide
+from pyro_vae.guides import Delta, Guide
 from pyro_vae.networks import FromShapes
 from pyro_vae.process.isolation import isolated
 from pyro_vae.process.seeding import seeded
@@ -69,11 +69,16 @@ def compare_guides(
     Returns:
         A `GuideComparison`, in double precision on the CPU.
 
+    Raises:
+        UsageError: if one of the guides is a `Delta`.
+
     Example:
         >>> vae = VAE((4,), latent_dim=2)
         >>> compare_guides(vae, vae, torch.ones(3, 4)).gains
         tensor([0., 0., 0.], dtype=torch.float64)
     """
+    for vae in (before, after):
+        _check_elbo(vae)
     device = next(before.parameters()).device
     given: dict[str, Any] = {name: value.to(device) for name, value in inputs.items() if value is not None}
     options = {"num_particles": num_particles, "seed": seed, **given}
@@ -210,10 +215,16 @@ def _with_guide(vae: VAE, parts: dict[str, Any], seed: int) -> VAE:
     new = {name: part for name, part in parts.items() if part is not None}
     with seeded(seed, "init"):
         made = type(vae)(**{**vae.arguments, **new}).to(next(vae.parameters()))
+    _check_elbo(made)
     kept = {name: value for name, value in vae.state_dict().items() if not name.startswith(_NEW)}
     made.load_state_dict({**made.state_dict(), **kept})
     _train_as(vae, made)
     return made
+
+
+def _check_elbo(vae: VAE) -> None:
+    if isinstance(vae.posterior, Delta):
+        raise UsageError("guides are fitted and compared by the ELBO, and a Delta has none: take one with a density")
 
 
 def _train_as(vae: VAE, made: VAE) -> None:

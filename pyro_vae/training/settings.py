@@ -16,7 +16,7 @@ from pyro_vae.objectives import Objective
 from pyro_vae.runs.describing import describe, describe_vae
 from pyro_vae.runs.restoring import PRECISIONS
 from pyro_vae.schedules import Constant, Schedule
-from pyro_vae.training.optimizers import as_schedule
+from pyro_vae.training.optimizers import as_schedule, check_ends
 from pyro_vae.training.steps import Compile
 
 Keep = Literal["best", "last"]
@@ -50,7 +50,7 @@ class Settings:
                 raise UsageError(f"{name}: expected True or False{auto}, got {shown(value)}")
             object.__setattr__(self, name, value)
         object.__setattr__(self, "optimizer", factory("optimizer", self.optimizer, Optimizer))
-        object.__setattr__(self, "lr_schedule", as_schedule(self.lr_schedule))
+        object.__setattr__(self, "lr_schedule", check_ends(as_schedule(self.lr_schedule), self.epochs))
         check_precision(self.precision)
         if self.keep not in ("best", "last"):
             raise UsageError(f"keep must be 'best' or 'last', got {self.keep!r}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pyro_vae.cli import main
 from pyro_vae.cli.work import refitted as command
 from pyro_vae.data import Dataset, load_data
 from pyro_vae.errors import CheckpointError
@@ -18,6 +19,7 @@ from pyro_vae.priors import MixtureOfNormals
 from pyro_vae.runs.derived import derived_run
 from pyro_vae.runs.describing import describe
 from pyro_vae.runs.directory import Run
+from pyro_vae.runs.listing import listed
 from pyro_vae.runs.loading import load, read_config
 from pyro_vae.schedules import Cosine
 from pyro_vae.training.refit import compare_priors, refit_prior, with_held_out
@@ -203,8 +205,34 @@ class TestNothingIsLost:
             refused = call("refit", trained, MIXTURE, FEW, "--out new")
         assert refused.code == 4 and f"is in use by process {os.getpid()} on " in refused.error
 
+    @pytest.mark.parametrize(
+        ("words", "told"),
+        [
+            ("--guide Delta", "guides are fitted and compared by the ELBO, and a Delta has none"),
+            (f"{MIXTURE} --lr_schedule Constant --lr_schedule.value -1", "expected factors that are 0 or more, got -1"),
+            (f"{MIXTURE} --patience 0", "patience must be at least 1"),
+            (f"{MIXTURE} --seed 1e40", "seed: expected a whole number of less than 2^63"),
+        ],
+    )
+    def test_what_is_refused_leaves_nothing(self, trained, words, told):
+        refused = call("refit", trained, words, FEW, "--out new")
+        assert refused.code == 2 and told in refused.error and not Path("new").exists()
+
+    @pytest.mark.parametrize("words", ["refit {run} --prior Laplace --out=", "export {}", "compare {run} {}"])
+    def test_an_empty_path(self, trained, capsys, words):
+        """What a shell makes of a variable that is not set."""
+        assert main([word.format("", run=trained) for word in words.split()]) == 2
+        assert "expected a path, got an empty text" in capsys.readouterr().err
+        assert not list(Path().iterdir())
+
+    def test_the_start_is_kept(self, trained):
+        """Where no epoch is better, more data can't tell the two apart."""
+        same = "--prior StandardNormal --epochs 1 --quiet --out same"
+        told = call("refit", trained, same)
+        assert told.code == 0 and "none: no epoch was better than the start" in told.out
+
     def test_killed_before_the_end_leaves_no_run(self, trained, monkeypatch):
-        """Half a run is none: it can't be read, and the same command makes it."""
+        """Half a run is none: what ended goes again, what was killed is interrupted, and the same command makes it."""
 
         def stopped(*_, **__):
             raise KeyboardInterrupt
@@ -212,9 +240,15 @@ class TestNothingIsLost:
         with monkeypatch.context() as patch:
             patch.setattr(command, "refit_prior", stopped)
             assert call("refit", trained, MIXTURE, FEW, "--out new").code == 130
+        assert not Path("new").exists()
+        monkeypatch.setattr(Run, "close", lambda run: run._lock.close())  # as the end of a process that is killed
+        with monkeypatch.context() as patch:
+            patch.setattr(command, "refit_prior", stopped)
+            assert call("refit", trained, MIXTURE, FEW, "--out new").code == 130
         assert not list(Path("new").glob("*.safetensors"))
         refused = call("evaluate new")
         assert refused.code == 4 and "holds no saved weights" in refused.error
+        assert listed(Path("new")).state == "interrupted"
         assert done("refit", trained, MIXTURE, FEW, "--out new") and load("new")
 
     def test_a_source_that_is_no_run(self, tmp_path):

@@ -241,10 +241,10 @@ class TestLogMarginal:
         assert tail_kept(10**8) < 10**6
 
     def test_refusals(self, vae, x):
-        for kwargs in ({"num_particles": 0}, {"max_rows": 0}):
-            with pytest.raises(UsageError, match="need num_particles >= 1"):
-                log_marginal(vae.model, vae.guide, x, **kwargs)
-        with pytest.raises(UsageError, match="0 data"):
+        for name in ("num_particles", "max_rows"):
+            with pytest.raises(UsageError, match=f"{name}: expected at least 1, got 0"):
+                log_marginal(vae.model, vae.guide, x, **{name: 0})
+        with pytest.raises(UsageError, match="data: expected at least 1, got 0"):
             log_marginal(vae.model, vae.guide, x[:0])
         broken = x.clone()
         broken[57] = math.nan

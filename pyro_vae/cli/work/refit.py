@@ -76,6 +76,8 @@ def _verdict(result: dict[str, Any], part: NewPart) -> str:
         return f"WORSE: {new} {part.fits} less well than {old} did: keep {result['from']}"
     if verdict == "better":
         return f"better: {new} {part.fits} better than {old} did"
+    if result["gain"] == {"mean": 0, "standard_error": 0}:
+        return "none: no epoch was better than the start, which was kept: more --epochs, or another --optimizer.lr"
     return f"{verdict}: {new} and {old}; hold out more data to tell them apart"
 
 
