@@ -77,14 +77,13 @@ class Annealing:
     resample: float = 0.0
 
     def __post_init__(self) -> None:
-        counts = self.num_temperatures, self.num_chains, self.num_leapfrog
-        if min(counts) < 1:
-            raise UsageError(f"num_temperatures, num_chains and num_leapfrog must be at least 1, got {counts}")
-        if self.start not in ("guide", "prior") or self.schedule not in ("adaptive", "sigmoid", "linear"):
-            raise UsageError(
-                f"start must be 'guide' or 'prior' and schedule 'adaptive', 'sigmoid' or 'linear', got "
-                f"{self.start!r} and {self.schedule!r}"
-            )
+        for name in ("num_temperatures", "num_chains", "num_leapfrog"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.start not in ("guide", "prior"):
+            raise UsageError(f"start must be 'guide' or 'prior', got {self.start!r}")
+        if self.schedule not in ("adaptive", "sigmoid", "linear"):
+            raise UsageError(f"schedule must be 'adaptive', 'sigmoid' or 'linear', got {self.schedule!r}")
         if not 0 < self.target_accept < 1:
             raise UsageError(f"target_accept must lie between 0 and 1, got {self.target_accept}")
         if not 0 <= self.resample <= 1:

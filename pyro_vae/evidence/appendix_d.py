@@ -44,6 +44,8 @@ class AppendixD(Estimate):
         sampled: whether HMC's own checks passed, `[N]` bool.
         num_draws: number of draws in the mean.
         seed: the seed of the draws.
+        hmc: settings of the chains that made them.
+        probability: content of the normal's ellipsoid in the mean.
     """
 
     log_p: Tensor
@@ -54,6 +56,8 @@ class AppendixD(Estimate):
     sampled: Tensor
     num_draws: int
     seed: int
+    hmc: HMC = DEFAULT_HMC
+    probability: float = 0.9
 
     @property
     def method(self) -> str:
@@ -77,6 +81,11 @@ class AppendixD(Estimate):
         The k-hat of all data are judged together, as for importance sampling; see `reliability.untrustworthy`.
         """
         return self._heavy | ~self.sampled
+
+    def summary(self) -> dict[str, float | int | str]:
+        """The averages as plain numbers, with their protocol."""
+        how = {"num_draws": self.num_draws, "probability": self.probability, **vars(self.hmc)}
+        return {**super().summary(), **how, "seed": self.seed}
 
     @property
     def _heavy(self) -> Tensor:
@@ -178,7 +187,7 @@ def appendix_d(
             if progress is not None:
                 progress(start + len(first))
     joined = (torch.cat(column).cpu() for column in zip(*columns, strict=True))
-    return AppendixD(*joined, num_draws=num_samples * how.num_chains, seed=seed)
+    return AppendixD(*joined, num_draws=num_samples * how.num_chains, seed=seed, hmc=how, probability=probability)
 
 
 def _refuse(size: int) -> None:

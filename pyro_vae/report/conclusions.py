@@ -70,9 +70,10 @@ def _sentence(found: Sequence[Cost], tried: Sequence[Trial]) -> str:
     first = found[0]
     costs = f"{first.nats:.2f} nats per datum (se {number(first.standard_error, '.2f')})"
     if first.is_certain and first.nats >= MUCH:
-        text = f"The {first.what} costs most: {costs}. {first.advice}"
+        text = f"The {first.what} costs most: {costs}. {first.advice}{_unclear(found, first.nats)}"
     elif first.is_certain:
-        text = f"No part that can be measured costs as much as {MUCH} nats per datum: most the {first.what}, {costs}."
+        text = f"No part is known to cost as much as {MUCH} nats per datum: most the {first.what}, {costs}."
+        text += _unclear(found, MUCH)
     else:
         text = "No part costs more than its error: more data (--num_data, --num_gaps) would show smaller costs."
     better = sorted((t for t in tried if t.gain and t.verdict == "better"), key=lambda t: -t.gain.gain)  # pyright: ignore
@@ -81,6 +82,12 @@ def _sentence(found: Sequence[Cost], tried: Sequence[Trial]) -> str:
     elif tried:
         text += " Of what was tried, nothing gains beyond its error at this length of training."
     return text
+
+
+def _unclear(found: Sequence[Cost], least: float) -> str:
+    """What may cost at least so much as well, where its error is too large to tell."""
+    parts = [f"the {c.what}, {_nats(c)}" for c in found if not c.is_certain and not c.is_open and c.nats >= least]
+    return f" More data (--num_data, --num_gaps) would tell of {' and of '.join(parts)}." if parts else ""
 
 
 def _plain(cost: Cost, command: str | None) -> dict[str, Any]:

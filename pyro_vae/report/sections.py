@@ -95,8 +95,8 @@ def evidence(subject: Subject) -> Finding:
             "than these."
         )
         advice = (
-            "Look at the bracket below for how much; take a wider family (FullNormal, InverseAutoregressiveFlow), or "
-            "a larger K."
+            "The bracket with annealed importance sampling (AIS) says by how much; take a wider family (FullNormal, "
+            "InverseAutoregressiveFlow), or a larger K."
         )
         warnings.append(Warned(what, advice))
     text = (

@@ -258,6 +258,15 @@ class TestProposals:
         text = conclusions(costs(VAE((4,), 2), self.numbers(approximation=0.02, amortisation=nats)), "r").section.text
         assert said in text and ("wider" in text) == (nats > 0.1)
 
+    @pytest.mark.parametrize("nats", [0.3, 0.04])
+    def test_what_may_cost_more_is_named(self, nats):
+        """A large cost within its error is neither denied nor ranked."""
+        numbers = self.numbers(approximation=0.02, amortisation=nats)
+        numbers["gaps"]["held_out_less_train"] = {"log_p": {"mean": -1.8, "standard_error": 1.6}}
+        text = conclusions(costs(VAE((4,), 2), numbers), "r").section.text
+        assert text.endswith("would tell of the over-fitting of the model, 1.800 (se 1.600).")
+        assert "No part is known to cost as much as 0.1 nats" in text or nats == 0.3
+
     def test_nothing_measured(self):
         finding = conclusions(costs(VAE((4,), 2), {}), "run")
         assert "Nothing was measured" in finding.section.text and finding.numbers == {"costs": [], "tried": []}

@@ -14,6 +14,9 @@ from pyro_vae.training.refit_guide import check_guide, compare_guides, refit_gui
 
 Numbers = dict[str, float]
 
+DRAWS = 10
+"""For each held-out datum, where the new part is compared with the old one."""
+
 
 class NewPart(ABC):
     """A part of a run's autoencoder that is fitted anew."""
@@ -68,13 +71,14 @@ class NewPrior(NewPart):
 
     def compared(self, vae: Any, data: Dataset, seed: int) -> dict[str, Any]:
         """See `NewPart`."""
-        found = compare_priors(self.vae, vae, data.split("valid"), seed=seed, mask=data.observed("valid"))
+        found = compare_priors(self.vae, vae, data.split("valid"), DRAWS, seed=seed, mask=data.observed("valid"))
         return {
             "prior": type(vae.prior).__name__,
             "before": type(self.vae.prior).__name__,
             "cross_entropy": _numbers(found.after.mean, found.after.standard_error),
             "cross_entropy_before": _numbers(found.before.mean, found.before.standard_error),
             "gain": _numbers(found.gain, found.standard_error),
+            **({"draws_per_datum": DRAWS, "seed": seed} if isinstance(vae, VAE) else {}),
             "verdict": found.verdict,
         }
 
@@ -102,13 +106,15 @@ class NewGuide(NewPart):
 
     def compared(self, vae: VAE, data: Dataset, seed: int) -> dict[str, Any]:
         """See `NewPart`."""
-        found = compare_guides(self.vae, vae, data.split("valid"), seed=seed, **data.given("valid"))
+        found = compare_guides(self.vae, vae, data.split("valid"), DRAWS, seed=seed, **data.given("valid"))
         return {
             "guide": _guide(vae),
             "before": _guide(self.vae),
             "elbo": _numbers(found.after.elbo.mean().item(), standard_error(found.after.elbo)),
             "elbo_before": _numbers(found.before.elbo.mean().item(), standard_error(found.before.elbo)),
             "gain": _numbers(found.gain, found.standard_error),
+            "draws_per_datum": DRAWS,
+            "seed": seed,
             "verdict": found.verdict,
         }
 
