@@ -7,8 +7,8 @@
 Priors: standard normal, a mixture of 500 normals, a flow of 3 affine maps (MAF), VampPrior with 500 pseudo-inputs that
 start as training images. Guides, with the standard normal prior: mean-field (that is `static-prior-standard`), full
 covariance, inverse autoregressive flow (2 steps), Householder (4 reflections). Two layers of 40: the guide draws
-z1 given x and z2 given z1, and x depends on z1 alone; in the paper z2 comes first, and its decoder sees both. `static-prior-vamp-dreg-5` begins with
-the weights of `static-prior-vamp` and goes on by DReG with 5 draws.
+z1 given x and z2 given z1, and x depends on z1 alone; in the paper z2 comes first, and its decoder sees both.
+`static-prior-vamp-dreg-5` begins with the weights of `static-prior-vamp` and goes on by DReG with 5 draws.
 
 NLL is by K = 5000 on all 10,000 test images. The settings are ours: batches of 250 (every step encodes all
 pseudo-inputs), Adam at 3e-3 falling by a cosine, KL warm-up over the first eighth; the weights of the best validation
