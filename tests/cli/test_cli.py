@@ -612,7 +612,7 @@ class TestUsage:
 
     def test_usage_of_a_run(self, run):
         for words, part in {
-            "evaluate {} --num_particles 0": "num_particles >= 1",
+            "evaluate {} --num_particles 0": "num_particles: expected at least 1",
             "evaluate {} --num_data 0": "--num_data must be at least 1, got 0",
             "sample {} --num 0": "num must be at least 1",
             "sample {} --out draws.txt": ".png (a picture), .npz (arrays) or .csv (a table), got 'draws.txt'",

@@ -113,7 +113,7 @@ def test_other_mistakes():
     refused = call("search config.yaml --space space.yaml --run s --quiet --budget 1")
     assert refused.code == 2 and "--budget: 2 candidates in 1 round need at least 2 epochs, got 1" in refused.error
     refused = call("search config.yaml --space space.yaml --quiet --budget 2 --run=")
-    assert refused.code == 2 and "--run: expected a folder for the search, got ''" in refused.error
+    assert refused.code == 2 and "--run: expected a path, got an empty text" in refused.error
     Path("config.yaml").write_text(CONFIG + "patience: 3\n")
     refused = call("search config.yaml --space space.yaml --run s", FEW)
     assert refused.code == 2 and "patience: the search itself stops trainings" in refused.error

@@ -110,7 +110,7 @@ def test_a_graph_is_the_same(monkeypatch):
 
 def test_refusals():
     vae = VAE((4,), 2)
-    with pytest.raises(UsageError, match="num_particles >= 1"):
+    with pytest.raises(UsageError, match="num_particles: expected at least 1"):
         prior_sampling(vae.model, None, torch.ones(2, 4), num_particles=0)
     with pytest.raises(UsageError, match="0 data"):
         prior_sampling(vae.model, None, torch.ones(0, 4))

@@ -72,7 +72,7 @@ def test_stopped_and_resumed(script, tmp_path, capsys):
     assert stop.value.code == 128 + signal.SIGTERM and spent > 0
     assert script("iwae_tables", "--list") == {}
     listed = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if "passes" in line}
-    assert listed[BASE].endswith("published 88.71 after 3280: epoch 1 of 2") and len(listed) == 30
+    assert listed[BASE].endswith("published 88.71 after 3280: epoch 1 of 2") and len(listed) == 34
     assert "4 passes" in listed[AFTER] and listed[AFTER].endswith(": not begun")
     part = script("iwae_tables", "--only", BASE)["parts"][BASE]
     assert part["cpu_seconds"] > spent and part["passes"] == 2
