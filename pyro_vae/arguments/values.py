@@ -110,7 +110,7 @@ def whole(name: str, value: Any, least: int | None = 0) -> int:
         raise UsageError(f"{name}: expected a whole number, got {shown(value)}")
     if least is not None and value < least:
         raise UsageError(f"{name} must be at least {least}, got {value}")
-    if abs(value) >= _LARGEST:  # no file of a run may hold it
+    if abs(int(value)) >= _LARGEST:  # no file of a run may hold it
         raise UsageError(f"{name}: expected a whole number of less than 2^63, got {shown(value)}")
     return int(value)
 
