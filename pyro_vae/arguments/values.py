@@ -22,9 +22,6 @@ from pyro_vae.errors import UsageError
 T = TypeVar("T")
 
 
-_LARGEST = 2**63
-
-
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
 
@@ -110,8 +107,9 @@ def whole(name: str, value: Any, least: int | None = 0) -> int:
         raise UsageError(f"{name}: expected a whole number, got {shown(value)}")
     if least is not None and value < least:
         raise UsageError(f"{name} must be at least {least}, got {value}")
-    if abs(int(value)) >= _LARGEST:  # no file of a run may hold it
-        raise UsageError(f"{name}: expected a whole number of less than 2^63, got {shown(value)}")
+    bits = 63 if least is None else 53  # of seeds, and of counts, that the files of a run may hold
+    if abs(int(value)) >= 2**bits:
+        raise UsageError(f"{name}: expected a whole number of less than 2^{bits}, got {shown(value)}")
     return int(value)
 
 

@@ -175,7 +175,7 @@ class Run:
         """Release the lock; a directory that was made for this run goes again if nothing was saved in it."""
         if self._made:
             with suppress(OSError):  # it is only in the way
-                if {entry.name for entry in os.scandir(self.path)} <= _NOTHING_SAVED:
+                if {path.name for path in self.path.iterdir()} <= _NOTHING_SAVED:
                     for name in _NOTHING_SAVED:
                         (self.path / name).unlink(missing_ok=True)
                     self.path.rmdir()

@@ -187,8 +187,12 @@ FIT = {
         "batch_size: expected a whole number, got '9'",
     ),
     "a seed that no file can hold": (
-        lambda: evidence(seed=2**63),
+        lambda: trained(seed=2**63),
         "seed: expected a whole number of less than 2^63, got 9223372036854775808",
+    ),
+    "a count that no file can hold": (
+        lambda: trained(batch_size=2**53),
+        "batch_size: expected a whole number of less than 2^53, got 9007199254740992",
     ),
     "no seed": (lambda: trained(seed=None), "seed: expected a whole number, got None"),
     "a number as run": (lambda: trained(run=5), "run: expected the path of a folder, or None, got 5"),
@@ -264,6 +268,10 @@ PROGRAMS = {
         "log_marginal takes the values of a context as c=",
     ),
     "no particles": (lambda: evidence(num_particles=0), "num_particles: expected at least 1, got 0"),
+    "a seed that no file can hold": (
+        lambda: evidence(seed=-(2**63)),
+        "seed: expected a whole number of less than 2^63, got -9223372036854775808",
+    ),
     "None of them": (lambda: evidence(num_particles=None), "num_particles: expected a whole number", "got None"),
     "a fraction of them": (lambda: evidence(num_particles=1.5), "num_particles: expected a whole number", "got 1.5"),
     "no seed": (lambda: evidence(seed=None), "seed: expected a whole number, got None"),
