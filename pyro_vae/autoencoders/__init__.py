@@ -5,6 +5,7 @@ Its files:
     base.py                Autoencoder, and Conditional, with a context c
     vae.py                 VAE: one latent variable z
     hierarchical.py        HierarchicalVAE: z in layers
+    layered.py             its guides: up, down a ladder, down given x
     semi_supervised.py     SemiSupervisedVAE: a class y in addition to z
     vector_quantized.py    VQVAE: discrete codes k
     not_at_random.py       NotAtRandom: any of these, with elements that are missing because of their values

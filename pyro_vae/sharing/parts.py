@@ -274,7 +274,7 @@ def _codes(vae: Autoencoder) -> Tensor:
     if vae.has_one_code and vae.code_site is None:
         shapes: Any = vae.shapes
         return torch.randint(shapes.codebook_size, (_ROWS, *shapes.codes))
-    size = getattr(vae, "latent_dims", (vae.shapes.latent,))[0]
+    size = getattr(vae, "decoded_dim", vae.shapes.latent)
     return torch.randn(_ROWS, size, dtype=_dtype(vae))
 
 
