@@ -17,21 +17,28 @@ UPPER = tuple(
     for word in part(name, "MLP", hidden="[300]", activation="tanh")  # bounded; codes are not
 )
 TWO = ("--vae", "HierarchicalVAE", "--vae.latent_dims", "[40, 40]", *GATED, *UPPER)
+BOTH = (
+    *("--vae", "HierarchicalVAE", "--vae.latent_dims", "[40, 40]", "--vae.top_down", "true", "--vae.skip", "true"),
+    *(*GATED, *part("upper_decoder", "GatedMLP", hidden="[300, 300]")),
+)
+"""Two layers as in the paper: the guide draws z2 given x, then z1 given both, and x depends on both."""
 VAMP = part("prior", "VampPrior", components="500")
 SMALL = {"[300, 300]": "[16]", "[300]": "[8]", "[40, 40]": "[4, 2]", "40": "4", "500": "20"}
 TRAINING = ("--batch_size", "250", "--optimizer.lr", "3e-3")
+SLOWER = ("--batch_size", "250", "--optimizer.lr", "2e-3")
 DREG_PASSES = {"5": 40, "50": 10}
 """Of DReG, by the number of draws."""
 
 
-def dreg(before: Row, name: str, k: str) -> Row:
+def dreg(before: Row, name: str, k: str, passes: int | None = None) -> Row:
     """A row that begins with the weights of another one and goes on by DReG, on the images themselves.
 
     Args:
         before: the other row.
         name: of the other row.
         k: draws for each image.
+        passes: how many; None for those of `DREG_PASSES`.
     """
     objective = ("--objective", "DReG", "--objective.num_particles", k)
     training = (*objective, "--batch_size", "250", "--optimizer.lr", "1e-3")
-    return replace(before, epochs=DREG_PASSES[k], training=training, after=name, teacher=None)
+    return replace(before, epochs=passes or DREG_PASSES[k], training=training, after=name, teacher=None)
