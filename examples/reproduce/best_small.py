@@ -49,7 +49,7 @@ def _softened(teacher: str) -> dict[str, Row]:
 def _both(teacher: str) -> dict[str, Row]:
     """The paper's two layers, trained on images that a model with one layer has softened; then on the images."""
     name, published = "static-hvae-skip-vamp-softened", PUBLISHED["static"]
-    first = Row("static", (*gated.BOTH, *gated.VAMP), 110, gated.SLOWER, published=published, teacher=teacher)
+    first = Row("static", (*gated.BOTH, *gated.VAMP), 90, gated.SLOWER, published=published, teacher=teacher)
     one = Row("static", (*gated.ONE, *gated.VAMP), gated.PASSES, gated.TRAINING)
     return {teacher: one, name: first, f"{name}-dreg-5": gated.dreg(first, name, "5", passes=10)}
 
