@@ -241,21 +241,26 @@ def test_a_codebook(to, request, tmp_path):
 
 
 @pytest.mark.parametrize("to", FORMATS)
-@pytest.mark.parametrize("ladder", [False, True])
-def test_layers(ladder, to, request, tmp_path):
+@pytest.mark.parametrize("options", [{}, {"ladder": True}, {"top_down": True, "skip": True}], ids=str)
+def test_layers(options, to, request, tmp_path):
     """The draws are those of the guide: each layer's normal, given the draw of its neighbour."""
     if to == "onnx":
         request.getfixturevalue("onnx")
     up = {"upper_encoder": small_mlp, "upper_decoder": small_mlp, **SMALL}
-    vae = HierarchicalVAE((2, 3), latent_dims=(3, 2), ladder=ladder, ladder_width=4, **up).eval()
+    vae = HierarchicalVAE((2, 3), latent_dims=(3, 2), ladder_width=4, **options, **up).eval()
     made = export(vae, tmp_path, to)
     assert list(made.files) == ["draw", "decoder"] and "no single code" in made.left_out["encoder"]
     files = {part: (tmp_path / file.name).read_bytes() for part, file in made.files.items()}
-    x, e, z = torch.rand(7, 2, 3).round(), torch.randn(7, 5), torch.randn(7, 3)
+    x, e, z = torch.rand(7, 2, 3).round(), torch.randn(7, 5), torch.randn(7, vae.decoded_dim)
     got = outputs(files["draw"], to, {"x": x, "noise": e})
     with torch.no_grad():
         expect_same(outputs(files["decoder"], to, {"z": z}), {"mean": vae.decode(z).mean}, to)
-        if not ladder:
+        if vae.top_down:
+            second = vae.layers[1].distribution(vae.encoders[1](x))
+            z2 = second.mean + second.stddev * e[:, :2]
+            first = vae.layers[0].distribution(vae.encoders[0](x, z2))
+            expect_same(got, {"z2": z2, "z1": first.mean + first.stddev * e[:, 2:]}, to)
+        elif not vae.ladder:
             first = vae.layers[0].distribution(vae.encoders[0](x))
             z1 = first.mean + first.stddev * e[:, :3]
             second = vae.layers[1].distribution(vae.encoders[1](z1))

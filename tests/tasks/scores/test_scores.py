@@ -178,13 +178,13 @@ class TestComplexity:
             score(small(), bits(2), "complexity", mask=torch.ones(2, 4, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("ladder", [False, True])
-def test_ratio_of_layers_by_quadrature(ladder):
+@pytest.mark.parametrize("options", [{}, {"ladder": True}, {"top_down": True, "skip": True}], ids=str)
+def test_ratio_of_layers_by_quadrature(options):
     """Both bounds as integrals over a grid of (z1, z2); 5 standard errors for 3 data: false alarm 2e-6."""
     with seeded(3, "init"):
         roles = ("encoder", "decoder", "upper_encoder", "upper_decoder")
         networks = {role: partial(MLP, hidden=(4,), activation="tanh") for role in roles}
-        vae = HierarchicalVAE((4,), (1, 1), ladder=ladder, ladder_width=3, **networks).double()
+        vae = HierarchicalVAE((4,), (1, 1), ladder_width=3, **options, **networks).double()
         for p in vae.parameters():  # no layer idle, and no two alike
             p.data += 0.3 * torch.randn_like(p)
     x = bits(3).double()
@@ -205,7 +205,8 @@ def _normal_log(params, at):
 def _ratio(vae, x, grid):
     """L - L^{>1} of one datum; matrices are [z1, z2]."""
     step, column = grid[1] - grid[0], grid.unsqueeze(-1)
-    log_x = vae.decode(column).log_prob(x.expand(len(grid), -1))
+    codes = torch.stack(torch.meshgrid(grid, grid, indexing="ij"), -1) if vae.skip else column.unsqueeze(1)
+    log_x = vae.decode(codes).log_prob(x)  # a matrix, or without skip a column
     prior = -grid.square() / 2 - log(2 * pi) / 2
     below = _normal_log(vae.upper_decoders[0](column), grid).T
     if vae.ladder:
@@ -214,13 +215,16 @@ def _ratio(vae, x, grid):
         guide2 = _normal_log(second, grid)[0].expand(len(grid), -1)
         merged = _merged(first[:, :2].unflatten(-1, (2, 1)), vae.upper_decoders[0](column))
         guide1 = _normal_log(merged, grid).T
+    elif vae.top_down:
+        guide2 = _normal_log(vae.encoders[1](x[None]), grid)[0].expand(len(grid), -1)
+        guide1 = _normal_log(vae.encoders[0](x.expand(len(grid), -1), column), grid).T
     else:
         guide1 = _normal_log(vae.encoders[0](x[None]), grid)[0].unsqueeze(-1)
         guide2 = _normal_log(vae.encoders[1](column), grid)
     guide = (guide1 + guide2).exp() * step**2
     assert abs(guide.sum() - 1) < 1e-4
-    elbo = (guide * (log_x.unsqueeze(-1) + below + prior - guide1 - guide2)).sum()
-    from_prior = (below.exp() * step * log_x.unsqueeze(-1)).sum(0)
+    elbo = (guide * (log_x + below + prior - guide1 - guide2)).sum()
+    from_prior = (below.exp() * step * log_x).sum(0)
     return elbo - (guide * (from_prior + prior - guide2)).sum()
 
 
