@@ -17,6 +17,8 @@ sys.path.append(str(Path(__file__).parent))
 
 import numpy as np
 import record
+import torch
+from torch import Tensor
 
 from pyro_vae import load, load_data, reconstruct
 from pyro_vae.cli import main as pyro_vae
@@ -33,6 +35,9 @@ DATA: dict[str, tuple[str, ...]] = {
 """File and options. Static: binarised once, 50,000 / 10,000 / 10,000 (Larochelle & Murray 2011). Dynamic: drawn afresh
 from the grey values at each visit, the last 400 (Burda et al. 2016) or 5,000 of 60,000 images held out; the 10,000 for
 testing drawn once."""
+SOFTENED = ("--binarize", "dynamic")
+SHIFTS = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1))
+"""Of training images that are shifted, in pixels."""
 QUICK_PASSES, QUICK_DRAWS, DRAWS, VALID_DRAWS = 2, 20, 5000, 500
 
 
@@ -48,6 +53,8 @@ class Row:
         after: the row with whose weights it begins.
         published: what the paper has in this place: `nll`, `active_units`, `passes`.
         teacher: the row whose reconstructions soften the training images (`save_softened`); None leaves them.
+        shifted: whether each training image is there nine times, moved by at most one pixel (`save_shifted`); an epoch
+            is then nine passes.
     """
 
     data: str
@@ -57,6 +64,7 @@ class Row:
     after: str | None = None
     published: Mapping[str, Any] = field(default_factory=dict)
     teacher: str | None = None
+    shifted: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,8 +94,8 @@ class Table:
 
     def passes(self, name: str) -> int:
         """Passes of a row's training and of those before it."""
-        before = self.before(name)
-        return self.epochs(name) + (self.passes(before) if before else 0)
+        before, own = self.before(name), self.epochs(name) * (len(SHIFTS) if self.rows[name].shifted else 1)
+        return own + (self.passes(before) if before else 0)
 
     def run(self, name: str) -> Path:
         """The run directory of a row."""
@@ -98,14 +106,17 @@ class Table:
         file, *prepared = DATA[name]
         return ["digits"] if self.options.quick else [str(self.options.data_root / file), *prepared]
 
-    def softened(self, name: str) -> Path:
-        """The file with the data of a row that has a teacher."""
-        return self.options.runs / name / "softened.npz"
+    def made(self, name: str) -> Path | None:
+        """The file with the data of a row that has a teacher, or shifted images; None for the data as they are."""
+        row = self.rows[name]
+        file = "softened.npz" if row.teacher else "shifted.npz" if row.shifted else None
+        return None if file is None else self.options.runs / name / file
 
     def words(self, name: str) -> list[str]:
         """The options of `pyro-vae fit` for a row."""
         row, options = self.rows[name], self.options
-        data = [str(self.softened(name)), "--binarize", "dynamic"] if row.teacher else self.data(row.data)
+        made = self.made(name)
+        data = self.data(row.data) if made is None else [str(made), *(SOFTENED if row.teacher else ())]
         model = [self.small.get(word, word) if options.quick else word for word in row.model]
         start = ["--start_from", str(self.run(row.after))] if row.after else []
         own = ["--epochs", str(self.epochs(name)), "--seed", str(options.seed), "--pictures", "false"]
@@ -150,17 +161,22 @@ class Table:
             return
         try:
             with record.timed(part):
-                self.soften(name)
+                self.make(name)
                 call("fit", *words, "--run", str(self.run(name)), *(["--quiet"] if self.options.quick else []))
         finally:
             record.save(file, part)
 
-    def soften(self, name: str) -> None:
-        """Write the data of a row with a teacher, unless they are there."""
-        row, file = self.rows[name], self.softened(name)
-        if row.teacher and not file.exists():
-            how = {"binarize": "threshold"} if self.options.quick else {}  # the digits are grey
-            save_softened(load(self.run(row.teacher)), load_data(self.data(row.data)[0], **how), file)
+    def make(self, name: str) -> None:
+        """Write the data of a row with a teacher or shifted images, unless they are there."""
+        row, file = self.rows[name], self.made(name)
+        if file is None or file.exists():
+            return
+        how = {"binarize": "threshold"} if self.options.quick else {}  # the digits are grey
+        data = load_data(self.data(row.data)[0], **how)
+        if row.teacher:
+            save_softened(load(self.run(row.teacher)), data, file)
+        else:
+            save_shifted(data, file)
 
     def compute(self, name: str, folder: Path) -> None:
         """Train and evaluate a row; its `part.json` has the result."""
@@ -199,6 +215,7 @@ class Table:
             "passes_published": row.published.get("passes"),
             "after": row.after,
             **({"teacher": row.teacher} if row.teacher else {}),
+            **({"shifted": True} if row.shifted else {}),
             "best_epoch": progress["best_epoch"],
             "seconds": round(progress["seconds"]),
             "valid": {"loss": kept["valid_loss"], "elbo": kept["valid_elbo"]},
@@ -219,7 +236,23 @@ def save_softened(vae: Any, data: Dataset, file: Path) -> None:
         file: where they are saved, as uint8.
     """
     x = data.split("train")
-    train = (x + reconstruct(vae, x, num_particles=10)) / 2
+    _save((x + reconstruct(vae, x, num_particles=10)) / 2, data, file)
+
+
+def save_shifted(data: Dataset, file: Path) -> None:
+    """Save images of which those for training are there nine times: at their place, and moved by a pixel.
+
+    What leaves an image on one side comes back on the other. The images of the other splits stay as they are.
+
+    Args:
+        data: binary images.
+        file: where they are saved, as uint8.
+    """
+    x = data.split("train").to(torch.uint8)
+    _save(torch.cat([x.roll(shift, (-2, -1)) for shift in SHIFTS]), data, file)
+
+
+def _save(train: Tensor, data: Dataset, file: Path) -> None:
     splits = {"train": train, "valid": data.split("valid"), "test": data.split("test")}
     file.parent.mkdir(parents=True, exist_ok=True)
     with appearing(file, overwrite=True) as whole:

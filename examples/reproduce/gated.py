@@ -26,6 +26,7 @@ VAMP = part("prior", "VampPrior", components="500")
 SMALL = {"[300, 300]": "[16]", "[300]": "[8]", "[40, 40]": "[4, 2]", "40": "4", "500": "20"}
 TRAINING = ("--batch_size", "250", "--optimizer.lr", "3e-3")
 SLOWER = ("--batch_size", "250", "--optimizer.lr", "2e-3")
+AGAIN = ("--batch_size", "250", "--optimizer.lr", "1e-3")
 DREG_PASSES = {"5": 40, "50": 10}
 """Of DReG, by the number of draws."""
 
@@ -40,5 +41,16 @@ def dreg(before: Row, name: str, k: str, passes: int | None = None) -> Row:
         passes: how many; None for those of `DREG_PASSES`.
     """
     objective = ("--objective", "DReG", "--objective.num_particles", k)
-    training = (*objective, "--batch_size", "250", "--optimizer.lr", "1e-3")
-    return replace(before, epochs=passes or DREG_PASSES[k], training=training, after=name, teacher=None)
+    return again(before, name, passes or DREG_PASSES[k], objective)
+
+
+def again(before: Row, name: str, passes: int, objective: tuple[str, ...] = ()) -> Row:
+    """A row that begins with the weights of another one and goes on on the images themselves.
+
+    Args:
+        before: the other row.
+        name: of the other row.
+        passes: how many.
+        objective: its options; none for the ELBO.
+    """
+    return replace(before, epochs=passes, training=(*objective, *AGAIN), after=name, teacher=None, shifted=False)

@@ -119,3 +119,18 @@ def test_softened_images(script, tmp_path):
     assert f"--data RUNS/{first}/softened.npz --binarize dynamic" in parts[first]["fit"]
     assert parts[first]["teacher"] == "static-hvae-vamp" and parts[first]["passes"] == 2
     assert "--data digits" in parts[last]["fit"] and parts[last]["after"] == first and parts[last]["passes"] == 3
+
+
+def test_shifted_images(script, tmp_path):
+    """Nine of each: moved by a pixel or less; what is evaluated are the images themselves."""
+    first, last = "static-hvae-skip-vamp-shifted", "static-hvae-skip-vamp-shifted-elbo"
+    parts = script("best_small", "--only", first, last, "--epochs", 1)["parts"]
+    data = load_data("digits", binarize="threshold")
+    with np.load(tmp_path / "runs" / first / "shifted.npz") as arrays:
+        found = {split: torch.from_numpy(arrays[split]) / 255 for split in arrays}
+    x, nine = data.split("train"), found["train"].unflatten(0, (9, -1))
+    assert torch.equal(nine[4], x) and all((found[split] == data.split(split)).all() for split in ("valid", "test"))
+    assert torch.equal(nine[0][:, :-1, :-1], x[:, 1:, 1:]) and torch.equal(nine[5][:, :, 1:], x[:, :, :-1])
+    assert len({image.numpy().tobytes() for image in nine[:, 0]}) == 9
+    assert f"--data RUNS/{first}/shifted.npz" in parts[first]["fit"] and parts[first]["passes"] == 9
+    assert "--data digits" in parts[last]["fit"] and parts[last]["after"] == first and parts[last]["passes"] == 10
