@@ -44,13 +44,13 @@ def dreg(before: Row, name: str, k: str, passes: int | None = None) -> Row:
     return again(before, name, passes or DREG_PASSES[k], objective)
 
 
-def again(before: Row, name: str, passes: int, objective: tuple[str, ...] = ()) -> Row:
+def again(before: Row, name: str, passes: int, objective: tuple[str, ...]) -> Row:
     """A row that begins with the weights of another one and goes on on the images themselves.
 
     Args:
         before: the other row.
         name: of the other row.
         passes: how many.
-        objective: its options; none for the ELBO.
+        objective: its options; named, since the default ELBO begins with KL warm-up.
     """
     return replace(before, epochs=passes, training=(*objective, *AGAIN), after=name, teacher=None, shifted=False)
