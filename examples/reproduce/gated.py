@@ -27,6 +27,8 @@ SMALL = {"[300, 300]": "[16]", "[300]": "[8]", "[40, 40]": "[4, 2]", "40": "4", 
 TRAINING = ("--batch_size", "250", "--optimizer.lr", "3e-3")
 SLOWER = ("--batch_size", "250", "--optimizer.lr", "2e-3")
 AGAIN = ("--batch_size", "250", "--optimizer.lr", "1e-3")
+SHIFTED_EPOCHS = 12
+"""Of nine passes each."""
 DREG_PASSES = {"5": 40, "50": 10}
 """Of DReG, by the number of draws."""
 
@@ -54,3 +56,17 @@ def again(before: Row, name: str, passes: int, objective: tuple[str, ...]) -> Ro
         objective: its options; named, since the default ELBO begins with KL warm-up.
     """
     return replace(before, epochs=passes, training=(*objective, *AGAIN), after=name, teacher=None, shifted=False)
+
+
+def on_shifted(name: str, model: tuple[str, ...], published: dict[str, float]) -> dict[str, Row]:
+    """The rows of a model that is trained on shifted images, then on the images by the ELBO, and then by DReG.
+
+    Args:
+        name: of the rows, before `-shifted`.
+        model: its options.
+        published: as `Row` has it.
+    """
+    first = Row("static", model, SHIFTED_EPOCHS, SLOWER, published=published, shifted=True)
+    then = again(first, f"{name}-shifted", 30, ("--objective", "ELBO"))
+    last = dreg(then, f"{name}-shifted-elbo", "5", passes=10)
+    return {f"{name}-shifted": first, f"{name}-shifted-elbo": then, f"{name}-shifted-elbo-dreg-5": last}
