@@ -62,6 +62,7 @@ ROWS = {
     **_both("static-prior-vamp"),
     **gated.on_shifted("static-hvae-skip-vamp", (*gated.BOTH, *gated.VAMP), PUBLISHED["static"]),
     **_rows("dynamic"),
+    **gated.on_shifted("dynamic-hvae-skip-vamp", (*gated.BOTH, *gated.VAMP), PUBLISHED["dynamic"], "dynamic-5000"),
 }
 
 

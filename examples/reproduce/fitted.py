@@ -17,7 +17,6 @@ sys.path.append(str(Path(__file__).parent))
 
 import numpy as np
 import record
-import torch
 from torch import Tensor
 
 from pyro_vae import load, load_data, reconstruct
@@ -35,7 +34,7 @@ DATA: dict[str, tuple[str, ...]] = {
 """File and options. Static: binarised once, 50,000 / 10,000 / 10,000 (Larochelle & Murray 2011). Dynamic: drawn afresh
 from the grey values at each visit, the last 400 (Burda et al. 2016) or 5,000 of 60,000 images held out; the 10,000 for
 testing drawn once."""
-SOFTENED = ("--binarize", "dynamic")
+AFRESH = ("--binarize", "dynamic")
 SHIFTS = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1))
 """Of training images that are shifted, in pixels."""
 QUICK_PASSES, QUICK_DRAWS, DRAWS, VALID_DRAWS = 2, 20, 5000, 500
@@ -116,7 +115,8 @@ class Table:
         """The options of `pyro-vae fit` for a row."""
         row, options = self.rows[name], self.options
         made = self.made(name)
-        data = self.data(row.data) if made is None else [str(made), *(SOFTENED if row.teacher else ())]
+        binary = row.data == "static" and not row.teacher
+        data = self.data(row.data) if made is None else [str(made), *(() if binary else AFRESH)]
         model = [self.small.get(word, word) if options.quick else word for word in row.model]
         start = ["--start_from", str(self.run(row.after))] if row.after else []
         own = ["--epochs", str(self.epochs(name)), "--seed", str(options.seed), "--pictures", "false"]
@@ -171,7 +171,9 @@ class Table:
         row, file = self.rows[name], self.made(name)
         if file is None or file.exists():
             return
-        how = {"binarize": "threshold"} if self.options.quick else {}  # the digits are grey
+        how: dict[str, Any] = {} if row.data == "static" else {"valid_size": int(DATA[row.data][-1])}  # grey
+        if self.options.quick:  # the digits are grey
+            how = {"binarize": "threshold"} if row.data == "static" else {}
         data = load_data(self.data(row.data)[0], **how)
         if row.teacher:
             save_softened(load(self.run(row.teacher)), data, file)
@@ -236,7 +238,7 @@ def save_softened(vae: Any, data: Dataset, file: Path) -> None:
         file: where they are saved, as uint8.
     """
     x = data.split("train")
-    _save((x + reconstruct(vae, x, num_particles=10)) / 2, data, file)
+    _save(_levels((x + reconstruct(vae, x, num_particles=10)) / 2), data, file)
 
 
 def save_shifted(data: Dataset, file: Path) -> None:
@@ -245,18 +247,22 @@ def save_shifted(data: Dataset, file: Path) -> None:
     What leaves an image on one side comes back on the other. The images of the other splits stay as they are.
 
     Args:
-        data: binary images.
+        data: images in [0, 1].
         file: where they are saved, as uint8.
     """
-    x = data.split("train").to(torch.uint8)
-    _save(torch.cat([x.roll(shift, (-2, -1)) for shift in SHIFTS]), data, file)
+    x = _levels(data.split("train"))
+    _save(np.concatenate([np.roll(x, shift, (-2, -1)) for shift in SHIFTS]), data, file)
 
 
-def _save(train: Tensor, data: Dataset, file: Path) -> None:
-    splits = {"train": train, "valid": data.split("valid"), "test": data.split("test")}
+def _levels(images: Tensor) -> np.ndarray:
+    return (255 * images).round().numpy().astype(np.uint8)
+
+
+def _save(train: np.ndarray, data: Dataset, file: Path) -> None:
+    splits = {"train": train, **{split: _levels(data.split(split)) for split in ("valid", "test")}}
     file.parent.mkdir(parents=True, exist_ok=True)
     with appearing(file, overwrite=True) as whole:
-        np.savez(whole, **{name: (255 * images).round().numpy().astype(np.uint8) for name, images in splits.items()})
+        np.savez(whole, **splits)
 
 
 def _values(evidence: Mapping[str, Any]) -> dict[str, dict[str, float]]:

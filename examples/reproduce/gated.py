@@ -58,15 +58,16 @@ def again(before: Row, name: str, passes: int, objective: tuple[str, ...]) -> Ro
     return replace(before, epochs=passes, training=(*objective, *AGAIN), after=name, teacher=None, shifted=False)
 
 
-def on_shifted(name: str, model: tuple[str, ...], published: dict[str, float]) -> dict[str, Row]:
+def on_shifted(name: str, model: tuple[str, ...], published: dict[str, float], data: str = "static") -> dict[str, Row]:
     """The rows of a model that is trained on shifted images, then on the images by the ELBO, and then by DReG.
 
     Args:
         name: of the rows, before `-shifted`.
         model: its options.
         published: as `Row` has it.
+        data: likewise.
     """
-    first = Row("static", model, SHIFTED_EPOCHS, SLOWER, published=published, shifted=True)
+    first = Row(data, model, SHIFTED_EPOCHS, SLOWER, published=published, shifted=True)
     then = again(first, f"{name}-shifted", 30, ("--objective", "ELBO"))
     last = dreg(then, f"{name}-shifted-elbo", "5", passes=10)
     return {f"{name}-shifted": first, f"{name}-shifted-elbo": then, f"{name}-shifted-elbo-dreg-5": last}

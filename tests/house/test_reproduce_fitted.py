@@ -134,3 +134,17 @@ def test_shifted_images(script, tmp_path):
     assert len({image.numpy().tobytes() for image in nine[:, 0]}) == 9
     assert f"--data RUNS/{first}/shifted.npz" in parts[first]["fit"] and parts[first]["passes"] == 9
     assert "--data digits" in parts[last]["fit"] and parts[last]["after"] == first and parts[last]["passes"] == 10
+
+
+def test_shifted_grey_images(script, tmp_path):
+    """They are binarised afresh at each visit, and the images that are evaluated are those of the other rows."""
+    name = "dynamic-hvae-skip-vamp-shifted"
+    parts = script("best_small", "--only", name, "--epochs", 1)["parts"]
+    file, grey = tmp_path / "runs" / name / "shifted.npz", load_data("digits")
+    with np.load(file) as arrays:
+        assert (
+            torch.from_numpy(arrays["train"][4 * len(grey.train) :][:9]) / 255 - grey.split("train")[:9]
+        ).abs().max() < 0.003
+    assert f"--data RUNS/{name}/shifted.npz --binarize dynamic" in parts[name]["fit"]
+    ours, theirs = load_data(file, binarize="dynamic"), load_data("digits", binarize="dynamic")
+    assert all((ours.split(split) != theirs.split(split)).float().mean() < 0.003 for split in ("valid", "test"))
