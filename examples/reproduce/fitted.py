@@ -53,7 +53,7 @@ class Row:
         published: what the paper has in this place: `nll`, `active_units`, `passes`.
         teacher: the row whose reconstructions soften the training images (`save_softened`); None leaves them.
         shifted: whether each training image is there nine times, moved by at most one pixel (`save_shifted`); an epoch
-            is then nine passes.
+            is then nine passes. Not of a row with a teacher.
     """
 
     data: str
@@ -171,9 +171,11 @@ class Table:
         row, file = self.rows[name], self.made(name)
         if file is None or file.exists():
             return
-        how: dict[str, Any] = {} if row.data == "static" else {"valid_size": int(DATA[row.data][-1])}  # grey
-        if self.options.quick:  # the digits are grey
-            how = {"binarize": "threshold"} if row.data == "static" else {}
+        how: dict[str, Any] = {}  # dynamic: grey values, with the row's own split
+        if self.options.quick and row.data == "static":
+            how = {"binarize": "threshold"}  # the digits are grey
+        elif not self.options.quick and row.data != "static":
+            how = {"valid_size": int(DATA[row.data][-1])}
         data = load_data(self.data(row.data)[0], **how)
         if row.teacher:
             save_softened(load(self.run(row.teacher)), data, file)

@@ -288,10 +288,10 @@ class Conditional(Autoencoder):
         return super().prior_distribution(self._context(c))
 
     def decode(self, z: Tensor, c: Tensor | None = None) -> dist.TorchDistribution:
-        """p(x|z), of several layers p(x|z1): batch shape `[*leading]`, event shape `event`.
+        """p(x|z), of several layers given those that x depends on: batch shape `[*leading]`, event shape `event`.
 
         Args:
-            z: codes, `[*leading, latent]`; those of the lowest layer, `[*leading, latent_dims[0]]`.
+            z: codes, `[*leading, latent]`; of several layers those that the decoder takes, `[*leading, decoded_dim]`.
             c: the context, `[*leading, *context]` or fewer leading dimensions, where the decoder takes one.
         """
         return self._of_data(self.likelihood_params(z, c))

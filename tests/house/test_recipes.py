@@ -15,11 +15,8 @@ def test_there_are_recipes():
     assert len(RECIPES) >= 12
 
 
-LONG = {
-    "hvae_vamp",
-    "ladder",
-    "vamp",
-}  # their parts are trained by other recipes and by the tests of priors and autoencoders
+LONG = {"hvae_vamp", "ladder", "vamp"}
+"""Their parts are trained by other recipes and by the tests of priors and autoencoders."""
 QUICK = [path for path in RECIPES if path.stem not in LONG]
 
 
